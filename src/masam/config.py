@@ -1,0 +1,195 @@
+"""Settings: frozen records that are read from YAML and checked once, when they are made."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import stat
+import typing
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from masam.atomic import write_text
+from masam.errors import ConfigError, ResourceError
+
+MAX_CONFIG_BYTES = 1 << 20
+"""A settings file is a page of text; a larger one is a mistake (an image, a log) and is not read."""
+
+_MAX_SHOWN = 5
+_SENTENCES = {
+    "missing": "this key is missing",
+    "extra_forbidden": "unknown key",
+    "union_tag_not_found": "the key that names the kind is missing",
+}
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, no unknown key, no silent conversion (``"5"`` and ``true`` are not numbers).
+
+    Fields carry their meaning and unit as ``Field(description=...)``; the description becomes a comment in the YAML.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def from_mapping(cls, mapping: object, where: object) -> Self:
+        """Check a mapping of plain values, as YAML or JSON give them.
+
+        Args:
+            mapping: Keys and values.
+            where: File or option that the mapping came from; it opens the error.
+
+        Raises:
+            ConfigError: A key is unknown or missing, or a value is not what its key expects; all are in one line.
+        """
+        if not isinstance(mapping, Mapping):
+            raise ConfigError(f"expected keys and values, got {_shown(mapping)}", where=where)
+        try:
+            # By way of JSON, because only there pydantic's strict mode takes a list for a tuple.
+            return cls.model_validate_json(json.dumps(dict(mapping), default=str))
+        except ValidationError as error:
+            faults = [_fault(cls, mapping, detail) for detail in error.errors(include_url=False)]
+            more = f"; and {len(faults) - _MAX_SHOWN} more" if len(faults) > _MAX_SHOWN else ""
+            raise ConfigError("; ".join(faults[:_MAX_SHOWN]) + more, where=where) from error
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigError(f"expected keys and values of plain types, got {error}", where=where) from error
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> Self:
+        """Read settings from a YAML file.
+
+        Raises:
+            ConfigError: There is no such file, it is not YAML, a key comes twice, or ``from_mapping`` refuses it.
+            ResourceError: The file cannot be read.
+        """
+        return cls.from_mapping(_load_yaml(_read_text(path), path), where=path)
+
+    def dump_yaml(self) -> str:
+        """Return the settings as YAML, each top key below a comment with its description."""
+        values = self.model_dump(mode="json")
+        parts = []
+        for name, field in type(self).model_fields.items():
+            comment = f"# {' '.join(field.description.split())}\n" if field.description else ""
+            parts.append(comment + yaml.safe_dump({name: values[name]}, sort_keys=False, allow_unicode=True, width=120))
+        return "\n".join(parts)
+
+    def to_yaml(self, path: Path) -> None:
+        """Write ``dump_yaml()`` to a file, whole or not at all.
+
+        Raises:
+            ResourceError: The file cannot be written.
+        """
+        write_text(path, self.dump_yaml())
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the traps closed: a key twice, an alias, and ``1e-4`` read as text."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuse aliases: settings need none, and nested ones grow without bound when they are expanded."""
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not supported", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Refuse a key that comes twice, where PyYAML lets the last one win."""
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable):
+                if key in seen:
+                    raise yaml.MarkedYAMLError(problem=f"key {key!r} comes twice", problem_mark=key_node.start_mark)
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 as PyYAML reads it asks for a dot and a signed exponent in a float; people, and Python's repr, write 1e-4.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        status = path.stat()
+        # Opening a pipe would wait for its writer for ever.
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError("expected a settings file, got a folder or a device", where=path)
+        if status.st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(f"expected a settings file of at most {MAX_CONFIG_BYTES} bytes, got {status.st_size}", where=path)
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"expected UTF-8 text ({error})", where=path) from error
+    except FileNotFoundError as error:
+        raise ConfigError("there is no such settings file", where=path, fix="check the path") from error
+    except (OSError, ValueError) as error:
+        raise ResourceError(f"the settings file cannot be read ({error})", where=path) from error
+
+
+def _load_yaml(text: str, where: Path) -> object:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a safe loader
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ConfigError(f"{line}{error.problem}", where=where, fix="correct the YAML") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"not readable as YAML ({error})", where=where, fix="correct the YAML") from error
+
+
+def _fault(model: type[BaseModel], mapping: object, detail: ErrorDetails) -> str:
+    """Say one of pydantic's findings: key path, what was expected, what came."""
+    kind, loc = detail["type"], detail["loc"]
+    key = _key_path(mapping, loc)
+    prefix = f"{key}: " if key else ""
+    sentence = _SENTENCES.get(kind)
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(str(loc[-1]), sorted(_known_keys(model, loc[:-1])), n=1, cutoff=0.5)
+        known = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(sorted(_known_keys(model, loc[:-1])))}"
+        return f"{prefix}{sentence}; {known}"
+    if sentence:
+        return prefix + sentence
+    expected = detail["msg"].removeprefix("Value error, ")
+    expected = re.sub(r"^Input should be ", "expected ", expected)
+    return f"{prefix}{expected}, got {_shown(detail['input'])}"
+
+
+def _key_path(mapping: object, loc: tuple[int | str, ...]) -> str:
+    """Return the path as the user wrote it: pydantic also puts in the kind of a union's member, which is no key."""
+    path: list[str] = []
+    here = mapping
+    for position, part in enumerate(loc, start=1):
+        if isinstance(here, Mapping) and part in here:
+            here = here[part]
+        elif isinstance(here, list | tuple) and isinstance(part, int) and part < len(here):
+            here = here[part]
+        elif position < len(loc):
+            continue
+        path.append(str(part))
+    return ".".join(path)
+
+
+def _known_keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> set[str]:
+    """Return the keys that the settings at a path know."""
+    models = {model}
+    for part in loc:
+        annotations = [m.model_fields[part].annotation for m in models if isinstance(part, str) and part in m.model_fields]
+        models = set().union(*map(_models_in, annotations)) or models
+    return {key for m in models for key in m.model_fields}
+
+
+def _models_in(annotation: object) -> set[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {annotation}
+    return set().union(*map(_models_in, typing.get_args(annotation)))
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

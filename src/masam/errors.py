@@ -1,0 +1,78 @@
+"""What can go wrong, in five kinds, each with the exit code its command ends with.
+
+Every message says what was expected, what came, where, and what to do. The command line prints it as one line,
+``error[INPUT]: liver_07.nii.gz: ...``; a traceback is only ever our own bug (exit code 1).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MasamError(Exception):
+    """A fault that masam understands and can explain in one line.
+
+    Args:
+        what: What was expected and what came instead.
+        where: File, case, key or field the fault is in; it opens the line.
+        fix: What the user can do; it closes the line.
+    """
+
+    kind: ClassVar[str] = "MASAM"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, *, where: object = None, fix: str | None = None) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.fix = fix
+        parts = [f"{self.where}: {what}" if self.where else what]
+        if fix:
+            parts.append(fix)
+        # A file name or a library's message may hold line breaks; the promise is one line.
+        super().__init__(" ".join("; ".join(parts).split()))
+
+    def line(self) -> str:
+        """Return the one line that the command line prints."""
+        return f"error[{self.kind}]: {self}"
+
+
+class ConfigError(MasamError):
+    """A wrong option, key or combination of settings."""
+
+    kind = "CONFIG"
+    exit_code = 2
+
+
+class InputError(MasamError):
+    """A file or folder whose content is refused."""
+
+    kind = "INPUT"
+    exit_code = 3
+
+
+class BatchError(MasamError):
+    """Some cases of a batch failed; the others are written."""
+
+    kind = "BATCH"
+    exit_code = 4
+
+
+class ResourceError(MasamError):
+    """Disk, memory, permission or device is not there or not enough."""
+
+    kind = "RESOURCE"
+    exit_code = 5
+
+
+class ModelError(MasamError):
+    """A checkpoint that is corrupt, or does not fit what is asked of it."""
+
+    kind = "MODEL"
+    exit_code = 6
+
+
+class DivergedError(MasamError):
+    """Training produced numbers that are not finite."""
+
+    kind = "DIVERGED"
+    exit_code = 7

@@ -1,0 +1,80 @@
+"""The 3D adapter: the only place where slices of a window see each other."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from masam.axes import Tokens
+
+
+class DepthConv(nn.Module):
+    """Convolution with kernel (D, 1, 1) over the slice axis, zero padded to the same number of slices.
+
+    It is a Conv3d computed as one matrix product for all taps and a sum of shifted results: tokens stay in the
+    channels-last layout of the transformer, so nothing is permuted.
+
+    Args:
+        channels: Channels in and out; every output channel sees every input channel.
+        kernel: Taps D along the slice axis, odd.
+    """
+
+    def __init__(self, channels: int, kernel: int = 3) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, channels, kernel, 1, 1))
+        self.bias = nn.Parameter(torch.empty(channels))
+        bound = 1 / math.sqrt(channels * kernel)
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Float[Tensor, "B S L c"]) -> Float[Tensor, "B S L c"]:
+        """Convolve along S."""
+        channels, _, kernel = self.weight.shape[:3]
+        slices = x.shape[1]
+        weight = self.weight[..., 0, 0].permute(2, 0, 1).reshape(kernel * channels, channels)
+        taps = F.linear(x, weight).unflatten(-1, (kernel, channels))
+        centre = kernel // 2
+        out = taps[..., centre, :] + self.bias
+        for tap in range(kernel):
+            shift = tap - centre
+            if shift == 0 or abs(shift) >= slices:
+                continue
+            neighbour = taps[:, max(shift, 0) : slices + min(shift, 0), :, tap]
+            out = out + F.pad(neighbour, (0, 0, 0, 0, max(-shift, 0), max(shift, 0)))
+        return out
+
+
+class Adapter3D(nn.Module):
+    """M + up(GELU(depth convolution(down(norm(M))))).
+
+    Args:
+        dim: Embedding width E.
+        channels: Width of the bottleneck.
+        kernel: Slices that the convolution spans.
+
+    Source:
+        Paper, equation 3; order, norm and default initialisation (nothing starts at zero) as in paper.md 1.2.
+    """
+
+    def __init__(self, dim: int, channels: int, kernel: int = 3) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.down = nn.Linear(dim, channels, bias=False)
+        self.conv = DepthConv(channels, kernel)
+        self.up = nn.Linear(channels, dim, bias=False)
+
+    def forward(self, x: Tokens, slices: int) -> Tokens:
+        """Mix the slices of each window.
+
+        Args:
+            x: [N, h, w, E] with N = B * slices, window by window.
+            slices: Number of slices S of a window.
+        """
+        n, h, w, _ = x.shape
+        narrow = self.down(self.norm(x)).reshape(n // slices, slices, h * w, -1)
+        mixed = F.gelu(self.conv(narrow)).reshape(n, h, w, -1)
+        return x + self.up(mixed)

@@ -1,0 +1,221 @@
+"""SAM's image encoder: a plain ViT with windowed and global attention and decomposed relative positions.
+
+The published parameter names are kept. Two things are SAM's in result but not in computation:
+
+* A token that pads the grid to whole windows is zero after the norm, so its query, key and value are the projection's
+  bias. Projections therefore run on real tokens only (at 512 pixels the padded grid holds 72 % more).
+* The relative-position bias is a product, q . R_h + q . R_w, so it is folded into wider queries and keys and the whole
+  attention is one fused call. No N x N matrix is kept, and gradients reach the position tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from masam.axes import Embeddings, Images, Tokens
+from masam.model.adapter3d import Adapter3D
+from masam.model.fact import FacT
+from masam.model.sizes import IMAGE_SIZE_STEP, SamSize
+
+Increment = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From a block's normed tokens to what is added to its queries and values."""
+
+
+class LayerNorm2d(nn.Module):
+    """Layer norm over the channels of a feature map [N, D, h, w]."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Embeddings) -> Embeddings:
+        """Normalise each pixel's channels."""
+        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
+        normed = (x - mean) * torch.rsqrt(variance + self.eps)
+        return normed * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+class PatchEmbed(nn.Module):
+    """Cut the image into patches of 16 x 16 pixels and project each."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, IMAGE_SIZE_STEP, IMAGE_SIZE_STEP)
+
+    def forward(self, images: Images) -> Tokens:
+        """Return tokens [N, h, w, E]."""
+        return self.proj(images).permute(0, 2, 3, 1)  # N h w E
+
+
+class Attention(nn.Module):
+    """Multi-head attention over windows of the token grid, or over all of it, with relative positions.
+
+    Args:
+        dim: Embedding width E.
+        num_heads: Heads; they divide E.
+        side: Side of the window, or of the grid where attention is global, in patches.
+    """
+
+    def __init__(self, dim: int, num_heads: int, side: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.side = side
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * side - 1, dim // num_heads))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, dim // num_heads))
+
+    def forward(self, x: Tokens, increment: Increment | None = None) -> Tokens:
+        """Attend inside each window.
+
+        Args:
+            x: [N, h, w, E] normed tokens.
+            increment: FacT's addition to queries and values, if any.
+        """
+        h, w = x.shape[1:3]
+        qkv = self.qkv(x)
+        if increment is not None:
+            query, key, value = qkv.chunk(3, dim=-1)
+            query_increment, value_increment = increment(x)
+            qkv = torch.cat([query + query_increment, key, value + value_increment], dim=-1)
+        qkv = self._pad_with_bias(qkv)
+        out = self._attend(split_windows(qkv, self.side))
+        out = join_windows(out, self.side, qkv.shape[1], qkv.shape[2])
+        return self.proj(out[:, :h, :w])
+
+    def _pad_with_bias(self, qkv: Tensor) -> Tensor:
+        n, h, w, width = qkv.shape
+        rows, columns = (-(-length // self.side) * self.side for length in (h, w))
+        if (rows, columns) == (h, w):
+            return qkv
+        padded = self.qkv.bias.to(qkv.dtype).expand(n, rows, columns, width).clone()
+        padded[:, :h, :w] = qkv
+        return padded
+
+    def _attend(self, qkv: Float[Tensor, "M side side E3"]) -> Float[Tensor, "M side side E"]:
+        side, heads = self.side, self.num_heads
+        tokens = side * side
+        query, key, value = qkv.reshape(-1, tokens, 3, heads, qkv.shape[-1] // (3 * heads)).permute(2, 0, 3, 1, 4)
+        head_dim = query.shape[-1]
+        offsets = torch.arange(side, device=qkv.device)
+        offsets = offsets[:, None] - offsets[None, :] + side - 1  # query position, key position
+        grid_query = query.unflatten(2, (side, side))
+        # The bias is taken of the unscaled query (paper.md, quirk 6).
+        bias_h = torch.einsum("mnhwd,hkd->mnhwk", grid_query, self.rel_pos_h[offsets].to(query.dtype)).flatten(2, 3)
+        bias_w = torch.einsum("mnhwd,wkd->mnhwk", grid_query, self.rel_pos_w[offsets].to(query.dtype)).flatten(2, 3)
+        one_hot = torch.eye(side, dtype=key.dtype, device=key.device)
+        row, column = one_hot.repeat_interleave(side, dim=0), one_hot.repeat(side, 1)
+        positions = torch.cat([row, column], dim=-1).expand(*key.shape[:2], tokens, 2 * side)
+        # Fused kernels want one width for q, k and v, and half precision wants a multiple of 8.
+        pad = -(head_dim + 2 * side) % 8
+        wide_query = F.pad(torch.cat([query * head_dim**-0.5, bias_h, bias_w], dim=-1), (0, pad))
+        wide_key = F.pad(torch.cat([key, positions], dim=-1), (0, pad))
+        wide_value = F.pad(value, (0, 2 * side + pad))
+        out = F.scaled_dot_product_attention(wide_query, wide_key, wide_value, scale=1.0)[..., :head_dim]
+        return out.transpose(1, 2).reshape(-1, side, side, heads * head_dim)
+
+
+def split_windows(x: Float[Tensor, "N h w c"], side: int) -> Float[Tensor, "M {side} {side} c"]:
+    """Cut a grid whose sides are multiples of ``side`` into windows, row by row."""
+    n, h, w, c = x.shape
+    x = x.reshape(n, h // side, side, w // side, side, c)
+    return x.transpose(2, 3).reshape(-1, side, side, c)
+
+
+def join_windows(x: Float[Tensor, "M {side} {side} c"], side: int, h: int, w: int) -> Float[Tensor, "N {h} {w} c"]:
+    """Undo ``split_windows``."""
+    x = x.reshape(-1, h // side, w // side, side, side, x.shape[-1])
+    return x.transpose(2, 3).reshape(-1, h, w, x.shape[-1])
+
+
+class MLP(nn.Module):
+    """Two linear layers with a GELU between."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(dim, hidden)
+        self.lin2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tokens) -> Tokens:
+        """Transform each token."""
+        return self.lin2(F.gelu(self.lin1(x)))
+
+
+class Block(nn.Module):
+    """One encoder block, with two places for 3D adapters (paper, figure 2): before attention and before the MLP."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_dim: int, side: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, num_heads, side)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = MLP(dim, mlp_dim)
+        self.adapter_attention: Adapter3D | None = None
+        self.adapter_mlp: Adapter3D | None = None
+
+    def forward(self, x: Tokens, slices: int = 1, increment: Increment | None = None) -> Tokens:
+        """Transform tokens [N, h, w, E]; ``slices`` of them in a row are one window's."""
+        if self.adapter_attention is not None:
+            x = self.adapter_attention(x, slices)
+        x = x + self.attn(self.norm1(x), increment)
+        if self.adapter_mlp is not None:
+            x = self.adapter_mlp(x, slices)
+        return x + self.mlp(self.norm2(x))
+
+
+class ImageEncoder(nn.Module):
+    """From images to embeddings, sixteen times smaller.
+
+    Args:
+        size: Architecture.
+        image_size: Side of the square images in pixels.
+    """
+
+    def __init__(self, size: SamSize, image_size: int) -> None:
+        super().__init__()
+        self.image_size = image_size
+        grid = image_size // IMAGE_SIZE_STEP
+        self.patch_embed = PatchEmbed(size.embed_dim)
+        self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, size.embed_dim))
+        self.blocks = nn.ModuleList(
+            Block(
+                size.embed_dim,
+                size.num_heads,
+                size.mlp_dim,
+                grid if i in size.global_blocks else size.attention_window,
+            )
+            for i in range(size.depth)
+        )
+        self.neck = nn.Sequential(
+            nn.Conv2d(size.embed_dim, size.out_channels, 1, bias=False),
+            LayerNorm2d(size.out_channels),
+            nn.Conv2d(size.out_channels, size.out_channels, 3, padding=1, bias=False),
+            LayerNorm2d(size.out_channels),
+        )
+        self.fact: FacT | None = None
+
+    def forward(self, images: Images, slices: int = 1) -> Embeddings:
+        """Encode images.
+
+        Args:
+            images: [N, 3, image_size, image_size], normalised as the weights expect.
+            slices: Slices of a window; N is a multiple of it.
+
+        Returns:
+            [N, D, h, w] embeddings.
+        """
+        x = self.patch_embed(images) + self.pos_embed
+        for i, block in enumerate(self.blocks):
+            x = block(x, slices, self._increment(i))
+        return self.neck(x.permute(0, 3, 1, 2))
+
+    def _increment(self, layer: int) -> Increment | None:
+        fact = self.fact
+        return None if fact is None else lambda x: fact(x, layer)

@@ -1,0 +1,162 @@
+"""MA-SAM: the paper's figure as code.
+
+    windows [B, S, 3, H, W]
+       | slices side by side: N = B * S
+       v
+    image encoder, frozen:  block = [adapter3d] attention(q + FacT, k, v + FacT) [adapter3d] MLP
+       v
+    embeddings [N, D, H/16, W/16]
+       |<-- prompt encoder: boxes, points, masks; or none
+       v
+    mask decoder, one token a class, four 2 x upsamplings
+       v
+    logits [B, S, K, H, W]
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from masam.axes import Embeddings, WindowLogits, Windows
+from masam.errors import ConfigError
+from masam.model.adapter3d import Adapter3D
+from masam.model.fact import FacT
+from masam.model.image_encoder import ImageEncoder
+from masam.model.sam import build_mask_decoder, build_prompt_encoder
+from masam.model.sizes import MasamSpec
+
+TRAINED_PREFIXES = ("image_encoder.fact.", "prompt_encoder.", "mask_decoder.")
+TRAINED_PARTS = (".adapter_attention.", ".adapter_mlp.")
+"""What trains: FacT, adapters, prompt encoder, mask decoder. The rest is SAM's and stays frozen."""
+
+
+class MasamOutput(NamedTuple):
+    """What MA-SAM predicts for a batch of windows."""
+
+    logits: WindowLogits
+    """[B, S, K, H, W] at the input's resolution; channel 0 is the background."""
+    iou: Float[Tensor, "B S K"]
+    """IoU head's prediction; MA-SAM's loss does not train it (paper.md 1.3)."""
+
+
+class Masam(nn.Module):
+    """SAM adapted to windows of slices, automatic and prompted in one.
+
+    A fresh model is trainable in what MA-SAM trains (``TRAINED_PREFIXES``, ``TRAINED_PARTS``) and frozen in the rest.
+
+    Args:
+        spec: All numbers of the model.
+    """
+
+    def __init__(self, spec: MasamSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        sam = spec.sam
+        self.image_encoder = ImageEncoder(sam, spec.image_size)
+        self.prompt_encoder = build_prompt_encoder(sam, spec.image_size)
+        self.mask_decoder = build_mask_decoder(sam, spec.num_channels)
+        self.image_encoder.fact = FacT(sam.embed_dim, sam.depth, spec.fact_rank, spec.fact_scale, spec.fact_dropout)
+        for block in self.image_encoder.blocks:
+            block.adapter_attention = Adapter3D(sam.embed_dim, spec.adapter_channels)
+            block.adapter_mlp = Adapter3D(sam.embed_dim, spec.adapter_channels)
+        self.train_only_adaptation()
+
+    def trained_names(self) -> frozenset[str]:
+        """Return the names of the tensors that adaptation makes or changes, buffers included."""
+        return frozenset(
+            name
+            for name in self.state_dict()
+            if name.startswith(TRAINED_PREFIXES) or any(part in name for part in TRAINED_PARTS)
+        )
+
+    def train_only_adaptation(self) -> None:
+        """Freeze SAM's encoder; FacT, adapters, prompt encoder and decoder stay trainable."""
+        trained = self.trained_names()
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name in trained)
+
+    def train_everything(self) -> None:
+        """Unfreeze the encoder too: for an encoder without pre-trained weights, or full fine-tuning."""
+        self.requires_grad_(True)
+
+    def encode(self, windows: Windows) -> Embeddings:
+        """Encode windows [B, S, 3, H, W] in 0..1; returns [B * S, D, h, w], window by window.
+
+        Raises:
+            ConfigError: The windows have another shape than the model's input.
+        """
+        side = self.spec.image_size
+        if windows.ndim != 5 or windows.shape[2:] != (3, side, side):
+            raise ConfigError(
+                f"expected windows of shape [B, S, 3, {side}, {side}], got {list(windows.shape)}", where="windows"
+            )
+        return self.image_encoder(windows.flatten(0, 1), windows.shape[1])
+
+    def decode(
+        self,
+        embeddings: Embeddings,
+        points: Float[Tensor, "N P 2"] | None = None,
+        point_labels: Int[Tensor, "N P"] | None = None,
+        boxes: Float[Tensor, "N 4"] | None = None,
+        masks: Float[Tensor, "N 1 mh mw"] | None = None,
+    ) -> tuple[Float[Tensor, "N K H W"], Float[Tensor, "N K"]]:
+        """Decode embeddings of ``encode``; a viewer encodes once and decodes at each click.
+
+        Args:
+            embeddings: [N, D, h, w].
+            points: [N, P, 2] (x, y) in pixels of the input.
+            point_labels: [N, P] 1 on the object, 0 off it, -1 for a place to be ignored.
+            boxes: [N, 4] (x0, y0, x1, y1) in pixels of the input.
+            masks: [N, 1, 4h, 4w] mask logits.
+
+        Returns:
+            Logits [N, K, H, W] and predicted IoU [N, K].
+        """
+        sparse, dense = self.prompt_encoder(len(embeddings), points, point_labels, boxes, masks)
+        logits, iou = self.mask_decoder(embeddings, self.prompt_encoder.dense_positions(), sparse, dense)
+        return logits, iou
+
+    def forward(
+        self,
+        windows: Windows,
+        boxes: Float[Tensor, "B S 4"] | None = None,
+        points: Float[Tensor, "B S P 2"] | None = None,
+        point_labels: Int[Tensor, "B S P"] | None = None,
+        masks: Float[Tensor, "B S 1 mh mw"] | None = None,
+    ) -> MasamOutput:
+        """Segment windows, automatically or with one prompt a slice.
+
+        Args:
+            windows: [B, S, 3, H, W] in 0..1, with H = W = the spec's image size.
+            boxes: [B, S, 4] (x0, y0, x1, y1) in pixels.
+            points: [B, S, P, 2] (x, y) in pixels.
+            point_labels: [B, S, P] 1 on the object, 0 off it, -1 for a place to be ignored.
+            masks: [B, S, 1, H/4, W/4] mask logits.
+
+        Raises:
+            ConfigError: A shape does not fit, or points come without labels.
+        """
+        embeddings = self.encode(windows)
+        if (points is None) != (point_labels is None):
+            raise ConfigError("points and point_labels go together; one of them is missing", where="points")
+        quarter = self.spec.image_size // 4
+        expected = {"boxes": (boxes, (4,)), "points": (points, (None, 2)), "masks": (masks, (1, quarter, quarter))}
+        if points is not None:
+            expected["point_labels"] = (point_labels, (points.shape[2],) if points.ndim == 4 else (None,))
+        for name, (prompt, tail) in expected.items():
+            if prompt is not None and not _fits(prompt, (*windows.shape[:2], *tail)):
+                shape = ", ".join("P" if side is None else str(side) for side in (*windows.shape[:2], *tail))
+                raise ConfigError(f"expected the shape [{shape}], got {list(prompt.shape)}", where=name)
+        flat = [None if x is None else x.flatten(0, 1) for x in (points, point_labels, boxes, masks)]
+        logits, iou = self.decode(embeddings, *flat)
+        batch = tuple(windows.shape[:2])
+        return MasamOutput(logits.unflatten(0, batch), iou.unflatten(0, batch))
+
+
+def _fits(tensor: Tensor, shape: tuple[int | None, ...]) -> bool:
+    return tensor.ndim == len(shape) and all(
+        expected is None or got == expected for got, expected in zip(tensor.shape, shape, strict=True)
+    )

@@ -1,0 +1,112 @@
+"""The mask decoder: one token a mask, a small network of each token weighs the upsampled image embedding.
+
+SAM's own decoder upsamples twice; MA-SAM's goes on to the input's full resolution in four steps (paper, section 3.3).
+Both are this class with another list of channel divisors.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from masam.axes import Embeddings
+from masam.model.image_encoder import LayerNorm2d
+from masam.model.two_way_transformer import TwoWayTransformer
+
+SAM_UPSCALING = (4, 8)
+PROGRESSIVE_UPSCALING = (4, 8, 16, 32)
+"""Divisor of the embedding's channels after each 2 x upsampling."""
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLUs between."""
+
+    def __init__(self, dim: int, hidden: int, out: int, depth: int = 3) -> None:
+        super().__init__()
+        widths = [dim] + [hidden] * (depth - 1) + [out]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+
+    def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N out"]:
+        """Transform each row."""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+def upscaling_stages(dim: int, divisors: tuple[int, ...]) -> nn.Sequential:
+    """Return one 2 x transposed convolution a divisor, with norm and GELU; the last one has no norm."""
+    stages: list[nn.Module] = []
+    channels = dim
+    for i, divisor in enumerate(divisors):
+        stages.append(nn.ConvTranspose2d(channels, dim // divisor, 2, 2))
+        if i < len(divisors) - 1:
+            stages.append(LayerNorm2d(dim // divisor))
+        stages.append(nn.GELU())
+        channels = dim // divisor
+    return nn.Sequential(*stages)
+
+
+class MaskDecoder(nn.Module):
+    """Predict one logit map and one IoU a mask token.
+
+    Args:
+        dim: Width D of the image embedding.
+        depth: Two-way blocks.
+        num_heads: Heads of the transformer.
+        mlp_dim: Hidden width of the transformer's MLP.
+        num_masks: Mask tokens K: classes and background, or SAM's four.
+        iou_hidden_dim: Hidden width of the IoU head.
+        upscaling: Channel divisors, one for each 2 x upsampling.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_dim: int,
+        num_masks: int,
+        iou_hidden_dim: int,
+        upscaling: tuple[int, ...] = PROGRESSIVE_UPSCALING,
+    ) -> None:
+        super().__init__()
+        self.num_masks = num_masks
+        self.transformer = TwoWayTransformer(dim, depth, num_heads, mlp_dim)
+        self.iou_token = nn.Embedding(1, dim)
+        self.mask_tokens = nn.Embedding(num_masks, dim)
+        self.output_upscaling = upscaling_stages(dim, upscaling)
+        self.output_hypernetworks_mlps = nn.ModuleList(MLP(dim, dim, dim // upscaling[-1]) for _ in range(num_masks))
+        self.iou_prediction_head = MLP(dim, iou_hidden_dim, num_masks)
+
+    def forward(
+        self,
+        embeddings: Embeddings,
+        positions: Float[Tensor, "D h w"],
+        sparse: Float[Tensor, "N T D"],
+        dense: Embeddings,
+    ) -> tuple[Float[Tensor, "N K H W"], Float[Tensor, "N K"]]:
+        """Decode embeddings and prompts.
+
+        Args:
+            embeddings: [N, D, h, w] of the image encoder.
+            positions: [D, h, w] position encoding of the grid.
+            sparse: [N, T, D] prompt tokens, T may be 0.
+            dense: [N, D, h, w] dense prompt embedding.
+
+        Returns:
+            Logits [N, K, H, W] at the embedding's size times 2 for each upsampling, and predicted IoU [N, K].
+        """
+        n, _, h, w = embeddings.shape
+        own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        tokens = torch.cat([own.expand(n, -1, -1), sparse], dim=1)
+        image = (embeddings + dense).flatten(2).transpose(1, 2)  # N hw C
+        tokens, image = self.transformer(tokens, image, positions.flatten(1).T[None])
+        mask_tokens = tokens[:, 1 : 1 + self.num_masks]
+        upscaled = self.output_upscaling(image.transpose(1, 2).unflatten(2, (h, w)))
+        weights = torch.stack(
+            [mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
+        )  # N K c
+        logits = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[2:])  # N K H W
+        return logits, self.iou_prediction_head(tokens[:, 0])

@@ -1,0 +1,44 @@
+"""Count parameters, of full-size models too, without their memory."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from masam.model.masam import Masam
+from masam.model.sizes import MasamSpec
+
+
+class ParameterCount(NamedTuple):
+    """Numbers of parameters (buffers are not counted)."""
+
+    total: int
+    trainable: int
+    fact: int
+    adapters: int
+    prompt_encoder: int
+    mask_decoder: int
+
+
+def count_parameters(spec: MasamSpec) -> ParameterCount:
+    """Count the parameters of a model, built on the meta device: shapes only."""
+    with torch.device("meta"):
+        model = Masam(spec)
+
+    def count(module: nn.Module) -> int:
+        return sum(p.numel() for p in module.parameters())
+
+    encoder = model.image_encoder
+    adapters = sum(
+        p.numel() for name, p in encoder.named_parameters() if ".adapter_attention." in name or ".adapter_mlp." in name
+    )
+    return ParameterCount(
+        total=count(model),
+        trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        fact=sum(p.numel() for name, p in encoder.named_parameters() if name.startswith("fact.")),
+        adapters=adapters,
+        prompt_encoder=count(model.prompt_encoder),
+        mask_decoder=count(model.mask_decoder),
+    )

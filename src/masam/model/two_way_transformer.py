@@ -1,0 +1,117 @@
+"""The mask decoder's transformer: tokens attend to the image and the image to the tokens."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose inner width may be smaller than the model's.
+
+    Args:
+        dim: Width D.
+        num_heads: Heads; they divide the inner width.
+        downsample: C over the inner width.
+    """
+
+    def __init__(self, dim: int, num_heads: int, downsample: int = 1) -> None:
+        super().__init__()
+        inner = dim // downsample
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(dim, inner)
+        self.k_proj = nn.Linear(dim, inner)
+        self.v_proj = nn.Linear(dim, inner)
+        self.out_proj = nn.Linear(inner, dim)
+
+    def forward(
+        self, query: Float[Tensor, "N t D"], key: Float[Tensor, "N l D"], value: Float[Tensor, "N l D"]
+    ) -> Float[Tensor, "N t D"]:
+        """Attend from ``query`` to ``key`` and ``value``."""
+        heads = [
+            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for projection, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
+        ]
+        return self.out_proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+
+
+class TokenMLP(nn.Module):
+    """Two linear layers with a ReLU between."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(dim, hidden)
+        self.lin2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Float[Tensor, "N t D"]) -> Float[Tensor, "N t D"]:
+        """Transform each token."""
+        return self.lin2(F.relu(self.lin1(x)))
+
+
+class TwoWayBlock(nn.Module):
+    """Self-attention of tokens, tokens to image, MLP, image to tokens.
+
+    Args:
+        dim: Width D.
+        num_heads: Heads.
+        mlp_dim: Hidden width of the MLP.
+        first: The first block's self-attention has neither positions nor a residual.
+    """
+
+    def __init__(self, dim: int, num_heads: int, mlp_dim: int, first: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.self_attn = Attention(dim, num_heads)
+        self.norm1 = nn.LayerNorm(dim)
+        self.cross_attn_token_to_image = Attention(dim, num_heads, downsample=2)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = TokenMLP(dim, mlp_dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.norm4 = nn.LayerNorm(dim)
+        self.cross_attn_image_to_token = Attention(dim, num_heads, downsample=2)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "N t D"],
+        image: Float[Tensor, "N l D"],
+        token_positions: Float[Tensor, "N t D"],
+        image_positions: Float[Tensor, "1 l D"],
+    ) -> tuple[Float[Tensor, "N t D"], Float[Tensor, "N l D"]]:
+        """Return updated tokens and image."""
+        if self.first:
+            tokens = self.self_attn(tokens, tokens, tokens)
+        else:
+            placed = tokens + token_positions
+            tokens = tokens + self.self_attn(placed, placed, tokens)
+        tokens = self.norm1(tokens)
+        placed_image = image + image_positions
+        tokens = self.norm2(
+            tokens + self.cross_attn_token_to_image(tokens + token_positions, placed_image, image)
+        )
+        tokens = self.norm3(tokens + self.mlp(tokens))
+        image = self.norm4(image + self.cross_attn_image_to_token(placed_image, tokens + token_positions, tokens))
+        return tokens, image
+
+
+class TwoWayTransformer(nn.Module):
+    """A few two-way blocks and a last look of the tokens at the image."""
+
+    def __init__(self, dim: int, depth: int, num_heads: int, mlp_dim: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(TwoWayBlock(dim, num_heads, mlp_dim, first=i == 0) for i in range(depth))
+        self.final_attn_token_to_image = Attention(dim, num_heads, downsample=2)
+        self.norm_final_attn = nn.LayerNorm(dim)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "N t D"],
+        image: Float[Tensor, "N l D"],
+        image_positions: Float[Tensor, "1 l D"],
+    ) -> tuple[Float[Tensor, "N t D"], Float[Tensor, "N l D"]]:
+        """Run all blocks; the tokens' first values serve as their positions throughout, as in SAM."""
+        token_positions = tokens
+        for layer in self.layers:
+            tokens, image = layer(tokens, image, token_positions, image_positions)
+        look = self.final_attn_token_to_image(tokens + token_positions, image + image_positions, image)
+        return self.norm_final_attn(tokens + look), image

@@ -1,0 +1,209 @@
+"""The plan: what a data set asks for, from a look at its volumes (its fingerprint); everything that follows obeys it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from masam.config import Settings
+from masam.errors import InputError
+from masam.labels import LabelScheme
+from masam.preprocess.intensity import IntensityRule, Percentiles, Window
+from masam.preprocess.orientation import SliceAxis, largest_spacing_axis, world_order
+from masam.volume import Volume
+
+if TYPE_CHECKING:
+    from masam.preprocess.pipeline import Preprocessing
+
+Modality = Literal["CT", "MR", "other"]
+
+DEFAULT_MAX_IMAGE_SIZE = 512
+"""The paper's size. Attention over the whole image costs memory with the fourth power of it."""
+
+# Voxels of a case that go into the percentiles; nnU-Net takes as many. Evenly spaced, so that no chance is involved.
+_SAMPLE_PER_CASE = 10_000
+_PERCENTILES = (0.5, 99.5)
+_MR_NAMES = frozenset({"mr", "mri", "t1", "t1w", "t1c", "t1ce", "t1gd", "t2", "t2w", "flair", "adc", "dwi", "pd"})
+
+
+class CaseFingerprint(Settings):
+    """One volume's size and grid, in anatomical order whatever the order in the file."""
+
+    shape: tuple[int, int, int] = Field(description="voxels left-right, front-back, feet-head")
+    spacing_mm: tuple[float, float, float] = Field(description="voxel spacing left-right, front-back, feet-head, in mm")
+    slice_axis: SliceAxis = Field(description="direction of the largest spacing")
+
+    def in_plane_size(self, slice_axis: SliceAxis) -> int:
+        """Return the longer side of a slice cut along an axis, in pixels."""
+        left_right, front_back, feet_head = self.shape
+        sides = {
+            "axial": (left_right, front_back),
+            "coronal": (left_right, feet_head),
+            "sagittal": (front_back, feet_head),
+        }
+        return max(sides[slice_axis])
+
+
+class Fingerprint(Settings):
+    """What a data set looks like."""
+
+    cases: tuple[CaseFingerprint, ...] = Field(min_length=1, description="each volume's size and grid")
+    intensity_percentiles: tuple[float, float] = Field(description="0.5 % and 99.5 % percentile of all voxels, in their unit")
+    foreground_percentiles: tuple[float, float] | None = Field(
+        description="the same of the voxels inside labels, in their unit; null without labels"
+    )
+
+    @property
+    def slice_axis(self) -> SliceAxis:
+        """The direction in which most volumes were sliced; axial where votes are equal."""
+        votes = Counter(case.slice_axis for case in self.cases)
+        ranked: tuple[SliceAxis, ...] = ("axial", "coronal", "sagittal")
+        return max(ranked, key=lambda axis: votes[axis])
+
+
+def fingerprint(pairs: Iterable[tuple[Volume, Volume | None]]) -> Fingerprint:
+    """Look at every volume of a data set once; only one is held at a time.
+
+    Args:
+        pairs: Images, each with its labels where there are any. Label values above 0 are foreground.
+
+    Raises:
+        InputError: There is no volume, or an image and its labels differ in shape.
+    """
+    cases, overall, inside = [], [], []
+    for image, labels in pairs:
+        size = world_order(image.geometry, image.shape)
+        cases.append(
+            CaseFingerprint(
+                shape=(int(size[0]), int(size[1]), int(size[2])),
+                spacing_mm=world_order(image.geometry, image.geometry.spacing_mm),
+                slice_axis=largest_spacing_axis(image.geometry),
+            )
+        )
+        overall.append(_sample(image.array.reshape(-1)))
+        if labels is not None:
+            if labels.shape != image.shape:
+                raise InputError(f"expected labels of shape {image.shape} like the image, got {labels.shape}")
+            inside.append(_sample(image.array[labels.array > 0]))
+    if not cases:
+        raise InputError("the data set holds no volume", fix="check imagesTr and dataset.json")
+    pooled = np.concatenate(inside) if inside else np.empty(0)
+    return Fingerprint(
+        cases=tuple(cases),
+        intensity_percentiles=_percentiles(np.concatenate(overall)),
+        foreground_percentiles=_percentiles(pooled) if pooled.size else None,
+    )
+
+
+class Plan(Settings):
+    """How a data set is prepared, trained on and predicted; stored as ``plan.yaml`` in the run folder."""
+
+    name: str = Field(description="name of the data set")
+    modality: Modality = Field(description="CT, MR or other")
+    slice_axis: SliceAxis = Field(description="anatomical direction along which volumes are cut into slices")
+    intensity: IntensityRule = Field(description="from the scanner's numbers to 0..1, per volume")
+    window_minmax: bool = Field(
+        default=False,
+        description="also stretch each window of slices to 0..1; models trained by the paper's code need it",
+    )
+    window: int = Field(default=5, ge=1, le=63, description="slices that the model sees at once")
+    image_size: int = Field(ge=16, le=2048, multiple_of=16, description="rows and columns of the model's input, in pixels")
+    labels: dict[str, int] = Field(description="value in the label files by class name; 'ignore' marks voxels without label")
+
+    @field_validator("labels")
+    @classmethod
+    def _known_scheme(cls, labels: dict[str, int]) -> dict[str, int]:
+        try:
+            LabelScheme.from_mapping(labels)
+        except InputError as error:
+            raise ValueError(error.what) from error
+        return labels
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """Which label value is which channel of the model."""
+        return LabelScheme.from_mapping(self.labels)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a volume becomes slices for the model."""
+        # Imported late: a plan is read by commands that start without torch.
+        from masam.preprocess.pipeline import Preprocessing
+
+        return Preprocessing(self.slice_axis, self.intensity, self.image_size)
+
+
+class Preset(Settings):
+    """The part of a plan that the paper fixes for a kind of data (paper.md 1.5)."""
+
+    modality: Modality = Field(description="CT, MR or other")
+    intensity: IntensityRule = Field(description="from the scanner's numbers to 0..1, per volume")
+    window_minmax: bool = Field(default=True, description="stretch each window of slices to 0..1")
+    window: int = Field(default=5, description="slices that the model sees at once")
+    image_size: int = Field(default=512, description="rows and columns of the model's input, in pixels")
+
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "paper-ct": Preset(modality="CT", intensity=Window(low=-200, high=250)),
+        "paper-mr": Preset(modality="MR", intensity=Percentiles(low=0, high=99)),
+        "paper-tumor": Preset(modality="CT", intensity=Window(low=-50, high=200)),
+    }
+)
+"""Abdominal organs (BTCV), prostate (six sites), pancreas tumour (MSD)."""
+
+
+def modality_of(channel_name: str) -> Modality:
+    """Read the modality off a channel name of ``dataset.json``; nnU-Net, too, treats "CT" as such by its name."""
+    name = channel_name.strip().casefold()
+    if name == "ct":
+        return "CT"
+    return "MR" if name in _MR_NAMES else "other"
+
+
+def make_plan(
+    found: Fingerprint,
+    *,
+    name: str,
+    channel_name: str,
+    labels: LabelScheme,
+    preset: str | None = None,
+    **overrides: Any,
+) -> Plan:
+    """Derive a plan from a data set's fingerprint.
+
+    Args:
+        found: The fingerprint.
+        name: Name of the data set.
+        channel_name: Name of the image channel in ``dataset.json``; "CT" chooses a fixed window.
+        labels: The label scheme.
+        preset: Key of ``PRESETS``, whose values take the place of derived ones.
+        **overrides: Fields of ``Plan`` that the user decides; they take the place of both.
+
+    Raises:
+        ConfigError: The preset is unknown, or an override is not a field of the plan or not what the field expects.
+    """
+    derived: dict[str, Any] = {
+        "name": name,
+        "modality": modality_of(channel_name),
+        "slice_axis": found.slice_axis,
+        "labels": labels.to_mapping(),
+    }
+    if preset is not None:
+        derived |= PresetName.from_mapping({"preset": preset}, where="preset").values()
+    derived |= overrides
+    slice_axis = derived["slice_axis"]
+    if "image_size" not in derived and slice_axis in ("axial", "coronal", "sagittal"):
+        derived["image_size"] = _image_size(found, slice_axis)
+    if "intensity" not in derived:
+        derived["intensity"] = _intensity(found, derived["modality"])
+    plain = {key: value.model_dump(mode="json") if isinstance(value, Settings) else value for key, value in derived.items()}
+    return Plan.from_mapping(plain, where="plan")

@@ -1,0 +1,22 @@
+"""Randomness as a function of where it is used, never of what ran before.
+
+A sample is determined by (seed, index of the sample in the run). Workers, GPUs and resumes therefore change nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+# One stream a purpose, so that a new use of randomness does not shift the others.
+_ORDER, _SAMPLE = 0, 1
+
+
+def sample_generator(seed: int, index: int) -> np.random.Generator:
+    """Return the generator for sample ``index`` of a run (counted over all epochs)."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, _SAMPLE, index))))
+
+
+def epoch_order(seed: int, epoch: int, length: int) -> NDArray[np.int64]:
+    """Return a permutation of 0 .. length - 1, the order of one epoch."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, _ORDER, epoch)))).permutation(length)

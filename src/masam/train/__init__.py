@@ -1,0 +1,1 @@
+"""Training: samples, loss, schedule, loop, run folder."""

@@ -1,0 +1,109 @@
+"""A volume is an array with the geometry that says where its voxels lie in the patient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masam.errors import InputError
+
+# Above this cosine between two voxel axes the grid is sheared: no rigid scanner frame explains it, and spacing and
+# orientation stop being well defined. Rounding in 32-bit NIfTI headers stays below 1e-5.
+MAX_AXIS_COSINE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """Where the voxels of an array lie.
+
+    Attributes:
+        affine: [4, 4] float64, voxel index (i, j, k) to position in mm in the RAS frame (NIfTI's).
+        sform_code: NIfTI code of the sform, kept from the source file.
+        qform_code: NIfTI code of the qform, kept from the source file.
+
+    Raises:
+        InputError: The affine is not [4, 4], not finite, singular or sheared.
+    """
+
+    affine: NDArray[np.float64]
+    sform_code: int = 1
+    qform_code: int = 1
+
+    def __post_init__(self) -> None:
+        affine = np.array(self.affine, dtype=np.float64)
+        if affine.shape != (4, 4):
+            raise InputError(f"expected a 4 x 4 affine, got shape {affine.shape}")
+        if not np.isfinite(affine).all():
+            raise InputError("the affine holds values that are not finite", fix="repair the header's transform")
+        if not np.allclose(affine[3], (0, 0, 0, 1)):
+            raise InputError(f"expected the affine's last row to be 0 0 0 1, got {affine[3].tolist()}")
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        if spacing.min() <= 0:
+            raise InputError("the affine is singular (an axis has no length)", fix="repair the header's transform")
+        axes = affine[:3, :3] / spacing
+        cosines = np.abs(axes.T @ axes - np.eye(3))
+        if cosines.max() > MAX_AXIS_COSINE:
+            if abs(np.linalg.det(axes)) < 1e-6:
+                raise InputError("the affine is singular (axes are parallel)", fix="repair the header's transform")
+            raise InputError(
+                f"the affine is sheared (largest cosine between two axes is {cosines.max():.3g})",
+                fix="resample the volume to a rectangular grid first",
+            )
+        affine.setflags(write=False)
+        object.__setattr__(self, "affine", affine)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance of neighbouring voxels along each array axis, in mm."""
+        a, b, c = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(a), float(b), float(c)
+
+    def matches(self, other: Geometry, shape: tuple[int, ...], tolerance_voxel: float = 1e-3) -> bool:
+        """Say whether two geometries put every voxel of an array of this shape at the same place.
+
+        Args:
+            other: Geometry to compare with.
+            shape: Array shape, whose eight corners are compared (an affine map is linear: corners bound the rest).
+            tolerance_voxel: Largest distance allowed, in units of the smallest spacing.
+        """
+        corners = np.array([[i, j, k, 1] for i in (0, shape[0]) for j in (0, shape[1]) for k in (0, shape[2])], float)
+        distance_mm = np.linalg.norm((corners @ (self.affine - other.affine).T)[:, :3], axis=1)
+        return bool(distance_mm.max() <= tolerance_voxel * min(self.spacing_mm))
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """An array of voxels and its geometry; they travel together from reading to writing.
+
+    Attributes:
+        array: [I, J, K] voxels, in the axis order of the file it came from.
+        geometry: Where the voxels lie.
+
+    Raises:
+        InputError: The array does not have three axes or one of them is empty.
+    """
+
+    array: NDArray[np.generic]
+    geometry: Geometry = field(default_factory=lambda: Geometry(np.eye(4)))
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != 3 or 0 in self.array.shape:
+            raise InputError(f"expected a volume with three axes, none empty, got shape {self.array.shape}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along each array axis."""
+        i, j, k = self.array.shape
+        return i, j, k
+
+    def with_array(self, array: NDArray[np.generic]) -> Volume:
+        """Return a volume of other values on the same grid.
+
+        Raises:
+            InputError: The array has another shape.
+        """
+        if array.shape != self.array.shape:
+            raise InputError(f"expected an array of shape {self.array.shape} for this grid, got {array.shape}")
+        return replace(self, array=array)
