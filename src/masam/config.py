@@ -9,7 +9,7 @@ import stat
 import typing
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,6 +29,10 @@ _SENTENCES = {
 }
 
 
+# In place of typing.Self, which the tests' run-time type checker knows only in classes that it decorates as a whole.
+SettingsT = TypeVar("SettingsT", bound="Settings")
+
+
 class Settings(BaseModel):
     """Base of all settings: frozen, no unknown key, no silent conversion (``"5"`` and ``true`` are not numbers).
 
@@ -38,7 +42,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     @classmethod
-    def from_mapping(cls, mapping: object, where: object) -> Self:
+    def from_mapping(cls: type[SettingsT], mapping: object, where: object) -> SettingsT:
         """Check a mapping of plain values, as YAML or JSON give them.
 
         Args:
@@ -61,7 +65,7 @@ class Settings(BaseModel):
             raise ConfigError(f"expected keys and values of plain types, got {error}", where=where) from error
 
     @classmethod
-    def from_yaml(cls, path: Path) -> Self:
+    def from_yaml(cls: type[SettingsT], path: Path) -> SettingsT:
         """Read settings from a YAML file.
 
         Raises:
@@ -76,7 +80,7 @@ class Settings(BaseModel):
         parts = []
         for name, field in type(self).model_fields.items():
             comment = f"# {' '.join(field.description.split())}\n" if field.description else ""
-            parts.append(comment + yaml.safe_dump({name: values[name]}, sort_keys=False, allow_unicode=True, width=120))
+            parts.append(comment + yaml.dump({name: values[name]}, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
         return "\n".join(parts)
 
     def to_yaml(self, path: Path) -> None:
@@ -94,8 +98,8 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Refuse aliases: settings need none, and nested ones grow without bound when they are expanded."""
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not supported", problem_mark=event.start_mark)
+            mark = self.get_mark()
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not supported", problem_mark=mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -110,10 +114,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """The writer that belongs to the loader: it quotes text that the loader would take for a number."""
+
+
 # YAML 1.1 as PyYAML reads it asks for a dot and a signed exponent in a float; people, and Python's repr, write 1e-4.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+_EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
+for _resolver in (_Loader, _Dumper):
+    _resolver.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
 
 
 def _read_text(path: Path) -> str:
@@ -123,7 +131,9 @@ def _read_text(path: Path) -> str:
         if not stat.S_ISREG(status.st_mode):
             raise ConfigError("expected a settings file, got a folder or a device", where=path)
         if status.st_size > MAX_CONFIG_BYTES:
-            raise ConfigError(f"expected a settings file of at most {MAX_CONFIG_BYTES} bytes, got {status.st_size}", where=path)
+            raise ConfigError(
+                f"expected a settings file of at most {MAX_CONFIG_BYTES} bytes, got {status.st_size}", where=path
+            )
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"expected UTF-8 text ({error})", where=path) from error
@@ -151,7 +161,11 @@ def _fault(model: type[BaseModel], mapping: object, detail: ErrorDetails) -> str
     sentence = _SENTENCES.get(kind)
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(str(loc[-1]), sorted(_known_keys(model, loc[:-1])), n=1, cutoff=0.5)
-        known = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(sorted(_known_keys(model, loc[:-1])))}"
+        known = (
+            f"did you mean {near[0]!r}?"
+            if near
+            else f"known keys are {', '.join(sorted(_known_keys(model, loc[:-1])))}"
+        )
         return f"{prefix}{sentence}; {known}"
     if sentence:
         return prefix + sentence
@@ -165,10 +179,9 @@ def _key_path(mapping: object, loc: tuple[int | str, ...]) -> str:
     path: list[str] = []
     here = mapping
     for position, part in enumerate(loc, start=1):
-        if isinstance(here, Mapping) and part in here:
-            here = here[part]
-        elif isinstance(here, list | tuple) and isinstance(part, int) and part < len(here):
-            here = here[part]
+        entries = dict(enumerate(here)) if isinstance(here, list | tuple) else here
+        if isinstance(entries, Mapping) and part in entries:
+            here = entries[part]
         elif position < len(loc):
             continue
         path.append(str(part))
@@ -179,7 +192,9 @@ def _known_keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> set[str]:
     """Return the keys that the settings at a path know."""
     models = {model}
     for part in loc:
-        annotations = [m.model_fields[part].annotation for m in models if isinstance(part, str) and part in m.model_fields]
+        annotations = [
+            m.model_fields[part].annotation for m in models if isinstance(part, str) and part in m.model_fields
+        ]
         models = set().union(*map(_models_in, annotations)) or models
     return {key for m in models for key in m.model_fields}
 

@@ -19,7 +19,7 @@ class MasamError(Exception):
     """
 
     kind: ClassVar[str] = "MASAM"
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
     def __init__(self, what: str, *, where: object = None, fix: str | None = None) -> None:
         self.what = what
@@ -76,3 +76,19 @@ class DivergedError(MasamError):
 
     kind = "DIVERGED"
     exit_code = 7
+
+
+class StoppedError(MasamError):
+    """The user or the system asked the work to stop, and it did so in good order.
+
+    Args:
+        signal_number: The signal, 2 for Ctrl-C, 15 for a cluster's notice.
+        what: What is kept and where.
+        fix: How to go on.
+    """
+
+    kind = "STOPPED"
+
+    def __init__(self, signal_number: int, what: str, *, fix: str | None = None) -> None:
+        super().__init__(what, fix=fix)
+        self.exit_code = 128 + signal_number

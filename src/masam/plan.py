@@ -1,7 +1,8 @@
-"""The plan: what a data set asks for, from a look at its volumes (its fingerprint); everything that follows obeys it."""
+"""The plan: what a data set asks for, found by a look at its volumes (its fingerprint); all that follows obeys it."""
 
 from __future__ import annotations
 
+import difflib
 import math
 import statistics
 from collections import Counter
@@ -14,10 +15,10 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from masam.config import Settings
-from masam.errors import InputError
+from masam.errors import ConfigError, InputError
 from masam.labels import LabelScheme
 from masam.preprocess.intensity import IntensityRule, Percentiles, Window
-from masam.preprocess.orientation import SliceAxis, largest_spacing_axis, world_order
+from masam.preprocess.orientation import CANONICAL_AXES, SliceAxis, largest_spacing_axis, world_order
 from masam.volume import Volume
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Modality = Literal["CT", "MR", "other"]
 
 DEFAULT_MAX_IMAGE_SIZE = 512
-"""The paper's size. Attention over the whole image costs memory with the fourth power of it."""
+"""The paper's size. The cost of attention over the whole image grows with its fourth power."""
 
 # Voxels of a case that go into the percentiles; nnU-Net takes as many. Evenly spaced, so that no chance is involved.
 _SAMPLE_PER_CASE = 10_000
@@ -56,7 +57,9 @@ class Fingerprint(Settings):
     """What a data set looks like."""
 
     cases: tuple[CaseFingerprint, ...] = Field(min_length=1, description="each volume's size and grid")
-    intensity_percentiles: tuple[float, float] = Field(description="0.5 % and 99.5 % percentile of all voxels, in their unit")
+    intensity_percentiles: tuple[float, float] = Field(
+        description="0.5 % and 99.5 % percentile of all voxels, in their unit"
+    )
     foreground_percentiles: tuple[float, float] | None = Field(
         description="the same of the voxels inside labels, in their unit; null without labels"
     )
@@ -69,21 +72,21 @@ class Fingerprint(Settings):
         return max(ranked, key=lambda axis: votes[axis])
 
 
-def fingerprint(pairs: Iterable[tuple[Volume, Volume | None]]) -> Fingerprint:
+def fingerprint(pairs: Iterable[tuple[Volume, Volume | None]], ignore_value: int | None = None) -> Fingerprint:
     """Look at every volume of a data set once; only one is held at a time.
 
     Args:
-        pairs: Images, each with its labels where there are any. Label values above 0 are foreground.
+        pairs: Images, each with its labels where there are any. All label values but 0 are foreground.
+        ignore_value: Label value of voxels without a label, which are not foreground either.
 
     Raises:
         InputError: There is no volume, or an image and its labels differ in shape.
     """
     cases, overall, inside = [], [], []
     for image, labels in pairs:
-        size = world_order(image.geometry, image.shape)
         cases.append(
             CaseFingerprint(
-                shape=(int(size[0]), int(size[1]), int(size[2])),
+                shape=world_order(image.geometry, image.shape),
                 spacing_mm=world_order(image.geometry, image.geometry.spacing_mm),
                 slice_axis=largest_spacing_axis(image.geometry),
             )
@@ -92,7 +95,7 @@ def fingerprint(pairs: Iterable[tuple[Volume, Volume | None]]) -> Fingerprint:
         if labels is not None:
             if labels.shape != image.shape:
                 raise InputError(f"expected labels of shape {image.shape} like the image, got {labels.shape}")
-            inside.append(_sample(image.array[labels.array > 0]))
+            inside.append(_sample(image.array[(labels.array != 0) & (labels.array != ignore_value)]))
     if not cases:
         raise InputError("the data set holds no volume", fix="check imagesTr and dataset.json")
     pooled = np.concatenate(inside) if inside else np.empty(0)
@@ -115,8 +118,12 @@ class Plan(Settings):
         description="also stretch each window of slices to 0..1; models trained by the paper's code need it",
     )
     window: int = Field(default=5, ge=1, le=63, description="slices that the model sees at once")
-    image_size: int = Field(ge=16, le=2048, multiple_of=16, description="rows and columns of the model's input, in pixels")
-    labels: dict[str, int] = Field(description="value in the label files by class name; 'ignore' marks voxels without label")
+    image_size: int = Field(
+        ge=16, le=2048, multiple_of=16, description="rows and columns of the model's input, in pixels"
+    )
+    labels: dict[str, int] = Field(
+        description="value in the label files by class name; 'ignore' marks voxels without label"
+    )
 
     @field_validator("labels")
     @classmethod
@@ -198,12 +205,60 @@ def make_plan(
         "labels": labels.to_mapping(),
     }
     if preset is not None:
-        derived |= PresetName.from_mapping({"preset": preset}, where="preset").values()
+        derived |= dict(_preset(preset))
     derived |= overrides
-    slice_axis = derived["slice_axis"]
-    if "image_size" not in derived and slice_axis in ("axial", "coronal", "sagittal"):
-        derived["image_size"] = _image_size(found, slice_axis)
+    if derived["slice_axis"] not in CANONICAL_AXES:
+        raise ConfigError(
+            f"expected one of {', '.join(CANONICAL_AXES)}, got {derived['slice_axis']!r}", where="slice_axis"
+        )
+    if "image_size" not in derived:
+        derived["image_size"] = _image_size(found, derived["slice_axis"])
     if "intensity" not in derived:
-        derived["intensity"] = _intensity(found, derived["modality"])
-    plain = {key: value.model_dump(mode="json") if isinstance(value, Settings) else value for key, value in derived.items()}
+        derived["intensity"] = _intensity(found, is_ct=derived["modality"] == "CT")
+    plain = {
+        key: value.model_dump(mode="json") if isinstance(value, Settings) else value for key, value in derived.items()
+    }
     return Plan.from_mapping(plain, where="plan")
+
+
+def _preset(name: str) -> Preset:
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        fix = f"did you mean {near[0]!r}?" if near else None
+        raise ConfigError(f"expected one of {', '.join(PRESETS)}, got {name!r}", where="preset", fix=fix)
+    return PRESETS[name]
+
+
+def _image_size(found: Fingerprint, slice_axis: SliceAxis) -> int:
+    """Return the median in-plane size, rounded up to a multiple of 32, at most 512."""
+    median = statistics.median(case.in_plane_size(slice_axis) for case in found.cases)
+    return min(math.ceil(median / 32) * 32, DEFAULT_MAX_IMAGE_SIZE)
+
+
+def _intensity(found: Fingerprint, is_ct: bool) -> Window | Percentiles:
+    """Return a fixed window for CT, whose unit is absolute, and each volume's own percentiles for all others."""
+    if not is_ct:
+        return Percentiles()
+    low, high = (round(value) for value in found.foreground_percentiles or found.intensity_percentiles)
+    # A CT without contrast still needs a window that is one.
+    return Window(low=low, high=max(high, low + 1))
+
+
+def _sample(values: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Take evenly spaced voxels of a flat array.
+
+    Raises:
+        InputError: One of them is not a finite real number.
+    """
+    step = max(1, values.size // _SAMPLE_PER_CASE)
+    if values.dtype.kind not in "biuf":
+        raise InputError(f"expected voxels that are real numbers, got type {values.dtype}")
+    sample = values[::step].astype(np.float64)
+    if not np.isfinite(sample).all():
+        raise InputError("the volume holds NaN or infinite voxels", fix="repair them, or let the reader fill them")
+    return sample
+
+
+def _percentiles(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.percentile(values, _PERCENTILES)
+    return float(low), float(high)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # One stream a purpose, so that a new use of randomness does not shift the others.
-_ORDER, _SAMPLE = 0, 1
+_ORDER, _SAMPLE, _STEP = range(3)
 
 
 def sample_generator(seed: int, index: int) -> np.random.Generator:
@@ -20,3 +20,8 @@ def sample_generator(seed: int, index: int) -> np.random.Generator:
 def epoch_order(seed: int, epoch: int, length: int) -> NDArray[np.int64]:
     """Return a permutation of 0 .. length - 1, the order of one epoch."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, _ORDER, epoch)))).permutation(length)
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Return the seed of what is drawn inside the model at an optimiser step (dropout)."""
+    return int(np.random.SeedSequence((seed, _STEP, step)).generate_state(1, np.uint64)[0] >> 1)

@@ -15,7 +15,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -49,11 +49,16 @@ class Masam(nn.Module):
 
     Args:
         spec: All numbers of the model.
+
+    Attributes:
+        spec: All numbers of the model.
+        card: What travels with the weights (``masam.weights.ModelCard``); the model itself makes no use of it.
     """
 
     def __init__(self, spec: MasamSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.card: Any = None
         sam = spec.sam
         self.image_encoder = ImageEncoder(sam, spec.image_size)
         self.prompt_encoder = build_prompt_encoder(sam, spec.image_size)

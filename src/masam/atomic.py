@@ -1,0 +1,162 @@
+"""The one way a file is written: aside, verified, flushed to the disk, renamed.
+
+At the final name there is the old file or the whole new one, never a part: a full disk, a kill or a power cut in
+between leaves at most a hidden temporary file, which :func:`remove_stale` clears away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import platform
+import re
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from masam.errors import MasamError, ResourceError
+
+_TEMPORARY = re.compile(r"\.masam-tmp-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}(\..*)?", re.DOTALL)
+
+STALE_AFTER_S = 24 * 3600.0
+"""Age from which a temporary file counts as left over, even if a process of its number may still run."""
+
+# The longest endings that say something (".nii.gz", ".safetensors"); beyond it the "suffix" is the name itself, and the
+# temporary name would not fit into the 255 bytes of a file name.
+_MAX_SUFFIX_BYTES = 32
+
+
+def write_bytes(path: Path, data: bytes | bytearray | memoryview, verify: Callable[[Path], None] | None = None) -> None:
+    """Write bytes to a file; see :func:`write_with`."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(data)
+
+    write_with(path, write, verify)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8, line ends as they are, on every system and locale; see :func:`write_with`."""
+    write_bytes(path, text.encode())
+
+
+def write_with(path: Path, write: Callable[[Path], None], verify: Callable[[Path], None] | None = None) -> None:
+    """Let a function write a file aside, then put the file in place.
+
+    Missing folders are created. If ``path`` is a symbolic link, the link is replaced, not what it points to.
+
+    Args:
+        path: Final name.
+        write: Called with a hidden name in the same folder, with the same suffixes; writes the file there.
+        verify: Called with the same name after writing; re-opens the file and raises a MasamError if it is not right.
+
+    Raises:
+        ResourceError: The file cannot be written (no space, no permission, a folder of that name, ...), or it does not
+            read back; nothing has changed at ``path``.
+    """
+    if "\0" in str(path):
+        raise ResourceError("the name holds a zero byte", where=repr(str(path)), fix="choose another name")
+    temporary = path.with_name(_temporary_name(path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            raise ResourceError("there is a folder or a device of that name", where=path, fix="choose another name")
+        write(temporary)
+        _verify(temporary, path, verify)
+        _flush(temporary, os.O_RDWR)
+        temporary.replace(path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        fix = "free space or choose another place" if error.errno in _NO_SPACE else "choose a place you may write to"
+        raise ResourceError(f"cannot write the file ({reason})", where=path, fix=fix) from error
+    finally:
+        # After the rename there is nothing left to remove; after anything else, KeyboardInterrupt included, there is.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+_NO_SPACE = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+def remove_stale(folder: Path) -> list[Path]:
+    """Remove the temporary files that killed runs of masam left in a folder.
+
+    A file is left over if its process on this machine has ended, or if it is older than a day. Others are in use.
+
+    Args:
+        folder: Folder to clear, not those below it; it need not exist.
+
+    Returns:
+        What was removed, sorted.
+    """
+    removed = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        match = _TEMPORARY.fullmatch(path.name)
+        # Another run may tidy the same folder, or finish its file, between our looking and our removing.
+        with contextlib.suppress(OSError):
+            if match and path.is_file() and _is_stale(match, path):
+                path.unlink()
+                removed.append(path)
+    return removed
+
+
+def _temporary_name(path: Path) -> str:
+    suffix = "".join(path.suffixes[-2:])
+    if len(os.fsencode(suffix)) > _MAX_SUFFIX_BYTES:
+        suffix = ""
+    return f".masam-tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}{suffix}"
+
+
+def _host() -> str:
+    # A process number means something on one machine only, and a cluster's machines share their folders.
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _is_stale(match: re.Match[str], path: Path) -> bool:
+    if time.time() - path.stat().st_mtime > STALE_AFTER_S:
+        return True
+    return match["host"] == _host() and not _is_running(int(match["pid"]))
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True  # it runs, under another user
+    return True
+
+
+def _verify(temporary: Path, path: Path, verify: Callable[[Path], None] | None) -> None:
+    if verify is None:
+        return
+    try:
+        verify(temporary)
+    except MasamError as error:
+        raise ResourceError(
+            f"the file did not read back as it was written ({error.what})", where=path, fix="check the disk"
+        ) from error
+
+
+def _flush(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return  # Windows has no such call; its rename is journalled
+    try:
+        _flush(folder, os.O_RDONLY)
+    except OSError as error:
+        # Some network file systems cannot flush a folder; the file itself is whole and in place.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise

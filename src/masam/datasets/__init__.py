@@ -1,0 +1,1 @@
+"""Public data sets, and data made by formula."""

@@ -1,0 +1,113 @@
+"""The class that one slice cannot tell: veins among lymph nodes of the same look.
+
+Several courses run side by side through all slices, drifting slowly. All are drawn from one distribution; then some are
+picked at random to be veins, and the others are cut into nodes of two or three slices with gaps between them. What is
+visible of a node is therefore, slice by slice, drawn exactly like a vein's cross section: same place, size, shape and
+attenuation. Only the neighbouring slices say which is which: within any five consecutive slices every node ends.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# The fat in front of the spine where the courses run, an ellipse around the patient's axis (mm, x right, y front).
+BED_CENTRE_MM = (0.0, 24.0)
+BED_RADII_MM = (56.0, 32.0)
+
+NUM_COURSES = 9
+NUM_VEINS = 2
+NODE_SLICES = (2, 3)
+RADIUS_MM = (4.3, 5.3)
+# Room between two centres: the largest two sections and a voxel of fat between them.
+MIN_GAP_MM = 14.5
+
+# Paths proposed at a time; one batch in three holds enough that fit side by side.
+_PROPOSALS = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Courses:
+    """Cross sections of veins (V of the N courses) and nodes on every slice.
+
+    Attributes:
+        centres_mm: [N, K, 2] position on each slice, x right and y front.
+        radii_mm: [N, K, 2] half axes of the elliptic section.
+        angles: [N] direction of the first half axis, in radians.
+        visible: [N, K] whether there is a section on the slice.
+        is_vein: [N] whether the course is a vein.
+    """
+
+    centres_mm: NDArray[np.float64]
+    radii_mm: NDArray[np.float64]
+    angles: NDArray[np.float64]
+    visible: NDArray[np.bool_]
+    is_vein: NDArray[np.bool_]
+
+
+def draw_courses(generator: np.random.Generator, depth: int, step_mm: float = 5.0) -> Courses:
+    """Draw the veins and nodes of a case.
+
+    Args:
+        generator: Randomness.
+        depth: Number of slices K.
+        step_mm: Distance of two slices.
+
+    Returns:
+        ``NUM_COURSES`` courses of which ``NUM_VEINS`` are veins, no two closer than ``MIN_GAP_MM`` on any slice.
+    """
+    centres = _draw_centres(generator, np.arange(depth, dtype=np.float64) * step_mm)
+    round_radii = generator.uniform(*RADIUS_MM, size=(NUM_COURSES, 1))
+    # A section breathes by 5 % from slice to slice; its half axes differ by up to 15 %.
+    breath = 1 + 0.05 * generator.standard_normal((NUM_COURSES, depth)).clip(-2, 2)
+    stretch = generator.uniform(1.0, 1.075, size=(NUM_COURSES, 1))
+    radii = np.stack([round_radii * breath * stretch, round_radii * breath / stretch], axis=-1)
+    is_vein = np.zeros(NUM_COURSES, dtype=bool)
+    is_vein[generator.permutation(NUM_COURSES)[:NUM_VEINS]] = True
+    visible = np.array([np.ones(depth, bool) if vein else _draw_nodes(generator, depth) for vein in is_vein])
+    return Courses(centres, radii, generator.uniform(0, math.pi, NUM_COURSES), visible, is_vein)
+
+
+def _draw_centres(generator: np.random.Generator, z_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Draw paths that stay inside the bed and apart; [N, K, 2]."""
+    radii = np.array(BED_RADII_MM) - RADIUS_MM[1]
+    while True:
+        # Proposals, uniform over the bed, [P, K, 2]; those that leave it are out, the others are taken while they fit.
+        reach, angle = np.sqrt(generator.uniform(size=_PROPOSALS)), generator.uniform(0, 2 * math.pi, size=_PROPOSALS)
+        starts = radii * np.stack([reach * np.cos(angle), reach * np.sin(angle)], axis=-1)
+        drift = _drift(generator, z_mm, 4.0, 1) + _drift(generator, z_mm, 3.5, _PROPOSALS)
+        paths = starts[:, None] + drift
+        paths = paths[(((paths / radii) ** 2).sum(axis=-1) <= 1).all(axis=1)]
+        taken: list[int] = []
+        for n in range(len(paths)):
+            gaps = np.linalg.norm(paths[taken] - paths[n], axis=-1)
+            if (gaps >= MIN_GAP_MM).all():
+                taken.append(n)
+            if len(taken) == NUM_COURSES:
+                centres: NDArray[np.float64] = paths[taken] + BED_CENTRE_MM
+                return centres
+
+
+def _drift(generator: np.random.Generator, z_mm: NDArray[np.float64], reach_mm: float, n: int) -> NDArray[np.float64]:
+    """Draw n slow sideways motions along the slices, [n, K, 2], of up to ``reach_mm`` in either direction."""
+    wavelength = generator.uniform(110, 240, size=(n, 1, 2))
+    phase = generator.uniform(0, 2 * math.pi, size=(n, 1, 2))
+    return reach_mm * np.sin(2 * math.pi * z_mm[:, None] / wavelength + phase)
+
+
+def _draw_nodes(generator: np.random.Generator, depth: int) -> NDArray[np.bool_]:
+    """Cut a course into nodes: [K], runs of two or three slices and as long gaps, none longer at the volume's ends."""
+    visible = np.zeros(depth, dtype=bool)
+    k = -int(generator.integers(0, 6))
+    while k < depth:
+        end = k + int(generator.integers(NODE_SLICES[0], NODE_SLICES[1] + 1))
+        visible[max(k, 0) : max(end, 0)] = True
+        k = end + int(generator.integers(NODE_SLICES[0], NODE_SLICES[1] + 1))
+    # The window of an end slice sees but three slices of the volume; a node must end within those.
+    for end_slices in (visible[:3], visible[::-1][:3]):
+        if end_slices.all():
+            end_slices[0] = False
+    return visible

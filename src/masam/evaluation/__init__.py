@@ -1,0 +1,21 @@
+"""How good a segmentation is: overlap, surface distance, and what they sum up to over cases; needs no torch."""
+
+from masam.evaluation.overlap import Overlap, ReferenceEmpty, count_overlap
+from masam.evaluation.scores import METRICS, CaseScore, ClassSummary, Evaluation
+from masam.evaluation.statistics import Statistic
+from masam.evaluation.summary import evaluate
+from masam.evaluation.surface import SurfaceScores, surface_scores
+
+__all__ = [
+    "METRICS",
+    "CaseScore",
+    "ClassSummary",
+    "Evaluation",
+    "Overlap",
+    "ReferenceEmpty",
+    "Statistic",
+    "SurfaceScores",
+    "count_overlap",
+    "evaluate",
+    "surface_scores",
+]

@@ -1,0 +1,153 @@
+"""Which prediction belongs to which reference: case ids from file names, and no case lost on the way."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from masam.errors import InputError
+from masam.volume import Volume
+
+Cases = str | Path | Sequence[str | Path] | Mapping[str, str | Path | Volume]
+"""A folder of NIfTI files, a list of them, or case id to file or volume in memory."""
+
+SUFFIXES = (".nii.gz", ".nii")
+
+
+def collect_cases(source: Cases, role: str) -> dict[str, Path | Volume]:
+    """Give every case its id, the file name without ``.nii`` or ``.nii.gz``.
+
+    Args:
+        source: Where the label volumes are.
+        role: "predictions" or "references", for messages.
+
+    Returns:
+        Case id to file or volume, sorted by id.
+
+    Raises:
+        InputError: There is no case, a file is of another kind, an id cannot be printed, or two ids differ in nothing
+            but upper and lower case, Unicode form or suffix, so that the file system decides whether they are one.
+    """
+    if isinstance(source, Mapping):
+        pairs = [(case, item if isinstance(item, Volume) else Path(item)) for case, item in source.items()]
+    elif isinstance(source, str | Path):
+        pairs = [(_case_id(path), path) for path in _files_in(Path(source), role)]
+    else:
+        pairs = [(_case_id(Path(path)), Path(path)) for path in source]
+    if not pairs:
+        raise InputError(
+            f"expected at least one {' or '.join(SUFFIXES)} file among the {role}, found none", where=source
+        )
+    known: dict[str, str] = {}
+    for case, item in pairs:
+        name = item.name if isinstance(item, Path) else case
+        if not case.isprintable():
+            # Line breaks, and bytes that are not UTF-8, which no table or report could hold.
+            raise InputError(f"the case id {case!r} holds characters that cannot be printed", fix="rename the file")
+        key = unicodedata.normalize("NFC", case).casefold()
+        if key in known:
+            raise InputError(
+                f"{role} {known[key]!r} and {name!r} have the same case id", fix="rename one of them or remove it"
+            )
+        known[key] = name
+    return dict(sorted(pairs, key=lambda pair: pair[0]))
+
+
+def pair_cases(
+    predictions: Mapping[str, Path | Volume],
+    references: Mapping[str, Path | Volume],
+    *,
+    allow_missing: bool,
+    allow_extra: bool,
+) -> tuple[str, ...]:
+    """Check that every reference has its prediction.
+
+    Args:
+        predictions: Case id to prediction.
+        references: Case id to reference.
+        allow_missing: Whether a reference may be without a prediction.
+        allow_extra: Whether a prediction may be without a reference.
+
+    Returns:
+        Ids of the references without a prediction.
+
+    Raises:
+        InputError: A prediction is missing or left over and that is not allowed.
+    """
+    missing = [case for case in references if case not in predictions]
+    extra = [case for case in predictions if case not in references]
+    if extra and not allow_extra:
+        raise InputError(
+            f"{len(extra)} of {len(predictions)} predictions have no reference: {_names(extra)}",
+            fix="give their references, or set extra='ignore'",
+        )
+    if missing and not allow_missing:
+        raise InputError(
+            f"{len(missing)} of {len(references)} cases have no prediction: {_names(missing)}",
+            fix="predict them, or set missing='worst' to count each as a total failure",
+        )
+    return tuple(missing)
+
+
+def load_labels(item: Path | Volume, case: str) -> Volume:
+    """Return a label volume, read from its file if it is one.
+
+    Raises:
+        InputError: The file is refused, or the values are not whole numbers.
+    """
+    if isinstance(item, Path):
+        from masam.io.nifti import read_labels
+
+        return read_labels(item)
+    if not (np.issubdtype(item.array.dtype, np.integer) or item.array.dtype == np.bool_):
+        raise InputError(f"expected label values of an integer type, got {item.array.dtype}", where=case)
+    return item
+
+
+def check_same_grid(prediction: Volume, reference: Volume, where: object) -> None:
+    """Refuse a prediction whose voxels lie elsewhere than the reference's.
+
+    Args:
+        prediction: Labels to score.
+        reference: Labels to score against.
+        where: File or case to name.
+
+    Raises:
+        InputError: Shape or geometry differ; the message holds both.
+    """
+    fix = "score predictions on the grid of the reference (predict from the same image, do not resample)"
+    if prediction.shape != reference.shape:
+        raise InputError(
+            f"the prediction has shape {prediction.shape}, its reference {reference.shape}", where=where, fix=fix
+        )
+    if not reference.geometry.matches(prediction.geometry, reference.shape):
+        both = [
+            f"spacing {np.round(grid.spacing_mm, 4).tolist()} mm, affine {np.round(grid.affine[:3], 4).tolist()}"
+            for grid in (prediction.geometry, reference.geometry)
+        ]
+        raise InputError(
+            f"the prediction lies elsewhere than its reference: {both[0]} against {both[1]}", where=where, fix=fix
+        )
+
+
+def _files_in(folder: Path, role: str) -> Iterable[Path]:
+    if not folder.is_dir():
+        raise InputError(
+            f"expected a folder of {role}", where=folder, fix="give a folder that exists, or a list of files"
+        )
+    return sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIXES) and not path.name.startswith("."))
+
+
+def _case_id(path: Path) -> str:
+    for suffix in SUFFIXES:
+        if path.name.endswith(suffix):
+            return path.name.removesuffix(suffix)
+    raise InputError(f"expected a {' or '.join(SUFFIXES)} file", where=path)
+
+
+def _names(cases: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(cases) - most} more" if len(cases) > most else ""
+    return ", ".join(cases[:most]) + more

@@ -1,0 +1,82 @@
+"""Volume overlap of one class: Dice, IoU and volumes, with a written rule for empty masks.
+
+=================  ==================  ==========================  ========================
+reference          prediction          ``reference_empty="nan"``   ``reference_empty="one"``
+=================  ==================  ==========================  ========================
+empty              empty               NaN, left out of means      1 (the paper's rule)
+empty              not empty           0                           0
+not empty          empty               0                           0
+=================  ==================  ==========================  ========================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masam.errors import InputError
+
+ReferenceEmpty = Literal["nan", "one"]
+"""Score of a class that neither the reference nor the prediction holds."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Voxel counts of one class in one case.
+
+    Attributes:
+        reference: Voxels of the class in the reference.
+        prediction: Voxels of the class in the prediction.
+        intersection: Voxels of the class in both.
+    """
+
+    reference: int
+    prediction: int
+    intersection: int
+
+    def dice(self, reference_empty: ReferenceEmpty = "nan") -> float:
+        """Return 2 |A and B| / (|A| + |B|), 0 to 1; both empty as the module's table says."""
+        total = self.reference + self.prediction
+        return 2 * self.intersection / total if total else _both_empty(reference_empty)
+
+    def iou(self, reference_empty: ReferenceEmpty = "nan") -> float:
+        """Return |A and B| / |A or B|, 0 to 1; both empty as the module's table says."""
+        union = self.reference + self.prediction - self.intersection
+        return self.intersection / union if union else _both_empty(reference_empty)
+
+
+def count_overlap(
+    reference: NDArray[np.bool_], prediction: NDArray[np.bool_], ignore: NDArray[np.bool_] | None = None
+) -> Overlap:
+    """Count the voxels of one class.
+
+    Args:
+        reference: Mask of any shape.
+        prediction: Mask of the same shape.
+        ignore: Voxels that do not count, of the same shape.
+
+    Raises:
+        InputError: The shapes differ.
+    """
+    for name, mask in (("prediction", prediction), ("ignore mask", ignore)):
+        if mask is not None and mask.shape != reference.shape:
+            raise InputError(f"expected the {name} in the reference's shape {reference.shape}, got {mask.shape}")
+    if ignore is not None:
+        reference, prediction = reference & ~ignore, prediction & ~ignore
+    return Overlap(
+        int(np.count_nonzero(reference)),
+        int(np.count_nonzero(prediction)),
+        int(np.count_nonzero(reference & prediction)),
+    )
+
+
+def volume_ml(voxels: int, spacing_mm: tuple[float, float, float]) -> float:
+    """Return the volume of a number of voxels in millilitres (1 ml = 1000 mm³)."""
+    return voxels * spacing_mm[0] * spacing_mm[1] * spacing_mm[2] / 1000.0
+
+
+def _both_empty(reference_empty: ReferenceEmpty) -> float:
+    return 1.0 if reference_empty == "one" else float("nan")

@@ -1,0 +1,243 @@
+"""The result of an evaluation: scores per case and class, what they sum up to, and their files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masam.atomic import write_text
+from masam.errors import InputError
+from masam.evaluation.overlap import ReferenceEmpty
+from masam.evaluation.statistics import Statistic, bootstrap_interval, mean_of_means, summarise
+
+METRICS = ("dice", "iou", "hd95_mm", "hd95_pooled_mm", "assd_mm", "nsd")
+"""Fields of ``CaseScore`` that are summarised; ``overlap.py`` and ``surface.py`` define them."""
+
+_FORMAT, _VERSION = "masam-evaluation", 1
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """One class in one case; NaN where a metric is not defined.
+
+    Attributes:
+        case: Case id.
+        label: Class name.
+        dice: Volume overlap, 0 to 1.
+        iou: Volume overlap, 0 to 1.
+        hd95_mm: Larger directed 95th percentile of the surface distances.
+        hd95_pooled_mm: 95th percentile of both directions pooled.
+        assd_mm: Average symmetric surface distance.
+        nsd: Surface Dice at the evaluation's tolerance, 0 to 1.
+        reference_ml: Volume of the class in the reference.
+        prediction_ml: Volume of the class in the prediction.
+    """
+
+    case: str
+    label: str
+    dice: float
+    iou: float
+    hd95_mm: float
+    hd95_pooled_mm: float
+    assd_mm: float
+    nsd: float
+    reference_ml: float
+    prediction_ml: float
+
+
+@dataclass(frozen=True)
+class ClassSummary:
+    """One class over all cases; one ``Statistic`` a metric."""
+
+    label: str
+    dice: Statistic
+    iou: Statistic
+    hd95_mm: Statistic
+    hd95_pooled_mm: Statistic
+    assd_mm: Statistic
+    nsd: Statistic
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of all cases and classes.
+
+    Attributes:
+        scores: Case by case, the classes of each in the label scheme's order.
+        nsd_tolerance_mm: Tolerance of the surface Dice.
+        reference_empty: Score of a class that neither mask holds.
+        missing: Cases without a prediction, which were given the worst score.
+    """
+
+    scores: tuple[CaseScore, ...]
+    nsd_tolerance_mm: float = 1.0
+    reference_empty: ReferenceEmpty = "nan"
+    missing: tuple[str, ...] = ()
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Case ids in the order of the scores."""
+        return tuple(dict.fromkeys(score.case for score in self.scores))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the scores."""
+        return tuple(dict.fromkeys(score.label for score in self.scores))
+
+    def values(self, metric: str) -> NDArray[np.float64]:
+        """Return [cases, classes] scores of one metric of ``METRICS``."""
+        numbers = [getattr(score, metric) for score in self.scores]
+        return np.array(numbers, dtype=np.float64).reshape(len(self.cases), len(self.labels))
+
+    @cached_property
+    def summary(self) -> tuple[ClassSummary, ...]:
+        """One summary a class, in the order of ``labels``."""
+        columns = {metric: self.values(metric) for metric in METRICS}
+        return tuple(
+            ClassSummary(label, **{metric: summarise(values[:, k]) for metric, values in columns.items()})
+            for k, label in enumerate(self.labels)
+        )
+
+    @property
+    def mean_dice(self) -> float:
+        """Mean over classes of the mean over cases, as in the paper."""
+        return mean_of_means(self.values("dice"), axis=0)
+
+    @property
+    def mean_dice_by_case(self) -> float:
+        """Mean over cases of the mean over classes; differs from ``mean_dice`` only where scores are NaN."""
+        return mean_of_means(self.values("dice"), axis=1)
+
+    @property
+    def mean_dice_interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of ``mean_dice`` over cases."""
+        return bootstrap_interval(self.values("dice"))
+
+    @property
+    def case_dice(self) -> dict[str, float]:
+        """Case id to its mean Dice over classes."""
+        return {
+            case: mean_of_means(row[:, None], axis=0) for case, row in zip(self.cases, self.values("dice"), strict=True)
+        }
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return the summary as cells for a terminal: a head, a row a class, and the mean over classes."""
+        head = (
+            "class",
+            "Dice",
+            "95 % interval",
+            "IoU",
+            "HD95 mm",
+            "ASSD mm",
+            f"NSD {self.nsd_tolerance_mm:g} mm",
+            "n",
+            "NaN",
+        )
+        rows: list[tuple[str, ...]] = [head]
+        for item in self.summary:
+            interval = _interval(item.dice.low, item.dice.high)
+            numbers = (_text(item.hd95_mm.mean, 2), _text(item.assd_mm.mean, 2), _text(item.nsd.mean, 3))
+            counts = (str(item.dice.counted), str(item.dice.nan))
+            rows.append((item.label, _text(item.dice.mean, 3), interval, _text(item.iou.mean, 3), *numbers, *counts))
+        means = [
+            _text(mean_of_means(self.values(m), axis=0), d)
+            for m, d in (("iou", 3), ("hd95_mm", 2), ("assd_mm", 2), ("nsd", 3))
+        ]
+        interval = _interval(*self.mean_dice_interval)
+        rows.append(("mean", _text(self.mean_dice, 3), interval, *means, str(len(self.cases)), ""))
+        return rows
+
+    def table(self) -> str:
+        """Return ``rows`` as aligned text."""
+        rows = self.rows()
+        widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+            for row in rows
+        ]
+        return "\n".join(line.rstrip() for line in lines)
+
+    def to_csv(self, path: Path | str) -> None:
+        """Write one row a case and class; a score that is not defined is an empty cell."""
+        names = [field.name for field in fields(CaseScore)]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(names)
+        for score in self.scores:
+            cells = (getattr(score, name) for name in names)
+            writer.writerow(["" if isinstance(c, float) and math.isnan(c) else c for c in cells])
+        write_text(Path(path), text.getvalue())
+
+    def to_json(self, path: Path | str) -> None:
+        """Write scores and summary; a score that is not defined is null."""
+        record = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "nsd_tolerance_mm": self.nsd_tolerance_mm,
+            "reference_empty": self.reference_empty,
+            "missing": list(self.missing),
+            "mean_dice": self.mean_dice,
+            "mean_dice_by_case": self.mean_dice_by_case,
+            "mean_dice_interval": list(self.mean_dice_interval),
+            "summary": [asdict(item) for item in self.summary],
+            "scores": [asdict(score) for score in self.scores],
+        }
+        write_text(Path(path), json.dumps(_nan_to_null(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def from_json(cls, path: Path | str) -> Evaluation:
+        """Read what ``to_json`` wrote; sums are computed again from the scores.
+
+        Raises:
+            InputError: The file cannot be read or is not such a file.
+        """
+        fix = "give the evaluation.json that `masam evaluate` wrote"
+        try:
+            record = json.loads(Path(path).read_text("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"cannot be read as JSON ({error})", where=path, fix=fix) from error
+        if not isinstance(record, dict) or (record.get("format"), record.get("version")) != (_FORMAT, _VERSION):
+            raise InputError(f"expected format {_FORMAT!r}, version {_VERSION}", where=path, fix=fix)
+        try:
+            evaluation = cls(
+                tuple(_score(item) for item in record["scores"]),
+                float(record["nsd_tolerance_mm"]),
+                "one" if record["reference_empty"] == "one" else "nan",
+                tuple(str(case) for case in record["missing"]),
+            )
+            evaluation.values("dice")  # every case must hold every class
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"a field is missing or of the wrong kind ({error!r})", where=path, fix=fix) from error
+        return evaluation
+
+
+def _score(item: dict[str, Any]) -> CaseScore:
+    numbers = {f.name: item[f.name] for f in fields(CaseScore) if f.name not in ("case", "label")}
+    return CaseScore(
+        str(item["case"]), str(item["label"]), **{n: math.nan if v is None else float(v) for n, v in numbers.items()}
+    )
+
+
+def _nan_to_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _nan_to_null(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nan_to_null(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _text(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "-" if math.isnan(low) else f"{low:.3f} to {high:.3f}"

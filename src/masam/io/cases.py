@@ -1,0 +1,341 @@
+"""Data set folders: which files are a case, in the nnU-Net v2 and in the MSD layout.
+
+nnU-Net v2: ``dataset.json``, ``imagesTr/CASE_0000.nii.gz`` (one file a channel), ``labelsTr/CASE.nii.gz``, the same
+with ``Ts`` for testing (labels optional). MSD: a ``dataset.json`` that lists the files itself. Hidden files (macOS's
+``._*`` among them) are never data.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from masam.errors import InputError
+from masam.io import gate
+from masam.io.nifti import read_labels, read_volume
+from masam.io.splits import Split, make_splits, read_splits, write_splits
+from masam.labels import LabelScheme
+from masam.volume import Volume
+
+__all__ = [
+    "ENDINGS", "Case", "CaseFolder", "Split", "find_images", "load_case", "make_splits", "read_dataset", "read_splits",
+    "write_splits",
+]  # fmt: skip
+
+ENDINGS = (".nii.gz", ".nii")
+_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Case:
+    """The files of one patient or scan.
+
+    Attributes:
+        id: Name of the case, from its file's, in Unicode's NFC form.
+        images: One file a channel, in channel order.
+        label: Label file, or None.
+    """
+
+    id: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+
+
+@dataclass(frozen=True)
+class CaseFolder:
+    """A data set.
+
+    Attributes:
+        root: Its folder.
+        name: Its name.
+        channel_names: What each channel shows, such as ``("CT",)``.
+        labels: Its classes.
+        training: Cases with a label, sorted by id.
+        test: Cases for testing, sorted by id; with or without a label.
+    """
+
+    root: Path
+    name: str
+    channel_names: tuple[str, ...]
+    labels: LabelScheme
+    training: tuple[Case, ...]
+    test: tuple[Case, ...]
+
+
+def read_dataset(root: Path) -> CaseFolder:
+    """Read what a data set folder holds; voxels are not looked at.
+
+    Args:
+        root: Folder with a ``dataset.json`` of nnU-Net v2 or of MSD.
+
+    Raises:
+        InputError: The file or a key is missing or wrong, files do not pair up, ids repeat, or there is no case.
+        ResourceError: The system did not let us read.
+    """
+    file = root / "dataset.json"
+    with gate.system_border(root):
+        if not file.exists():
+            raise InputError("expected a data set folder with a dataset.json", where=root, fix="check the path")
+    content = gate.read_json(file)
+    if not isinstance(content, dict):
+        raise InputError(f"expected a mapping, got {type(content).__name__}", where=file)
+    is_msd = "training" in content
+    channels = _channel_names(_key(content, "modality" if is_msd else "channel_names", file), file)
+    labels = LabelScheme.from_mapping(_key(content, "labels", file), where=f"{file}: labels")
+    training, test = _msd_cases(root, content, file) if is_msd else _nnunet_cases(root, content, len(channels), file)
+    if not training and not test:
+        raise InputError("no case found", where=root, fix="check imagesTr, imagesTs and the lists in dataset.json")
+    return CaseFolder(root, str(content.get("name", root.name)), channels, labels, training, test)
+
+
+def find_images(path: Path) -> tuple[Case, ...]:
+    """Find images to predict on.
+
+    ``CASE_0000.nii.gz`` is channel 0 of CASE. Another number is a channel only beside such a file, otherwise part of
+    the name: ``amos_0007.nii.gz`` alone is case amos_0007.
+
+    Args:
+        path: One image, or a folder of images (not of folders).
+
+    Returns:
+        Cases without labels, sorted by id.
+
+    Raises:
+        InputError: There is nothing of the kind, ids repeat, or a channel is missing.
+        ResourceError: The system did not let us read.
+    """
+    with gate.system_border(path):
+        files = _nifti_files(path) if path.is_dir() else [path]
+        if not path.exists():
+            raise InputError("expected an image or a folder of images, got nothing", where=path)
+        if not files:
+            inside = [path / name for name in ("imagesTs", "imagesTr") if (path / name).is_dir()]
+            fix = f"did you mean {inside[0]}?" if inside else "check the path"
+            raise InputError("no .nii or .nii.gz file in this folder", where=path, fix=fix)
+        if not _stem(files[0]):
+            raise InputError("expected a name that ends in .nii or .nii.gz", where=path, fix="convert it to NIfTI")
+    stems = {_stem(file) for file in files}
+    found = []
+    for file in files:
+        match = _CHANNEL.fullmatch(_stem(file))
+        if match and f"{match['case']}_0000" in stems:
+            found.append((match["case"], int(match["channel"]), file))
+        else:
+            found.append((_stem(file), 0, file))
+    return _group(found, where=path, channels=None)
+
+
+def load_case(
+    case: Case,
+    *,
+    prefer_sform: bool = False,
+    assume_orientation: str | None = None,
+    nan_fill: float | None = None,
+) -> tuple[Volume, Volume | None]:
+    """Read the image of a case and its label, if it has one, and check that they lie on one grid.
+
+    Args:
+        case: Case of one channel.
+        prefer_sform: See :func:`masam.io.nifti.read_volume`, as for the other arguments.
+        assume_orientation: Letters such as ``"RAS"`` for files without any transform.
+        nan_fill: Value for image voxels that are not finite.
+
+    Returns:
+        Image (float32) and label (int32) or None.
+
+    Raises:
+        InputError: A file is refused, label and image differ in shape or place, or there are several channels.
+        ConfigError: An argument is out of its range.
+        ResourceError: Memory does not suffice, or the system did not let us read.
+    """
+    if len(case.images) != 1:
+        raise InputError(
+            f"the case has {len(case.images)} channels ({', '.join(p.name for p in case.images)}); several "
+            "channels are not supported yet",
+            where=case.id,
+            fix="keep one channel",
+        )
+    image_path = case.images[0]
+    image = read_volume(image_path, prefer_sform=prefer_sform, assume_orientation=assume_orientation, nan_fill=nan_fill)
+    if case.label is None:
+        return image, None
+    label = read_labels(case.label, prefer_sform=prefer_sform, assume_orientation=assume_orientation)
+    if label.shape != image.shape:
+        raise InputError(
+            f"the label's shape {label.shape} is not {image.shape}, the shape of the image {image_path}",
+            where=case.label,
+            fix="resample the label to the image's grid",
+        )
+    if not image.geometry.matches(label.geometry, image.shape):
+        raise InputError(
+            f"the label's affine {_rows(label)} is not {_rows(image)}, the affine of the image {image_path}",
+            where=case.label,
+            fix="resample the label to the image's grid, or copy the header if the voxels do correspond",
+        )
+    return image, label
+
+
+def _key(content: Mapping[str, Any], key: str, file: Path) -> Any:
+    if key not in content:
+        raise InputError(
+            f"the key {key!r} is missing (found {sorted(content)})",
+            where=file,
+            fix="nnU-Net v2 needs channel_names, labels and file_ending; MSD needs modality, labels and training",
+        )
+    return content[key]
+
+
+def _channel_names(mapping: Any, file: Path) -> tuple[str, ...]:
+    if not isinstance(mapping, dict) or not mapping or set(mapping) != {str(i) for i in range(len(mapping))}:
+        raise InputError(f'expected channel names as {{"0": "CT"}}, got {_brief(mapping)}', where=file)
+    return tuple(str(mapping[str(i)]) for i in range(len(mapping)))
+
+
+def _nnunet_cases(
+    root: Path, content: Mapping[str, Any], channels: int, file: Path
+) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+    ending = _key(content, "file_ending", file)
+    if ending not in ENDINGS:
+        raise InputError(f"expected {' or '.join(ENDINGS)}, got {ending!r}", where=f"{file}: file_ending")
+    if "dataset" in content:
+        raise InputError(
+            "lists of files under 'dataset' are not supported", where=file, fix="use imagesTr and labelsTr"
+        )
+    images = _nnunet_images(root / "imagesTr", ending, channels)
+    labels = _nnunet_labels(root / "labelsTr", ending)
+    ids = {case.id for case in images}
+    if alone := ids - set(labels):
+        raise InputError(f"no label for image {_some(alone)}", where=root / "labelsTr")
+    if alone := set(labels) - ids:
+        raise InputError(f"no image for label {_some(alone)}", where=root / "imagesTr")
+    expected = content.get("numTraining", len(images))
+    if expected != len(images):
+        raise InputError(f"dataset.json says {expected!r} training cases, found {len(images)}", where=root / "imagesTr")
+    test_labels = _nnunet_labels(root / "labelsTs", ending)
+    test = _nnunet_images(root / "imagesTs", ending, channels)
+    return (
+        tuple(Case(case.id, case.images, labels[case.id]) for case in images),
+        tuple(Case(case.id, case.images, test_labels.get(case.id)) for case in test),
+    )
+
+
+def _nnunet_images(folder: Path, ending: str, channels: int) -> tuple[Case, ...]:
+    found = []
+    for file in _nifti_files(folder):
+        match = _CHANNEL.fullmatch(_stem(file))
+        if not match:
+            raise InputError(f"expected a name such as CASE_0000{ending}", where=file, fix="rename the file")
+        found.append((match["case"], int(match["channel"]), file))
+    cases = _group(found, where=folder, channels=channels)
+    _check_endings((file for case in cases for file in case.images), ending)
+    return cases
+
+
+def _nnunet_labels(folder: Path, ending: str) -> dict[str, Path]:
+    cases = _group([(_stem(file), 0, file) for file in _nifti_files(folder)], where=folder, channels=1)
+    _check_endings((case.images[0] for case in cases), ending)
+    return {case.id: case.images[0] for case in cases}
+
+
+def _check_endings(files: Iterable[Path], ending: str) -> None:
+    for file in files:
+        if not file.name.endswith(ending) or (ending == ".nii" and file.name.endswith(".nii.gz")):
+            raise InputError(f"expected the file_ending {ending} of dataset.json", where=file)
+
+
+def _msd_cases(root: Path, content: Mapping[str, Any], file: Path) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+    def cases(key: str) -> tuple[Case, ...]:
+        entries = content.get(key, [])
+        if not isinstance(entries, list):
+            raise InputError(f"expected a list, got {_brief(entries)}", where=f"{file}: {key}")
+        found, labels = [], {}
+        for number, entry in enumerate(entries):
+            where = f"{file}: {key}[{number}]"
+            if key == "training" and not (isinstance(entry, dict) and {"image", "label"} <= set(entry)):
+                raise InputError(f"expected a mapping with image and label, got {_brief(entry)}", where=where)
+            image = entry.get("image") if isinstance(entry, dict) else entry
+            path = _inside(root, image, where)
+            if path.name.startswith("."):
+                continue
+            found.append((_stem(path), 0, path))
+            if isinstance(entry, dict) and "label" in entry:
+                labels[path] = _inside(root, entry["label"], where)
+        for path in [path for _, _, path in found] + list(labels.values()):
+            if not path.exists():
+                raise InputError(
+                    "dataset.json lists a file that is not there", where=path, fix="copy the data set again"
+                )
+        grouped = _group(found, where=f"{file}: {key}", channels=1)
+        return tuple(Case(case.id, case.images, labels.get(case.images[0])) for case in grouped)
+
+    return cases("training"), cases("test")
+
+
+def _inside(root: Path, name: Any, where: str) -> Path:
+    """Return the path of a file that a ``dataset.json`` names, which may lie nowhere but in its folder."""
+    if not isinstance(name, str) or not name.endswith(ENDINGS):
+        raise InputError(f"expected the path of a .nii or .nii.gz file, got {_brief(name)}", where=where)
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in path.parts[0]:
+        raise InputError(f"expected a path inside the data set folder, got {name!r}", where=where)
+    return root / path
+
+
+def _nifti_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    with gate.system_border(folder):
+        return sorted(p for p in folder.iterdir() if _stem(p) and not p.name.startswith(".") and not p.is_dir())
+
+
+def _stem(path: Path) -> str:
+    """Return the name without its ending, or nothing if the ending is not NIfTI's."""
+    # NFC: macOS spells an umlaut as two characters, and a label written elsewhere as one.
+    name = unicodedata.normalize("NFC", path.name)
+    for ending in ENDINGS:
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return ""
+
+
+def _group(found: Iterable[tuple[str, int, Path]], *, where: object, channels: int | None) -> tuple[Case, ...]:
+    """Gather (case id, channel, file) into cases; ``channels`` None accepts any number."""
+    groups: dict[str, dict[int, Path]] = {}
+    spelling: dict[str, tuple[str, Path]] = {}
+    for case_id, channel, file in found:
+        first_id, first = spelling.setdefault(case_id.casefold(), (case_id, file))
+        group = groups.setdefault(case_id, {})
+        if first_id != case_id or channel in group:
+            raise InputError(
+                f"{group.get(channel, first).name} and {file.name} are one case on some systems or by id",
+                where=where,
+                fix="rename or remove one",
+            )
+        group[channel] = file
+    for case_id, group in groups.items():
+        wanted = range(channels or max(group) + 1)
+        if missing := set(wanted) - set(group):
+            raise InputError(f"case {case_id} has no channel {min(missing):04d}", where=where, fix="add the file")
+        if further := set(group) - set(wanted):
+            raise InputError(
+                f"case {case_id} has a channel {min(further):04d}, dataset.json has {channels}", where=where
+            )
+    return tuple(Case(i, tuple(groups[i][c] for c in sorted(groups[i]))) for i in sorted(groups))
+
+
+def _rows(volume: Volume) -> list[list[float]]:
+    return [[float(f"{x:.6g}") for x in row] for row in volume.geometry.affine[:3]]
+
+
+def _some(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:5]) + (f" and {len(ordered) - 5} more" if len(ordered) > 5 else "")
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,117 @@
+"""Splits of a data set for cross-validation, in the form of nnU-Net's ``splits_final.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+
+from masam import atomic
+from masam.errors import ConfigError, InputError
+from masam.io import gate
+
+
+class Split(TypedDict):
+    """One fold, as in nnU-Net's ``splits_final.json``: ids of the cases to train on and to validate on."""
+
+    train: list[str]
+    val: list[str]
+
+
+def make_splits(case_ids: Iterable[str], folds: int = 5, seed: int = 12345) -> list[Split]:
+    """Split cases for cross-validation: each is validated on once, folds differ by one case at most.
+
+    Args:
+        case_ids: Ids in any order; the result does not depend on it.
+        folds: Number of folds, 2 to the number of cases.
+        seed: Determines the splits, together with the ids.
+
+    Returns:
+        One split a fold, ids sorted.
+
+    Raises:
+        InputError: An id repeats.
+        ConfigError: There are more folds than cases, or fewer than 2; or the seed is negative.
+    """
+    ids = sorted(case_ids)
+    if repeated := _repeated(ids):
+        raise InputError(f"case ids repeat: {_some(repeated)}")
+    if not 2 <= folds <= len(ids):
+        raise ConfigError(f"expected 2 to {len(ids)} folds for {len(ids)} cases, got {folds}", where="folds")
+    if seed < 0:
+        raise ConfigError(f"expected a seed of 0 or more, got {seed}", where="seed")
+    order = np.random.Generator(np.random.Philox(seed)).permutation(len(ids))
+    splits: list[Split] = []
+    for part in np.array_split(order, folds):
+        val = {ids[i] for i in part}
+        splits.append({"train": [i for i in ids if i not in val], "val": sorted(val)})
+    return splits
+
+
+def read_splits(path: Path, case_ids: Iterable[str]) -> list[Split]:
+    """Read a ``splits_final.json``; a fold may leave cases out.
+
+    Args:
+        path: The file.
+        case_ids: Ids that the data set has.
+
+    Raises:
+        InputError: The file is not such a list, or a fold has an unknown or repeated id, or one in train and in val.
+        ResourceError: The system did not let us read.
+    """
+    content = gate.read_json(path)
+    if not isinstance(content, list):
+        raise InputError(f"expected a list of folds, got {type(content).__name__}", where=path)
+    splits: list[Split] = []
+    for number, fold in enumerate(content):
+        where = f"{path}: fold {number}"
+        if not isinstance(fold, dict) or set(fold) != {"train", "val"}:
+            raise InputError(f"expected a mapping with train and val alone, got {fold!r:.80}", where=where)
+        for key, ids in fold.items():
+            if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
+                raise InputError(f"expected a list of case ids, got {ids!r:.80}", where=f"{where}: {key}")
+        splits.append({"train": fold["train"], "val": fold["val"]})
+    _check_splits(splits, case_ids, path)
+    return splits
+
+
+def write_splits(path: Path, splits: Sequence[Split], case_ids: Iterable[str]) -> None:
+    """Write a ``splits_final.json`` that nnU-Net reads too.
+
+    Raises:
+        InputError: As in :func:`read_splits`.
+        ResourceError: The file cannot be written.
+    """
+    _check_splits(splits, case_ids, path)
+    atomic.write_text(path, json.dumps(list(splits), indent=4, ensure_ascii=False) + "\n")
+
+
+def _check_splits(splits: Sequence[Split], case_ids: Iterable[str], path: Path) -> None:
+    known = set(case_ids)
+    if not splits:
+        raise InputError("expected at least one fold", where=path)
+    for number, split in enumerate(splits):
+        where = f"{path}: fold {number}"
+        for key, ids in (("train", split["train"]), ("val", split["val"])):
+            if not ids:
+                raise InputError("expected at least one case", where=f"{where}: {key}")
+            if unknown := set(ids) - known:
+                raise InputError(f"the data set has no case {_some(unknown)}", where=f"{where}: {key}")
+            if repeated := _repeated(ids):
+                raise InputError(f"ids repeat: {_some(repeated)}", where=f"{where}: {key}")
+        if both := set(split["train"]) & set(split["val"]):
+            raise InputError(f"in train and in val: {_some(both)}", where=where)
+
+
+def _repeated(ids: Sequence[str]) -> list[str]:
+    ordered = sorted(ids)
+    return [a for a, b in pairwise(ordered) if a == b]
+
+
+def _some(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:5]) + (f" and {len(ordered) - 5} more" if len(ordered) > 5 else "")

@@ -1,0 +1,106 @@
+"""Files of tensors: safetensors both ways, PyTorch's ``.pth`` in only and never with code."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from masam import atomic
+from masam.errors import InputError, ModelError
+from masam.io import gate
+
+_CONTENT_HASH = "content_sha256"
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a ``.safetensors`` or ``.pth`` file on the CPU.
+
+    Args:
+        path: The file; its ending says what it is.
+
+    Returns:
+        Tensors by name, and the file's metadata (empty for ``.pth``).
+
+    Raises:
+        InputError: There is no such file, or it is not a regular one.
+        ModelError: The content is damaged, not tensors, or does not have the hash that was written with it.
+    """
+    with gate.open_regular(path):
+        pass
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in (".pth", ".pt"):
+        return _read_pth(path), {}
+    raise InputError(f"expected a .safetensors or .pth file, got {path.suffix or 'no ending'}", where=path)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a ``.safetensors`` file with a hash of its tensors in the metadata.
+
+    Raises:
+        ResourceError: The file cannot be written.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = {**metadata, _CONTENT_HASH: content_sha256(plain)}
+    atomic.write_with(path, lambda target: save_file(plain, target, metadata=content), verify=_verify)
+
+
+def content_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Return a SHA-256 over names, types, shapes and bytes of tensors, whatever file holds them."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _verify(path: Path) -> None:
+    _read_safetensors(path)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(
+            f"expected a safetensors file, it cannot be read ({error})", where=path, fix="copy or download it again"
+        ) from error
+    expected = metadata.get(_CONTENT_HASH)
+    if expected is not None and content_sha256(tensors) != expected:
+        raise ModelError(
+            "the tensors do not have the hash that was written with them: the file is damaged",
+            where=path,
+            fix="copy it again or train again",
+        )
+    return tensors, metadata
+
+
+def _read_pth(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            "the file holds something else than tensors and is not loaded: it could run code",
+            where=path,
+            fix="ask its author for a file of tensors only (safetensors)",
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise ModelError(f"cannot be read as a PyTorch file ({reason})", where=path, fix="download it again") from error
+    if not isinstance(content, Mapping):
+        raise ModelError(f"expected tensors by name, got {type(content).__name__}", where=path)
+    odd = [str(name) for name, tensor in content.items() if not isinstance(tensor, Tensor)]
+    if odd:
+        raise ModelError(f"expected tensors by name, got other things too: {', '.join(odd[:5])}", where=path)
+    return {str(name): tensor.detach() for name, tensor in content.items()}

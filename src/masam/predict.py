@@ -1,0 +1,174 @@
+"""From a volume to its labels, on one page: prepare, windows, model, aggregate, argmax, back to the volume's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from masam.aggregate import WindowAggregator
+from masam.errors import ConfigError, ModelError, ResourceError
+from masam.io.nifti import read_volume
+from masam.model.masam import Masam
+from masam.plan import Plan
+from masam.postprocess import most_probable
+from masam.preprocess.intensity import minmax_per_window
+from masam.preprocess.pipeline import PreparedVolume
+from masam.progress import Progress, Silent
+from masam.volume import Volume
+from masam.weights import load
+from masam.windows import SliceWindow, plan_windows
+
+Precision = Literal["auto", "float32", "bf16", "fp16"]
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """Return a device that is there.
+
+    Args:
+        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Raises:
+        ConfigError: The name is not a device.
+        ResourceError: There is no such device on this machine.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"expected auto, cpu, cuda or cuda:N, got {device!r}", where="device") from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ResourceError(
+            f"there is no {device} here ({torch.cuda.device_count()} GPUs found)", where="device", fix="use --device cpu"
+        )
+    return chosen
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Return the context of a forward pass; ``auto`` is bf16 on a GPU that has it, else float32.
+
+    On a CPU bf16 is an option but never the default: without hardware for it, it is many times slower.
+    """
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=_DTYPES[precision])
+
+
+class Predictor:
+    """A model with all that it takes to segment volumes.
+
+    Args:
+        model_or_path: A model with a plan, a run folder, or a ``model.safetensors``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``auto``, ``float32``, ``bf16`` or ``fp16``.
+        stride: Slices from one window to the next, 1 to the model's window. 1 is the paper's and gives most votes a
+            slice; the window's size is as many times faster.
+        batch: Windows that go through the model at once.
+        plan: How volumes are prepared; needed only for a model that carries no plan.
+        sam_checkpoint: SAM file that the model stands on, if the path needs one.
+
+    Raises:
+        ConfigError: A value is out of its range.
+        ModelError: The model has no plan, or one for other classes.
+        ResourceError: The device is not there.
+    """
+
+    def __init__(
+        self,
+        model_or_path: Masam | str | Path,
+        device: str = "auto",
+        precision: Precision = "auto",
+        stride: int = 1,
+        *,
+        batch: int = 1,
+        plan: Plan | None = None,
+        sam_checkpoint: str | Path | None = None,
+    ) -> None:
+        model = model_or_path if isinstance(model_or_path, Masam) else load(model_or_path, sam_checkpoint)
+        plan = plan or (model.card.plan if model.card else None)
+        if plan is None:
+            raise ModelError(
+                "the model carries no plan, so it is unknown how to prepare a volume for it", fix="give one with plan="
+            )
+        if plan.scheme.num_classes != model.spec.num_classes or plan.image_size != model.spec.image_size:
+            raise ModelError(
+                f"the plan has {plan.scheme.num_classes} classes at {plan.image_size} pixels, "
+                f"the model {model.spec.num_classes} at {model.spec.image_size}",
+                fix="give the plan that the model was trained with",
+            )
+        if batch < 1:
+            raise ConfigError(f"expected 1 window or more, got {batch}", where="batch")
+        plan_windows(1, plan.window, stride)
+        self.plan = plan
+        self.stride = stride
+        self.batch = batch
+        self.precision: Precision = precision
+        self.device = choose_device(device)
+        self.model = model.to(self.device)
+
+    def predict(self, volume_or_path: Volume | str | Path, progress: Progress | None = None) -> Volume:
+        """Segment one volume.
+
+        Memory beside the volume and its labels does not depend on the number of slices.
+
+        Args:
+            volume_or_path: A volume of scanner intensities, or a NIfTI file.
+            progress: Told of each window.
+
+        Returns:
+            Label values (as in ``dataset.json``) on the input's own grid, voxel for voxel.
+
+        Raises:
+            InputError: The file or its content is refused.
+            ModelError: The model predicts numbers that are not finite.
+        """
+        volume = volume_or_path if isinstance(volume_or_path, Volume) else read_volume(Path(volume_or_path))
+        prepared = self.plan.preprocessing.prepare(volume)
+        channels = np.zeros((prepared.depth, *prepared.native_size), dtype=np.uint16)
+        for index, probabilities in self.probabilities(prepared, progress or Silent()):
+            channels[index] = most_probable(prepared.trace.probabilities_to_native(probabilities))
+        return prepared.trace.labels_to_volume(self.plan.scheme.to_values(channels))
+
+    def probabilities(
+        self, prepared: PreparedVolume, progress: Progress
+    ) -> Iterator[tuple[int, Float[Tensor, "K H W"]]]:
+        """Yield slice after slice: its index and the mean class probabilities [K, H, W] at the model's size."""
+        side, size = self.plan.image_size, self.plan.window
+        windows = plan_windows(prepared.depth, size, self.stride)
+        aggregator = WindowAggregator(
+            prepared.depth, self.model.spec.num_channels, (side, side), size, device=self.device
+        )
+        # Neighbouring windows share slices; a slice is prepared once.
+        read = lru_cache(maxsize=size + self.batch * self.stride)(prepared.slice)
+        progress.start("windows", len(windows))
+        for first in range(0, len(windows), self.batch):
+            some = windows[first : first + self.batch]
+            batch = np.stack([self._read_window(window, read) for window in some])
+            for window, probabilities in zip(some, self._forward(batch), strict=True):
+                yield from aggregator.add(window, probabilities)
+                progress.advance()
+        yield from aggregator.flush()
+
+    def _read_window(self, window: SliceWindow, read: Callable[[int], NDArray[np.float32]]) -> NDArray[np.float32]:
+        images = np.stack([read(index) for index in window.slices])
+        return minmax_per_window(images) if self.plan.window_minmax else images
+
+    @torch.inference_mode()
+    def _forward(self, images: NDArray[np.float32]) -> Float[Tensor, "B S K H W"]:
+        self.model.eval()
+        grey = torch.from_numpy(images).to(self.device)[:, :, None]
+        with autocast(self.device, self.precision):
+            logits = self.model(grey.expand(-1, -1, 3, -1, -1)).logits
+        return logits.float().softmax(dim=2)

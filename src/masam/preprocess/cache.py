@@ -1,0 +1,300 @@
+"""Prepared training cases on disk, from which any window of slices is read without touching the rest.
+
+A case is a folder named by what is in it: a hash of the sources' bytes and of the settings. It is made aside and
+renamed when it is complete, so that other processes and later runs see all of it or nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masam.atomic import STALE_AFTER_S
+from masam.errors import InputError, MasamError, ResourceError
+from masam.labels import LabelScheme
+from masam.preprocess.pipeline import PreparedLabels, PreparedVolume, Preprocessing
+from masam.volume import Volume
+
+FORMAT_VERSION = 1
+"""Part of the hash; it goes up when anything changes that a cached voxel depends on."""
+
+# Intensities are stored as whole numbers 0..65535. On one million values spread over 0..1 the largest rounding error is
+# 7.6e-6, where float16 in the same two bytes has 2.4e-4 and float32 takes twice the disk and page cache.
+_IMAGE_LEVELS = 65535
+
+_PARTIAL = ".partial-"
+
+
+@runtime_checkable
+class SourceFiles(Protocol):
+    """What the cache needs to know of a case; ``io.cases.Case`` has it."""
+
+    @property
+    def id(self) -> str:
+        """Name of the case."""
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """One file a channel."""
+
+    @property
+    def label(self) -> Path | None:
+        """Label file."""
+
+
+Case = TypeVar("Case", bound=SourceFiles)
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """One cached case; the arrays are mapped when they are read, so that it is cheap to send to a worker process.
+
+    Attributes:
+        case_id: Name of the case.
+        folder: Where it is stored.
+        depth: Number of slices D.
+        image_size: Rows and columns of a slice.
+    """
+
+    case_id: str
+    folder: Path
+    depth: int
+    image_size: int
+
+    def read_window(self, slices: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Read some slices, in any order, repetitions included.
+
+        Args:
+            slices: S slice indices, 0 to ``depth`` - 1.
+
+        Returns:
+            Intensities [S, H, W], 0 to 1, and channel numbers [S, H, W], -100 where the voxel has no label.
+
+        Raises:
+            InputError: An index is out of range, or the stored files are damaged.
+        """
+        if not slices or min(slices) < 0 or max(slices) >= self.depth:
+            raise InputError(f"expected slices from 0 to {self.depth - 1}, got {list(slices)}", where=self.case_id)
+        images, labels = self._map()
+        index = list(slices)
+        return images[index].astype(np.float32) / np.float32(_IMAGE_LEVELS), labels[index].astype(np.int64)
+
+    def _map(self) -> tuple[NDArray[np.uint16], NDArray[np.signedinteger]]:
+        arrays = []
+        for name in ("images.npy", "labels.npy"):
+            path = self.folder / name
+            try:
+                array = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise InputError(
+                    f"the cached case is damaged ({error})", where=path, fix="delete its folder"
+                ) from error
+            if array.shape != (self.depth, self.image_size, self.image_size):
+                raise InputError(
+                    f"the cached case is damaged (shape {array.shape})", where=path, fix="delete its folder"
+                )
+            arrays.append(array)
+        return arrays[0], arrays[1]
+
+
+def prepare_cases(
+    cases: Sequence[Case],
+    load: Callable[[Case], tuple[Volume, Volume | None]],
+    preprocessing: Preprocessing,
+    scheme: LabelScheme,
+    cache_root: Path,
+    progress: Callable[[Case], None] | None = None,
+    load_options: str = "",
+) -> list[PreparedCase]:
+    """Return all cases from the cache, preparing those that are not in it.
+
+    Any number of processes may do so at once; the one that finishes a case first wins, the others use its folder.
+
+    Args:
+        cases: The cases; their files' bytes decide whether the cache still holds.
+        load: Reads the image and the labels of a case.
+        preprocessing: How they are prepared.
+        scheme: Which label value is which channel.
+        cache_root: Folder of the cache; it is made if need be.
+        progress: Called after each case.
+        load_options: How ``load`` reads, where that decides what it returns (a fill value, say); part of the hash.
+
+    Raises:
+        InputError: A case is refused; the message names it.
+        ResourceError: The cache cannot be written.
+    """
+    with _disk_errors(cache_root):
+        cache_root.mkdir(parents=True, exist_ok=True)
+        _remove_left_overs(cache_root)
+    prepared = []
+    for case in cases:
+        folder = cache_root / _key(case, preprocessing, scheme, load_options)
+        if not folder.is_dir():
+            _build(case, load, preprocessing, scheme, folder)
+        prepared.append(_open(case.id, folder))
+        if progress is not None:
+            progress(case)
+    return prepared
+
+
+def _key(case: SourceFiles, preprocessing: Preprocessing, scheme: LabelScheme, load_options: str) -> str:
+    """Hash all that decides what the prepared arrays hold."""
+    sources = []
+    for path in (*case.images, *([case.label] if case.label else [])):
+        if not path.is_file():
+            raise InputError(f"expected a file of case {case.id}, found none", where=path)
+        try:
+            with path.open("rb") as file:
+                sources.append([path.name, hashlib.file_digest(file, "sha256").hexdigest()])
+        except OSError as error:
+            raise InputError(f"a file of case {case.id} cannot be read ({error})", where=path) from error
+    facts = {
+        "format": FORMAT_VERSION,
+        "sources": sources,
+        "load_options": load_options,
+        "slice_axis": preprocessing.slice_axis,
+        "intensity": preprocessing.intensity.model_dump(mode="json"),
+        "image_size": preprocessing.image_size,
+        "labels": scheme.to_mapping(),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
+
+
+def _build(
+    case: Case,
+    load: Callable[[Case], tuple[Volume, Volume | None]],
+    preprocessing: Preprocessing,
+    scheme: LabelScheme,
+    folder: Path,
+) -> None:
+    """Prepare one case aside and rename it to its folder."""
+    try:
+        image, labels = load(case)
+        if labels is None:
+            raise InputError("expected labels to train on, found none")
+        volume = preprocessing.prepare(image)
+        reference = volume.labels(labels)
+    except MasamError as error:
+        if error.where and case.id in error.where:
+            raise
+        raise type(error)(
+            error.what, where=f"{case.id}: {error.where}" if error.where else case.id, fix=error.fix
+        ) from error
+    with _disk_errors(folder):
+        partial = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{platform.node()}-{os.getpid()}-", dir=folder.parent))
+        try:
+            _write_images(partial / "images.npy", volume)
+            _write_labels(partial / "labels.npy", reference, preprocessing.image_size, scheme, case.id)
+            _sync(partial)
+            try:
+                partial.rename(folder)
+            except OSError:
+                # Renaming onto a folder with content fails: another process has finished the same case.
+                if not folder.is_dir():
+                    raise
+            _sync(folder.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_images(path: Path, volume: PreparedVolume) -> None:
+    def rows() -> Iterator[NDArray[np.generic]]:
+        for index in range(volume.depth):
+            yield np.rint(volume.slice(index) * np.float32(_IMAGE_LEVELS)).astype(np.uint16)
+
+    height, width = volume.trace.resize.image_size
+    _write_npy(path, (volume.depth, height, width), np.dtype(np.uint16), rows())
+
+
+def _write_labels(path: Path, labels: PreparedLabels, image_size: int, scheme: LabelScheme, case_id: str) -> None:
+    # The ignore index, -100, fits in both.
+    dtype = np.dtype(np.int8 if scheme.num_classes <= 127 else np.int16)
+
+    def rows() -> Iterator[NDArray[np.generic]]:
+        for index in range(labels.depth):
+            yield scheme.to_channels(labels.slice(index), where=case_id).astype(dtype)
+
+    _write_npy(path, (labels.depth, image_size, image_size), dtype, rows())
+
+
+def _write_npy(
+    path: Path, shape: tuple[int, int, int], dtype: np.dtype[np.generic], rows: Iterator[NDArray[np.generic]]
+) -> None:
+    """Write an array slice by slice.
+
+    Not through a memory map: on a full disk that ends the process with a bus error, where a write raises.
+    """
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    with path.open("xb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for row in rows:
+            file.write(row.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _open(case_id: str, folder: Path) -> PreparedCase:
+    path = folder / "images.npy"
+    try:
+        depth, image_size, _ = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"the cached case is damaged ({error})", where=path, fix="delete its folder") from error
+    case = PreparedCase(case_id, folder, depth, image_size)
+    case.read_window([depth - 1])
+    return case
+
+
+def _remove_left_overs(cache_root: Path) -> None:
+    """Delete what killed processes left behind: those of this machine that run no more, and all older than a day."""
+    mark = f"{_PARTIAL}{platform.node()}-"
+    for folder in cache_root.glob(f"{_PARTIAL}*"):
+        process = folder.name.removeprefix(mark).split("-")[0]
+        ended = folder.name.startswith(mark) and process.isdecimal() and not _is_running(int(process))
+        # Another process may finish or remove its folder between our looking and our removing.
+        with suppress(FileNotFoundError):
+            if ended or time.time() - folder.stat().st_mtime > STALE_AFTER_S:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        # Some network file systems cannot flush a folder; the files in it are flushed already.
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk_errors(where: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(
+            f"the cache cannot be written ({error})", where=where, fix="free space, or choose another cache folder"
+        ) from error

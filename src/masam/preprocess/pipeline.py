@@ -1,0 +1,184 @@
+"""The preprocessing as a whole: a volume becomes slices for the model, and the answer returns to the volume's grid.
+
+Slices are made when they are asked for, so nothing but the source array is held, whatever the depth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from masam.errors import ConfigError, InputError
+from masam.preprocess.intensity import IntensityRule, Scaling
+from masam.preprocess.orientation import Orientation, SliceAxis
+from masam.preprocess.resize import resize_image, resize_labels, resize_probabilities
+from masam.volume import Geometry, Volume
+
+
+@dataclass(frozen=True)
+class InPlaneResize:
+    """The change of a slice's size.
+
+    Attributes:
+        native_size: Rows and columns of a slice of the volume.
+        image_size: Rows and columns of the model's input.
+    """
+
+    native_size: tuple[int, int]
+    image_size: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What was done to a volume, in order, and the way back.
+
+    Attributes:
+        source: Grid of the volume.
+        orientation: First step: array axes to slices, rows, columns.
+        scaling: Second step: intensities to 0..1. It has no part in the way back, as labels carry no intensity.
+        resize: Third step: slices to the model's square.
+    """
+
+    source: Geometry
+    orientation: Orientation
+    scaling: Scaling
+    resize: InPlaneResize
+
+    def probabilities_to_native(self, probabilities: Float[Tensor, "K h w"]) -> Float[Tensor, "K H W"]:
+        """Undo the resize for the class probabilities of one slice.
+
+        Args:
+            probabilities: [K, h, w] at the model's size.
+
+        Returns:
+            [K, H, W] float32 at the slice's own size, on the same device.
+        """
+        return resize_probabilities(probabilities, self.resize.native_size)
+
+    def labels_to_volume(self, labels: NDArray[np.integer]) -> Volume:
+        """Undo the orientation for a stack of label slices.
+
+        Args:
+            labels: [D, H, W], each slice at its own size.
+
+        Returns:
+            The labels on the input volume's own grid.
+
+        Raises:
+            InputError: The slices do not have the size of the volume's.
+        """
+        if labels.shape[1:] != self.resize.native_size:
+            raise InputError(f"expected label slices of size {self.resize.native_size}, got {labels.shape[1:]}")
+        return Volume(self.orientation.invert(labels), self.source)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedLabels:
+    """The reference labels of a prepared volume, slice by slice.
+
+    Attributes:
+        array: [D, rows, columns] whole numbers, a view of the label volume.
+        resize: The change of a slice's size.
+    """
+
+    array: NDArray[np.integer]
+    resize: InPlaneResize
+
+    @property
+    def depth(self) -> int:
+        """Number of slices D."""
+        return int(self.array.shape[0])
+
+    def slice(self, index: int) -> NDArray[np.integer]:
+        """Return slice ``index`` [H, W] at the model's size, values as in the label volume."""
+        return resize_labels(self.array[index], self.resize.image_size)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedVolume:
+    """A volume seen as slices for the model.
+
+    Attributes:
+        array: [D, rows, columns] intensities, a view of the volume's array.
+        trace: What was done, and the way back.
+    """
+
+    array: NDArray[np.generic]
+    trace: Trace
+
+    @property
+    def depth(self) -> int:
+        """Number of slices D."""
+        return int(self.array.shape[0])
+
+    @property
+    def native_size(self) -> tuple[int, int]:
+        """Rows and columns of a slice before the resize."""
+        return self.trace.resize.native_size
+
+    def slice(self, index: int) -> NDArray[np.float32]:
+        """Return slice ``index`` [H, W] at the model's size, 0 to 1."""
+        return resize_image(self.trace.scaling.apply(self.array[index]), self.trace.resize.image_size)
+
+    def labels(self, volume: Volume) -> PreparedLabels:
+        """Bring the volume's reference labels into the same order.
+
+        Args:
+            volume: Whole numbers on the grid of the prepared volume.
+
+        Raises:
+            InputError: The labels lie on another grid, or are not whole numbers.
+        """
+        if volume.array.dtype.kind not in "iu":
+            raise InputError(f"expected labels that are whole numbers, got type {volume.array.dtype}")
+        order = self.trace.orientation.order
+        expected = tuple(self.array.shape[order.index(axis)] for axis in range(3))
+        if volume.shape != expected:
+            raise InputError(f"expected labels of shape {expected} like the image, got {volume.shape}")
+        if not self.trace.source.matches(volume.geometry, expected):
+            raise InputError(
+                "the labels lie elsewhere than the image (their affines differ)",
+                fix="resample the labels to the image's grid",
+            )
+        labels = cast(NDArray[np.integer], volume.array)
+        return PreparedLabels(self.trace.orientation.apply(labels), self.trace.resize)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How volumes of a data set are prepared.
+
+    Attributes:
+        slice_axis: Anatomical direction along which a volume is cut into slices.
+        intensity: From the scanner's numbers to 0..1.
+        image_size: Rows and columns of the model's square input.
+
+    Raises:
+        ConfigError: The image size is less than one pixel.
+    """
+
+    slice_axis: SliceAxis
+    intensity: IntensityRule
+    image_size: int
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise ConfigError(f"expected an image size of 1 pixel or more, got {self.image_size}")
+
+    def prepare(self, volume: Volume) -> PreparedVolume:
+        """Orient a volume and fit the intensity rule to it; the slices follow on demand.
+
+        Raises:
+            InputError: The volume does not hold finite real numbers.
+        """
+        orientation = Orientation.of(volume.geometry, self.slice_axis)
+        array = orientation.apply(volume.array)
+        _, rows, columns = array.shape
+        resize = InPlaneResize((rows, columns), (self.image_size, self.image_size))
+        # Fitted in canonical order: what is sampled then does not depend on how the file stores its axes.
+        return PreparedVolume(array, Trace(volume.geometry, orientation, self.intensity.fit(array), resize))

@@ -1,0 +1,176 @@
+"""Figures of a report, as PNG bytes: the case overlay, training curves, and the scores of all cases."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masam.errors import InputError
+from masam.evaluation.scores import Evaluation
+from masam.report.overlay import overlay
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["overlay", "score_chart", "training_curves"]
+
+_INK, _DIM, _GRID, _PAPER = "#1f2328", "#6a737d", "#e6e8eb", "#ffffff"
+_BLUE, _ORANGE = "#0b5fa5", "#c2410c"
+_LINES = (_BLUE, _ORANGE, "#0f766e", "#7c3aed", "#b45309")
+_DPI = 140
+
+# Smoothing of a noisy loss: a running mean over this share of the steps.
+_SMOOTH = 0.03
+
+
+def training_curves(metrics: Mapping[str, Sequence[float | None]]) -> bytes:
+    """Draw loss and validation Dice over the steps of a training run.
+
+    Args:
+        metrics: Columns of ``metrics.csv``: "step", columns with "loss" in their name, and, where there was validation,
+            columns with "dice" but not "loss" in it, which hold None or NaN on the rows between.
+
+    Returns:
+        A PNG file.
+
+    Raises:
+        InputError: "step" or a loss is missing, or the columns are of different lengths.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
+
+    if "step" not in metrics:
+        raise InputError(f"expected a column 'step', got {sorted(metrics)}", where="metrics")
+    columns = {
+        name: np.array([math.nan if v is None else v for v in column], float) for name, column in metrics.items()
+    }
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise InputError(f"expected columns of one length, got {lengths}", where="metrics")
+    losses = [name for name in columns if "loss" in name.lower()]
+    dices = [name for name in columns if "dice" in name.lower() and name not in losses]
+    if not losses:
+        raise InputError(f"expected a column with 'loss' in its name, got {sorted(metrics)}", where="metrics")
+    dices = [name for name in dices if not np.isnan(columns[name]).all()]
+    figure = Figure(figsize=(8.6, 3.0 + 2.6 * bool(dices)), dpi=_DPI, facecolor=_PAPER, layout="constrained")
+    panels = figure.subplots(1 + bool(dices), 1, sharex=True, squeeze=False)[:, 0]
+    for name, colour in zip(losses, _LINES * len(losses), strict=False):
+        _loss_line(panels[0], columns["step"], columns[name], name, colour)
+    if any((columns[name] > 0).any() for name in losses):
+        panels[0].set_yscale("log", subs=(2, 3, 5))
+        panels[0].yaxis.set_major_formatter(FuncFormatter(_number))
+        panels[0].yaxis.set_minor_formatter(FuncFormatter(_number))
+    panels[0].set_ylabel("loss")
+    for name, colour in zip(dices, _LINES * len(dices), strict=False):
+        _dice_line(panels[1], columns["step"], columns[name], name, colour)
+    if dices:
+        panels[1].set(ylabel="validation Dice", ylim=(0, 1.02))
+    panels[-1].set_xlabel("step")
+    for axes in panels:
+        _plain(axes, "both")
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(frameon=False, fontsize=8.5, labelcolor=_INK)
+    return _png(figure)
+
+
+def score_chart(evaluation: Evaluation) -> bytes:
+    """Draw the Dice of every case, a row a class, with the mean and its 95 % interval.
+
+    Args:
+        evaluation: Scores to draw.
+
+    Returns:
+        A PNG file.
+
+    Raises:
+        InputError: The evaluation holds no case.
+    """
+    from matplotlib.figure import Figure
+
+    if not evaluation.scores:
+        raise InputError("expected an evaluation with at least one case", where="evaluation")
+    values = evaluation.values("dice")
+    rows = len(evaluation.labels)
+    figure = Figure(figsize=(8.6, 0.9 + 0.42 * rows), dpi=_DPI, facecolor=_PAPER, layout="constrained")
+    axes = figure.subplots()
+    for row, item in enumerate(evaluation.summary):
+        dice = values[:, row][~np.isnan(values[:, row])]
+        axes.scatter(dice, row + _spread(dice), s=18, color=_BLUE, alpha=0.4, linewidths=0, zorder=2)
+        if not math.isnan(item.dice.low):
+            axes.plot([item.dice.low, item.dice.high], [row, row], color=_ORANGE, linewidth=1.6, zorder=3)
+        axes.scatter(
+            [item.dice.mean], [row], s=46, marker="D", color=_ORANGE, edgecolors=_PAPER, linewidths=1, zorder=4
+        )
+        text = "no case" if not len(dice) else f"{item.dice.mean:.3f}"
+        axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=_INK)
+    axes.set_yticks(range(rows), evaluation.labels, parse_math=False)
+    axes.set(ylim=(rows - 0.4, -0.6), xlim=(-0.01, 1.01), xlabel="Dice  (dots: cases; diamond: mean, 95 % interval)")
+    _plain(axes, "x")
+    return _png(figure)
+
+
+def _loss_line(axes: Axes, step: NDArray[np.float64], loss: NDArray[np.float64], name: str, colour: str) -> None:
+    known = np.isfinite(loss)
+    step, loss = step[known], loss[known]
+    width = max(1, int(len(loss) * _SMOOTH))
+    if width == 1:
+        axes.plot(step, loss, color=colour, linewidth=1.6, label=name)
+        return
+    axes.plot(step, loss, color=colour, linewidth=0.7, alpha=0.25)
+    # A mean over the steps up to each one: the curve does not foresee what comes.
+    sums = np.cumsum(np.concatenate([np.zeros(1), loss]))
+    end = np.arange(1, len(loss) + 1)
+    start = np.maximum(end - width, 0)
+    axes.plot(step, (sums[end] - sums[start]) / (end - start), color=colour, linewidth=1.6, label=name)
+
+
+def _dice_line(axes: Axes, step: NDArray[np.float64], dice: NDArray[np.float64], name: str, colour: str) -> None:
+    known = np.isfinite(dice)
+    step, dice = step[known], dice[known]
+    axes.plot(step, dice, color=colour, linewidth=1.6, marker="o", markersize=3.5, label=name)
+    best = int(np.argmax(dice))
+    axes.scatter([step[best]], [dice[best]], s=70, facecolors="none", edgecolors=colour, linewidths=1.4, zorder=3)
+    side = "right" if best > len(dice) / 2 else "left"
+    text = f"best {dice[best]:.3f} at step {step[best]:.0f}"
+    axes.annotate(
+        text, (step[best], dice[best]), (0, -15), textcoords="offset points", ha=side, fontsize=8.5, color=_INK
+    )
+
+
+def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a vertical offset for each dot, so that dots of like value lie beside each other."""
+    offsets = np.zeros(len(values))
+    _, bins, counts = np.unique(np.round(values / 0.015), return_inverse=True, return_counts=True)
+    for number, count in enumerate(counts):
+        places = (np.arange(count) + 1) // 2 * np.where(np.arange(count) % 2, 1, -1)
+        offsets[bins == number] = places * min(0.13, 0.36 / max(1, count // 2))
+    return offsets
+
+
+def _plain(axes: Axes, grid: Literal["both", "x"]) -> None:
+    axes.set_facecolor(_PAPER)
+    axes.grid(visible=True, axis=grid, color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(which="both", length=0, colors=_DIM, labelsize=9)
+    axes.tick_params(which="both", axis="y", labelcolor=_INK)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(_GRID)
+    axes.xaxis.label.set(color=_DIM, fontsize=9)
+    axes.yaxis.label.set(color=_DIM, fontsize=9)
+
+
+def _number(value: float, _position: int) -> str:
+    return f"{value:g}"
+
+
+def _png(figure: Figure) -> bytes:
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    return png.getvalue()

@@ -1,0 +1,103 @@
+"""Training samples: window k of a run is a pure function of (seed, k)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from masam.augment import augment
+from masam.errors import InputError
+from masam.preprocess.cache import PreparedCase
+from masam.preprocess.intensity import minmax_per_window
+from masam.reproducibility import epoch_order, sample_generator
+from masam.windows import SliceWindow, plan_windows
+
+
+class Batch(NamedTuple):
+    """Some windows and their labels."""
+
+    images: Tensor
+    """[B, S, H, W] in 0..1."""
+    labels: Tensor
+    """[B, S, H, W] channel numbers, -100 where there is none."""
+    cases: tuple[str, ...]
+    """Case of each window."""
+
+
+class WindowSamples(Dataset[tuple[Tensor, Tensor, str]]):
+    """All windows of all cases, epoch after epoch, each epoch in its own order.
+
+    Args:
+        cases: Cached training cases.
+        window: Slices of a window.
+        seed: Seed of order and augmentation.
+        window_minmax: Stretch each window to 0..1, as the paper does.
+        augmented: Vary the samples.
+
+    Raises:
+        InputError: There is no case.
+    """
+
+    def __init__(
+        self, cases: Sequence[PreparedCase], window: int, seed: int, window_minmax: bool, augmented: bool
+    ) -> None:
+        if not cases:
+            raise InputError("expected at least one training case, got none")
+        self.seed = seed
+        self.window_minmax = window_minmax
+        self.augmented = augmented
+        self._windows: list[tuple[PreparedCase, SliceWindow]] = [
+            (case, one) for case in cases for one in plan_windows(case.depth, window)
+        ]
+
+    @property
+    def per_epoch(self) -> int:
+        """Number of windows."""
+        return len(self._windows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
+        """Return sample ``index`` of the run: images [S, H, W], labels [S, H, W] and the case's name."""
+        epoch, position = divmod(index, self.per_epoch)
+        case, window = self._windows[epoch_order(self.seed, epoch, self.per_epoch)[position]]
+        images, labels = case.read_window(window.slices)
+        if self.window_minmax:
+            images = minmax_per_window(images)
+        if self.augmented:
+            images, labels = augment(images, labels, sample_generator(self.seed, index))
+        return torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels), case.case_id
+
+
+class _Consecutive(Sampler[int]):
+    def __init__(self, start: int, stop: int) -> None:
+        self._range = range(start, stop)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._range)
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+
+def _collate(samples: list[tuple[Tensor, Tensor, str]]) -> Batch:
+    images, labels, cases = zip(*samples, strict=True)
+    return Batch(torch.stack(images), torch.stack(labels), cases)
+
+
+def load_batches(samples: WindowSamples, start: int, stop: int, batch: int, workers: int) -> DataLoader[Batch]:
+    """Return a loader of samples ``start`` to ``stop`` of the run, ``batch`` at a time.
+
+    A run that goes on in the middle starts at its sample; nothing is skipped, no worker holds a state.
+    """
+    return DataLoader(
+        samples,
+        batch_size=batch,
+        sampler=_Consecutive(start, stop),
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+    )

@@ -1,0 +1,307 @@
+"""A training run as a whole: from a data set folder to a run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from masam import weights
+from masam.errors import ConfigError, InputError, StoppedError
+from masam.io.cases import Case, CaseFolder, load_case, make_splits, read_dataset, write_splits
+from masam.model.masam import Masam
+from masam.plan import Plan, fingerprint, make_plan
+from masam.predict import choose_device
+from masam.preprocess.cache import PreparedCase, prepare_cases
+from masam.progress import Progress, Silent
+from masam.train.config import TrainConfig
+from masam.train.dataset import WindowSamples
+from masam.train.interrupt import StopFlag
+from masam.train.loop import Loop, StepReport
+from masam.train.run_folder import RunFolder, RunState
+from masam.train.validate import validate
+from masam.volume import Volume
+from masam.weights import ModelCard
+
+_SAVE_SECONDS = 600.0
+"""The state is saved at least this often; a crash costs no more."""
+
+_LOG_STEPS = 20
+"""Most steps that share a row of metrics.csv."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    Attributes:
+        folder: The run folder.
+        steps: Optimiser steps done.
+        best_dice: Best mean foreground Dice in validation; None without validation.
+        seconds: Time spent, of this process.
+    """
+
+    folder: RunFolder
+    steps: int
+    best_dice: float | None
+    seconds: float
+
+
+def plan_dataset(dataset: CaseFolder, progress: Progress | None = None, preset: str | None = None) -> Plan:
+    """Look at every training case of a data set and derive its plan.
+
+    Raises:
+        InputError: A case is refused.
+        ConfigError: There is no such preset.
+    """
+    progress = progress or Silent()
+    progress.start("reading cases", len(dataset.training))
+
+    def volumes() -> Iterator[tuple[Volume, Volume | None]]:
+        for case in dataset.training:
+            yield load_case(case)
+            progress.advance(case.case_id)
+
+    found = fingerprint(volumes(), ignore_value=dataset.labels.ignore_value)
+    return make_plan(
+        found, name=dataset.name, channel_name=dataset.channel_names[0], labels=dataset.labels, preset=preset
+    )
+
+
+def train(
+    dataset_root: Path,
+    out: Path,
+    config: TrainConfig | None = None,
+    *,
+    plan: Plan | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train a model on a data set folder in the nnU-Net v2 or MSD layout.
+
+    Args:
+        dataset_root: The data set.
+        out: The run folder; a new one, or with ``resume`` one to go on with.
+        config: How to train; None with ``resume``, whose run folder holds it.
+        plan: How volumes are prepared; None derives it from the data.
+        resume: Go on where the run in ``out`` stopped.
+        progress: Told of everything.
+
+    Raises:
+        InputError: The data set or a case is refused, or ``out`` is taken.
+        ConfigError: Settings do not fit the data set.
+        ResourceError: Disk, memory or device is not enough.
+        DivergedError: Numbers do not stay finite.
+        StoppedError: A signal asked to stop; the state is saved.
+    """
+    started = time.monotonic()
+    progress = progress or Silent()
+    folder = RunFolder(out)
+    dataset = read_dataset(dataset_root)
+    if resume:
+        plan, config = folder.read_settings()
+    config = config or TrainConfig()
+    device = choose_device(config.device)
+    if plan is None:
+        plan = plan_dataset(dataset, progress)
+    if not resume:
+        folder.create(plan, config)
+    training, validation = _split(dataset, config, folder)
+    progress.start("preparing cases", len(training))
+    cases = prepare_cases(
+        training,
+        _load_labelled,
+        plan.preprocessing,
+        plan.scheme,
+        out.parent / "prepared",
+        lambda case: progress.advance(case.case_id),
+    )
+    samples = WindowSamples(cases, plan.window, config.seed, plan.window_minmax, config.augment)
+    model = _build(config, plan).to(device)
+    loop = Loop(model, samples, config, device)
+    run = _Run(folder, plan, config, loop, validation, _dataset_key(cases), progress)
+    if resume:
+        run.restore()
+    run.go()
+    return TrainResult(folder, loop.step, run.best_dice, time.monotonic() - started)
+
+
+def _split(dataset: CaseFolder, config: TrainConfig, folder: RunFolder) -> tuple[list[Case], list[Case]]:
+    """Return training and validation cases; without validation every case trains."""
+    by_id = {case.case_id: case for case in dataset.training}
+    if config.validate_every == 0:
+        return list(dataset.training), []
+    if len(by_id) < 2:
+        raise InputError(
+            f"expected at least 2 training cases to hold one out, got {len(by_id)}",
+            where=dataset.root,
+            fix="add cases, or set validate_every to 0",
+        )
+    folds = min(config.folds, len(by_id))
+    if config.fold >= folds:
+        raise ConfigError(f"expected 0 to {folds - 1}, got {config.fold}", where="fold")
+    splits = make_splits(by_id, folds=folds)
+    write_splits(folder.root / "splits.json", splits, by_id)
+    split = splits[config.fold]
+    return [by_id[case] for case in split["train"]], [by_id[case] for case in split["val"]]
+
+
+def _load_labelled(case: Case) -> tuple[Volume, Volume]:
+    image, labels = load_case(case)
+    if labels is None:
+        raise InputError("expected a labelled case, found no label file", where=case.case_id)
+    return image, labels
+
+
+def _build(config: TrainConfig, plan: Plan) -> Masam:
+    settings = config.model
+    torch.manual_seed(config.seed)
+    model = weights.build_masam(
+        settings.size,
+        plan.scheme.num_classes,
+        plan.image_size,
+        plan.window,
+        settings.fact_rank,
+        settings.fact_scale,
+        settings.adapter_channels,
+        settings.sam_checkpoint,
+        fact_dropout=settings.fact_dropout,
+    )
+    if settings.trained == "everything":
+        model.train_everything()
+    return model
+
+
+def _dataset_key(cases: Sequence[PreparedCase]) -> str:
+    """Name the training windows: cached cases are named by their content and settings."""
+    return hashlib.sha256(json.dumps([case.folder.name for case in cases]).encode()).hexdigest()
+
+
+class _Run:
+    """The loop with its log, its validation and its files."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        plan: Plan,
+        config: TrainConfig,
+        loop: Loop,
+        validation: Sequence[Case],
+        dataset: str,
+        progress: Progress,
+    ) -> None:
+        self.folder, self.plan, self.config, self.loop = folder, plan, config, loop
+        self.validation, self.dataset, self.progress = validation, dataset, progress
+        self.best_dice: float | None = None
+        self._pending: list[StepReport] = []
+        self._saved_at = time.monotonic()
+
+    def restore(self) -> None:
+        """Go back to the saved state."""
+        state = self.folder.load_state(self.loop.model, self.loop.optimizer)
+        if state.dataset != self.dataset:
+            raise InputError(
+                "the training cases, their preparation or the split have changed since the run began",
+                where=self.folder.root,
+                fix="restore them, or start a new run",
+            )
+        self.loop.step, self.best_dice = state.step, state.best_dice
+        if state.scaler:
+            self.loop.scaler.load_state_dict(dict(state.scaler))
+        self.folder.drop_metrics_after(state.step)
+
+    def go(self) -> None:
+        """Train to the end, or to a signal."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        loop = self.loop
+        with StopFlag() as stop, SummaryWriter(str(self.folder.root / "tensorboard"), purge_step=loop.step) as board:
+            self.progress.start("training", loop.total_steps - loop.step)
+            for report in loop.steps():
+                self._pending.append(report)
+                self.progress.advance(f"epoch {loop.epoch_of(report.step)} loss {report.loss:.3f}")
+                row = self._log_row()
+                if self._validation_due(report.step):
+                    row = {**(row or self._flush()), **self._validate()}
+                    self.progress.start("training", loop.total_steps - loop.step)
+                if row:
+                    self.folder.append_metrics(row)
+                    for key, value in row.items():
+                        if key != "step" and isinstance(value, float):
+                            board.add_scalar(key, value, report.step)
+                if stop.signal_number is not None:
+                    self._save_state()
+                    raise StoppedError(
+                        stop.signal_number,
+                        f"stopped after step {report.step} of {loop.total_steps}, the state is in {self.folder.last}",
+                        fix="go on with --resume",
+                    )
+                if time.monotonic() - self._saved_at > _SAVE_SECONDS:
+                    self._save_state()
+        if not self.validation:
+            self._save_model(None)
+        self._save_state()
+
+    def _log_row(self) -> dict[str, float | int]:
+        every = min(_LOG_STEPS, max(1, self.loop.samples.per_epoch // self.config.batch_windows))
+        step = self.loop.step
+        return self._flush() if step % every == 0 or step == self.loop.total_steps else {}
+
+    def _flush(self) -> dict[str, float | int]:
+        """Return the mean of the steps since the last row."""
+        reports, self._pending = self._pending, []
+        count = len(reports)
+        return {
+            "step": self.loop.step,
+            "epoch": self.loop.epoch_of(self.loop.step),
+            "loss": sum(r.loss for r in reports) / count,
+            "cross_entropy": sum(r.cross_entropy for r in reports) / count,
+            "dice_loss": sum(r.dice_loss for r in reports) / count,
+            "learning_rate": reports[-1].learning_rate,
+            "seconds_per_step": sum(r.seconds for r in reports) / count,
+        }
+
+    def _validation_due(self, step: int) -> bool:
+        if not self.validation:
+            return False
+        every = self.config.validate_every
+        crossed = self.loop.epoch_of(step) // every > self.loop.epoch_of(step - 1) // every
+        return crossed or step == self.loop.total_steps
+
+    def _validate(self) -> dict[str, float]:
+        scores = validate(
+            self.loop.model,
+            self.plan,
+            self.validation,
+            device=str(self.loop.device),
+            precision=self.config.precision,
+            stride=self.config.validation_stride or self.plan.window,
+            progress=self.progress,
+        )
+        known = [dice for dice in scores.values() if not math.isnan(dice)]
+        mean = sum(known) / len(known) if known else 0.0
+        self.progress.say(f"step {self.loop.step}: validation Dice {mean:.4f}")
+        if self.best_dice is None or mean > self.best_dice:
+            self.best_dice = mean
+            self._save_model(mean)
+        self._save_state()
+        return {"validation_dice": mean, **{f"dice.{name}": dice for name, dice in scores.items()}}
+
+    def _save_model(self, dice: float | None) -> None:
+        model = self.loop.model
+        base = model.card.base_sha256 if self.config.model.trained == "adaptation" else None
+        facts = {"steps": self.loop.step, "validation_dice": dice, "dataset": self.plan.name}
+        model.card = ModelCard(self.plan, base, facts)
+        weights.save(self.folder.model, model)
+
+    def _save_state(self) -> None:
+        loop = self.loop
+        state = RunState(loop.step, self.best_dice, loop.scaler.state_dict(), self.dataset)
+        self.folder.save_state(loop.model, loop.optimizer, state)
+        self._saved_at = time.monotonic()

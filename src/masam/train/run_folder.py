@@ -1,0 +1,219 @@
+"""The run folder: what a training run writes, and from what it goes on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from masam import atomic, weights
+from masam.errors import InputError, ModelError, ResourceError
+from masam.io import gate
+from masam.io.tensors import read_tensors, write_tensors
+from masam.model.masam import Masam
+from masam.plan import Plan
+from masam.train.config import TrainConfig
+
+STATE_VERSION = 1
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far a run is.
+
+    Attributes:
+        step: Optimiser steps done.
+        best_dice: Best validation Dice so far, or None.
+        scaler: State of the fp16 loss scaler; empty for other precisions.
+        dataset: Fingerprint of the training windows, which a resume must find again.
+    """
+
+    step: int
+    best_dice: float | None
+    scaler: Mapping[str, Any]
+    dataset: str
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and files of one run.
+
+    ::
+
+        plan.yaml  config.yaml        what was asked for
+        metrics.csv  tensorboard/     what happened
+        last/                         full state, to go on from
+        model.safetensors             best model so far
+        manifest.json                 versions, hardware, result
+
+    Attributes:
+        root: The folder.
+    """
+
+    root: Path
+
+    @property
+    def model(self) -> Path:
+        """The best model's file."""
+        return self.root / weights.MODEL_FILE
+
+    @property
+    def metrics(self) -> Path:
+        """The CSV of all figures."""
+        return self.root / "metrics.csv"
+
+    @property
+    def last(self) -> Path:
+        """Folder of the full state."""
+        return self.root / "last"
+
+    def create(self, plan: Plan, config: TrainConfig) -> None:
+        """Start a new run.
+
+        Raises:
+            InputError: The folder holds a run already.
+            ResourceError: The folder cannot be written.
+        """
+        if (self.root / "config.yaml").exists():
+            raise InputError("the folder holds a run already", where=self.root, fix="use --resume, or another --out")
+        plan.to_yaml(self.root / "plan.yaml")
+        config.to_yaml(self.root / "config.yaml")
+
+    def read_settings(self) -> tuple[Plan, TrainConfig]:
+        """Return the plan and the configuration of the run.
+
+        Raises:
+            ConfigError: The folder is not a run, or a file is not what it should be.
+        """
+        return Plan.from_yaml(self.root / "plan.yaml"), TrainConfig.from_yaml(self.root / "config.yaml")
+
+    def append_metrics(self, row: Mapping[str, float | int | str]) -> None:
+        """Add a row to ``metrics.csv``, which is rewritten whole.
+
+        Raises:
+            ResourceError: The file cannot be written.
+        """
+        rows = [*read_metrics(self.metrics), {key: str(value) for key, value in row.items()}]
+        self._write_metrics(rows)
+
+    def drop_metrics_after(self, step: int) -> None:
+        """Remove rows later than ``step``: a run that goes on from there writes them again."""
+        self._write_metrics([row for row in read_metrics(self.metrics) if int(row["step"]) <= step])
+
+    def _write_metrics(self, rows: list[dict[str, str]]) -> None:
+        if not rows and not self.metrics.exists():
+            return
+        text = io.StringIO()
+        fields = list(dict.fromkeys(key for row in rows for key in row))
+        writer = csv.DictWriter(text, fields, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        atomic.write_text(self.metrics, text.getvalue())
+
+    def save_state(self, model: Masam, optimizer: torch.optim.Optimizer, state: RunState) -> None:
+        """Replace ``last/`` by a new one, which is complete before the old one goes.
+
+        Raises:
+            ResourceError: The disk does not take it; the old one is untouched.
+        """
+        new, old = self.root / "last.new", self.root / "last.old"
+        shutil.rmtree(new, ignore_errors=True)
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        write_tensors(new / "weights.safetensors", _trained_state(model), {})
+        write_tensors(new / "optimizer.safetensors", _moments(trained, optimizer), {})
+        facts = {
+            "version": STATE_VERSION,
+            "step": state.step,
+            "best_dice": state.best_dice,
+            "scaler": dict(state.scaler),
+            "dataset": state.dataset,
+        }
+        atomic.write_text(new / "state.json", json.dumps(facts, indent=2) + "\n")
+        try:
+            shutil.rmtree(old, ignore_errors=True)
+            if self.last.exists():
+                os.replace(self.last, old)
+            os.replace(new, self.last)
+            shutil.rmtree(old, ignore_errors=True)
+        except OSError as error:
+            raise ResourceError(f"the state cannot be put in place ({error})", where=self.last) from error
+
+    def load_state(self, model: Masam, optimizer: torch.optim.Optimizer) -> RunState:
+        """Bring model and optimizer to where the run stopped.
+
+        Raises:
+            InputError: There is nothing to go on from.
+            ModelError: The state is damaged or belongs to another model.
+        """
+        # Killed between two renames, the complete state has one of the other names; the newer one wins.
+        folder = next((f for f in (self.last, self.root / "last.new", self.root / "last.old") if _is_complete(f)), None)
+        if folder is None:
+            raise InputError("there is no state to go on from", where=self.last, fix="start the run anew")
+        try:
+            facts = json.loads(gate.read_bytes(folder / "state.json"))
+            if facts["version"] != STATE_VERSION:
+                raise ModelError(f"expected state version {STATE_VERSION}, got {facts['version']}", where=folder)
+            state = RunState(facts["step"], facts["best_dice"], facts["scaler"], facts["dataset"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError("the state file is damaged", where=folder / "state.json") from error
+        tensors, _ = read_tensors(folder / "weights.safetensors")
+        from masam.model.checkpoint import load_strictly
+
+        load_strictly(model, tensors, kept=set(model.state_dict()) - set(_trained_state(model)), where=folder)
+        moments, _ = read_tensors(folder / "optimizer.safetensors")
+        _load_moments(model, optimizer, moments, folder)
+        return state
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a ``metrics.csv``; none if there is no such file.
+
+    Raises:
+        InputError: The file cannot be read as text.
+    """
+    if not path.exists():
+        return []
+    with gate.border(path):
+        return list(csv.DictReader(io.StringIO(gate.read_bytes(path).decode())))
+
+
+def _trained_state(model: Masam) -> dict[str, Tensor]:
+    """Return what training changes, and the decoder's buffers that belong to it."""
+    changed = {name for name, parameter in model.named_parameters() if parameter.requires_grad} | model.trained_names()
+    return {name: tensor for name, tensor in model.state_dict().items() if name in changed}
+
+
+def _moments(trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors = {}
+    for name, parameter in trained.items():
+        # A parameter that never got a gradient (the IoU head) has no moments.
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{key}.{name}"] = torch.as_tensor(value)
+    return tensors
+
+
+def _load_moments(
+    model: Masam, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor], where: Path
+) -> None:
+    parameters = dict(model.named_parameters())
+    for key, value in moments.items():
+        moment, name = key.split(".", 1)
+        parameter = parameters.get(name)
+        if parameter is None or (moment in _MOMENTS and parameter.shape != value.shape):
+            raise ModelError(f"the optimizer's {key} does not belong to this model", where=where)
+        placed = value.to(parameter.device) if moment in _MOMENTS else value
+        optimizer.state[parameter][moment] = placed
+
+
+def _is_complete(folder: Path) -> bool:
+    return (folder / "state.json").is_file()

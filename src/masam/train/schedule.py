@@ -1,0 +1,32 @@
+"""The learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class WarmupPolynomial:
+    """Linear warm-up, then polynomial decay.
+
+    Attributes:
+        base: Largest learning rate.
+        warmup_steps: Steps until it is reached.
+        decay_steps: Steps from there to zero.
+        power: Exponent of the decay.
+
+    Source:
+        paper.md 1.6: base * (1 - (step - 250) / max_steps) ** 7 after 250 steps of warm-up.
+    """
+
+    base: float
+    warmup_steps: int
+    decay_steps: int
+    power: float
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of step 0, 1, 2, ..."""
+        if step < self.warmup_steps:
+            return self.base * (step + 1) / self.warmup_steps
+        left = 1 - (step - self.warmup_steps) / max(self.decay_steps, 1)
+        return self.base * max(left, 0.0) ** self.power

@@ -1,0 +1,63 @@
+"""Validation on whole volumes, the way predictions are made."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from masam.evaluation.overlap import count_overlap
+from masam.io.cases import Case, load_case
+from masam.model.masam import Masam
+from masam.plan import Plan
+from masam.predict import Precision, Predictor
+from masam.progress import Progress, Silent
+
+
+def validate(
+    model: Masam,
+    plan: Plan,
+    cases: Sequence[Case],
+    *,
+    device: str,
+    precision: Precision,
+    stride: int,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Predict cases and score them by Dice.
+
+    Args:
+        model: Model to validate; it is in evaluation mode afterwards.
+        plan: Its plan.
+        cases: Cases with labels.
+        device: Where the model is.
+        precision: Number format.
+        stride: Slices from one window to the next.
+        progress: Told of each case.
+
+    Returns:
+        Mean Dice over cases, by class name; NaN for a class that is in no case.
+    """
+    predictor = Predictor(model, device=device, precision=precision, stride=stride, plan=plan)
+    scheme = plan.scheme
+    progress = progress or Silent()
+    progress.start("validation", len(cases))
+    scores = []
+    for case in cases:
+        image, reference = load_case(case)
+        if reference is None:
+            continue
+        prediction = predictor.predict(image).array
+        ignored = None if scheme.ignore_value is None else reference.array == scheme.ignore_value
+        scores.append(
+            [
+                count_overlap(reference.array == label.value, prediction == label.value, ignored).dice()
+                for label in scheme.foreground
+            ]
+        )
+        progress.advance(case.case_id)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a class that is in no case: its mean is NaN, as promised
+        means = np.nanmean(np.array(scores, dtype=float), axis=0)
+    return {label.name: float(mean) for label, mean in zip(scheme.foreground, means, strict=True)}

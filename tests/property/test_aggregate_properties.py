@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from masam.aggregate import WindowAggregator
+from masam.errors import ConfigError, ModelError
+from masam.windows import SliceWindow, plan_windows
+
+COVERS = st.tuples(st.integers(1, 25), st.integers(1, 9)).flatmap(
+    lambda pair: st.tuples(st.just(pair[0]), st.just(pair[1]), st.integers(1, pair[1]))
+)
+
+
+def run(depth, size, stride, predict, channels=2, shape=(2, 3)):
+    aggregator = WindowAggregator(depth, channels, shape, size)
+    slices = []
+    for window in plan_windows(depth, size, stride):
+        slices += aggregator.add(window, predict(window))
+    slices += aggregator.flush()
+    assert [index for index, _ in slices] == list(range(depth))
+    return torch.stack([mean for _, mean in slices])
+
+
+@given(COVERS, st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]))
+@settings(deadline=None)
+def test_a_constant_volume_survives_every_stride_and_type(cover, dtype):
+    constant = torch.tensor([0.7, 0.3], dtype=dtype)[None, :, None, None]
+    mean = run(*cover, lambda window: constant.expand(window.size, 2, 2, 3).clone())
+    assert mean.dtype == torch.float32
+    assert (mean - constant.float()).abs().max() <= 1e-6
+
+
+@given(COVERS)
+@settings(deadline=None)
+def test_weights_sum_to_one_and_repeated_slices_have_none(cover):
+    # A prediction of 1 counts its weight; at positions without a vote, 1000 would show.
+    def predict(window):
+        ones = torch.full((window.size, 2, 2, 3), 1000.0)
+        ones[list(window.votes)] = 1
+        return ones
+
+    assert (run(*cover, predict) == 1).all()
+
+
+@given(COVERS, st.integers(0, 2**32 - 1))
+@settings(deadline=None)
+def test_it_equals_the_mean_over_the_whole_volume(cover, seed):
+    depth, size, stride = cover
+    generator = np.random.default_rng(seed)
+    windows = plan_windows(depth, size, stride)
+    predictions = generator.random((len(windows), size, 2, 2, 3), dtype=np.float32)
+    total, votes = np.zeros((depth, 2, 2, 3)), np.zeros(depth)
+    for window, prediction in zip(windows, predictions, strict=True):
+        for position in window.votes:
+            total[window.start + position] += prediction[position]
+            votes[window.start + position] += 1
+    remaining = iter(predictions)
+    mean = run(depth, size, stride, lambda _: torch.from_numpy(next(remaining)))
+    assert np.abs(mean.numpy() - total / votes[:, None, None, None]).max() < 1e-6
+
+
+def test_the_buffer_depends_on_the_window_and_not_on_the_depth():
+    sizes = {WindowAggregator(depth, 13, (32, 32), 5).buffer_bytes for depth in (1, 10, 10_000)}
+    assert sizes == {5 * 13 * 32 * 32 * 4}
+
+
+@given(COVERS)
+@settings(deadline=None)
+def test_a_slice_comes_out_as_soon_as_no_window_can_touch_it(cover):
+    depth, size, stride = cover
+    aggregator = WindowAggregator(depth, 1, (1, 1), size)
+    out = 0
+    for window in plan_windows(depth, size, stride):
+        out += len(aggregator.add(window, torch.ones(size, 1, 1, 1)))
+        assert out == min(max(window.start + 1, 0), depth)
+
+
+def test_finished_slices_are_not_changed_by_later_windows():
+    aggregator = WindowAggregator(9, 1, (1, 1), 3)
+    windows = plan_windows(9, 3)
+    kept = [mean for window in windows[:4] for _, mean in aggregator.add(window, torch.ones(3, 1, 1, 1))]
+    for window in windows[4:]:
+        aggregator.add(window, torch.zeros(3, 1, 1, 1))
+    assert all(mean == 1 for mean in kept)
+
+
+ONES = torch.ones(3, 2, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("windows", "message"),
+    [
+        ([SliceWindow(0, 3, 9), SliceWindow(-1, 3, 9)], "starts at -1 came after one at 0; add them in the order"),
+        ([SliceWindow(-1, 3, 9), SliceWindow(-1, 3, 9)], "starts at -1 came after one at -1"),
+        ([SliceWindow(1, 3, 9)], "slice 0 of 9 is in no window"),
+        ([SliceWindow(0, 3, 9), SliceWindow(4, 3, 9)], "slice 3 of 9 is in no window; choose a stride"),
+        ([SliceWindow(0, 3, 8)], "3 slices over a depth of 9, got 3 slices over 8"),
+        ([SliceWindow(0, 5, 9)], "got 5 slices over 9"),
+        ([SliceWindow(12, 3, 9)], "starts at 12 lies outside"),
+    ],
+)
+def test_windows_that_do_not_fit_are_refused(windows, message):
+    aggregator = WindowAggregator(9, 2, (4, 4), 3)
+    with pytest.raises(ConfigError, match=message):
+        [aggregator.add(window, ONES) for window in windows]
+
+
+def test_missing_last_window_and_window_after_the_end_are_refused():
+    aggregator = WindowAggregator(5, 2, (4, 4), 3)
+    aggregator.add(SliceWindow(0, 3, 5), ONES)
+    with pytest.raises(ConfigError, match="slice 3 of 5 is in no window"):
+        aggregator.flush()
+    aggregator = WindowAggregator(3, 2, (4, 4), 3)
+    aggregator.add(SliceWindow(0, 3, 3), ONES)
+    aggregator.flush()
+    with pytest.raises(ConfigError, match="after all slices were finished; use a new aggregator"):
+        aggregator.add(SliceWindow(1, 3, 3), ONES)
+
+
+def test_predictions_that_do_not_fit_or_are_not_finite_are_refused():
+    with pytest.raises(ModelError, match=r"shape \(3, 2, 4, 4\), got \(3, 3, 4, 4\)"):
+        WindowAggregator(9, 2, (4, 4), 3).add(SliceWindow(-1, 3, 9), torch.ones(3, 3, 4, 4))
+    aggregator = WindowAggregator(9, 2, (4, 4), 3)
+    with pytest.raises(ModelError, match="slice 0 is not finite; predict with precision float32"):
+        aggregator.add(SliceWindow(0, 3, 9), ONES * float("nan"))
+    with pytest.raises(ConfigError, match="got 0, 2, 4, 4 and 3"):
+        WindowAggregator(0, 2, (4, 4), 3)

@@ -1,0 +1,55 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from masam.errors import ConfigError
+from masam.windows import SliceWindow, plan_windows
+
+COVERS = st.tuples(st.integers(1, 60), st.integers(1, 11)).flatmap(
+    lambda pair: st.tuples(st.just(pair[0]), st.just(pair[1]), st.integers(1, pair[1]))
+)
+
+
+@given(COVERS)
+def test_each_slice_gets_a_vote(cover):
+    depth, size, stride = cover
+    windows = plan_windows(depth, size, stride)
+    voted = {window.start + position for window in windows for position in window.votes}
+    assert voted == set(range(depth))
+
+
+@given(COVERS)
+def test_windows_start_ever_later_and_stay_in_the_volume(cover):
+    depth, size, stride = cover
+    windows = plan_windows(depth, size, stride)
+    starts = [window.start for window in windows]
+    assert starts == sorted(set(starts))
+    for window in windows:
+        assert len(window.slices) == size
+        assert all(0 <= index < depth for index in window.slices)
+        assert [window.slices[p] for p in window.votes] == [window.start + p for p in window.votes]
+
+
+@given(st.integers(5, 60))
+def test_the_papers_windows_vote_three_four_and_five_times(depth):
+    votes = [0] * depth
+    for window in plan_windows(depth, size=5, stride=1):
+        for position in window.votes:
+            votes[window.start + position] += 1
+    assert votes[:2] == votes[:-3:-1] == [3, 4]
+    assert set(votes[2:-2]) <= {5}
+
+
+def test_end_slices_are_repeated():
+    assert SliceWindow(-2, 5, 10).slices == (0, 0, 0, 1, 2)
+    assert SliceWindow(7, 5, 10).slices == (7, 8, 9, 9, 9)
+    assert SliceWindow(-2, 5, 1).slices == (0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [((0, 5, 1), "1 slice or more, got 0 and 5"), ((9, 0, 1), "got 9 and 0"), ((9, 5, 6), "slices would be skipped")],
+)
+def test_bad_numbers_are_refused(numbers, message):
+    with pytest.raises(ConfigError, match=message):
+        plan_windows(*numbers)

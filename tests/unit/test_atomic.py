@@ -1,0 +1,204 @@
+import errno
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from masam import atomic
+from masam.atomic import remove_stale, write_bytes, write_text, write_with
+from masam.errors import InputError, ResourceError
+
+
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_bytes_and_text_are_written_and_nothing_else_is_left(tmp_path):
+    write_bytes(tmp_path / "new" / "folder" / "a.bin", b"\x00\xff")
+    write_text(tmp_path / "b.txt", "Größe\n")
+    assert (tmp_path / "new" / "folder" / "a.bin").read_bytes() == b"\x00\xff"
+    assert (tmp_path / "b.txt").read_bytes() == "Größe\n".encode()
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.bin", "b.txt", "folder", "new"]
+
+
+def test_writer_sees_a_hidden_sibling_of_the_same_suffixes(tmp_path):
+    seen = []
+
+    def write(path: Path) -> None:
+        seen.append(path)
+        path.write_bytes(b"x")
+
+    write_with(tmp_path / "scan.nii.gz", write, seen.append)
+    assert seen[0] == seen[1]
+    assert seen[0].parent == tmp_path
+    assert seen[0].name.startswith(".masam-tmp-")
+    assert seen[0].name.endswith(".nii.gz")
+
+
+@pytest.mark.parametrize("name", ["ü ber.txt", "-dash", "a\nb", "x" * 255, "a." + "y" * 253, "no_suffix"])
+def test_odd_names(tmp_path, name):
+    write_bytes(tmp_path / name, b"1")
+    assert (tmp_path / name).read_bytes() == b"1"
+
+
+def test_order_is_write_verify_flush_rename_flush_folder(tmp_path, monkeypatch):
+    events = []
+    fsync, replace = os.fsync, Path.replace
+
+    def spy_fsync(descriptor: int) -> None:
+        events.append("flush folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "flush file")  # noqa: PTH112
+        fsync(descriptor)
+
+    def spy_replace(self: Path, target: Path) -> Path:
+        events.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr(Path, "replace", spy_replace)
+    write_bytes(tmp_path / "a", b"1", lambda path: events.append(f"verify {path.read_bytes()!r}"))
+    assert events == ["verify b'1'", "flush file", "rename", "flush folder"]
+
+
+@pytest.mark.parametrize(
+    "fault", [KeyboardInterrupt(), ValueError("bug"), OSError(errno.ENOSPC, "No space left on device")]
+)
+def test_failed_write_leaves_the_old_file_and_no_temporary(tmp_path, fault):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise fault
+
+    expected = ResourceError if isinstance(fault, OSError) else type(fault)
+    with pytest.raises(expected):
+        write_with(path, write)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_failed_verification_is_told_by_the_final_name(tmp_path):
+    def verify(temporary: Path) -> None:
+        raise InputError("voxels differ", where=temporary)
+
+    with pytest.raises(
+        ResourceError, match=r"a\.bin: the file did not read back as it was written \(voxels differ\)"
+    ) as e:
+        write_bytes(tmp_path / "a.bin", b"1", verify)
+    assert "masam-tmp" not in str(e.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_of_that_name_and_parent_that_is_a_file(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("1")
+    with pytest.raises(ResourceError, match=r"folder: there is a folder or a device of that name"):
+        write_bytes(tmp_path / "folder", b"1")
+    with pytest.raises(ResourceError, match=r"file/a: cannot write the file \((File exists|Not a directory)\)"):
+        write_bytes(tmp_path / "file" / "a", b"1")
+    with pytest.raises(ResourceError, match=r"cannot write the file \(File name too long\)"):
+        write_bytes(tmp_path / ("x" * 256), b"1")
+    with pytest.raises(ResourceError, match="zero byte"):
+        write_bytes(tmp_path / "a\0b", b"1")
+    with pytest.raises(ResourceError, match="device"):
+        write_bytes(Path("/dev/null"), b"1")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_writer_that_wrote_nothing(tmp_path):
+    with pytest.raises(ResourceError, match=r"cannot write the file \(No such file"):
+        write_with(tmp_path / "a", lambda path: None)
+
+
+def test_folder_without_permission():
+    code = """
+import os, sys
+from pathlib import Path
+from masam.atomic import write_bytes
+from masam.errors import ResourceError
+if os.geteuid() == 0:
+    os.seteuid(65534)
+try:
+    write_bytes(Path(sys.argv[1]), b"1")
+except ResourceError as error:
+    print(error.line())
+"""
+    # Not pytest's folder: that is closed to the user that the child becomes.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o555)
+        result = run(code, f"{folder}/a")
+        assert result.stdout.startswith(f"error[RESOURCE]: {folder}/a: cannot write the file (Permission denied)"), (
+            result
+        )
+
+
+def test_full_disk_at_twenty_thresholds(tmp_path):
+    """RLIMIT_FSIZE stands for the full disk: the old file stays, nothing half-written is seen, each failure is told."""
+    code = """
+import resource, sys
+from pathlib import Path
+from masam.atomic import write_bytes
+from masam.errors import ResourceError
+path = Path(sys.argv[1])
+for limit in range(0, 100_000, 5_000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        write_bytes(path, bytes(100_000))
+        print("saved")
+    except ResourceError as error:
+        print(error.exit_code, path.read_bytes() == b"old", len(list(path.parent.iterdir())), error)
+"""
+    (tmp_path / "a").write_bytes(b"old")
+    lines = run(code, str(tmp_path / "a")).stdout.splitlines()
+    assert len(lines) == 20
+    for line in lines:
+        assert (
+            line == f"5 True 1 {tmp_path}/a: cannot write the file (File too large); free space or choose another place"
+        )
+
+
+def test_kill_leaves_only_a_temporary_which_is_removed(tmp_path):
+    code = """
+import sys, time
+from pathlib import Path
+from masam.atomic import write_with
+def write(path):
+    path.write_bytes(b"half")
+    print("writing", flush=True)
+    time.sleep(60)
+write_with(Path(sys.argv[1]), write)
+"""
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"old")
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        assert remove_stale(tmp_path) == []  # in use
+        child.send_signal(signal.SIGKILL)
+    assert path.read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 2
+    removed = remove_stale(tmp_path)
+    assert [p.name[:11] for p in removed] == [".masam-tmp-"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_stale_files_of_others_are_kept_until_they_are_old(tmp_path):
+    elsewhere = tmp_path / ".masam-tmp-00000000-1-00000000.nii.gz"
+    foreign = tmp_path / ".other-tmp-00000000-1-00000000"
+    ours = tmp_path / f".masam-tmp-{atomic._host()}-{os.getpid()}-00000000"
+    for path in (elsewhere, foreign, ours):
+        path.write_bytes(b"1")
+    (tmp_path / ".masam-tmp-00000000-2-00000000").mkdir()
+    assert remove_stale(tmp_path) == []
+    old = time.time() - atomic.STALE_AFTER_S - 60
+    for path in (elsewhere, foreign, ours):
+        os.utime(path, (old, old))
+    assert remove_stale(tmp_path) == sorted([elsewhere, ours])
+    assert foreign.exists()
+    assert remove_stale(tmp_path / "missing") == []
