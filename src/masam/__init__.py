@@ -1,3 +1,34 @@
 """masam: Segment Anything adapted to medical volumes and video (MA-SAM, arXiv 2309.08842)."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from masam.evaluation import evaluate
+    from masam.predict import Predictor
+    from masam.volume import Geometry, Volume
+    from masam.weights import build_masam, load, load_reference, save
+
 __version__ = "0.1.0"
+
+__all__ = ["Geometry", "Predictor", "Volume", "build_masam", "evaluate", "load", "load_reference", "save"]
+
+_HOMES = {
+    "Geometry": "masam.volume",
+    "Predictor": "masam.predict",
+    "Volume": "masam.volume",
+    "build_masam": "masam.weights",
+    "evaluate": "masam.evaluation",
+    "load": "masam.weights",
+    "load_reference": "masam.weights",
+    "save": "masam.weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: ``import masam`` and ``masam --help`` do without torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'masam' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -72,7 +72,9 @@ class LabelScheme:
             # MSD writes value: name with the value as a string, nnU-Net name: value.
             number, name = (key, value) if isinstance(value, str) and str(key).isdecimal() else (value, key)
             if isinstance(number, bool) or not str(number).isdecimal() or int(number) > 65535:
-                raise InputError(f"expected a whole number from 0 to 65535 for class {name!r}, got {number!r}", where=where)
+                raise InputError(
+                    f"expected a whole number from 0 to 65535 for class {name!r}, got {number!r}", where=where
+                )
             if int(number) in by_value:
                 raise InputError(f"value {number} is given to {by_value[int(number)]!r} and to {name!r}", where=where)
             by_value[int(number)] = str(name)
@@ -103,7 +105,9 @@ class LabelScheme:
         mapping = {label.name: label.value for label in self.labels}
         return mapping if self.ignore_value is None else {**mapping, IGNORE_NAME: self.ignore_value}
 
-    def to_channels(self, values: NDArray[np.integer], where: object = None, ignore_index: int = -100) -> NDArray[np.int16]:
+    def to_channels(
+        self, values: NDArray[np.integer], where: object = None, ignore_index: int = -100
+    ) -> NDArray[np.int16]:
         """Turn values of a label file into channel numbers.
 
         Args:
@@ -132,7 +136,7 @@ class LabelScheme:
         return channels[inverse].reshape(values.shape)
 
     def to_values(self, channels: NDArray[np.integer]) -> NDArray[np.uint16] | NDArray[np.uint8]:
-        """Turn channel numbers (0 to ``num_classes``) into the values of a label file, in the smallest type that fits."""
+        """Turn channel numbers (0 to ``num_classes``) into the values of a label file, in the smallest type."""
         top = max(label.value for label in self.labels)
         table = np.array([label.value for label in self.labels], dtype=np.uint8 if top < 256 else np.uint16)
         return table[channels]

@@ -1,7 +1,8 @@
-"""From a volume to its labels, on one page: prepare, windows, model, aggregate, argmax, back to the volume's own grid."""
+"""From a volume to its labels, on one page: prepare, windows, model, aggregate, argmax, back to the own grid."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
@@ -43,13 +44,14 @@ def choose_device(device: str = "auto") -> torch.device:
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"expected auto, cpu, cuda or cuda:N, got {device!r}", where="device") from error
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ConfigError(f"expected auto, cpu, cuda or cuda:N, got {device!r}", where="device")
+    chosen = torch.device(device)
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ResourceError(
-            f"there is no {device} here ({torch.cuda.device_count()} GPUs found)", where="device", fix="use --device cpu"
+            f"there is no {device} here ({torch.cuda.device_count()} GPUs found)",
+            where="device",
+            fix="use --device cpu",
         )
     return chosen
 

@@ -121,22 +121,24 @@ def save(path: Path, model: Masam) -> None:
     """Write a model with its card as one safetensors file.
 
     The frozen encoder of a known SAM file is not repeated: the card names the file's hash, and ``load`` asks for it. An
-    encoder that was trained, or that stands on no file, is in the file itself.
+    encoder that is not frozen, or that stands on no file, is in the file itself.
 
     Raises:
         ResourceError: The file cannot be written.
     """
-    card = model.card
+    card = model.card or ModelCard()
     state = model.state_dict()
-    if card.base_sha256 is not None:
-        trained = model.trained_names()
+    trained = model.trained_names()
+    is_frozen = not any(p.requires_grad for name, p in model.named_parameters() if name not in trained)
+    base_sha256 = card.base_sha256 if is_frozen else None
+    if base_sha256 is not None:
         state = {name: tensor for name, tensor in state.items() if name in trained}
     header = {
         "format_version": FORMAT_VERSION,
         "masam_version": __version__,
         "spec": asdict(model.spec),
         "plan": None if card.plan is None else card.plan.model_dump(mode="json"),
-        "base_sha256": card.base_sha256,
+        "base_sha256": base_sha256,
         "training": dict(card.training),
     }
     write_tensors(path, state, {"masam": json.dumps(header)})
@@ -156,10 +158,8 @@ def load(path: str | Path, sam_checkpoint: str | Path | None = None) -> Masam:
         InputError: A file cannot be opened.
         ModelError: The file is damaged, of a newer format, or needs another SAM file.
     """
-    file = Path(path)
-    if file.is_dir():
-        file = file / MODEL_FILE
-    tensors, metadata = read_tensors(file)
+    file = model_file(path)
+    tensors, metadata = read_tensors(file, ours=True)
     header = _read_header(metadata, file)
     base_sha256: str | None = header["base_sha256"]
     sam = dict(header["spec"]["sam"])
@@ -206,3 +206,40 @@ def _find_base(given: str | Path | None, base_sha256: str, spec: MasamSpec, file
     if found != base_sha256:
         raise ModelError(f"expected {wanted}, got a file with SHA-256 {found}", where=base, fix="give the right file")
     return base
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """Say what a model file is, without building the model.
+
+    Returns:
+        Plain values: size, classes, image size, window, rank, adapters, base, training facts, number of values.
+
+    Raises:
+        InputError: The file cannot be opened.
+        ModelError: It is damaged or not a model of masam's.
+    """
+    file = model_file(path)
+    tensors, metadata = read_tensors(file, ours=True)
+    header = _read_header(metadata, file)
+    spec, plan = header["spec"], header["plan"]
+    return {
+        "file": file.name,
+        "size": spec["sam"]["name"],
+        "classes": None if plan is None else plan["labels"],
+        "num_classes": spec["num_classes"],
+        "image_size": spec["image_size"],
+        "window": spec["window"],
+        "fact_rank": spec["fact_rank"],
+        "fact_scale": spec["fact_scale"],
+        "adapter_channels": spec["adapter_channels"],
+        "encoder": "in the file" if header["base_sha256"] is None else f"SAM file {header['base_sha256']}",
+        "values_in_file": sum(tensor.numel() for tensor in tensors.values()),
+        "training": header["training"],
+        "masam_version": header["masam_version"],
+    }
+
+
+def model_file(path: str | Path) -> Path:
+    """Return the model's file, given that file or a run folder."""
+    file = Path(path)
+    return file / MODEL_FILE if file.is_dir() else file

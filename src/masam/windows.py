@@ -35,8 +35,8 @@ class SliceWindow:
 def plan_windows(depth: int, size: int = 5, stride: int = 1) -> list[SliceWindow]:
     """Cover a volume with windows, so that each slice gets at least one vote.
 
-    The windows are centred on slices 0, stride, 2 * stride, ..., and on the last slice if it were left out. With stride 1
-    each slice is once the centre, as in the reference.
+    The windows are centred on slices 0, stride, 2 * stride, ..., and on the last slice if it were left out. With stride
+    1 each slice is once the centre, as in the reference.
 
     Args:
         depth: Slices of the volume, 1 or more.
@@ -49,7 +49,9 @@ def plan_windows(depth: int, size: int = 5, stride: int = 1) -> list[SliceWindow
     if depth < 1 or size < 1:
         raise ConfigError(f"expected a depth and a window of 1 slice or more, got {depth} and {size}")
     if not 1 <= stride <= size:
-        raise ConfigError(f"expected a stride from 1 to the window's {size} slices, got {stride}: slices would be skipped")
+        raise ConfigError(
+            f"expected a stride from 1 to the window's {size} slices, got {stride}: slices would be skipped"
+        )
     before = (size - 1) // 2
     centres = list(range(0, depth, stride))
     if centres[-1] - before + size < depth:

@@ -177,8 +177,8 @@ class Evaluation:
             writer.writerow(["" if isinstance(c, float) and math.isnan(c) else c for c in cells])
         write_text(Path(path), text.getvalue())
 
-    def to_json(self, path: Path | str) -> None:
-        """Write scores and summary; a score that is not defined is null."""
+    def record(self) -> dict[str, Any]:
+        """Return scores and summary as JSON can hold them; a score that is not defined is None."""
         record = {
             "format": _FORMAT,
             "version": _VERSION,
@@ -191,7 +191,12 @@ class Evaluation:
             "summary": [asdict(item) for item in self.summary],
             "scores": [asdict(score) for score in self.scores],
         }
-        write_text(Path(path), json.dumps(_nan_to_null(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+        plain: dict[str, Any] = _nan_to_null(record)
+        return plain
+
+    def to_json(self, path: Path | str) -> None:
+        """Write ``record()``."""
+        write_text(Path(path), json.dumps(self.record(), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
     @classmethod
     def from_json(cls, path: Path | str) -> Evaluation:

@@ -64,7 +64,7 @@ def evaluate(
     check_tolerance(nsd_tolerance_mm)
     if workers < 1:
         raise ConfigError(f"expected at least 1 worker, got {workers}", where="workers")
-    scheme = _read_scheme(labels)
+    scheme = read_scheme(labels)
     found = collect_cases(predictions, "predictions")
     wanted = collect_cases(references, "references")
     absent = pair_cases(found, wanted, allow_missing=missing == "worst", allow_extra=extra == "ignore")
@@ -181,7 +181,12 @@ def _union(one: tuple[slice, ...] | None, other: tuple[slice, ...] | None) -> tu
     return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
 
 
-def _read_scheme(labels: LabelScheme | Mapping[str, Any] | str | Path) -> LabelScheme:
+def read_scheme(labels: LabelScheme | Mapping[str, Any] | str | Path) -> LabelScheme:
+    """Return a label scheme as it is, or read from the ``labels`` of a ``dataset.json`` or from that file's path.
+
+    Raises:
+        InputError: The file or the mapping is refused.
+    """
     if isinstance(labels, LabelScheme):
         return labels
     if isinstance(labels, Mapping):

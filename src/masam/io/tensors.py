@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,11 +22,13 @@ from masam.io import gate
 _CONTENT_HASH = "content_sha256"
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path, *, ours: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a ``.safetensors`` or ``.pth`` file on the CPU.
 
     Args:
         path: The file; its ending says what it is.
+        ours: Accept only what ``write_tensors`` has written. Without it a file need not have a hash, as published ones
+            have none; damage that hides our hash would then go unseen.
 
     Returns:
         Tensors by name, and the file's metadata (empty for ``.pth``).
@@ -36,38 +40,39 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with gate.open_regular(path):
         pass
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix in (".pth", ".pt"):
+        return _read_safetensors(path, ours)
+    if path.suffix in (".pth", ".pt") and not ours:
         return _read_pth(path), {}
-    raise InputError(f"expected a .safetensors or .pth file, got {path.suffix or 'no ending'}", where=path)
+    expected = ".safetensors" if ours else ".safetensors or .pth"
+    raise InputError(f"expected a {expected} file, got {path.suffix or 'no ending'}", where=path)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a ``.safetensors`` file with a hash of its tensors in the metadata.
+    """Write a ``.safetensors`` file with a hash of its tensors and metadata in the metadata.
 
     Raises:
         ResourceError: The file cannot be written.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    content = {**metadata, _CONTENT_HASH: content_sha256(plain)}
+    content = {**metadata, _CONTENT_HASH: content_sha256(plain, metadata)}
     atomic.write_with(path, lambda target: save_file(plain, target, metadata=content), verify=_verify)
 
 
-def content_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Return a SHA-256 over names, types, shapes and bytes of tensors, whatever file holds them."""
-    digest = hashlib.sha256()
+def content_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return a SHA-256 over metadata and names, types, shapes and bytes of tensors, whatever file holds them."""
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def _verify(path: Path) -> None:
-    _read_safetensors(path)
+    _read_safetensors(path, ours=True)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_safetensors(path: Path, ours: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = dict(file.metadata() or {})
@@ -76,10 +81,16 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ModelError(
             f"expected a safetensors file, it cannot be read ({error})", where=path, fix="copy or download it again"
         ) from error
-    expected = metadata.get(_CONTENT_HASH)
-    if expected is not None and content_sha256(tensors) != expected:
+    expected = metadata.pop(_CONTENT_HASH, None)
+    if expected is None and ours:
         raise ModelError(
-            "the tensors do not have the hash that was written with them: the file is damaged",
+            "expected a file that masam has written, it has no hash of its content",
+            where=path,
+            fix="give a run folder or its model.safetensors",
+        )
+    if expected is not None and content_sha256(tensors, metadata) != expected:
+        raise ModelError(
+            "the content does not have the hash that was written with it: the file is damaged",
             where=path,
             fix="copy it again or train again",
         )

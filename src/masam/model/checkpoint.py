@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -245,7 +246,7 @@ def from_official_names(adapter: State) -> dict[str, Tensor]:
     return state
 
 
-def _decoder_numbers(state: State, where: object) -> dict[str, int]:
+def _decoder_numbers(state: State, where: object) -> dict[str, Any]:
     return {
         "out_channels": _require(state, "mask_decoder.iou_token.weight", 2, where).shape[1],
         "decoder_depth": _count(state, "mask_decoder.transformer.layers."),

@@ -15,8 +15,8 @@ from masam.axes import Tokens
 class FacT(nn.Module):
     """Increments s * U * Sigma * V^T for query and value of every encoder block.
 
-    One U and one V serve the whole encoder; a block owns two R x R matrices, Sigma_q and Sigma_v. V starts at zero, so an
-    untrained increment is exactly zero.
+    One U and one V serve the whole encoder; a block owns two R x R matrices, Sigma_q and Sigma_v. V starts at zero, so
+    an untrained increment is exactly zero.
 
     Args:
         dim: Embedding width E.

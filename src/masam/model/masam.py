@@ -1,16 +1,16 @@
 """MA-SAM: the paper's figure as code.
 
-    windows [B, S, 3, H, W]
-       | slices side by side: N = B * S
-       v
-    image encoder, frozen:  block = [adapter3d] attention(q + FacT, k, v + FacT) [adapter3d] MLP
-       v
-    embeddings [N, D, H/16, W/16]
-       |<-- prompt encoder: boxes, points, masks; or none
-       v
-    mask decoder, one token a class, four 2 x upsamplings
-       v
-    logits [B, S, K, H, W]
+windows [B, S, 3, H, W]
+| slices side by side: N = B * S
+v
+image encoder, frozen:  block = [adapter3d] attention(q + FacT, k, v + FacT) [adapter3d] MLP
+v
+embeddings [N, D, H/16, W/16]
+|<-- prompt encoder: boxes, points, masks; or none
+v
+mask decoder, one token a class, four 2 x upsamplings
+v
+logits [B, S, K, H, W]
 """
 
 from __future__ import annotations

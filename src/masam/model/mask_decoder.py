@@ -6,6 +6,8 @@ Both are this class with another list of channel divisors.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -26,7 +28,7 @@ class MLP(nn.Module):
     def __init__(self, dim: int, hidden: int, out: int, depth: int = 3) -> None:
         super().__init__()
         widths = [dim] + [hidden] * (depth - 1) + [out]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N out"]:
         """Transform each row."""

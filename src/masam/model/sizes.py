@@ -97,7 +97,9 @@ class MasamSpec:
 
     def __post_init__(self) -> None:
         if self.image_size < IMAGE_SIZE_STEP or self.image_size % IMAGE_SIZE_STEP:
-            raise ConfigError(f"expected a multiple of {IMAGE_SIZE_STEP} pixels, got {self.image_size}", where="image_size")
+            raise ConfigError(
+                f"expected a multiple of {IMAGE_SIZE_STEP} pixels, got {self.image_size}", where="image_size"
+            )
         for name in ("num_classes", "window", "fact_rank", "adapter_channels"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"expected 1 or more, got {getattr(self, name)}", where=name)

@@ -86,9 +86,7 @@ class TwoWayBlock(nn.Module):
             tokens = tokens + self.self_attn(placed, placed, tokens)
         tokens = self.norm1(tokens)
         placed_image = image + image_positions
-        tokens = self.norm2(
-            tokens + self.cross_attn_token_to_image(tokens + token_positions, placed_image, image)
-        )
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_positions, placed_image, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
         image = self.norm4(image + self.cross_attn_image_to_token(placed_image, tokens + token_positions, tokens))
         return tokens, image

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -88,12 +88,12 @@ def _collate(samples: list[tuple[Tensor, Tensor, str]]) -> Batch:
     return Batch(torch.stack(images), torch.stack(labels), cases)
 
 
-def load_batches(samples: WindowSamples, start: int, stop: int, batch: int, workers: int) -> DataLoader[Batch]:
+def load_batches(samples: WindowSamples, start: int, stop: int, batch: int, workers: int) -> Iterable[Batch]:
     """Return a loader of samples ``start`` to ``stop`` of the run, ``batch`` at a time.
 
     A run that goes on in the middle starts at its sample; nothing is skipped, no worker holds a state.
     """
-    return DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         samples,
         batch_size=batch,
         sampler=_Consecutive(start, stop),
@@ -101,3 +101,4 @@ def load_batches(samples: WindowSamples, start: int, stop: int, batch: int, work
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
     )
+    return loader

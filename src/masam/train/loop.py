@@ -20,7 +20,7 @@ from masam.train.loss import LossParts, segmentation_loss
 from masam.train.schedule import WarmupPolynomial
 
 MAX_SKIPPED_STEPS = 20
-"""Steps in a row without finite numbers, after which training has diverged. Fewer are normal while fp16 finds its scale."""
+"""Steps in a row without finite numbers that mean divergence; fewer are normal while fp16 finds its scale."""
 
 
 class StepReport(NamedTuple):
@@ -178,5 +178,3 @@ def _resource_errors(config: TrainConfig) -> Iterator[None]:
         if "can't allocate memory" in text or "not enough memory" in text:
             raise ResourceError("memory ran out", where="training", fix=smaller) from error
         raise
-
-

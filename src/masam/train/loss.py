@@ -36,15 +36,14 @@ def soft_dice_loss(logits: Float[Tensor, "N K H W"], labels: LabelMaps) -> Float
         labels: [N, H, W] in 0..K-1, or ``IGNORE_INDEX``.
     """
     known = labels != IGNORE_INDEX
-    # Class by class sums in float32 whatever the logits' type: half precision cannot sum a million pixels.
-    probabilities = logits.float().softmax(dim=1) * known[:, None]
+    probabilities = _at_least_float32(logits).softmax(dim=1) * known[:, None]
     target = torch.where(known, labels, 0)
     hit = probabilities.gather(1, target[:, None])[:, 0]
-    # Sums per class by bincount-like scatter; a one-hot target of [N, K, H, W] would double the memory.
-    classes = logits.shape[1]
-    flat_target = target[known]
-    intersection = hit.new_zeros(classes).index_add(0, flat_target, hit[known])
-    target_sum = hit.new_zeros(classes).index_add(0, flat_target, torch.ones_like(hit[known]))
+    # Sums per slice and class by scatter, then over slices: a one-hot target of [N, K, H, W] would double the memory,
+    # and one running float32 sum over the batch stops growing at 2 ** 24 pixels.
+    zeros = hit.new_zeros(logits.shape[:2])
+    intersection = zeros.scatter_add(1, target.flatten(1), hit.flatten(1)).sum(dim=0)
+    target_sum = zeros.scatter_add(1, target.flatten(1), known.to(hit.dtype).flatten(1)).sum(dim=0)
     prediction_sum = probabilities.square().sum(dim=(0, 2, 3))
     dice = (2 * intersection + DICE_SMOOTH) / (prediction_sum + target_sum + DICE_SMOOTH)
     return (1 - dice).mean()
@@ -55,12 +54,21 @@ def segmentation_loss(
 ) -> LossParts:
     """Return the weighted sum of cross-entropy (mean over known pixels) and soft Dice loss.
 
+    Where no pixel is known, all parts are zero.
+
     Args:
         logits: [N, K, H, W].
         labels: [N, H, W] in 0..K-1, or ``IGNORE_INDEX``.
         cross_entropy_weight: Factor of the cross-entropy.
         dice_weight: Factor of the Dice loss.
     """
-    cross_entropy = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX)
+    wide = _at_least_float32(logits)
+    known = (labels != IGNORE_INDEX).sum().clamp(min=1)
+    cross_entropy = F.cross_entropy(wide, labels, ignore_index=IGNORE_INDEX, reduction="sum") / known
     dice = soft_dice_loss(logits, labels)
     return LossParts(cross_entropy_weight * cross_entropy + dice_weight * dice, cross_entropy, dice)
+
+
+def _at_least_float32(logits: Float[Tensor, "N K H W"]) -> Float[Tensor, "N K H W"]:
+    """Half precision cannot sum a million pixels."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

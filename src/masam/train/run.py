@@ -14,7 +14,7 @@ import torch
 
 from masam import weights
 from masam.errors import ConfigError, InputError, StoppedError
-from masam.io.cases import Case, CaseFolder, load_case, make_splits, read_dataset, write_splits
+from masam.io.cases import Case, CaseFolder, Split, load_case, make_splits, read_dataset, write_splits
 from masam.model.masam import Masam
 from masam.plan import Plan, fingerprint, make_plan
 from masam.predict import choose_device
@@ -66,7 +66,7 @@ def plan_dataset(dataset: CaseFolder, progress: Progress | None = None, preset: 
     def volumes() -> Iterator[tuple[Volume, Volume | None]]:
         for case in dataset.training:
             yield load_case(case)
-            progress.advance(case.case_id)
+            progress.advance(case.id)
 
     found = fingerprint(volumes(), ignore_value=dataset.labels.ignore_value)
     return make_plan(
@@ -103,16 +103,16 @@ def train(
     started = time.monotonic()
     progress = progress or Silent()
     folder = RunFolder(out)
-    dataset = read_dataset(dataset_root)
     if resume:
         plan, config = folder.read_settings()
+    else:
+        folder.require_free()
+    dataset = read_dataset(dataset_root)
     config = config or TrainConfig()
     device = choose_device(config.device)
     if plan is None:
         plan = plan_dataset(dataset, progress)
-    if not resume:
-        folder.create(plan, config)
-    training, validation = _split(dataset, config, folder)
+    training, validation, splits = _split(dataset, config)
     progress.start("preparing cases", len(training))
     cases = prepare_cases(
         training,
@@ -120,11 +120,16 @@ def train(
         plan.preprocessing,
         plan.scheme,
         out.parent / "prepared",
-        lambda case: progress.advance(case.case_id),
+        lambda case: progress.advance(case.id),
     )
     samples = WindowSamples(cases, plan.window, config.seed, plan.window_minmax, config.augment)
     model = _build(config, plan).to(device)
     loop = Loop(model, samples, config, device)
+    # Everything has been checked by now: what is refused leaves no folder behind.
+    if not resume:
+        folder.create(plan, config)
+        if splits:
+            write_splits(folder.root / "splits.json", splits, [case.id for case in dataset.training])
     run = _Run(folder, plan, config, loop, validation, _dataset_key(cases), progress)
     if resume:
         run.restore()
@@ -132,11 +137,11 @@ def train(
     return TrainResult(folder, loop.step, run.best_dice, time.monotonic() - started)
 
 
-def _split(dataset: CaseFolder, config: TrainConfig, folder: RunFolder) -> tuple[list[Case], list[Case]]:
-    """Return training and validation cases; without validation every case trains."""
-    by_id = {case.case_id: case for case in dataset.training}
+def _split(dataset: CaseFolder, config: TrainConfig) -> tuple[list[Case], list[Case], list[Split]]:
+    """Return training and validation cases and all folds; without validation every case trains."""
+    by_id = {case.id: case for case in dataset.training}
     if config.validate_every == 0:
-        return list(dataset.training), []
+        return list(dataset.training), [], []
     if len(by_id) < 2:
         raise InputError(
             f"expected at least 2 training cases to hold one out, got {len(by_id)}",
@@ -147,15 +152,14 @@ def _split(dataset: CaseFolder, config: TrainConfig, folder: RunFolder) -> tuple
     if config.fold >= folds:
         raise ConfigError(f"expected 0 to {folds - 1}, got {config.fold}", where="fold")
     splits = make_splits(by_id, folds=folds)
-    write_splits(folder.root / "splits.json", splits, by_id)
     split = splits[config.fold]
-    return [by_id[case] for case in split["train"]], [by_id[case] for case in split["val"]]
+    return [by_id[case] for case in split["train"]], [by_id[case] for case in split["val"]], splits
 
 
 def _load_labelled(case: Case) -> tuple[Volume, Volume]:
     image, labels = load_case(case)
     if labels is None:
-        raise InputError("expected a labelled case, found no label file", where=case.case_id)
+        raise InputError("expected a labelled case, found no label file", where=case.id)
     return image, labels
 
 
@@ -211,7 +215,7 @@ class _Run:
                 where=self.folder.root,
                 fix="restore them, or start a new run",
             )
-        self.loop.step, self.best_dice = state.step, state.best_dice
+        self.loop.step, self.best_dice, self._pending = state.step, state.best_dice, list(state.pending)
         if state.scaler:
             self.loop.scaler.load_state_dict(dict(state.scaler))
         self.folder.drop_metrics_after(state.step)
@@ -227,7 +231,8 @@ class _Run:
                 self._pending.append(report)
                 self.progress.advance(f"epoch {loop.epoch_of(report.step)} loss {report.loss:.3f}")
                 row = self._log_row()
-                if self._validation_due(report.step):
+                validated = self._validation_due(report.step)
+                if validated:
                     row = {**(row or self._flush()), **self._validate()}
                     self.progress.start("training", loop.total_steps - loop.step)
                 if row:
@@ -242,7 +247,7 @@ class _Run:
                         f"stopped after step {report.step} of {loop.total_steps}, the state is in {self.folder.last}",
                         fix="go on with --resume",
                     )
-                if time.monotonic() - self._saved_at > _SAVE_SECONDS:
+                if validated or time.monotonic() - self._saved_at > _SAVE_SECONDS:
                     self._save_state()
         if not self.validation:
             self._save_model(None)
@@ -290,18 +295,16 @@ class _Run:
         if self.best_dice is None or mean > self.best_dice:
             self.best_dice = mean
             self._save_model(mean)
-        self._save_state()
         return {"validation_dice": mean, **{f"dice.{name}": dice for name, dice in scores.items()}}
 
     def _save_model(self, dice: float | None) -> None:
         model = self.loop.model
-        base = model.card.base_sha256 if self.config.model.trained == "adaptation" else None
         facts = {"steps": self.loop.step, "validation_dice": dice, "dataset": self.plan.name}
-        model.card = ModelCard(self.plan, base, facts)
+        model.card = ModelCard(self.plan, model.card.base_sha256, facts)
         weights.save(self.folder.model, model)
 
     def _save_state(self) -> None:
         loop = self.loop
-        state = RunState(loop.step, self.best_dice, loop.scaler.state_dict(), self.dataset)
+        state = RunState(loop.step, self.best_dice, loop.scaler.state_dict(), self.dataset, self._pending)
         self.folder.save_state(loop.model, loop.optimizer, state)
         self._saved_at = time.monotonic()

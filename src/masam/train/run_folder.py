@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masam import atomic, weights
+from masam import atomic, metrics, weights
 from masam.errors import InputError, ModelError, ResourceError
 from masam.io import gate
 from masam.io.tensors import read_tensors, write_tensors
 from masam.model.masam import Masam
 from masam.plan import Plan
 from masam.train.config import TrainConfig
+from masam.train.loop import StepReport
 
 STATE_VERSION = 1
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -36,12 +34,14 @@ class RunState:
         best_dice: Best validation Dice so far, or None.
         scaler: State of the fp16 loss scaler; empty for other precisions.
         dataset: Fingerprint of the training windows, which a resume must find again.
+        pending: Steps that no row of ``metrics.csv`` holds yet.
     """
 
     step: int
     best_dice: float | None
     scaler: Mapping[str, Any]
     dataset: str
+    pending: Sequence[StepReport] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,15 @@ class RunFolder:
         """Folder of the full state."""
         return self.root / "last"
 
+    def require_free(self) -> None:
+        """Refuse a folder that is taken.
+
+        Raises:
+            InputError: The folder holds a run already.
+        """
+        if (self.root / "config.yaml").exists():
+            raise InputError("the folder holds a run already", where=self.root, fix="use --resume, or another --out")
+
     def create(self, plan: Plan, config: TrainConfig) -> None:
         """Start a new run.
 
@@ -84,8 +93,7 @@ class RunFolder:
             InputError: The folder holds a run already.
             ResourceError: The folder cannot be written.
         """
-        if (self.root / "config.yaml").exists():
-            raise InputError("the folder holds a run already", where=self.root, fix="use --resume, or another --out")
+        self.require_free()
         plan.to_yaml(self.root / "plan.yaml")
         config.to_yaml(self.root / "config.yaml")
 
@@ -103,22 +111,14 @@ class RunFolder:
         Raises:
             ResourceError: The file cannot be written.
         """
-        rows = [*read_metrics(self.metrics), {key: str(value) for key, value in row.items()}]
-        self._write_metrics(rows)
+        rows = [*metrics.read_rows(self.metrics), {key: str(value) for key, value in row.items()}]
+        metrics.write_rows(self.metrics, rows)
 
     def drop_metrics_after(self, step: int) -> None:
         """Remove rows later than ``step``: a run that goes on from there writes them again."""
-        self._write_metrics([row for row in read_metrics(self.metrics) if int(row["step"]) <= step])
-
-    def _write_metrics(self, rows: list[dict[str, str]]) -> None:
-        if not rows and not self.metrics.exists():
-            return
-        text = io.StringIO()
-        fields = list(dict.fromkeys(key for row in rows for key in row))
-        writer = csv.DictWriter(text, fields, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        atomic.write_text(self.metrics, text.getvalue())
+        rows = metrics.read_rows(self.metrics)
+        if rows:
+            metrics.write_rows(self.metrics, [row for row in rows if int(row["step"]) <= step])
 
     def save_state(self, model: Masam, optimizer: torch.optim.Optimizer, state: RunState) -> None:
         """Replace ``last/`` by a new one, which is complete before the old one goes.
@@ -137,13 +137,14 @@ class RunFolder:
             "best_dice": state.best_dice,
             "scaler": dict(state.scaler),
             "dataset": state.dataset,
+            "pending": state.pending,
         }
         atomic.write_text(new / "state.json", json.dumps(facts, indent=2) + "\n")
         try:
             shutil.rmtree(old, ignore_errors=True)
             if self.last.exists():
-                os.replace(self.last, old)
-            os.replace(new, self.last)
+                self.last.replace(old)
+            new.replace(self.last)
             shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
             raise ResourceError(f"the state cannot be put in place ({error})", where=self.last) from error
@@ -163,28 +164,17 @@ class RunFolder:
             facts = json.loads(gate.read_bytes(folder / "state.json"))
             if facts["version"] != STATE_VERSION:
                 raise ModelError(f"expected state version {STATE_VERSION}, got {facts['version']}", where=folder)
-            state = RunState(facts["step"], facts["best_dice"], facts["scaler"], facts["dataset"])
+            pending = [StepReport(*report) for report in facts["pending"]]
+            state = RunState(facts["step"], facts["best_dice"], facts["scaler"], facts["dataset"], pending)
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError("the state file is damaged", where=folder / "state.json") from error
-        tensors, _ = read_tensors(folder / "weights.safetensors")
+        tensors, _ = read_tensors(folder / "weights.safetensors", ours=True)
         from masam.model.checkpoint import load_strictly
 
         load_strictly(model, tensors, kept=set(model.state_dict()) - set(_trained_state(model)), where=folder)
-        moments, _ = read_tensors(folder / "optimizer.safetensors")
+        moments, _ = read_tensors(folder / "optimizer.safetensors", ours=True)
         _load_moments(model, optimizer, moments, folder)
         return state
-
-
-def read_metrics(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a ``metrics.csv``; none if there is no such file.
-
-    Raises:
-        InputError: The file cannot be read as text.
-    """
-    if not path.exists():
-        return []
-    with gate.border(path):
-        return list(csv.DictReader(io.StringIO(gate.read_bytes(path).decode())))
 
 
 def _trained_state(model: Masam) -> dict[str, Tensor]:
@@ -202,17 +192,15 @@ def _moments(trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimiz
     return tensors
 
 
-def _load_moments(
-    model: Masam, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor], where: Path
-) -> None:
+def _load_moments(model: Masam, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor], where: Path) -> None:
     parameters = dict(model.named_parameters())
     for key, value in moments.items():
         moment, name = key.split(".", 1)
         parameter = parameters.get(name)
         if parameter is None or (moment in _MOMENTS and parameter.shape != value.shape):
             raise ModelError(f"the optimizer's {key} does not belong to this model", where=where)
-        placed = value.to(parameter.device) if moment in _MOMENTS else value
-        optimizer.state[parameter][moment] = placed
+        # The step count too: a fused optimiser keeps it beside the parameter.
+        optimizer.state[parameter][moment] = value.to(parameter.device)
 
 
 def _is_complete(folder: Path) -> bool:

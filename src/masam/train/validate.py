@@ -56,7 +56,7 @@ def validate(
                 for label in scheme.foreground
             ]
         )
-        progress.advance(case.case_id)
+        progress.advance(case.id)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a class that is in no case: its mean is NaN, as promised
         means = np.nanmean(np.array(scores, dtype=float), axis=0)

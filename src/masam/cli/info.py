@@ -1,0 +1,57 @@
+"""``masam info``: the model sizes, or what a model file is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from masam.cli.console import print_json, print_line, print_table
+from masam.cli.options import Json
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog="Examples: masam info | masam info runs/spleen")(info)
+
+
+def info(
+    model: Annotated[Path | None, typer.Argument(help="Run folder or model.safetensors; none lists the sizes.")] = None,
+    num_classes: Annotated[int, typer.Option(min=1, help="Foreground classes to count parameters for.")] = 12,
+    json: Json = False,
+) -> None:
+    """Print the parameters of each model size, or what a model file holds."""
+    record = _sizes(num_classes) if model is None else _model(model)
+    if json:
+        print_json(record)
+    elif model is None:
+        rows: list[tuple[str, ...]] = [
+            ("size", "total", "trainable", "share", "adapters", "FacT", "prompt encoder", "mask decoder")
+        ]
+        for name, count in record.items():
+            share = f"{100 * count['trainable'] / count['total']:.1f} %"
+            parts = ("adapters", "fact", "prompt_encoder", "mask_decoder")
+            rows.append((name, _millions(count["total"]), _millions(count["trainable"]), share))
+            rows[-1] += tuple(_millions(count[part]) for part in parts)
+        print_table(rows, title=f"Millions of parameters with {num_classes} classes; --json for exact numbers")
+    else:
+        for key, value in record.items():
+            print_line(f"{key}: {value}")
+
+
+def _sizes(num_classes: int) -> dict[str, Any]:
+    from masam.model.parameters import count_parameters
+    from masam.model.sizes import SIZES, MasamSpec
+
+    return {name: count_parameters(MasamSpec(size, num_classes))._asdict() for name, size in SIZES.items()}
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.3f}"
+
+
+def _model(path: Path) -> dict[str, Any]:
+    from masam.weights import describe
+
+    return describe(path)

@@ -1,0 +1,32 @@
+"""``masam plan``: look at a data set and write how it will be prepared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from masam.cli.console import listening, print_line
+from masam.cli.options import Quiet
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog="Example: masam plan Dataset009_Spleen --out plan.yaml")(plan)
+
+
+def plan(
+    dataset: Annotated[Path, typer.Argument(help="Data set folder, nnU-Net v2 or MSD layout.")],
+    out: Annotated[Path, typer.Option(help="YAML file to write; read it, edit it, give it to masam train --plan.")],
+    preset: Annotated[str | None, typer.Option(help="paper-ct, paper-mr or paper-tumor: the paper's rules.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Read every training case once and write a plan: slice axis, intensity rule, image size, classes."""
+    from masam.io.cases import read_dataset
+    from masam.train.run import plan_dataset
+
+    with listening(quiet) as progress:
+        found = plan_dataset(read_dataset(dataset), progress, preset)
+    found.to_yaml(out)
+    print_line(f"wrote {out}: {found.modality}, {found.slice_axis} slices of {found.image_size} pixels")

@@ -1,0 +1,106 @@
+"""``masam train``: from a data set folder to a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from masam.cli.console import listening, print_json, print_line
+from masam.cli.options import Json, Quiet
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        epilog="Example: masam train Dataset009_Spleen --out runs/spleen --size vit_b "
+        "--sam-checkpoint sam_vit_b_01ec64.pth"
+    )(train)
+
+
+def train(
+    dataset: Annotated[Path, typer.Argument(help="Data set folder, nnU-Net v2 or MSD layout.")],
+    out: Annotated[Path, typer.Option(help="Run folder: a new one, or with --resume the one to go on with.")],
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; the paper's recipe without.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="Plan of masam plan; derived from the data without.")] = None,
+    size: Annotated[str | None, typer.Option(help="vit_h, vit_l, vit_b or vit_t.")] = None,
+    sam_checkpoint: Annotated[Path | None, typer.Option(help="SAM's weights file for that size.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over all windows.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Fold that is held out for validation.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, such as model.fact_rank=16; repeatable."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train on a data set; the run folder then serves masam predict."""
+    from masam.errors import ConfigError
+    from masam.manifest import build_manifest, write_manifest
+    from masam.plan import Plan
+    from masam.train.config import TrainConfig
+    from masam.train.run import train as train_model
+
+    chosen = {
+        "model.size": size,
+        "model.sam_checkpoint": None if sam_checkpoint is None else str(sam_checkpoint),
+        "epochs": epochs,
+        "fold": fold,
+        "device": device,
+    }
+    given = {key: value for key, value in chosen.items() if value is not None}
+    if resume and (given or setting or config or plan):
+        raise ConfigError("a resumed run keeps its settings; give none", where="--resume", fix="or start a new run")
+    base = TrainConfig() if config is None else TrainConfig.from_yaml(config)
+    settings = _with_settings(base, given, setting or [])
+    with listening(quiet) as progress:
+        result = train_model(
+            dataset,
+            out,
+            settings,
+            plan=None if plan is None else Plan.from_yaml(plan),
+            resume=resume,
+            progress=progress,
+        )
+    facts: dict[str, Any] = {
+        "steps": result.steps,
+        "best_dice": result.best_dice,
+        "seconds": round(result.seconds, 1),
+        "seed": settings.seed,
+    }
+    write_manifest(out / "manifest.json", build_manifest("train", dataset=dataset, **facts))
+    if json:
+        print_json({"run": str(out), **facts})
+    else:
+        dice = "without validation" if result.best_dice is None else f"best validation Dice {result.best_dice:.4f}"
+        print_line(f"trained {result.steps} steps in {result.seconds:.0f} s, {dice}: {out}")
+
+
+def _with_settings(base: Any, given: dict[str, Any], assignments: list[str]) -> Any:
+    """Return settings with some keys replaced; ``a.b`` is key b of the settings under a."""
+    import yaml
+
+    from masam.errors import ConfigError
+
+    changes = dict(given)
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"expected KEY=VALUE, got {assignment!r}", where="--set")
+        try:
+            changes[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"expected a plain value for {key}, got {value!r}", where="--set") from error
+    values = base.model_dump(mode="json")
+    for key, value in changes.items():
+        *groups, last = key.split(".")
+        target = values
+        for group in groups:
+            target = target.setdefault(group, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"{key}: {group} is a single value, not a group", where="--set")
+        target[last] = value
+    return type(base).from_mapping(values, where="options")

@@ -1,0 +1,163 @@
+"""The demonstration: made data, a training run, predictions, scores and a page; then the same on a real template.
+
+There are no pre-trained weights in this package yet, so the encoder starts from random numbers and is trained along
+with what MA-SAM adapts. The figures show that the whole path works; they are no claim about patients.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from masam.atomic import write_text
+from masam.cohort import predict_cohort
+from masam.datasets.head import write_head
+from masam.datasets.phantom import write_phantom
+from masam.errors import InputError
+from masam.evaluation import Evaluation
+from masam.io.cases import CaseFolder, find_images, read_dataset
+from masam.metrics import read_columns
+from masam.plan import Plan
+from masam.predict import Predictor
+from masam.progress import Progress
+from masam.report.assemble import report_on
+from masam.train.config import ModelSettings, TrainConfig
+from masam.train.run import plan_dataset, train
+from masam.train.run_folder import RunFolder
+
+_MARK = "masam-demo.txt"
+_MODEL = ModelSettings(size="vit_t", trained="everything", adapter_channels=96)
+
+
+@dataclass(frozen=True)
+class DemoSet:
+    """One of the demonstration's data sets.
+
+    Attributes:
+        name: Its folder.
+        title: Heading of its page.
+        write: Writes the data set into a folder.
+        image_size: Side of the model's input in pixels.
+        config: How to train.
+        notes: What its figures do not say.
+    """
+
+    name: str
+    title: str
+    write: Callable[[Path], object]
+    image_size: int
+    config: TrainConfig
+    notes: tuple[str, ...]
+
+
+DEMO_SETS = (
+    DemoSet(
+        name="phantom",
+        title="Phantom: CT-like abdomens made by formula",
+        write=lambda root: write_phantom(root, train=40, test=4, seed=1),
+        image_size=128,
+        config=TrainConfig(
+            model=_MODEL,
+            epochs=2,
+            batch_windows=2,
+            micro_batch_windows=2,
+            warmup_steps=50,
+            power=1.0,
+            validate_every=0,
+            augment=False,
+        ),
+        notes=(
+            "The volumes are made by formula: they show that the method runs and learns, no more.",
+            "The mesenteric vein looks like the nodes beside it on any one slice; only its course tells it apart.",
+            "The encoder was trained from random numbers along with the adapters; MA-SAM proper starts from SAM's.",
+        ),
+    ),
+    DemoSet(
+        name="head",
+        title="Head: the MNI152 T1 template, slabs apart from those trained on",
+        write=write_head,
+        image_size=192,
+        config=TrainConfig(
+            model=_MODEL,
+            epochs=10,
+            batch_windows=2,
+            micro_batch_windows=2,
+            warmup_steps=50,
+            power=1.0,
+            validate_every=0,
+        ),
+        notes=(
+            "Training and test slabs come from one averaged brain: the score says nothing about other people.",
+            "The labels are the more probable of the template's own grey and white matter maps.",
+        ),
+    ),
+)
+
+
+def run_demo(out: Path, progress: Progress, only: str | None = None) -> dict[str, tuple[Path, Evaluation]]:
+    """Run the demonstration; what an interrupted or earlier one has done is kept.
+
+    Args:
+        out: Folder for everything; it is made if need be.
+        progress: Told of everything.
+        only: Name of the one data set to run; None runs all.
+
+    Returns:
+        For each data set its page and its scores.
+
+    Raises:
+        InputError: ``out`` holds other things.
+        ResourceError: Disk or memory is not enough, or nilearn is not installed.
+        StoppedError: A signal asked to stop.
+    """
+    if out.exists() and not (out / _MARK).exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError("expected a new folder, or one of an earlier demonstration", where=out, fix="name another one")
+    write_text(out / _MARK, "This folder was made by `masam demo`, which may rewrite it.\n")
+    return {one.name: _run(one, out / one.name, progress) for one in DEMO_SETS if only in (None, one.name)}
+
+
+def _run(demo: DemoSet, root: Path, progress: Progress) -> tuple[Path, Evaluation]:
+    data, run = root / "data", RunFolder(root / "run")
+    progress.say(f"{demo.title}: making the data")
+    if not (data / "dataset.json").exists():
+        demo.write(data)
+    dataset = read_dataset(data)
+    plan = plan_dataset(dataset, progress).model_copy(update={"image_size": demo.image_size})
+    progress.say(f"{demo.title}: training {demo.config.model.size} from random numbers")
+    train(data, run.root, demo.config, plan=plan, resume=_same_run(run, plan, demo.config), progress=progress)
+    progress.say(f"{demo.title}: predicting {len(dataset.test)} held-out cases")
+    masks = root / "predictions"
+    cohort = predict_cohort(Predictor(run.root), find_images(data / "imagesTs"), masks, progress)
+    cohort.raise_failures()
+    return _report(demo, dataset, root, progress)
+
+
+def _same_run(run: RunFolder, plan: Plan, config: TrainConfig) -> bool:
+    """Say whether an earlier run can be gone on with; one of other settings, or without a state, is removed."""
+    if run.last.exists() and run.read_settings() == (plan, config):
+        return True
+    shutil.rmtree(run.root, ignore_errors=True)
+    return False
+
+
+def _report(demo: DemoSet, dataset: CaseFolder, root: Path, progress: Progress) -> tuple[Path, Evaluation]:
+    page = root / "report.html"
+    evaluation = report_on(
+        dataset.root / "imagesTs",
+        root / "predictions",
+        dataset.root / "labelsTs",
+        dataset.labels,
+        page,
+        title=demo.title,
+        progress=progress,
+        metrics=read_columns(root / "run" / "metrics.csv"),
+        notes=demo.notes,
+        model=demo.config.model.size,
+        training_cases=len(dataset.training),
+        held_out_cases=len(dataset.test),
+        seed=demo.config.seed,
+    )
+    evaluation.to_json(root / "scores.json")
+    return page, evaluation

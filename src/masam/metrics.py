@@ -1,0 +1,48 @@
+"""``metrics.csv``: the figures of a training run, row by row."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from masam import atomic
+from masam.io import gate
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a ``metrics.csv``; none if there is no such file.
+
+    Raises:
+        InputError: The file cannot be read as text.
+    """
+    if not path.exists():
+        return []
+    with gate.border(path):
+        return list(csv.DictReader(io.StringIO(gate.read_bytes(path).decode())))
+
+
+def read_columns(path: Path) -> dict[str, list[float | None]]:
+    """Return the columns of a ``metrics.csv`` as numbers; None where a row has no value.
+
+    Raises:
+        InputError: The file cannot be read, or a value is not a number.
+    """
+    rows = read_rows(path)
+    with gate.border(path):
+        return {key: [float(row[key]) if row[key] else None for row in rows] for key in (rows[0] if rows else {})}
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Write all rows; a row may lack columns of others.
+
+    Raises:
+        ResourceError: The file cannot be written.
+    """
+    text = io.StringIO()
+    fields = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, fields, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    atomic.write_text(path, text.getvalue())

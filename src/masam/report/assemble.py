@@ -1,0 +1,95 @@
+"""From folders of scans, predictions and references to a report page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from masam.errors import InputError
+from masam.evaluation import Evaluation, evaluate
+from masam.io.cases import find_images
+from masam.io.nifti import read_labels, read_volume
+from masam.labels import LabelScheme
+from masam.manifest import build_manifest
+from masam.progress import Progress
+from masam.report.page import write_report
+
+MAX_FIGURES = 12
+"""Most cases that get a figure: the worst half and the best half of so many, for a page that still opens."""
+
+
+def report_on(
+    images: Path,
+    predictions: Path,
+    references: Path,
+    scheme: LabelScheme,
+    out: Path,
+    *,
+    title: str,
+    progress: Progress,
+    metrics: Mapping[str, Sequence[float | None]] | None = None,
+    notes: Sequence[str] = (),
+    **facts: Any,
+) -> Evaluation:
+    """Score predictions, draw them over their scans, and write one self-contained page.
+
+    Args:
+        images: Folder of scans, with or without nnU-Net's channel suffix.
+        predictions: Folder of predicted labels, CASE.nii.gz.
+        references: Folder of reference labels of the same names; they say which cases there are.
+        scheme: The classes.
+        out: HTML file to write.
+        title: Heading of the page.
+        progress: Told of each case.
+        metrics: Columns of a run's ``metrics.csv``, for the training curves.
+        notes: Sentences on what the numbers do not say.
+        facts: Anything worth keeping in the page's provenance.
+
+    Raises:
+        InputError: A case lacks its scan or prediction, or a file is refused.
+        ResourceError: The page cannot be written.
+    """
+    # Drawing takes matplotlib, which takes a second to import.
+    from masam.report.figures import overlay, training_curves
+
+    progress.start("scoring", 1)
+    evaluation = evaluate(predictions, references, scheme, workers=2)
+    scans = {case.id: case for case in find_images(images)}
+    drawn = _worst_and_best(evaluation)
+    progress.start("drawing", len(drawn))
+    overlays = []
+    for case in drawn:
+        if case not in scans:
+            raise InputError(
+                f"expected a scan of case {case}, found none", where=images, fix="give the folder of scans"
+            )
+        volumes = [
+            ("reference", read_labels(_label_file(references, case))),
+            ("prediction", read_labels(_label_file(predictions, case))),
+        ]
+        picture = overlay(read_volume(scans[case].images[0]), volumes, scheme)
+        overlays.append((case, picture, f"mean Dice {evaluation.case_dice[case]:.3f}"))
+        progress.advance(case)
+    write_report(
+        out,
+        title=title,
+        evaluation=evaluation,
+        overlays=overlays,
+        scheme=scheme,
+        curves_png=training_curves(metrics) if metrics and metrics.get("step") else None,
+        manifest=build_manifest("report", **facts),
+        notes=notes,
+    )
+    return evaluation
+
+
+def _worst_and_best(evaluation: Evaluation) -> list[str]:
+    ordered = sorted(evaluation.case_dice, key=lambda case: (evaluation.case_dice[case], case))
+    if len(ordered) <= MAX_FIGURES:
+        return ordered
+    return ordered[: MAX_FIGURES // 2] + ordered[-MAX_FIGURES // 2 :]
+
+
+def _label_file(folder: Path, case: str) -> Path:
+    return next((path for path in (folder / f"{case}.nii.gz", folder / f"{case}.nii") if path.exists()), folder / case)
