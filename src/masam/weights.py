@@ -162,9 +162,7 @@ def load(path: str | Path, sam_checkpoint: str | Path | None = None) -> Masam:
     tensors, metadata = read_tensors(file, ours=True)
     header = _read_header(metadata, file)
     base_sha256: str | None = header["base_sha256"]
-    sam = dict(header["spec"]["sam"])
-    sam["global_blocks"] = tuple(sam["global_blocks"])
-    spec = MasamSpec(**{**header["spec"], "sam": SamSize(**sam)})
+    spec = _read_spec(header["spec"], file)
     plan = None if header["plan"] is None else Plan.from_mapping(header["plan"], where=file)
     model = Masam(spec)
     if base_sha256 is None:
@@ -195,6 +193,16 @@ def _read_header(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
             fix="update masam",
         )
     return dict(header)
+
+
+def _read_spec(values: Mapping[str, Any], file: Path) -> MasamSpec:
+    try:
+        sam = SamSize(**{**values["sam"], "global_blocks": tuple(values["sam"]["global_blocks"])})
+        return MasamSpec(**{**values, "sam": sam})
+    except (KeyError, TypeError) as error:
+        raise ModelError(
+            f"expected the numbers of a model in the metadata ({error})", where=file, fix="train or export it again"
+        ) from error
 
 
 def _find_base(given: str | Path | None, base_sha256: str, spec: MasamSpec, file: Path) -> Path:
