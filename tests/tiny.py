@@ -8,7 +8,11 @@ import torch
 from masam.io.nifti import write_volume
 from masam.model.masam import Masam
 from masam.model.sizes import MasamSpec, SamSize
+from masam.preprocess.cache import PreparedCase
 from masam.volume import Geometry, Volume
+
+# Tiny tensors gain nothing from threads, and lose much on a busy machine.
+torch.set_num_threads(1)
 
 SAM = SamSize(
     "custom", 16, 2, 2, (1,), 3, 24, out_channels=32, decoder_heads=2, decoder_mlp_dim=24, iou_hidden_dim=20,
@@ -56,3 +60,19 @@ def write_dataset(root, cases=3, shape=(32, 32, 6), labels=None):
     facts = {"name": "tiny", "channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz"}
     (root / "dataset.json").write_text(json.dumps(facts))
     return root
+
+
+def prepared_case(root, name="a", depth=5, side=32, seed=0):
+    """Write a cached training case: bright discs of class 1 on noise, one column without labels."""
+    generator = np.random.default_rng(seed)
+    i, j = np.indices((side, side))
+    labels = np.stack([((i - side / 2) ** 2 + (j - side / 2) ** 2 < (4 + k) ** 2) for k in range(depth)]).astype(
+        np.int8
+    )
+    images = np.clip(labels * 0.6 + generator.random(labels.shape) * 0.3, 0, 1)
+    labels[:, :, 0] = -100
+    folder = root / f"prepared-{name}"
+    folder.mkdir(parents=True)
+    np.save(folder / "images.npy", np.rint(images * 65535).astype(np.uint16))
+    np.save(folder / "labels.npy", labels)
+    return PreparedCase(name, folder, depth, side)

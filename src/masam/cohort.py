@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from masam import atomic
-from masam.errors import BatchError, InputError, MasamError
+from masam.errors import BatchError, ConfigError, InputError, MasamError, ResourceError
 from masam.io import gate
 from masam.io.cases import Case, load_case
 from masam.io.nifti import write_volume
@@ -20,6 +20,9 @@ from masam.progress import Progress
 
 RECORD = "predictions.json"
 """Record of a folder of predictions: what each file was made of."""
+
+_MOST_REASONS = 5
+"""Failed scans whose reasons go into the one line; the record has all."""
 
 
 @dataclass
@@ -38,25 +41,28 @@ class Cohort:
 
     def record(self) -> dict[str, Any]:
         """Return plain values."""
-        return {"done": self.done, "failed": {case: str(error) for case, error in self.failed.items()}}
+        failed = {case: str(error) for case, error in self.failed.items()}
+        return {"done": self.done, "kept": self.kept, "failed": failed}
 
     def raise_failures(self) -> None:
         """Raise if a case failed.
 
         Raises:
             MasamError: The only case failed, with its own reason.
-            BatchError: Some cases of several failed.
+            InputError: All of several cases failed.
+            BatchError: Some of several cases failed.
         """
         if not self.failed:
             return
         if len(self.failed) == 1 and not self.done:
             raise next(iter(self.failed.values()))
-        reasons = "; ".join(str(error) for error in list(self.failed.values())[:5])
-        more = f"; and {len(self.failed) - 5} more" if len(self.failed) > 5 else ""
-        raise BatchError(
-            f"{len(self.failed)} of {len(self.failed) + len(self.done)} cases failed ({reasons}{more})",
-            fix="the others are written",
-        )
+        reasons = "; ".join(str(error) for error in list(self.failed.values())[:_MOST_REASONS])
+        left = len(self.failed) - _MOST_REASONS
+        more = f"; and {left} more, see {RECORD}" if left > 0 else ""
+        what = f"{len(self.failed)} of {len(self.failed) + len(self.done)} scans failed ({reasons}{more})"
+        if not self.done:
+            raise InputError(what)
+        raise BatchError(what, fix="the others are written")
 
 
 def predict_cohort(predictor: Predictor, cases: Sequence[Case], out: Path, progress: Progress) -> Cohort:
@@ -71,19 +77,24 @@ def predict_cohort(predictor: Predictor, cases: Sequence[Case], out: Path, progr
         progress: Told of each window, and of each case that failed.
 
     Returns:
-        What came of each case. A full disk or a missing device ends the batch, as it would end every further case too.
+        What came of each case. A scan that is refused, or cannot be read, does not end the batch; a full disk does, as
+        it would end every further case too.
 
     Raises:
         ResourceError: The folder cannot be written, or memory ran out.
         InputError: There is no case.
+        ConfigError: The folder holds the scans themselves, or label files that are not of an earlier run.
     """
     if not cases:
         raise InputError("expected at least one scan, found none")
+    _require_own_folder(cases, out)
     atomic.remove_stale(out)
     cohort = Cohort()
     earlier = _read_record(out / RECORD)
+    # At once, so that a folder that cannot be written to is known before hours of work, and is known as ours after.
+    _write_record(out, cohort, earlier)
     settings = _settings_sha256(predictor)
-    for case in cases:
+    for number, case in enumerate(cases, start=1):
         target = out / f"{case.id}.nii.gz"
         try:
             sources = {"scan_sha256": gate.sha256(case.images[0]), "settings_sha256": settings}
@@ -91,17 +102,60 @@ def predict_cohort(predictor: Predictor, cases: Sequence[Case], out: Path, progr
                 cohort.kept.append(case.id)
                 cohort.done[case.id] = dict(earlier[case.id])
                 continue
-            image, _ = load_case(Case(case.id, case.images))
-            progress.say(f"{case.id}: {' x '.join(map(str, image.shape))} voxels")
+            image, _ = load_case(case)
+            progress.say(f"{number} of {len(cases)}: {case.id}, {' x '.join(map(str, image.shape))} voxels")
             write_volume(target, predictor.predict(image, progress))
             cohort.done[case.id] = {**sources, "labels_sha256": gate.sha256(target)}
-        except InputError as error:
+        except (InputError, ResourceError) as error:
+            # A scan that the system does not let us read is one bad scan; a full disk would befall all that follow.
+            if isinstance(error, ResourceError) and error.where != str(case.images[0]):
+                raise
             cohort.failed[case.id] = error
-            progress.say(error.line())
-        # What earlier runs made of other scans stays known.
-        record = {**cohort.record(), "done": {**earlier, **cohort.done}}
-        atomic.write_text(out / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+            progress.say(f"{number} of {len(cases)}: failed, the reason follows at the end")
+        _write_record(out, cohort, earlier)
     return cohort
+
+
+def predict_file(predictor: Predictor, case: Case, out: Path, progress: Progress) -> Cohort:
+    """Segment one case into a file of a chosen name, which is written over if it is there.
+
+    Args:
+        predictor: Model and settings.
+        case: What to segment.
+        out: File to write, ``.nii`` or ``.nii.gz``.
+        progress: Told of each window.
+
+    Raises:
+        InputError: The scan is refused.
+        ConfigError: ``out`` is the scan itself.
+        ResourceError: The file cannot be written, or memory ran out.
+    """
+    if _is_one_of(out, case.images):
+        raise ConfigError("the labels would take the place of the scan", where=out, fix="name another file")
+    image, _ = load_case(case)
+    write_volume(out, predictor.predict(image, progress))
+    sources = {"scan_sha256": gate.sha256(case.images[0]), "settings_sha256": _settings_sha256(predictor)}
+    return Cohort(done={case.id: {**sources, "labels_sha256": gate.sha256(out)}})
+
+
+def _require_own_folder(cases: Sequence[Case], out: Path) -> None:
+    """Refuse a folder where labels would take the place of scans or of somebody's labels."""
+    fix = "name another folder with --out"
+    scans = [image for case in cases for image in case.images]
+    if _is_one_of(out, [image.parent for image in scans]):
+        raise ConfigError("the folder holds the scans; labels would lie among them", where=out, fix=fix)
+    if (out / RECORD).exists():
+        return
+    for case in cases:
+        if (out / f"{case.id}.nii.gz").exists():
+            raise ConfigError(
+                f"the folder holds {case.id}.nii.gz, which masam predict did not write there", where=out, fix=fix
+            )
+
+
+def _is_one_of(path: Path, others: Iterable[Path]) -> bool:
+    # Resolved, because a link or a second way to the same place would lose the data just as well.
+    return path.resolve() in {other.resolve() for other in others}
 
 
 def _settings_sha256(predictor: Predictor) -> str:
@@ -121,6 +175,13 @@ def _is_current(entry: Mapping[str, str] | None, sources: Mapping[str, str], tar
     if entry is None or not target.is_file() or any(entry.get(key) != value for key, value in sources.items()):
         return False
     return gate.sha256(target) == entry.get("labels_sha256")
+
+
+def _write_record(out: Path, cohort: Cohort, earlier: Mapping[str, dict[str, str]]) -> None:
+    # What earlier runs made of other scans stays known.
+    record = {**cohort.record(), "done": {**earlier, **cohort.done}}
+    # Escaped, because a name of a scan need not be one that UTF-8 can hold.
+    atomic.write_text(out / RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def _read_record(path: Path) -> dict[str, dict[str, str]]:

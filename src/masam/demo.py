@@ -15,7 +15,7 @@ from masam.atomic import write_text
 from masam.cohort import predict_cohort
 from masam.datasets.head import write_head
 from masam.datasets.phantom import write_phantom
-from masam.errors import InputError
+from masam.errors import InputError, StoppedError
 from masam.evaluation import Evaluation
 from masam.io.cases import CaseFolder, find_images, read_dataset
 from masam.metrics import read_columns
@@ -24,6 +24,7 @@ from masam.predict import Predictor
 from masam.progress import Progress
 from masam.report.assemble import report_on
 from masam.train.config import ModelSettings, TrainConfig
+from masam.train.lock import locked
 from masam.train.run import plan_dataset, train
 from masam.train.run_folder import RunFolder
 
@@ -109,13 +110,14 @@ def run_demo(out: Path, progress: Progress, only: str | None = None) -> dict[str
 
     Raises:
         InputError: ``out`` holds other things.
-        ResourceError: Disk or memory is not enough, or nilearn is not installed.
+        ResourceError: Disk or memory is not enough, nilearn is not installed, or another process uses ``out``.
         StoppedError: A signal asked to stop.
     """
     if out.exists() and not (out / _MARK).exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError("expected a new folder, or one of an earlier demonstration", where=out, fix="name another one")
     write_text(out / _MARK, "This folder was made by `masam demo`, which may rewrite it.\n")
-    return {one.name: _run(one, out / one.name, progress) for one in DEMO_SETS if only in (None, one.name)}
+    with locked(out):
+        return {one.name: _run(one, out / one.name, progress) for one in DEMO_SETS if only in (None, one.name)}
 
 
 def _run(demo: DemoSet, root: Path, progress: Progress) -> tuple[Path, Evaluation]:
@@ -126,7 +128,10 @@ def _run(demo: DemoSet, root: Path, progress: Progress) -> tuple[Path, Evaluatio
     dataset = read_dataset(data)
     plan = plan_dataset(dataset, progress).model_copy(update={"image_size": demo.image_size})
     progress.say(f"{demo.title}: training {demo.config.model.size} from random numbers")
-    train(data, run.root, demo.config, plan=plan, resume=_same_run(run, plan, demo.config), progress=progress)
+    try:
+        train(data, run.root, demo.config, plan=plan, resume=_same_run(run, plan, demo.config), progress=progress)
+    except StoppedError as stop:
+        raise StoppedError(stop.exit_code - 128, stop.what, fix="the same command again goes on from there") from stop
     progress.say(f"{demo.title}: predicting {len(dataset.test)} held-out cases")
     masks = root / "predictions"
     cohort = predict_cohort(Predictor(run.root), find_images(data / "imagesTs"), masks, progress)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from masam import atomic
+from masam.errors import InputError
 from masam.io import gate
 
 
@@ -15,12 +16,20 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """Return the rows of a ``metrics.csv``; none if there is no such file.
 
     Raises:
-        InputError: The file cannot be read as text.
+        InputError: The file cannot be read as text, or a row has no step or more cells than the head.
     """
     if not path.exists():
         return []
     with gate.border(path):
-        return list(csv.DictReader(io.StringIO(gate.read_bytes(path).decode())))
+        rows = list(csv.DictReader(io.StringIO(gate.read_bytes(path).decode())))
+    for number, row in enumerate(rows, start=1):
+        if not (row.get("step") or "").isdecimal() or None in row:
+            raise InputError(
+                f"row {number} is damaged: expected the head's columns, a whole number as step among them",
+                where=path,
+                fix="restore the file, or remove it",
+            )
+    return rows
 
 
 def read_columns(path: Path) -> dict[str, list[float | None]]:

@@ -65,7 +65,6 @@ def test_it_is_plain_attention_with_explicit_padding(grid, adapted):
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
     for gradient, wanted in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(gradient, wanted, rtol=0, atol=1e-10)
-        # A grid of one row has one relative row alone, and keys shift no softmax: not all of them are zero though.
     assert all(gradient.any() for gradient in gradients)
 
 
@@ -80,7 +79,9 @@ def test_padding_takes_part_in_the_softmax_as_in_the_reference():
     torch.testing.assert_close(shifted - before, ones.expand_as(before), rtol=0, atol=1e-12)
     with torch.no_grad():
         alone = Attention(8, 2, side=2).double()
-        alone.load_state_dict({**attn.state_dict(), "rel_pos_h": attn.rel_pos_h[1:-1], "rel_pos_w": attn.rel_pos_w[1:-1]})
+        alone.load_state_dict(
+            {**attn.state_dict(), "rel_pos_h": attn.rel_pos_h[1:-1], "rel_pos_w": attn.rel_pos_w[1:-1]}
+        )
         assert (alone(x) - shifted).abs().max() > 1e-3, "nine keys and four give the same"
 
 

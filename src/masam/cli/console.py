@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -20,28 +21,34 @@ _PLAIN_SECONDS = 30.0
 """Without a terminal (a log file, a cluster), a task says where it is this often."""
 
 
+def visible(text: str) -> str:
+    """Make control characters visible: a file name may hold line breaks, or codes that a terminal would obey."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
 def print_error(line: str) -> None:
-    """Print one line on stderr; control characters, which a file name may hold, are made visible."""
-    sys.stderr.write("".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line) + "\n")
+    """Print one line on stderr, none if it is empty."""
+    if line:
+        sys.stderr.write(visible(line) + "\n")
 
 
 def print_json(record: Any) -> None:
-    """Print a record for a machine."""
-    sys.stdout.write(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    """Print a record for a machine: plain ASCII, so that no locale stands in the way."""
+    sys.stdout.write(json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
 def print_line(line: str) -> None:
     """Print a line for a person."""
-    Console(highlight=False, soft_wrap=True).print(line, markup=False)
+    Console(highlight=False, soft_wrap=True).print(visible(line), markup=False)
 
 
 def print_table(rows: Sequence[Sequence[str]], title: str | None = None) -> None:
     """Print rows of cells, the first row as the head; the first column is text, the others are figures."""
     table = Table(title=title)
     for n, head in enumerate(rows[0]):
-        table.add_column(head, justify="left" if n == 0 else "right")
+        table.add_column(escape(head), justify="left" if n == 0 else "right")
     for row in rows[1:]:
-        table.add_row(*row)
+        table.add_row(*(escape(visible(cell)) for cell in row))
     console = Console()
     if not console.is_terminal:
         # A pipe has no width; cutting figures off at 80 columns would lose them.
@@ -59,21 +66,21 @@ class _Bars:
     def start(self, task: str, total: int) -> None:
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(task, total=total, note="")
+        self._task = self._progress.add_task(escape(task), total=total, note="")
 
     def advance(self, note: str = "") -> None:
         if self._task is not None:
-            self._progress.update(self._task, advance=1, note=note)
+            self._progress.update(self._task, advance=1, note=escape(visible(note)))
 
     def say(self, line: str) -> None:
-        self._progress.console.print(line, markup=False, highlight=False)
+        self._progress.console.print(visible(line), markup=False, highlight=False)
 
 
 class _Lines:
     """Now and then a line on stderr."""
 
     def __init__(self) -> None:
-        self._task, self._total, self._done, self._said = "", 0, 0, 0.0
+        self._task, self._total, self._done, self._said = "", 0, 0, time.monotonic()
 
     def start(self, task: str, total: int) -> None:
         self._task, self._total, self._done = task, total, 0
@@ -85,7 +92,7 @@ class _Lines:
             self.say(f"{self._task} {self._done}/{self._total} {note}".rstrip())
 
     def say(self, line: str) -> None:
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(visible(line) + "\n")
         sys.stderr.flush()
 
 
@@ -105,5 +112,5 @@ def listening(quiet: bool = False) -> Iterator[Listener]:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=console) as progress:
+        with Progress(*columns, console=console, transient=True) as progress:
             yield _Bars(progress)

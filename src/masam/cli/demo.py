@@ -28,7 +28,12 @@ def demo(
     with listening(quiet) as progress:
         results = run_demo(out, progress, only)
     if json:
-        print_json({name: {"page": str(page), "mean_dice": found.mean_dice} for name, (page, found) in results.items()})
+        print_json(
+            {
+                name: {"page": str(page), "mean_dice": found.record()["mean_dice"]}
+                for name, (page, found) in results.items()
+            }
+        )
         return
     for name, (page, found) in results.items():
         print_table(found.rows(), title=f"{name}: {len(found.cases)} held-out cases")

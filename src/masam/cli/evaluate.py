@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from masam.cli.console import listening, print_json, print_line, print_table
-from masam.cli.options import Json, Quiet
+from masam.cli.options import Json, Quiet, labels_file, require_writable
+
+if TYPE_CHECKING:
+    from masam.evaluation.cases import Cases
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
-        epilog="Example: masam evaluate masks/ labelsTs/ --labels Dataset009_Spleen/dataset.json --out scores.json"
+        epilog="Examples: masam evaluate masks/ labelsTs/ --labels Dataset009_Spleen --out scores.json | "
+        "masam evaluate mask.nii.gz reference.nii.gz --labels dataset.json"
     )(evaluate)
 
 
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="Folder of predicted label files, CASE.nii.gz.")],
-    references: Annotated[Path, typer.Argument(help="Folder of reference label files of the same names.")],
-    labels: Annotated[Path, typer.Option(help="The data set's dataset.json.")],
+    predictions: Annotated[Path, typer.Argument(help="Folder of predicted label files, CASE.nii.gz, or one file.")],
+    references: Annotated[Path, typer.Argument(help="Folder of reference label files of the same names, or one file.")],
+    labels: Annotated[Path, typer.Option(help="The data set's folder, or its dataset.json.")],
     out: Annotated[Path | None, typer.Option(help="File to write, .json or .csv.")] = None,
     nsd_tolerance: Annotated[float, typer.Option(help="Tolerance of the surface Dice (NSD), in mm.")] = 1.0,
     reference_empty: Annotated[
@@ -31,6 +35,9 @@ def evaluate(
     missing: Annotated[
         Literal["error", "worst"], typer.Option(help="A case without prediction: an error, or the worst scores.")
     ] = "error",
+    extra: Annotated[
+        Literal["error", "ignore"], typer.Option(help="A prediction without reference: an error, or nothing.")
+    ] = "error",
     workers: Annotated[int, typer.Option(min=1, help="Cases scored at once.")] = 2,
     json: Json = False,
     quiet: Quiet = False,
@@ -38,18 +45,23 @@ def evaluate(
     """Dice, IoU, HD95, ASSD and surface Dice in millimetres, per case and class."""
     from masam.errors import ConfigError
     from masam.evaluation import evaluate as score
+    from masam.evaluation.cases import collect_cases
 
-    if out is not None and out.suffix not in (".json", ".csv"):
-        raise ConfigError(f"expected a name that ends in .json or .csv, got {out.name}", where="--out")
+    if out is not None:
+        if out.suffix not in (".json", ".csv"):
+            raise ConfigError(f"expected a name that ends in .json or .csv, got {out.name}", where="--out")
+        require_writable(out)
+    found, wanted = _pair(predictions, references)
     with listening(quiet) as progress:
-        progress.start("cases", len(list(references.glob("*.nii*"))) if references.is_dir() else 1)
+        progress.start("cases", len(collect_cases(wanted, "references")))
         evaluation = score(
-            predictions,
-            references,
-            labels,
+            found,
+            wanted,
+            labels_file(labels),
             nsd_tolerance_mm=nsd_tolerance,
             reference_empty="one" if reference_empty == "1" else "nan",
             missing=missing,
+            extra=extra,
             workers=workers,
             progress=lambda done, total: progress.advance(),
         )
@@ -58,6 +70,18 @@ def evaluate(
     if json:
         print_json(evaluation.record())
     else:
-        print_table(evaluation.rows(), title=f"{len(evaluation.cases)} cases")
+        print_table(evaluation.rows(), title=f"{len(evaluation.cases)} case" + "s" * (len(evaluation.cases) != 1))
         if out is not None:
             print_line(f"wrote {out}")
+
+
+def _pair(predictions: Path, references: Path) -> tuple[Cases, Cases]:
+    """Return two folders as they are; two files are one case, whatever their names."""
+    from masam.errors import InputError
+
+    if references.is_dir() or not references.exists():
+        return predictions, references
+    if predictions.is_dir():
+        raise InputError(f"{references} is a file, so expected a file here too", where=predictions)
+    case = references.name.removesuffix(".gz").removesuffix(".nii")
+    return {case: predictions}, {case: references}

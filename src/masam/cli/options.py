@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from masam.errors import ResourceError
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
@@ -13,3 +16,29 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 SamCheckpoint = Annotated[
     Path | None, typer.Option(help="SAM's weights file, where the model's file does not hold the encoder.")
 ]
+
+
+def require_writable(path: Path, option: str = "--out") -> None:
+    """Refuse, before the work, a file that could not be written after it.
+
+    Raises:
+        ResourceError: There is a folder of that name, or its own folder cannot be made or written to.
+    """
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir():
+        raise ResourceError("expected a file to write, got a folder", where=f"{option} {path}", fix="add a file name")
+    try:
+        # Tried, not asked: root may write everywhere by its mode, and yet not to a read-only disk.
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise ResourceError(
+            f"cannot write to {parent} ({error.strerror})",
+            where=f"{option} {path}",
+            fix="choose a place you may write to",
+        ) from error
+
+
+def labels_file(path: Path) -> Path:
+    """Return the ``dataset.json`` that is meant: the file itself, or the one of a data set folder."""
+    return path / "dataset.json" if path.is_dir() else path

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from masam.cli.console import listening, print_line
-from masam.cli.options import Quiet
+from masam.cli.console import listening, print_json, print_line
+from masam.cli.options import Json, Quiet, require_writable
 
 
 def register(app: typer.Typer) -> None:
@@ -20,13 +20,18 @@ def plan(
     dataset: Annotated[Path, typer.Argument(help="Data set folder, nnU-Net v2 or MSD layout.")],
     out: Annotated[Path, typer.Option(help="YAML file to write; read it, edit it, give it to masam train --plan.")],
     preset: Annotated[str | None, typer.Option(help="paper-ct, paper-mr or paper-tumor: the paper's rules.")] = None,
+    json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Read every training case once and write a plan: slice axis, intensity rule, image size, classes."""
     from masam.io.cases import read_dataset
     from masam.train.run import plan_dataset
 
+    require_writable(out)
     with listening(quiet) as progress:
         found = plan_dataset(read_dataset(dataset), progress, preset)
     found.to_yaml(out)
-    print_line(f"wrote {out}: {found.modality}, {found.slice_axis} slices of {found.image_size} pixels")
+    if json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        print_line(f"wrote {out}: {found.modality}, {found.slice_axis} slices of {found.image_size} pixels")

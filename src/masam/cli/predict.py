@@ -13,13 +13,18 @@ from masam.cli.options import Device, Json, Quiet, SamCheckpoint
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Example: masam predict scans/ --model runs/spleen --out masks/")(predict)
+    app.command(
+        epilog="Examples: masam predict scans/ --model runs/spleen --out masks/ | "
+        "masam predict scan.nii.gz --model runs/spleen --out mask.nii.gz"
+    )(predict)
 
 
 def predict(
     images: Annotated[Path, typer.Argument(help="NIfTI file, or folder of NIfTI files; no labels are needed.")],
     model: Annotated[Path, typer.Option(help="Run folder or model.safetensors.")],
-    out: Annotated[Path, typer.Option(help="Folder for the label files, CASE.nii.gz each.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the label files, CASE.nii.gz each; for one scan also a .nii.gz file.")
+    ],
     device: Device = "auto",
     precision: Annotated[Literal["auto", "float32", "bf16", "fp16"], typer.Option(help="Number format.")] = "auto",
     stride: Annotated[
@@ -31,18 +36,28 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Segment scans; each result lies on its scan's own grid. A rerun keeps what is finished and unchanged."""
-    from masam.cohort import predict_cohort
-    from masam.io.cases import find_images
-    from masam.predict import Predictor
+    from masam.errors import ConfigError
+    from masam.io.cases import ENDINGS, find_images
 
     cases = find_images(images)
+    to_file = out.name.lower().endswith(ENDINGS) and not out.is_dir()
+    if to_file and images.is_dir():
+        raise ConfigError(f"{images} is a folder, so expected a folder for its labels", where=f"--out {out}")
+    from masam.cohort import predict_cohort, predict_file
+    from masam.predict import Predictor
+
     predictor = Predictor(
         model, device=device, precision=precision, stride=stride, batch=batch, sam_checkpoint=sam_checkpoint
     )
     with listening(quiet) as progress:
-        cohort = predict_cohort(predictor, cases, out, progress)
+        if to_file:
+            cohort = predict_file(predictor, cases[0], out, progress)
+        else:
+            cohort = predict_cohort(predictor, cases, out, progress)
     if json:
         print_json(cohort.record())
+    elif to_file:
+        print_line(f"wrote {out}")
     else:
         print_line(f"{len(cohort.done)} of {len(cases)} cases in {out} ({len(cohort.kept)} kept from an earlier run)")
     cohort.raise_failures()

@@ -24,11 +24,11 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder: a new one, or with --resume the one to go on with.")],
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; the paper's recipe without.")] = None,
     plan: Annotated[Path | None, typer.Option(help="Plan of masam plan; derived from the data without.")] = None,
-    size: Annotated[str | None, typer.Option(help="vit_h, vit_l, vit_b or vit_t.")] = None,
+    size: Annotated[str | None, typer.Option(help="vit_h, vit_l, vit_b or vit_t; vit_b without.")] = None,
     sam_checkpoint: Annotated[Path | None, typer.Option(help="SAM's weights file for that size.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over all windows.")] = None,
-    fold: Annotated[int | None, typer.Option(help="Fold that is held out for validation.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over all windows; the paper's recipe has 160.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Fold that is held out for validation; 0 without.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N; auto without.")] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, such as model.fact_rank=16; repeatable."),
@@ -69,7 +69,8 @@ def train(
         "steps": result.steps,
         "best_dice": result.best_dice,
         "seconds": round(result.seconds, 1),
-        "seed": settings.seed,
+        # A resumed run has its own settings.
+        "seed": result.folder.read_settings()[1].seed,
     }
     write_manifest(out / "manifest.json", build_manifest("train", dataset=dataset, **facts))
     if json:
@@ -91,7 +92,7 @@ def _with_settings(base: Any, given: dict[str, Any], assignments: list[str]) -> 
         if not equals:
             raise ConfigError(f"expected KEY=VALUE, got {assignment!r}", where="--set")
         try:
-            changes[key.strip()] = yaml.safe_load(value)
+            changes[key.strip()] = _number(yaml.safe_load(value))
         except yaml.YAMLError as error:
             raise ConfigError(f"expected a plain value for {key}, got {value!r}", where="--set") from error
     values = base.model_dump(mode="json")
@@ -104,3 +105,13 @@ def _with_settings(base: Any, given: dict[str, Any], assignments: list[str]) -> 
                 raise ConfigError(f"{key}: {group} is a single value, not a group", where="--set")
         target[last] = value
     return type(base).from_mapping(values, where="options")
+
+
+def _number(value: Any) -> Any:
+    """Return a text such as 1e-4, which YAML 1.1 takes for no number, as the number that is meant."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value

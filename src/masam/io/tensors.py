@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
-import zipfile
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -55,7 +57,22 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = {**metadata, _CONTENT_HASH: content_sha256(plain, metadata)}
-    atomic.write_with(path, lambda target: save_file(plain, target, metadata=content), verify=_verify)
+
+    def write(target: Path) -> None:
+        # safetensors makes its files readable for their owner alone; ours get the usual mode.
+        target.touch()
+        mode = target.stat().st_mode
+        try:
+            save_file(plain, target, metadata=content)
+        except SafetensorError as error:
+            # A full disk comes as this type, with the system's number in its text.
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        target.chmod(mode)
+
+    atomic.write_with(path, write, verify=_verify)
 
 
 def content_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = MappingProxyType({})) -> str:
@@ -99,16 +116,20 @@ def _read_safetensors(path: Path, ours: bool) -> tuple[dict[str, Tensor], dict[s
 
 def _read_pth(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            "the file holds something else than tensors and is not loaded: it could run code",
-            where=path,
-            fix="ask its author for a file of tensors only (safetensors)",
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise ModelError(f"cannot be read as a PyTorch file ({reason})", where=path, fix="download it again") from error
+        # On damaged content torch.load raises whatever its unpickler stumbles over. What it warns of, the error says.
+        with gate.border(path), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, pickle.UnpicklingError):
+            raise ModelError(
+                "the file is damaged or holds something else than tensors, and is not loaded: it could run code",
+                where=path,
+                fix="ask its author for a file of tensors only (safetensors)",
+            ) from cause
+        reason = str(cause).split("\n", 1)[0]
+        raise ModelError(f"cannot be read as a PyTorch file ({reason})", where=path, fix="download it again") from cause
     if not isinstance(content, Mapping):
         raise ModelError(f"expected tensors by name, got {type(content).__name__}", where=path)
     odd = [str(name) for name, tensor in content.items() if not isinstance(tensor, Tensor)]

@@ -159,7 +159,7 @@ def load_sam_state(model: Sam | Masam, state: State, size: SamSize, where: objec
             f"expected the weights of {size.name} ({size.depth} blocks of width {size.embed_dim}), "
             f"the file holds {found.name} ({found.depth} blocks of width {found.embed_dim})",
             where=where,
-            fix=f"give the file of {size.name}, or build the model as {found.name}",
+            fix=f"give the file of {size.name}" + (f", or build {found.name}" if found.name in SIZES else ""),
         )
     theirs = resize_positions(theirs, found, model.image_encoder.image_size)
     if isinstance(model, Masam):
@@ -233,16 +233,11 @@ def from_official_names(adapter: State) -> dict[str, Tensor]:
     """Rename an official adapter file's tensors to ours and stack its Sigmas; unknown names are passed on."""
     depth = sum(name.startswith("q_FacTs_") for name in adapter)
     theirs = {official: ours for ours, official in official_names(depth).items()}
-    state = {
-        theirs.get(name, name): tensor
-        for name, tensor in adapter.items()
-        if not name.startswith(("q_FacTs_", "v_FacTs_"))
-    }
+    state = {theirs.get(name, name): tensor for name, tensor in adapter.items()}
     for letter in "qv":
-        sigmas = [adapter.get(f"{letter}_FacTs_{block:03d}") for block in range(depth)]
-        present = [sigma for sigma in sigmas if sigma is not None]
-        if present and len(present) == depth:
-            state[f"image_encoder.fact.sigma_{letter}"] = torch.stack(present)
+        sigmas = [f"{letter}_FacTs_{block:03d}" for block in range(depth)]
+        if sigmas and set(sigmas) <= set(state) and len({state[name].shape for name in sigmas}) == 1:
+            state[f"image_encoder.fact.sigma_{letter}"] = torch.stack([state.pop(name) for name in sigmas])
     return state
 
 

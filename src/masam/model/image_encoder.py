@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from masam.axes import Embeddings, Images, Tokens
 from masam.model.adapter3d import Adapter3D
 from masam.model.fact import FacT
+from masam.model.initial_values import initialise_encoder
 from masam.model.sizes import IMAGE_SIZE_STEP, SamSize
 
 Increment = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -200,6 +201,7 @@ class ImageEncoder(nn.Module):
             LayerNorm2d(size.out_channels),
         )
         self.fact: FacT | None = None
+        initialise_encoder(self, self.patch_embed.proj, self.pos_embed)
 
     def forward(self, images: Images, slices: int = 1) -> Embeddings:
         """Encode images.

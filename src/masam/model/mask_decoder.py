@@ -50,6 +50,47 @@ def upscaling_stages(dim: int, divisors: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*stages)
 
 
+def upscale(stages: nn.Sequential, tokens: Float[Tensor, "N l D"]) -> Float[Tensor, "N p c"]:
+    """Run the stages of ``upscaling_stages`` on tokens instead of on a map.
+
+    A transposed convolution whose stride is its kernel's size is a linear layer from a pixel to its 2 x 2 successors.
+    As all other layers see single pixels, successors can stay where they are made, and nothing is permuted in between.
+
+    Args:
+        stages: Of ``upscaling_stages``.
+        tokens: [N, h * w, D], row by row.
+
+    Returns:
+        [N, h * w * 4 ** U, c] for U upsamplings: pixels in the order of ``unfold_pixels``.
+    """
+    x = tokens
+    for stage in stages:
+        if isinstance(stage, nn.ConvTranspose2d):
+            weight = stage.weight.permute(2, 3, 1, 0).flatten(0, 2)  # 4c C
+            bias = stage.get_parameter("bias").repeat(4)
+            x = F.linear(x, weight, bias).unflatten(2, (4, -1)).flatten(1, 2)  # N 4l c
+        elif isinstance(stage, LayerNorm2d):
+            x = F.layer_norm(x, stage.weight.shape, stage.weight, stage.bias, stage.eps)
+        else:
+            x = stage(x)
+    return x
+
+
+def unfold_pixels(x: Float[Tensor, "N K p"], h: int, w: int) -> Float[Tensor, "N K H W"]:
+    """Bring the pixels of ``upscale`` into rows and columns.
+
+    Args:
+        x: [N, K, h * w * 4 ** U]; a pixel's index reads row, column, then for each upsampling its row and column in the
+            2 x 2 square.
+        h: Rows before upsampling.
+        w: Columns before upsampling.
+    """
+    steps = (x.shape[2] // (h * w)).bit_length() // 2
+    x = x.unflatten(2, (h, w, *[2] * (2 * steps)))
+    rows, columns = ([2 + axis + 2 * step for step in range(steps + 1)] for axis in (0, 1))
+    return x.permute(0, 1, *rows, *columns).reshape(*x.shape[:2], h << steps, w << steps)
+
+
 class MaskDecoder(nn.Module):
     """Predict one logit map and one IoU a mask token.
 
@@ -106,9 +147,9 @@ class MaskDecoder(nn.Module):
         image = (embeddings + dense).flatten(2).transpose(1, 2)  # N hw C
         tokens, image = self.transformer(tokens, image, positions.flatten(1).T[None])
         mask_tokens = tokens[:, 1 : 1 + self.num_masks]
-        upscaled = self.output_upscaling(image.transpose(1, 2).unflatten(2, (h, w)))
+        upscaled = upscale(self.output_upscaling, image)
         weights = torch.stack(
             [mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
         )  # N K c
-        logits = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[2:])  # N K H W
+        logits = unfold_pixels(weights @ upscaled.transpose(1, 2), h, w)
         return logits, self.iou_prediction_head(tokens[:, 0])

@@ -31,9 +31,10 @@ class RandomFourierPositions(nn.Module):
 
     def grid(self, side: int) -> Float[Tensor, "D {side} {side}"]:
         """Encode the centres of a square grid."""
-        centres = (torch.arange(side, device=self.positional_encoding_gaussian_matrix.device) + 0.5) / side
+        matrix = self.positional_encoding_gaussian_matrix
+        centres = (torch.arange(side, dtype=matrix.dtype, device=matrix.device) + 0.5) / side
         y, x = torch.meshgrid(centres, centres, indexing="ij")
-        return self(torch.stack([x, y], dim=-1).to(self.positional_encoding_gaussian_matrix.dtype)).permute(2, 0, 1)
+        return self(torch.stack([x, y], dim=-1)).permute(2, 0, 1)
 
 
 class PromptEncoder(nn.Module):

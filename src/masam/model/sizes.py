@@ -53,7 +53,7 @@ SIZES: dict[str, SamSize] = {
     "vit_b": SamSize("vit_b", 768, 12, 12, (2, 5, 8, 11), 14, 3072),
     # Ours, for the demo and the tests: small enough to train on two cores. Windows of 8 divide its usual grids of
     # 16 and 8 patches (256 and 128 pixels), so none are padded.
-    "vit_t": SamSize("vit_t", 192, 6, 3, (2, 5), 8, 768, decoder_mlp_dim=1024, base_image_size=256),
+    "vit_t": SamSize("vit_t", 192, 4, 3, (1, 3), 8, 384, decoder_mlp_dim=512, base_image_size=256),
 }
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from masam.errors import InputError
 from masam.evaluation import Evaluation, evaluate
+from masam.evaluation.cases import collect_cases
 from masam.io.cases import find_images
 from masam.io.nifti import read_labels, read_volume
 from masam.labels import LabelScheme
@@ -28,6 +30,7 @@ def report_on(
     *,
     title: str,
     progress: Progress,
+    missing: Literal["error", "worst"] = "error",
     metrics: Mapping[str, Sequence[float | None]] | None = None,
     notes: Sequence[str] = (),
     **facts: Any,
@@ -42,6 +45,7 @@ def report_on(
         out: HTML file to write.
         title: Heading of the page.
         progress: Told of each case.
+        missing: What a case without a prediction is: an error, or the worst score there is.
         metrics: Columns of a run's ``metrics.csv``, for the training curves.
         notes: Sentences on what the numbers do not say.
         facts: Anything worth keeping in the page's provenance.
@@ -53,22 +57,31 @@ def report_on(
     # Drawing takes matplotlib, which takes a second to import.
     from masam.report.figures import overlay, training_curves
 
-    progress.start("scoring", 1)
-    evaluation = evaluate(predictions, references, scheme, workers=2)
+    # Looked for first: a wrong folder is known before the scoring, which takes minutes.
     scans = {case.id: case for case in find_images(images)}
+    cases = collect_cases(references, "references")
+    if absent := [case for case in cases if unicodedata.normalize("NFC", case) not in scans]:
+        raise InputError(
+            f"expected a scan of case {absent[0]}, found none", where=images, fix="give the folder of scans"
+        )
+    progress.start("scoring", len(cases))
+    evaluation = evaluate(
+        predictions,
+        references,
+        scheme,
+        missing=missing,
+        workers=2,
+        progress=lambda done, total: progress.advance(),
+    )
     drawn = _worst_and_best(evaluation)
     progress.start("drawing", len(drawn))
     overlays = []
     for case in drawn:
-        if case not in scans:
-            raise InputError(
-                f"expected a scan of case {case}, found none", where=images, fix="give the folder of scans"
-            )
-        volumes = [
-            ("reference", read_labels(_label_file(references, case))),
-            ("prediction", read_labels(_label_file(predictions, case))),
-        ]
-        picture = overlay(read_volume(scans[case].images[0]), volumes, scheme)
+        volumes = [("reference", read_labels(_label_file(references, case)))]
+        if case not in evaluation.missing:
+            volumes.append(("prediction", read_labels(_label_file(predictions, case))))
+        scan = scans[unicodedata.normalize("NFC", case)]
+        picture = overlay(read_volume(scan.images[0]), volumes, scheme)
         overlays.append((case, picture, f"mean Dice {evaluation.case_dice[case]:.3f}"))
         progress.advance(case)
     write_report(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -16,7 +16,7 @@ class StopFlag:
         self.signal_number: int | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> StopFlag:
         """Take over the signals; outside the main thread, which alone may, this does nothing."""
         try:
             self._previous = {number: signal.signal(number, self._set) for number in _SIGNALS}

@@ -35,18 +35,7 @@ def soft_dice_loss(logits: Float[Tensor, "N K H W"], labels: LabelMaps) -> Float
         logits: [N, K, H, W].
         labels: [N, H, W] in 0..K-1, or ``IGNORE_INDEX``.
     """
-    known = labels != IGNORE_INDEX
-    probabilities = _at_least_float32(logits).softmax(dim=1) * known[:, None]
-    target = torch.where(known, labels, 0)
-    hit = probabilities.gather(1, target[:, None])[:, 0]
-    # Sums per slice and class by scatter, then over slices: a one-hot target of [N, K, H, W] would double the memory,
-    # and one running float32 sum over the batch stops growing at 2 ** 24 pixels.
-    zeros = hit.new_zeros(logits.shape[:2])
-    intersection = zeros.scatter_add(1, target.flatten(1), hit.flatten(1)).sum(dim=0)
-    target_sum = zeros.scatter_add(1, target.flatten(1), known.to(hit.dtype).flatten(1)).sum(dim=0)
-    prediction_sum = probabilities.square().sum(dim=(0, 2, 3))
-    dice = (2 * intersection + DICE_SMOOTH) / (prediction_sum + target_sum + DICE_SMOOTH)
-    return (1 - dice).mean()
+    return _dice_loss(_at_least_float32(logits).softmax(dim=1), labels)
 
 
 def segmentation_loss(
@@ -62,11 +51,26 @@ def segmentation_loss(
         cross_entropy_weight: Factor of the cross-entropy.
         dice_weight: Factor of the Dice loss.
     """
-    wide = _at_least_float32(logits)
+    # One softmax for both parts: at full resolution it is a good share of a small model's step.
+    log_probabilities = _at_least_float32(logits).log_softmax(dim=1)
     known = (labels != IGNORE_INDEX).sum().clamp(min=1)
-    cross_entropy = F.cross_entropy(wide, labels, ignore_index=IGNORE_INDEX, reduction="sum") / known
-    dice = soft_dice_loss(logits, labels)
+    cross_entropy = F.nll_loss(log_probabilities, labels, ignore_index=IGNORE_INDEX, reduction="sum") / known
+    dice = _dice_loss(log_probabilities.exp(), labels)
     return LossParts(cross_entropy_weight * cross_entropy + dice_weight * dice, cross_entropy, dice)
+
+
+def _dice_loss(probabilities: Float[Tensor, "N K H W"], labels: LabelMaps) -> Float[Tensor, ""]:
+    known = labels != IGNORE_INDEX
+    target = torch.where(known, labels, 0)
+    hit = probabilities.gather(1, target[:, None])[:, 0] * known
+    # Sums per slice and class by scatter, then over slices: a one-hot target of [N, K, H, W] would double the memory,
+    # and one running float32 sum over the batch stops growing at 2 ** 24 pixels.
+    zeros = hit.new_zeros(probabilities.shape[:2])
+    intersection = zeros.scatter_add(1, target.flatten(1), hit.flatten(1)).sum(dim=0)
+    target_sum = zeros.scatter_add(1, target.flatten(1), known.to(hit.dtype).flatten(1)).sum(dim=0)
+    prediction_sum = (probabilities.square() * known[:, None]).sum(dim=(0, 2, 3))
+    dice = (2 * intersection + DICE_SMOOTH) / (prediction_sum + target_sum + DICE_SMOOTH)
+    return (1 - dice).mean()
 
 
 def _at_least_float32(logits: Float[Tensor, "N K H W"]) -> Float[Tensor, "N K H W"]:

@@ -23,6 +23,7 @@ from masam.progress import Progress, Silent
 from masam.train.config import TrainConfig
 from masam.train.dataset import WindowSamples
 from masam.train.interrupt import StopFlag
+from masam.train.lock import locked
 from masam.train.loop import Loop, StepReport
 from masam.train.run_folder import RunFolder, RunState
 from masam.train.validate import validate
@@ -96,13 +97,24 @@ def train(
     Raises:
         InputError: The data set or a case is refused, or ``out`` is taken.
         ConfigError: Settings do not fit the data set.
-        ResourceError: Disk, memory or device is not enough.
+        ResourceError: Disk, memory or device is not enough, or another process trains into ``out``.
         DivergedError: Numbers do not stay finite.
         StoppedError: A signal asked to stop; the state is saved.
     """
+    # Held from the start: a folder that cannot be written to is refused before the data are read.
+    with locked(out):
+        return _train(dataset_root, RunFolder(out), config, plan, resume, progress or Silent())
+
+
+def _train(
+    dataset_root: Path,
+    folder: RunFolder,
+    config: TrainConfig | None,
+    plan: Plan | None,
+    resume: bool,
+    progress: Progress,
+) -> TrainResult:
     started = time.monotonic()
-    progress = progress or Silent()
-    folder = RunFolder(out)
     if resume:
         plan, config = folder.read_settings()
     else:
@@ -112,6 +124,12 @@ def train(
     device = choose_device(config.device)
     if plan is None:
         plan = plan_dataset(dataset, progress)
+    elif plan.labels != dataset.labels.to_mapping():
+        raise ConfigError(
+            f"the plan has the classes {plan.labels}, dataset.json has {dataset.labels.to_mapping()}",
+            where=dataset.root,
+            fix="give the plan of this data set",
+        )
     training, validation, splits = _split(dataset, config)
     progress.start("preparing cases", len(training))
     cases = prepare_cases(
@@ -119,7 +137,7 @@ def train(
         _load_labelled,
         plan.preprocessing,
         plan.scheme,
-        out.parent / "prepared",
+        folder.root.parent / "prepared",
         lambda case: progress.advance(case.id),
     )
     samples = WindowSamples(cases, plan.window, config.seed, plan.window_minmax, config.augment)
@@ -249,9 +267,10 @@ class _Run:
                     )
                 if validated or time.monotonic() - self._saved_at > _SAVE_SECONDS:
                     self._save_state()
-        if not self.validation:
-            self._save_model(None)
-        self._save_state()
+            # Still inside: a signal that comes while the result is written shall not lose it.
+            if not self.validation:
+                self._save_model(None)
+            self._save_state()
 
     def _log_row(self) -> dict[str, float | int]:
         every = min(_LOG_STEPS, max(1, self.loop.samples.per_epoch // self.config.batch_windows))

@@ -1,0 +1,70 @@
+"""What progress looks like: bars on a terminal, now and then a line in a log, and no name that gives orders."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from masam.cli import console
+from masam.cli.console import listening, print_json, print_line, print_table, visible
+
+
+def test_visible_leaves_words_alone_and_shows_control_characters():
+    assert visible("Übung 日本 [bold]") == "Übung 日本 [bold]"
+    assert visible("a\nb\x1b[31m\udcff") == "a\\x0ab\\x1b[31m\\xdcff"
+
+
+def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    with listening() as progress:
+        progress.start("training", 1000)
+        for second in range(1000):
+            now = 100.0 + second
+            progress.advance(f"loss {second}")
+        progress.say("done\x1b")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "training 32/1000 loss 31"
+    assert len(lines) == 1000 // 31 + 1
+    assert lines[-1] == "done\\x1b"
+
+
+def test_quiet_says_nothing(capsys):
+    with listening(quiet=True) as progress:
+        progress.start("training", 1)
+        progress.advance("note")
+        progress.say("line")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_gets_bars(monkeypatch):
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=100)
+    monkeypatch.setattr(console, "Console", lambda stderr: terminal)
+    with listening() as progress:
+        progress.start("windows", 3)
+        progress.advance("loss [bold]0.1")
+        time.sleep(0.3)  # the bars are drawn ten times a second
+        progress.say("1 of 2: case [red]\x07")
+        progress.start("windows", 2)
+        progress.advance()
+        time.sleep(0.3)
+    shown = screen.getvalue()
+    assert "1/3" in shown
+    assert "loss [bold]0.1" in shown, "a note is no markup"
+    assert "case [red]\\x07" in shown
+    assert "1/2" in shown
+
+
+def test_what_goes_to_stdout(capsys):
+    print_json({"name": "Übung \udcff", "dice": None})
+    assert capsys.readouterr().out == '{\n  "name": "\\u00dcbung \\udcff",\n  "dice": null\n}\n'
+    with pytest.raises(ValueError, match="Out of range float"):
+        print_json({"dice": float("nan")})
+    print_line("wrote [bold] " + "x" * 200 + "\x1b")
+    assert capsys.readouterr().out == "wrote [bold] " + "x" * 200 + "\\x1b\n"
+    print_table([("class", "Dice"), ("[red]", "0.5")], title="1 case")
+    assert "[red]" in capsys.readouterr().out

@@ -1,0 +1,303 @@
+"""What the commands refuse: one clear line, the documented exit code, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from masam_cli import SPACING, TINY, arrays, save
+from safetensors.torch import save_file
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture
+def broken(dataset, tmp_path) -> Path:
+    """A data set of one's own, to break."""
+    shutil.copytree(dataset, tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "expected a command; see masam --help"),
+        (["segment"], "No such command 'segment'; see masam --help"),
+        (["predict"], "Missing argument 'images'; see masam predict --help"),
+        (["predict", "x", "--modle", "y"], "No such option: --modle"),
+        (["predict", "x", "--model", "y", "--out", "z", "--stride", "two"], "Invalid value for '--stride'"),
+        (["evaluate", "x", "y", "--labels", "z", "--missing", "skip"], "Invalid value for '--missing'"),
+        (["evaluate", "x", "y", "--labels", "z", "--workers", "0"], "Invalid value for '--workers'"),
+    ],
+)
+def test_usage(masam, words, message):
+    result = masam(*words)
+    assert result.code == 2
+    assert result.error.startswith("error[USAGE]: ")
+    assert message in result.error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--stride", 9], "expected a stride from 1 to the window's 5 slices, got 9"),
+        (["--stride", 0], "expected a stride from 1 to the window's 5 slices, got 0"),
+        (["--batch", 0], "batch: expected 1 window or more, got 0"),
+        (["--device", "gpu"], "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
+    ],
+)
+def test_predict_settings_out_of_range(masam, dataset, trained, tmp_path, words, message):
+    result = masam("predict", dataset / "imagesTs", "--model", trained, "--out", tmp_path / "masks", *words)
+    assert result.code == 2
+    assert f"error[CONFIG]: {message}" in result.error
+    assert not (tmp_path / "masks").exists()
+
+
+def test_a_device_that_is_not_there(masam, dataset, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    words = (dataset / "imagesTs", "--model", trained, "--out", tmp_path / "masks", "--device", "cuda")
+    result = masam("predict", *words)
+    assert result.code == 5
+    assert result.error == "error[RESOURCE]: device: there is no cuda here (0 GPUs found); use --device cpu"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "learning_rat=1"], "options: learning_rat: unknown key; did you mean 'learning_rate'?"),
+        (["--set", "model.rank=1"], "options: model.rank: unknown key; did you mean 'fact_rank'?"),
+        (["--set", "epochs=many"], "options: epochs: expected a valid integer, got 'many'"),
+        (["--set", "epochs=[1"], "--set: expected a plain value for epochs, got '[1'"),
+        (["--set", "epochs"], "--set: expected KEY=VALUE, got 'epochs'"),
+        (["--set", "epochs.x=1"], "--set: epochs.x: epochs is a single value, not a group"),
+        (["--set", "learning_rate=nan"], "options: learning_rate: expected"),
+        (["--epochs", 0], "options: epochs: expected greater than or equal to 1, got 0"),
+        (["--size", "vit_q"], "options: model.size: expected 'vit_h', 'vit_l', 'vit_b' or 'vit_t', got 'vit_q'"),
+        (["--config", "missing.yaml"], "missing.yaml: there is no such settings file"),
+        (["--plan", "missing.yaml"], "missing.yaml: there is no such settings file"),
+        (["--resume", "--epochs", 3], "--resume: a resumed run keeps its settings; give none"),
+        (["--resume"], "plan.yaml: there is no such settings file"),
+        (["--device", "cpu:1"], "device: expected auto, cpu, cuda or cuda:N, got 'cpu:1'"),
+    ],
+)
+def test_train_settings(masam, dataset, tmp_path, words, message):
+    result = masam("train", dataset, "--out", tmp_path / "run", *words)
+    assert result.code == 2
+    assert result.error.startswith("error[CONFIG]: ")
+    assert message in result.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_config_file(masam, dataset, tmp_path):
+    settings = tmp_path / "settings.yaml"
+    for text, message in (
+        ("learning_rat: 1", "learning_rat: unknown key; did you mean 'learning_rate'?"),
+        ("epochs: '3'", "epochs: expected a valid integer, got '3'"),
+        ("model: {sise: vit_t}", "model.sise: unknown key; did you mean 'size'?"),
+        ("epochs: 1\nepochs: 2", "line 2: key 'epochs' comes twice"),
+        ("- epochs", "expected keys and values, got ['epochs']"),
+        ("a: [", "line 1: "),
+    ):
+        settings.write_text(text)
+        result = masam("train", dataset, "--out", tmp_path / "run", "--config", settings)
+        assert result.code == 2
+        assert f"error[CONFIG]: {settings}: {message}" in result.error
+
+
+def test_train_needs_the_sam_of_the_size(masam, dataset, tmp_path):
+    words = ("train", dataset, "--out", tmp_path / "run", *TINY, "--sam-checkpoint")
+    wrong = masam(*words, GOLDEN / "sam_tiny_256.pth")
+    assert wrong.code == 6
+    assert wrong.error.startswith(f"error[MODEL]: {GOLDEN / 'sam_tiny_256.pth'}: ")
+    missing = masam(*words, tmp_path / "sam.pth")
+    assert missing.code == 3
+    assert f"{tmp_path / 'sam.pth'}: expected a file, got none" in missing.error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_that_is_taken(masam, dataset, trained):
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    result = masam("train", dataset, "--out", trained, *TINY)
+    assert result.code == 3
+    assert result.error.endswith("the folder holds a run already; use --resume, or another --out")
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path in before} == before
+
+
+def _edit(**changes):
+    def edit(root: Path) -> None:
+        content = json.loads((root / "dataset.json").read_text()) | changes
+        (root / "dataset.json").write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+    return edit
+
+
+def _label(change):
+    def edit(root: Path) -> None:
+        change(root / "labelsTr/Tr1.nii.gz", arrays(seed=1)[1])
+
+    return edit
+
+
+def _fractional(path: Path, labels: np.ndarray) -> None:
+    save(path, labels * np.float32(0.5))
+
+
+def _unknown_value(path: Path, labels: np.ndarray) -> None:
+    save(path, labels * 4)
+
+
+def _other_shape(path: Path, labels: np.ndarray) -> None:
+    save(path, labels[:-1])
+
+
+def _other_place(path: Path, labels: np.ndarray) -> None:
+    save(path, labels, SPACING + np.array([[0, 0, 0, 2.0]] + [[0, 0, 0, 0]] * 3))
+
+
+def _nan_label(path: Path, labels: np.ndarray) -> None:
+    wrong = labels.astype(np.float32)
+    wrong[0, 0, 0] = np.nan
+    save(path, wrong)
+
+
+def _write(name: str, data: bytes):
+    def edit(root: Path) -> None:
+        (root / name).write_bytes(data)
+
+    return edit
+
+
+def _remove(name: str):
+    def edit(root: Path) -> None:
+        (root / name).unlink()
+
+    return edit
+
+
+BAD_DATA = {
+    "no dataset.json": (_remove("dataset.json"), "expected a data set folder with a dataset.json; check the path"),
+    "empty dataset.json": (_write("dataset.json", b""), "dataset.json: the file is empty"),
+    "bad JSON": (_write("dataset.json", b'{"labels": }'), "dataset.json: not valid JSON: Expecting value in line 1"),
+    "no labels": (_edit(labels=None), "dataset.json: the key 'labels' is missing"),
+    "no classes": (_edit(labels={"background": 0}), "expected at least one class beside the background"),
+    "wrong count": (_edit(numTraining=4), "dataset.json says 4 training cases, found 3"),
+    "no label": (_remove("labelsTr/Tr1.nii.gz"), "labelsTr: no label for image Tr1"),
+    "cut off": (_write("labelsTr/Tr1.nii.gz", b"\x1f\x8b\x08\x00"), "labelsTr/Tr1.nii.gz: the gzip data is cut off"),
+    "fractional": (_label(_fractional), "labelsTr/Tr1.nii.gz: expected labels to be whole numbers"),
+    "NaN": (_label(_nan_label), "got nan at voxel (0, 0, 0)"),
+    "unknown value": (_label(_unknown_value), "label value 4, 8 is not in dataset.json (it knows [0, 1, 2])"),
+    "other shape": (_label(_other_shape), "Tr1.nii.gz: the label's shape (23, 20, 6) is not (24, 20, 6)"),
+    "other place": (_label(_other_place), "labelsTr/Tr1.nii.gz: the label's affine"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_train_refuses_bad_data(masam, broken, tmp_path, name):
+    spoil, message = BAD_DATA[name]
+    spoil(broken)
+    result = masam("train", broken, "--out", tmp_path / "run", *TINY)
+    assert (result.code, result.out) == (3, "")
+    assert result.error.startswith("error[INPUT]: ")
+    assert message in result.error
+    assert not (tmp_path / "run").exists()
+
+
+def test_plan_refuses_bad_data_and_an_unknown_preset(masam, broken, tmp_path):
+    out = tmp_path / "plan.yaml"
+    preset = masam("plan", broken, "--out", out, "--preset", "paper-pet")
+    assert preset.code == 2
+    assert "preset: expected one of paper-ct, paper-mr, paper-tumor, got 'paper-pet'" in preset.error
+    _label(_other_shape)(broken)
+    assert masam("plan", broken, "--out", out).code == 3
+    assert masam("plan", tmp_path / "nowhere", "--out", out).code == 3
+    assert not out.exists()
+
+
+@pytest.fixture
+def model(trained, tmp_path) -> Path:
+    return Path(shutil.copy(trained / "model.safetensors", tmp_path / "model.safetensors"))
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _foreign(path: Path) -> None:
+    save_file({"weight": torch.zeros(3)}, path)
+
+
+def _junk(path: Path) -> None:
+    path.write_bytes(b"junk" * 1000)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_truncate, "expected a safetensors file, it cannot be read"),
+        (_flip, "the content does not have the hash that was written with it: the file is damaged"),
+        (_foreign, "expected a file that masam has written"),
+        (_junk, "expected a safetensors file, it cannot be read"),
+    ],
+)
+def test_a_bad_model(masam, dataset, model, tmp_path, spoil, message):
+    spoil(model)
+    for words in (("predict", dataset / "imagesTs", "--model", model, "--out", tmp_path / "masks"), ("info", model)):
+        result = masam(*words)
+        assert (result.code, result.out) == (6, "")
+        assert result.error.startswith(f"error[MODEL]: {model}: ")
+        assert message in result.error
+    assert not (tmp_path / "masks").exists()
+
+
+def test_a_missing_model(masam, dataset, tmp_path):
+    for words in (("predict", dataset / "imagesTs", "--model", tmp_path / "m", "--out", tmp_path / "x"), ("info",)):
+        result = masam(*words, *([tmp_path / "m"] if words == ("info",) else []))
+        assert result.code == 3
+        assert f"{tmp_path / 'm'}: expected a file, got none" in result.error
+
+
+def test_out_is_a_file(masam, dataset, trained, tmp_path):
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    for words in (("train", dataset, *TINY), ("predict", dataset / "imagesTs", "--model", trained)):
+        result = masam(*words, "--out", taken)
+        assert result.code == 5
+        assert result.error.startswith(f"error[RESOURCE]: {taken}")
+    assert taken.read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_out_cannot_be_written(masam, dataset, trained, unwritable):
+    scan = dataset / "imagesTs/Ts0_0000.nii.gz"
+    for words in (
+        ("train", dataset, *TINY, "--out", unwritable / "run"),
+        ("plan", dataset, "--out", unwritable / "plan.yaml"),
+        ("predict", scan, "--model", trained, "--out", unwritable / "masks"),
+        ("predict", scan, "--model", trained, "--out", unwritable / "mask.nii.gz"),
+        ("evaluate", scan, scan, "--labels", dataset, "--out", unwritable / "scores.json"),
+    ):
+        result = masam(*words)
+        assert (result.code, result.out) == (5, ""), words
+        assert result.error.startswith("error[RESOURCE]: ")
+        assert str(unwritable.parent) in result.error
+
+
+def test_a_file_to_write_is_a_folder(masam, dataset, tmp_path):
+    words = ("report", "--images", dataset, "--predictions", dataset, "--references", dataset, "--labels", dataset)
+    for command in (("plan", dataset), words):
+        result = masam(*command, "--out", tmp_path)
+        assert result.code == 5
+        assert (
+            result.error
+            == f"error[RESOURCE]: --out {tmp_path}: expected a file to write, got a folder; add a file name"
+        )

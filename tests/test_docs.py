@@ -1,0 +1,266 @@
+"""The documentation against the code: links, commands, keys, signatures, examples."""
+
+import ast
+import inspect
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+import yaml
+from pydantic_core import PydanticUndefined
+
+import masam
+from masam import errors
+from masam.cli import app
+from masam.io.nifti import write_volume
+from masam.plan import PRESETS, Plan
+from masam.preprocess.intensity import Percentiles, Window
+from masam.train.config import ModelSettings, TrainConfig
+from masam.volume import Volume
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+DECISIONS = sorted((DOCS / "decisions").glob("*.md"))
+COMMANDS = typer.main.get_command(app).commands
+OPTIONS = {
+    name: {word: option for option in command.params for word in option.opts if word.startswith("--")}
+    for name, command in COMMANDS.items()
+}
+OPTIONS_OF_ALL = {"--help", "--version"}
+
+PARAMETRISED_PAGES = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def blocks(page, language):
+    """Return the fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def prose(page):
+    """Return a page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def sections(page, level=2):
+    """Return heading to text, of one level; a section ends at the next heading of that level or above."""
+    found, heading, is_code = {}, None, False
+    for line in page.read_text("utf-8").splitlines(keepends=True):
+        is_code ^= line.startswith("```")
+        depth = 0 if is_code else len(line) - len(line.lstrip("#"))
+        if 0 < depth <= level:
+            heading = line.strip("# \n") if depth == level else None
+            found |= {heading: ""} if heading else {}
+        elif heading:
+            found[heading] += line
+    return found
+
+
+def rows(text):
+    """Return the cells of all table rows but heads and rules, code marks kept."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    rules = [n for n, row in enumerate(cells) if set("".join(row)) <= {"-"}]
+    return [row for n, row in enumerate(cells) if n not in rules and n + 1 not in rules]
+
+
+def anchors(page):
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def commands_in(page):
+    """Return the words of every ``masam`` command in a page's shell blocks."""
+    found = []
+    for block in blocks(page, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in re.split(r";\s*(?:do\s+)?", line):
+                words = shlex.split(part, comments=True)
+                if words[:1] == ["masam"]:
+                    found.append(words[1:])
+    return found
+
+
+@PARAMETRISED_PAGES
+def test_links_resolve(page):
+    for target in re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", prose(page)):
+        if target.startswith(("https://", "mailto:")):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), f"{target} is not there"
+        assert not anchor or anchor in anchors(linked), f"{target} has no such heading"
+
+
+def test_every_page_is_in_the_index():
+    linked = {
+        (DOCS / target.split("#")[0]).resolve()
+        for target in re.findall(r"\]\(([^)\s]+\.md)", prose(DOCS / "README.md"))
+    }
+    assert set(DOCS.rglob("*.md")) - {DOCS / "README.md"} <= linked
+
+
+@PARAMETRISED_PAGES
+def test_commands_exist(page):
+    for words in commands_in(page):
+        name, *rest = words
+        assert name in COMMANDS, f"masam {name} does not exist"
+        known = OPTIONS[name]
+        given = {word.split("=")[0] for word in rest if word.startswith("--")}
+        assert given <= known.keys() | OPTIONS_OF_ALL, f"masam {shlex.join(words)}"
+        required = {option for option, parameter in known.items() if parameter.required}
+        assert required <= given, f"masam {shlex.join(words)} lacks {required - given}"
+        for key in [rest[n + 1].split("=")[0] for n, word in enumerate(rest) if word == "--set"]:
+            group, _, inner = key.rpartition(".")
+            model = {"": TrainConfig, "model": ModelSettings}[group]
+            assert inner in model.model_fields, f"--set {key}"
+
+
+@PARAMETRISED_PAGES
+def test_prose_names_only_options_and_commands_that_exist(page):
+    known = set().union(*OPTIONS.values()) | OPTIONS_OF_ALL
+    for code in re.findall(r"`([^`]+)`", prose(page)):
+        if re.match(r"(python|tensorboard|pip|git)\b", code):
+            continue
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", code)) <= known, code
+        if command := re.match(r"masam ([a-z]+)", code):
+            assert command[1] in COMMANDS, code
+
+
+def test_command_line_page_has_every_option_with_its_default():
+    found = sections(DOCS / "reference/command-line.md")
+    assert set(found) == {f"masam {name}" for name in COMMANDS}
+    assert {words[0] for words in commands_in(DOCS / "reference/command-line.md")} == set(COMMANDS), "examples"
+    for name, options in OPTIONS.items():
+        written = {row[0].strip("`"): row[1] for row in rows(found[f"masam {name}"])}
+        expected = {word: shown(option) for word, option in options.items() if word != "--help"}
+        assert written == expected, f"masam {name}"
+        arguments = [p.name.upper() for p in COMMANDS[name].params if p.param_type_name == "argument"]
+        assert all(f"`{argument}`" in found[f"masam {name}"] for argument in arguments), f"arguments of masam {name}"
+
+
+def shown(option):
+    if option.required:
+        return "required"
+    if option.default is None or option.default is False:
+        return {None: "-", False: "off"}[option.default]
+    return f"`{option.default}`"
+
+
+@pytest.mark.parametrize(
+    ("level", "heading", "model"),
+    [
+        (2, "config.yaml", TrainConfig),
+        (3, "model", ModelSettings),
+        (2, "plan.yaml", Plan),
+        (3, "intensity of kind window", Window),
+        (3, "intensity of kind percentiles", Percentiles),
+    ],
+)
+def test_configuration_page_has_every_key_with_its_default(level, heading, model):
+    text = sections(DOCS / "reference/configuration.md", level)[heading].split("\n### ")[0]
+    written = {row[0].strip("`"): row[1].strip("`") for row in rows(text)}
+    assert set(written) == set(model.model_fields)
+    for key, field in model.model_fields.items():
+        if field.default is PydanticUndefined:
+            assert written[key] == "required", key
+        elif key != "model":
+            assert yaml.safe_load(written[key]) == field.default, key
+
+
+def test_configuration_examples_are_valid(tmp_path):
+    examples = blocks(DOCS / "reference/configuration.md", "yaml")
+    kinds = {"# config.yaml": TrainConfig, "# plan.yaml": Plan}
+    assert {example.split(":")[0] for example in examples} == set(kinds)
+    for example in examples:
+        file = tmp_path / "example.yaml"
+        file.write_text(example)
+        kinds[example.split(":")[0]].from_yaml(file)
+
+
+def test_configuration_page_has_every_preset():
+    written = {row[0].strip("`"): row[1:3] for row in rows(sections(DOCS / "reference/configuration.md", 3)["Presets"])}
+    expected = {
+        name: [one.modality, f"{one.intensity.kind} {one.intensity.low:g} to {one.intensity.high:g}"]
+        for name, one in PRESETS.items()
+    }
+    assert written == expected
+
+
+def test_error_page_has_every_kind_with_its_exit_code():
+    table = rows(sections(DOCS / "how-to/read-the-errors.md")["Kinds and exit codes"])
+    written = {row[0].strip("`"): row[1] for row in table}
+    kinds = {kind.kind: str(kind.exit_code) for kind in errors.MasamError.__subclasses__() if kind.kind != "STOPPED"}
+    assert written == {"-": "0", "BUG": "1", "USAGE": "2", "STOPPED": "130, 143"} | kinds
+
+
+def test_python_page_has_every_public_name_with_its_signature():
+    found = sections(DOCS / "reference/python.md")
+    assert {heading.removeprefix("masam.") for heading in found if heading.startswith("masam.")} == set(masam.__all__)
+    for name in masam.__all__:
+        signature = re.search(r"^```text\n(.*?)^```", found[f"masam.{name}"], re.DOTALL | re.MULTILINE)
+        call = ast.parse(signature[1], mode="eval").body
+        written = [argument.id for argument in call.args] + [keyword.arg for keyword in call.keywords]
+        parameters = inspect.signature(getattr(masam, name)).parameters
+        assert written == list(parameters), name
+        for keyword in call.keywords:
+            default, value = parameters[keyword.arg].default, ast.literal_eval(keyword.value)
+            assert value in (default, ...), f"{name}: {keyword.arg}"
+        required = [one.name for one in parameters.values() if one.default is inspect.Parameter.empty]
+        assert required == [argument.id for argument in call.args], name
+        assert "```python" in found[f"masam.{name}"], f"{name} has no example"
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """Files of the names that the examples use: small weights, two folders of masks and their data set's labels."""
+    golden = ROOT / "tests/golden"
+    shutil.copy(golden / "sam_tiny_256.pth", tmp_path / "sam_vit_h_4b8939.pth")
+    shutil.copy(golden / "masam_tiny_96_adapter.pth", tmp_path / "epoch_159.pth")
+    mask = np.zeros((8, 8, 4), np.uint8)
+    mask[2:6, 2:6, 1:3] = 1
+    for folder in ("masks", "labelsTs"):
+        write_volume(tmp_path / folder / "case.nii.gz", Volume(mask))
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "liver": 1}}')
+    # More threads gain nothing on tensors this small, and lose much on a busy machine.
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("workplace")
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page != ROOT / "README.md" and blocks(page, "python")],
+    ids=lambda page: page.stem,
+)
+def test_python_examples_run(page):
+    names = {"__name__": "__main__"}
+    for number, block in enumerate(blocks(page, "python"), start=1):
+        exec(compile(block, f"{page.name}, block {number}", "exec"), names)  # noqa: S102 - the page's own code
+
+
+def test_glossary_is_sorted_and_links_to_code():
+    table = rows((DOCS / "glossary.md").read_text("utf-8"))
+    words = [row[0].casefold() for row in table]
+    assert words == sorted(words)
+    assert all("](../src/masam/" in row[2] for row in table)
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_decision_has_its_four_parts(page):
+    assert list(sections(page)) == ["Context", "Choice", "What we gave up", "How to undo"]
+    assert all(text.strip() for text in sections(page).values())
+    number = int(page.name[:4])
+    assert page.read_text("utf-8").startswith(f"# {number}. ")
+    assert number == DECISIONS.index(page) + 1
+
+
+def test_code_names_no_decision_that_is_not_there():
+    known = {page.stem for page in DECISIONS}
+    for source in (ROOT / "src").rglob("*.py"):
+        assert set(re.findall(r"decisions/([\w-]+)\.md", source.read_text("utf-8"))) <= known, source

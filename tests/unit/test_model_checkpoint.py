@@ -1,0 +1,217 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import SAM, SPEC, random_model, random_windows, randomise
+
+from masam.errors import ModelError
+from masam.model.checkpoint import (
+    infer_masam_spec,
+    infer_sam_size,
+    load_official_state,
+    load_sam_state,
+    load_strictly,
+    official_names,
+    resize_positions,
+)
+from masam.model.masam import Masam
+from masam.model.sam import Sam
+from masam.model.sizes import SIZES, MasamSpec
+
+HEADS = SAM.decoder_heads
+
+
+def sam_state(size=SAM, seed=3):
+    return randomise(Sam(size, size.base_image_size), seed).state_dict()
+
+
+def to_official(model):
+    """Write a model's trained tensors as an official epoch_N.pth has them (paper.md 4.1)."""
+    names = official_names(model.spec.sam.depth)
+    trained = model.trained_names()
+    state = {names.get(n, n): t for n, t in model.state_dict().items() if n in trained}
+    for letter in "qv":
+        for block, sigma in enumerate(state.pop(f"image_encoder.fact.sigma_{letter}")):
+            state[f"{letter}_FacTs_{block:03d}"] = sigma
+    return state
+
+
+def test_every_number_of_a_sam_is_in_its_tensors():
+    assert infer_sam_size(sam_state(), HEADS) == SAM
+    other = replace(SAM, embed_dim=24, num_heads=3, depth=3, global_blocks=(0, 2), base_image_size=80, mask_channels=12)
+    assert infer_sam_size(sam_state(other), HEADS) == other
+
+
+@pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
+def test_published_sizes_are_known_by_their_tensors(name):
+    with torch.device("meta"):
+        state = Sam(SIZES[name], 1024).state_dict()
+    assert infer_sam_size(state) is SIZES[name]
+
+
+@pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
+def test_an_official_file_has_as_many_tensors_as_published(name):
+    with torch.device("meta"):
+        model = Masam(MasamSpec(SIZES[name], num_classes=12))
+        state, sam = to_official(model), Sam(SIZES[name], 1024).state_dict()
+    assert len(state) == 14 * SIZES[name].depth + 6 * 13 + 123
+    assert state["image_encoder.ImageEncoderViT.blocks.3.Block.adapter_conv_2.weight"].shape == (384, 384, 3, 1, 1)
+    assert infer_masam_spec(sam, state, 512, 1.0) == model.spec
+
+
+def test_an_official_state_survives_the_round_trip():
+    source, target = random_model(seed=1), random_model(seed=2)
+    frozen = {n: t.clone() for n, t in target.state_dict().items() if n not in target.trained_names()}
+    load_official_state(target, to_official(source))
+    for name, tensor in target.state_dict().items():
+        expected = source.state_dict()[name] if name in source.trained_names() else frozen[name]
+        assert torch.equal(tensor, expected), name
+
+
+def test_the_specification_is_read_off_both_files():
+    spec = replace(SPEC, window=5, fact_scale=0.5)
+    found = infer_masam_spec(sam_state(), to_official(random_model(spec)), 32, 0.5, HEADS)
+    assert found == spec
+
+
+def test_an_incomplete_or_surplus_adapter_is_refused():
+    model = random_model()
+    adapter = to_official(model)
+    surplus = {**adapter, "v_FacTs_002": torch.ones(3, 3), "surprise": torch.ones(1)}
+    with pytest.raises(
+        ModelError, match=r"2 tensors do not fit the model: unexpected surprise, unexpected v_FacTs_002$"
+    ):
+        load_official_state(model, surplus)
+    del adapter["v_FacTs_000"]
+    message = "2 tensors do not fit the model: missing image_encoder.fact.sigma_v, unexpected v_FacTs_001$"
+    with pytest.raises(ModelError, match=message):
+        load_official_state(model, adapter)
+
+
+def test_a_plain_sam_and_an_adapted_one_take_the_same_encoder():
+    state = sam_state()
+    sam, model = Sam(SAM, 64).eval(), random_model(replace(SPEC, image_size=64))
+    load_sam_state(sam, state, SAM)
+    load_sam_state(model, state, SAM)
+    with torch.no_grad():
+        for block in model.image_encoder.blocks:
+            block.adapter_attention = block.adapter_mlp = None
+        model.image_encoder.fact = None
+        images = random_windows(1, 2, 64).flatten(0, 1)
+        assert torch.equal(model.image_encoder(images), sam.image_encoder(images))
+
+
+def test_what_an_adapted_model_takes_from_sam():
+    state, model = sam_state(), random_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    load_sam_state(model, state, SAM)
+    kept = {name for name, tensor in model.state_dict().items() if torch.equal(tensor, before[name])}
+    fresh = ("mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head", ".4.", ".6.", ".7.", ".9.")
+    decoder = {
+        n for n in before if n.startswith("mask_decoder.") and "transformer" not in n and any(f in n for f in fresh)
+    }
+    adaptation = {n for n in before if "adapter_" in n or ".fact." in n}
+    assert kept == decoder | adaptation
+    for name in set(before) - kept:
+        if "pos" not in name:
+            assert torch.equal(model.state_dict()[name], state[name]), name
+
+
+def test_positions_are_resized_as_the_reference_does():
+    state = sam_state()  # 64 px: a grid of 4, global tables of 7
+    resized = resize_positions(state, SAM, 32)
+    table = state["image_encoder.pos_embed"]
+    # Half the size without antialias: the mean of 2 x 2.
+    expected = table.reshape(1, 2, 2, 2, 2, -1).mean(dim=(2, 4))
+    torch.testing.assert_close(resized["image_encoder.pos_embed"], expected, rtol=0, atol=1e-6)
+    long = state["image_encoder.blocks.1.attn.rel_pos_h"]
+    at = [(i + 0.5) * 7 / 3 - 0.5 for i in range(3)]
+    expected = torch.stack([long[int(x)] * (1 - x % 1) + long[int(x) + 1] * (x % 1) for x in at])
+    torch.testing.assert_close(resized["image_encoder.blocks.1.attn.rel_pos_h"], expected, rtol=0, atol=1e-6)
+    windowed = "image_encoder.blocks.0.attn.rel_pos_h"
+    assert torch.equal(resized[windowed], state[windowed])
+
+
+def test_positions_of_the_same_size_stay_bit_for_bit():
+    state = sam_state()
+    resized = resize_positions(state, SAM, 64)
+    assert all(torch.equal(resized[name], tensor) for name, tensor in state.items())
+
+
+def test_all_faults_are_listed():
+    model, state = random_model(), dict(random_model().state_dict())
+    del state["mask_decoder.iou_token.weight"]
+    state["intruder"] = torch.ones(1)
+    state["prompt_encoder.no_mask_embed.weight"] = torch.ones(1, 5)
+    state["mask_decoder.mask_tokens.weight"] = state["mask_decoder.mask_tokens.weight"].clone()
+    state["mask_decoder.mask_tokens.weight"][1, 2] = torch.nan
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ModelError) as caught:
+        load_strictly(model, state, where="tiny.pth")
+    assert str(caught.value) == (
+        "tiny.pth: 4 tensors do not fit the model: missing mask_decoder.iou_token.weight, unexpected intruder, "
+        "mask_decoder.mask_tokens.weight holds values that are not finite, "
+        "prompt_encoder.no_mask_embed.weight has shape (1, 5), expected (1, 32)"
+    )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_long_list_of_faults_is_cut():
+    with pytest.raises(ModelError, match=r"tensors do not fit the model: missing .*, and \d+ more$") as caught:
+        load_strictly(random_model(), {})
+    assert str(caught.value).count("missing") == 12
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_numbers_that_are_not_finite_are_refused(value):
+    state = sam_state()
+    state["image_encoder.neck.0.weight"][0, 0] = value
+    with pytest.raises(
+        ModelError, match=r"1 tensors do not fit the model: image_encoder.neck.0.weight holds values that"
+    ):
+        load_sam_state(random_model(), state, SAM)
+
+
+def test_weights_of_another_backbone_name_both():
+    other = replace(SAM, embed_dim=24, num_heads=3, depth=3)
+    message = (
+        r"sam.pth: expected the weights of custom \(2 blocks of width 16\), the file holds custom "
+        r"\(3 blocks of width 24\); give the file of custom$"
+    )
+    with pytest.raises(ModelError, match=message):
+        load_sam_state(random_model(), sam_state(other), SAM, where="sam.pth")
+
+
+def test_an_adapter_of_another_backbone_names_both():
+    other = replace(SAM, embed_dim=24, num_heads=3, depth=3)
+    adapter = to_official(random_model(replace(SPEC, sam=other)))
+    message = (
+        r"^adapter.pth: the adapter belongs to an encoder of 3 blocks of width 24, the SAM file holds one of 2 blocks "
+        r"of width 16 \(custom\); use the SAM file of an encoder of width 24$"
+    )
+    with pytest.raises(ModelError, match=message):
+        infer_masam_spec(sam_state(), adapter, 32, 1.0, HEADS, ("sam.pth", "adapter.pth"))
+
+
+def test_the_published_name_of_the_backbone_that_an_adapter_needs():
+    adapter = {"image_encoder.FacTu.weight": torch.empty(32, 1280, device="meta")}
+    with pytest.raises(ModelError, match=r"use the SAM file of vit_h$"):
+        infer_masam_spec(sam_state(), adapter, 32, 1.0, HEADS)
+
+
+def test_another_kind_of_file_is_told_by_its_names():
+    message = (
+        r"other.pth: expected a tensor image_encoder.pos_embed with 4 axes, got none \(the file's names begin a, b\)"
+    )
+    with pytest.raises(ModelError, match=message):
+        infer_sam_size({"a": torch.ones(1), "b": torch.ones(1)}, where="other.pth")
+    with pytest.raises(ModelError, match=r"with 4 axes, got shape \(3,\)"):
+        infer_sam_size({"image_encoder.pos_embed": torch.ones(3)})
+    state = sam_state()
+    state["image_encoder.pos_embed"] = torch.ones(1, 4, 5, 16)
+    with pytest.raises(ModelError, match=r"expected positions on a square grid, got \(1, 4, 5, 16\)"):
+        infer_sam_size(state)
+    with pytest.raises(
+        ModelError, match=r"expected a tensor image_encoder.blocks.0.attn.rel_pos_h with 2 axes, got none"
+    ):
+        infer_sam_size({"image_encoder.pos_embed": torch.ones(1, 4, 4, 16)})

@@ -1,0 +1,209 @@
+from contextlib import contextmanager
+from dataclasses import replace
+
+import jaxtyping
+import pytest
+import torch
+from tiny import SPEC, random_model, random_windows
+
+from masam.errors import ConfigError
+from masam.model.masam import Masam
+from masam.model.sizes import SIZES, MasamSpec, find_size
+
+POINTS = ("prompt_encoder.point_embeddings.0.weight", "prompt_encoder.point_embeddings.1.weight")
+CORNERS = ("prompt_encoder.point_embeddings.2.weight", "prompt_encoder.point_embeddings.3.weight")
+PADDING = "prompt_encoder.not_a_point_embed.weight"
+NO_MASK = "prompt_encoder.no_mask_embed.weight"
+
+
+@contextmanager
+def without_shape_types():
+    """The tests' run-time types would refuse what users, who run without them, hear of by ConfigError."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def prompts(b=2, s=3, side=32):
+    generator = torch.Generator().manual_seed(5)
+    start = torch.rand(b, s, 2, generator=generator) * side / 2
+    return {
+        "boxes": torch.cat([start, start + side / 3], dim=-1),
+        "points": torch.rand(b, s, 2, 2, generator=generator) * side,
+        "point_labels": torch.tensor([1, 0]).expand(b, s, 2),
+        "masks": torch.randn(b, s, 1, side // 4, side // 4, generator=generator),
+    }
+
+
+@pytest.mark.parametrize("image_size", [16, 32, 48, 80])
+@pytest.mark.parametrize(("b", "s"), [(1, 1), (2, 3), (1, 6)])
+@pytest.mark.parametrize("num_classes", [1, 4])
+def test_logits_at_full_resolution_for_any_window(image_size, b, s, num_classes):
+    model = Masam(replace(SPEC, image_size=image_size, num_classes=num_classes)).eval()
+    with torch.no_grad():
+        out = model(random_windows(b, s, image_size))
+    assert out.logits.shape == (b, s, num_classes + 1, image_size, image_size)
+    assert out.iou.shape == (b, s, num_classes + 1)
+
+
+def test_prompts_of_each_slice_reach_it_and_no_other():
+    model, windows, given = random_model(), random_windows(), prompts()
+    with torch.no_grad():
+        before = model(windows, **given).logits
+        moved = {name: tensor.clone() for name, tensor in given.items()}
+        moved["boxes"][1, 2] += 4
+        after = model(windows, **moved).logits
+    differs = (before != after).flatten(2).any(dim=2)
+    assert differs.tolist() == [[False] * 3, [False, False, True]]
+
+
+def test_decoding_embeddings_is_what_forward_does():
+    model, windows = random_model(), random_windows()
+    boxes = prompts()["boxes"]
+    with torch.no_grad():
+        out = model(windows, boxes=boxes)
+        embeddings = model.encode(windows)
+        logits, iou = model.decode(embeddings, boxes=boxes.flatten(0, 1))
+    assert embeddings.shape == (6, 32, 2, 2)
+    assert torch.equal(out.logits.flatten(0, 1), logits)
+    assert torch.equal(out.iou.flatten(0, 1), iou)
+
+
+def test_a_batch_of_windows_is_its_windows_one_by_one():
+    model, windows, given = random_model().double(), random_windows(3, dtype=torch.float64), prompts(3)
+    given = {name: t.double() if t.is_floating_point() else t for name, t in given.items()}
+    with torch.no_grad():
+        together = model(windows, **given).logits
+        alone = [model(windows[i : i + 1], **{k: t[i : i + 1] for k, t in given.items()}).logits for i in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shape", "got"),
+    [((1, 3, 3, 16, 16), "1, 3, 3, 16, 16"), ((1, 3, 1, 32, 32), "1, 3, 1, 32, 32"), ((3, 3, 32, 32), "3, 3, 32, 32")],
+)
+def test_windows_of_another_shape_are_refused(shape, got):
+    message = rf"^windows: expected windows of shape \[B, S, 3, 32, 32\], got \[{got}\]$"
+    with without_shape_types(), pytest.raises(ConfigError, match=message):
+        random_model()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("boxes", (6, 4), "2, 3, 4"),
+        ("boxes", (2, 3, 1, 4), "2, 3, 4"),
+        ("points", (2, 3, 2), "2, 3, P, 2"),
+        ("points", (1, 3, 2, 2), "2, 3, P, 2"),
+        ("point_labels", (2, 3, 5), "2, 3, 2"),
+        ("masks", (2, 3, 1, 32, 32), "2, 3, 1, 8, 8"),
+        ("masks", (2, 3, 8, 8), "2, 3, 1, 8, 8"),
+    ],
+)
+def test_prompts_of_another_shape_are_refused(name, shape, expected):
+    given = prompts()
+    given[name] = torch.zeros(shape, dtype=given[name].dtype)
+    got = ", ".join(map(str, shape))
+    with (
+        without_shape_types(),
+        pytest.raises(ConfigError, match=rf"^{name}: expected the shape \[{expected}\], got \[{got}\]$"),
+    ):
+        random_model()(random_windows(), **given)
+
+
+@pytest.mark.parametrize("name", ["points", "point_labels"])
+def test_points_and_their_labels_go_together(name):
+    with pytest.raises(ConfigError, match=r"^points: points and point_labels go together; one of them is missing$"):
+        random_model()(random_windows(), **{name: prompts()[name]})
+
+
+def test_trained_names_are_fact_adapters_prompt_encoder_and_decoder():
+    model = Masam(SPEC)
+    encoder_names = {name for name in model.trained_names() if name.startswith("image_encoder.")}
+    parts = ("norm.weight", "norm.bias", "down.weight", "conv.weight", "conv.bias", "up.weight")
+    assert encoder_names == {f"image_encoder.fact.{name}" for name in ("u", "v", "sigma_q", "sigma_v")} | {
+        f"image_encoder.blocks.{i}.adapter_{place}.{part}"
+        for i in (0, 1)
+        for place in ("attention", "mlp")
+        for part in parts
+    }
+    rest = {name for name in model.state_dict() if not name.startswith("image_encoder.")}
+    assert model.trained_names() == encoder_names | rest
+    assert "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix" in rest
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trainable == model.trained_names() - {"prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"}
+
+
+def test_everything_trains_when_asked_for():
+    model = Masam(SPEC)
+    model.train_everything()
+    assert all(p.requires_grad for p in model.parameters())
+    model.train_only_adaptation()
+    assert {n for n, p in model.named_parameters() if not p.requires_grad} == {
+        n for n, _ in model.named_parameters() if n not in model.trained_names()
+    }
+
+
+def untouched(name, given):
+    """Say which trained tensors get no gradient (paper.md 1.3)."""
+    if "iou_prediction_head" in name or "pe_layer" in name:
+        return True
+    if name.startswith("prompt_encoder.mask_downscaling"):
+        return "masks" not in given
+    return {
+        **dict.fromkeys(POINTS, "points" not in given),
+        **dict.fromkeys(CORNERS, "boxes" not in given),
+        PADDING: "points" not in given,
+        NO_MASK: "masks" in given,
+    }.get(name, False)
+
+
+@pytest.mark.parametrize(
+    "names", [(), ("boxes",), ("points", "point_labels"), ("masks",), ("boxes", "points", "point_labels", "masks")]
+)
+@pytest.mark.parametrize("everything", [False, True])
+def test_two_steps_change_what_trains_and_nothing_else(names, everything):
+    model = random_model().train()
+    if everything:
+        model.train_everything()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    given = {name: prompt for name, prompt in prompts().items() if name in names}
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(random_windows(), **given).logits.square().mean().backward()
+        optimizer.step()
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    learning = {name for name in model.trained_names() if not untouched(name, given)}
+    if everything:
+        learning |= {name for name in before if name not in model.trained_names()}
+    assert changed == learning
+
+
+def test_a_published_size_by_name():
+    assert find_size("vit_h") is SIZES["vit_h"]
+    with pytest.raises(ConfigError, match=r"^size: expected a model size of vit_h, vit_l, vit_b, vit_t, got 'vit_x'$"):
+        find_size("vit_x")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_size": 40}, "image_size: expected a multiple of 16 pixels, got 40"),
+        ({"image_size": 0}, "image_size: expected a multiple of 16 pixels, got 0"),
+        ({"num_classes": 0}, "num_classes: expected 1 or more, got 0"),
+        ({"window": 0}, "window: expected 1 or more, got 0"),
+        ({"fact_rank": 0}, "fact_rank: expected 1 or more, got 0"),
+        ({"adapter_channels": -1}, "adapter_channels: expected 1 or more, got -1"),
+        ({"fact_dropout": 1.0}, "fact_dropout: expected 0 or more and less than 1, got 1.0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(change, message):
+    with pytest.raises(ConfigError, match=f"^{message}$"):
+        replace(SPEC, **change)
+
+
+def test_channels_are_classes_and_background():
+    assert MasamSpec(SIZES["vit_b"], 12).num_channels == 13

@@ -1,0 +1,306 @@
+import itertools
+import weakref
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import LABELS, SPEC, random_model
+
+from masam.aggregate import WindowAggregator
+from masam.errors import ConfigError, InputError, ModelError, ResourceError
+from masam.io.nifti import write_volume
+from masam.plan import Plan
+from masam.predict import Predictor, autocast, choose_device
+from masam.preprocess.intensity import Percentiles, Window
+from masam.preprocess.pipeline import PreparedVolume
+from masam.progress import Silent
+from masam.volume import Geometry, Volume
+from masam.weights import ModelCard, save
+
+PLAN = Plan(
+    name="tiny", modality="CT", slice_axis="axial", intensity=Window(low=-100, high=200), window=3, image_size=32,
+    labels=LABELS,
+)  # fmt: skip
+RIGHT = np.diag([1.5, 1.0, 3.0, 1.0])
+
+
+def oblique():
+    """A grid turned by 20 degrees about one axis and by 12 about another, off the origin."""
+    a, b = np.radians(20), np.radians(12)
+    turn_z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    turn_x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn_z @ turn_x @ np.diag([1.5, 1.0, 3.0])
+    affine[:3, 3] = (-30, 12.5, 100)
+    return affine
+
+
+def volume(shape=(20, 24, 5), affine=RIGHT, seed=0):
+    generator = np.random.default_rng(seed)
+    coarse = generator.normal(50, 120, tuple(-(-n // 4) for n in shape))
+    array = coarse.repeat(4, 0).repeat(4, 1).repeat(4, 2)[: shape[0], : shape[1], : shape[2]]
+    return Volume(array.astype(np.float32), Geometry(affine))
+
+
+@pytest.fixture(scope="module")
+def model():
+    # Weights this large make its predictions vary from voxel to voxel.
+    return random_model(scale=0.5)
+
+
+def predictor(model, **changes):
+    return Predictor(model, **{"device": "cpu", "plan": PLAN, **changes})
+
+
+def reorient(source, order, flips):
+    """Store the same anatomy with its axes in another order and direction."""
+    array = source.array.transpose(order)
+    affine = source.geometry.affine[:, [*order, 3]].copy()
+    for axis in np.flatnonzero(flips):
+        affine[:3, 3] += affine[:3, axis] * (array.shape[axis] - 1)
+        affine[:3, axis] *= -1
+        array = np.flip(array, axis)
+    return Volume(np.ascontiguousarray(array), Geometry(affine))
+
+
+ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product([False, True], repeat=3)))
+
+
+@pytest.mark.parametrize("affine", [RIGHT, oblique()], ids=["straight", "oblique"])
+def test_the_same_anatomy_gets_the_same_labels_in_all_48_orientations(model, affine):
+    source = volume(affine=affine)
+    predict = predictor(model, stride=3, plan=PLAN.model_copy(update={"intensity": Percentiles()})).predict
+    expected = predict(source)
+    assert 0.1 < (expected.array == 4).mean() < 0.9, "a prediction of one class would show nothing"
+    assert len(ORIENTATIONS) == 48
+    for order, flips in ORIENTATIONS:
+        turned = reorient(source, order, flips)
+        labels = predict(turned)
+        assert np.array_equal(labels.geometry.affine, turned.geometry.affine)
+        assert labels.shape == turned.shape
+        assert np.array_equal(labels.array, reorient(expected, order, flips).array), (order, flips)
+
+
+@pytest.mark.parametrize("slice_axis", ["axial", "coronal", "sagittal"])
+def test_labels_lie_on_the_volumes_own_grid(model, slice_axis):
+    source = volume((20, 24, 7), oblique())
+    labels = predictor(model, plan=PLAN.model_copy(update={"slice_axis": slice_axis})).predict(source)
+    assert labels.shape == source.shape
+    assert np.array_equal(labels.geometry.affine, source.geometry.affine)
+    assert labels.array.dtype == np.uint8
+    assert set(np.unique(labels.array)) <= set(LABELS.values())
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("depth", [1, 2, 3, 8])
+def test_batches_change_nothing(model, stride, depth):
+    source = volume((20, 24, depth))
+    alone = predictor(model, stride=stride).predict(source)
+    together = predictor(model, stride=stride, batch=3).predict(source)
+    assert np.array_equal(alone.array, together.array)
+    assert alone.shape == (20, 24, depth)
+
+
+def test_probabilities_are_means_over_windows(model):
+    predict = predictor(model)
+    prepared = PLAN.preprocessing.prepare(volume((20, 24, 4)))
+    slices = dict(predict.probabilities(prepared, Silent()))
+    images = torch.from_numpy(np.stack([prepared.slice(i) for i in range(4)]))
+    with torch.no_grad():
+        votes = {i: [] for i in range(4)}
+        for centre in range(4):
+            index = [min(max(i, 0), 3) for i in (centre - 1, centre, centre + 1)]
+            out = model(images[index][None, :, None].expand(-1, -1, 3, -1, -1)).logits[0].softmax(dim=1)
+            for position, i in enumerate((centre - 1, centre, centre + 1)):
+                if 0 <= i < 4:
+                    votes[i].append(out[position])
+    assert list(slices) == [0, 1, 2, 3]
+    for i, mean in slices.items():
+        torch.testing.assert_close(mean, torch.stack(votes[i]).mean(dim=0), rtol=0, atol=1e-6)
+        torch.testing.assert_close(mean.sum(dim=0), torch.ones(32, 32), rtol=0, atol=1e-5)
+
+
+def test_windows_are_stretched_where_the_plan_says_so(model):
+    source = volume((20, 24, 4))
+    stretched = predictor(model, plan=PLAN.model_copy(update={"window_minmax": True}))
+    labels = stretched.predict(source).array
+    # Half the contrast and another brightness are stretched away; the HU window alone keeps them.
+    faint = source.with_array(np.clip(source.array, -100, 200) / 2 + np.float32(20))
+    assert (stretched.predict(faint).array == labels).mean() > 0.999
+    assert (predictor(model).predict(faint).array == labels).mean() < 0.999
+
+
+def most_alive(model, monkeypatch, depth):
+    """Return how often slices were prepared, how many were alive at most, and the aggregator's buffer."""
+    alive, most, prepared, buffers = set(), [0], [0], []
+    prepare_slice, make = PreparedVolume.slice, WindowAggregator.__init__
+
+    def count_slice(self, index):
+        image = prepare_slice(self, index)
+        prepared[0] += 1
+        alive.add(id(image))
+        weakref.finalize(image, alive.discard, id(image))
+        most[0] = max(most[0], len(alive))
+        return image
+
+    def count_buffer(self, *args, **options):
+        make(self, *args, **options)
+        buffers.append(self.buffer_bytes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PreparedVolume, "slice", count_slice)
+        patch.setattr(WindowAggregator, "__init__", count_buffer)
+        predictor(model, batch=2, stride=2).predict(volume((16, 16, depth)))
+    return prepared[0], most[0], buffers
+
+
+def test_memory_does_not_grow_with_depth(model, monkeypatch):
+    short, long = most_alive(model, monkeypatch, 12), most_alive(model, monkeypatch, 48)
+    assert (short[0], long[0]) == (12, 48), "each slice is prepared once"
+    assert short[1:] == long[1:]
+    assert long[1] <= 3 + 2 * 2 + 1
+    assert long[2] == [3 * SPEC.num_channels * 32 * 32 * 4]
+
+
+def test_a_path_is_read(model, tmp_path):
+    source = volume(affine=oblique())
+    write_volume(tmp_path / "case.nii.gz", source)
+    predict = predictor(model).predict
+    expected = predict(source).array
+    for path in (tmp_path / "case.nii.gz", str(tmp_path / "case.nii.gz")):
+        assert np.array_equal(predict(path).array, expected)
+    with pytest.raises(InputError, match=r"nothing.nii.gz: expected a file, got none"):
+        predict(tmp_path / "nothing.nii.gz")
+
+
+def test_a_saved_model_predicts_the_same(tmp_path):
+    saved = random_model(scale=0.5)
+    saved.card = ModelCard(PLAN)
+    save(tmp_path / "model.safetensors", saved)
+    expected = Predictor(saved, device="cpu").predict(volume())
+    for path in (tmp_path, str(tmp_path / "model.safetensors")):
+        loaded = Predictor(path, device="cpu")
+        assert loaded.plan == PLAN
+        assert np.array_equal(loaded.predict(volume()).array, expected.array)
+
+
+def test_the_model_is_in_evaluation_mode_and_unchanged(model):
+    trained = random_model(scale=0.5).train()
+    before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
+    expected = predictor(model).predict(volume()).array
+    assert np.array_equal(predictor(trained).predict(volume()).array, expected)  # no dropout
+    assert not any(module.training for module in trained.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trained.state_dict().items())
+
+
+def test_the_input_is_not_changed(model):
+    source = volume()
+    source.array.setflags(write=False)
+    kept = source.array.copy()
+    predictor(model).predict(source)
+    assert np.array_equal(source.array, kept)
+
+
+def test_progress_counts_windows(model):
+    class Listener(Silent):
+        def __init__(self):
+            self.total, self.done = 0, 0
+
+        def start(self, task, total):
+            self.total += total
+
+        def advance(self, note=""):
+            self.done += 1
+
+    listener = Listener()
+    predictor(model, stride=2, batch=3).predict(volume((16, 16, 9)), listener)
+    assert (listener.total, listener.done) == (5, 5)
+
+
+def test_bf16_is_close(model):
+    source = volume()
+    exact = predictor(model).predict(source).array
+    half = predictor(model, precision="bf16").predict(source).array
+    assert (exact == half).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"labels": {"background": 0, "ball": 1}},
+            "the plan has 1 classes at 32 pixels, the model 2 at 32; give the plan",
+        ),
+        (
+            {"image_size": 64},
+            "the plan has 2 classes at 64 pixels, the model 2 at 32; give the plan that the model was",
+        ),
+    ],
+)
+def test_a_plan_for_another_model_is_refused(model, change, message):
+    with pytest.raises(ModelError, match=message):
+        predictor(model, plan=PLAN.model_copy(update=change))
+
+
+def test_a_model_needs_a_plan(model):
+    message = "^the model carries no plan, so it is unknown how to prepare a volume for it; give one with plan=$"
+    for card in (None, ModelCard()):
+        bare = random_model()
+        bare.card = card
+        with pytest.raises(ModelError, match=message):
+            Predictor(bare, device="cpu")
+
+
+@pytest.mark.parametrize("stride", [0, 4, -1])
+def test_a_stride_that_skips_slices_is_refused(model, stride):
+    with pytest.raises(ConfigError, match=f"expected a stride from 1 to the window's 3 slices, got {stride}"):
+        predictor(model, stride=stride)
+
+
+def test_a_batch_of_no_window_is_refused(model):
+    with pytest.raises(ConfigError, match=r"^batch: expected 1 window or more, got 0$"):
+        predictor(model, batch=0)
+
+
+def test_predictions_that_are_not_finite_are_refused():
+    broken = random_model()
+    with torch.no_grad():
+        broken.mask_decoder.iou_token.weight[0, 0] = torch.nan
+    with pytest.raises(ModelError, match=r"^the prediction of slice 0 is not finite; predict with precision float32$"):
+        predictor(broken).predict(volume())
+
+
+@pytest.mark.parametrize(
+    "name", ["gpu", "", "CPU", "meta", "cuda:x", "cuda:-1", "cuda:", "mps", "cpu:0:0", "cuda:1000"]
+)
+def test_bad_device_names_are_refused(name):
+    with pytest.raises(ConfigError, match=f"^device: expected auto, cpu, cuda or cuda:N, got {name!r}$"):
+        choose_device(name)
+
+
+def test_a_device_that_is_not_there_is_refused():
+    missing = f"cuda:{torch.cuda.device_count() + 7}"
+    with pytest.raises(
+        ResourceError, match=rf"^device: there is no {missing} here \(\d+ GPUs found\); use --device cpu$"
+    ):
+        choose_device(missing)
+
+
+def test_devices_that_are_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device() == choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+
+
+def test_automatic_precision_on_a_cpu_is_float32():
+    with autocast(torch.device("cpu"), "auto"):
+        assert not torch.is_autocast_enabled("cpu")
+    with autocast(torch.device("cpu"), "bf16"):
+        assert torch.is_autocast_enabled("cpu")
+        assert torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
+def test_other_windows_than_the_model_was_trained_with(model):
+    labels = predictor(model, plan=PLAN.model_copy(update={"window": 5}), stride=5).predict(volume((16, 16, 8)))
+    assert labels.shape == (16, 16, 8)
+    assert replace(SPEC, window=5).num_channels == SPEC.num_channels

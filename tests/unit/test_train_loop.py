@@ -1,0 +1,189 @@
+import os
+import signal
+from itertools import pairwise
+
+import pytest
+import torch
+from tiny import SPEC, prepared_case, random_model
+from torch.utils.data import get_worker_info
+
+from masam.errors import ConfigError, DivergedError, ResourceError
+from masam.model.masam import Masam
+from masam.train import loop as loop_module
+from masam.train.config import TrainConfig
+from masam.train.dataset import WindowSamples
+from masam.train.loop import MAX_SKIPPED_STEPS, Loop
+from masam.train.loss import LossParts, segmentation_loss
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def samples(tmp_path):
+    return WindowSamples([prepared_case(tmp_path, depth=6)], 3, seed=1, window_minmax=False, augmented=False)
+
+
+def make(samples, model=None, **changes):
+    settings = {"epochs": 4, "batch_windows": 2, "micro_batch_windows": 1, "warmup_steps": 2, "device": "cpu"}
+    config = TrainConfig.from_mapping({**settings, **changes}, where="test")
+    return Loop(model or random_model(), samples, config, CPU)
+
+
+def state(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_steps_count_windows_of_all_epochs(samples):
+    loop = make(samples)
+    reports = list(loop.steps())
+    assert [report.step for report in reports] == list(range(1, 13))
+    assert [loop.epoch_of(step) for step in (0, 2, 3, 5, 6, 12)] == [0, 0, 1, 1, 2, 4]
+    assert make(samples, epochs=1, batch_windows=4).total_steps == 2  # the last batch goes on into the next epoch
+    for report in reports:
+        assert report.loss == pytest.approx(0.2 * report.cross_entropy + 0.8 * report.dice_loss, rel=1e-5)
+        assert report.seconds > 0
+
+
+def test_rates_follow_the_schedule(samples):
+    reports = list(make(samples, learning_rate=0.01, power=1.0).steps())
+    assert [report.learning_rate for report in reports[:3]] == pytest.approx([0.005, 0.01, 0.01])
+    assert all(a.learning_rate > b.learning_rate for a, b in pairwise(reports[2:]))
+
+
+def test_a_short_run_warms_up_for_a_tenth_of_it_at_most(samples):
+    assert make(samples, epochs=10, warmup_steps=250).schedule.warmup_steps == 3
+    assert make(samples, epochs=10, warmup_steps=2).schedule.warmup_steps == 2
+    assert make(samples, epochs=10, schedule_epochs=20).schedule.decay_steps == 60
+
+
+def test_it_learns(samples):
+    torch.manual_seed(0)
+    loop = make(samples, Masam(SPEC), epochs=18, learning_rate=1e-2, power=1.0, weight_decay=0.0)
+    reports = list(loop.steps())
+    assert sum(r.loss for r in reports[-5:]) < 0.5 * sum(r.loss for r in reports[:5])
+
+
+def test_frozen_tensors_stay_bit_for_bit(samples):
+    loop = make(samples)
+    before = state(loop.model)
+    list(loop.steps())
+    for name, tensor in loop.model.state_dict().items():
+        if name not in loop.model.trained_names():
+            assert torch.equal(tensor, before[name]), name
+    assert not torch.equal(loop.model.state_dict()["image_encoder.fact.v"], before["image_encoder.fact.v"])
+
+
+def test_the_same_run_twice_is_the_same_bit_for_bit(samples):
+    one, other = make(samples), make(samples, workers=1)
+    losses = [[report[:5] for report in loop.steps()] for loop in (one, other)]
+    assert losses[0] == losses[1]
+    assert all(torch.equal(a, b) for a, b in zip(state(one.model).values(), state(other.model).values(), strict=True))
+
+
+def test_a_micro_batch_is_a_part_of_the_batch(samples):
+    message = "^micro_batch_windows: expected a divisor of batch_windows = 6, got 4$"
+    with pytest.raises(ConfigError, match=message):
+        make(samples, batch_windows=6, micro_batch_windows=4)
+    # Gradients of parts are averaged: cross-entropy alone does not pool, so any division gives the same step.
+    weights = {"dice_weight": 0.0, "cross_entropy_weight": 1.0, "batch_windows": 6, "epochs": 1}
+    losses = []
+    for micro in (1, 2, 6):
+        model = random_model()
+        model.spec = SPEC
+        model.image_encoder.fact.dropout.p = 0.0
+        loop = make(samples, model, micro_batch_windows=micro, **weights)
+        losses.append([next(iter(loop.steps())).loss, model.mask_decoder.iou_token.weight.detach().clone()])
+    for loss, weight in losses[1:]:
+        assert loss == pytest.approx(losses[0][0], rel=1e-5)
+        torch.testing.assert_close(weight, losses[0][1], rtol=0, atol=2e-5)
+
+
+def broken_loss(at):
+    """The loss, but NaN in some steps (counted from 1)."""
+    calls = iter(range(1, 10_000))
+
+    def loss(*args):
+        parts = segmentation_loss(*args)
+        return LossParts(*(part * torch.nan for part in parts)) if next(calls) in at else parts
+
+    return loss
+
+
+def test_loss_that_stays_nan_ends_training_with_sound_weights(samples, monkeypatch):
+    monkeypatch.setattr(loop_module, "segmentation_loss", broken_loss(range(3, 10_000)))
+    loop = make(samples, epochs=100, batch_windows=1)
+    done = []
+    message = (
+        rf"^loss or gradients were not finite for {MAX_SKIPPED_STEPS} steps in a row, the last at step "
+        rf"{2 + MAX_SKIPPED_STEPS - 1} with windows of a; lower learning_rate, or use precision float32 or bf16$"
+    )
+    with pytest.raises(DivergedError, match=message):
+        done.extend(report.step for report in loop.steps())
+    assert len(done) == 2 + MAX_SKIPPED_STEPS - 1
+    assert all(tensor.isfinite().all() for tensor in loop.model.state_dict().values())
+    assert all(v.isfinite().all() for moments in loop.optimizer.state.values() for v in moments.values())
+
+
+def test_a_few_bad_steps_are_skipped(samples, monkeypatch):
+    monkeypatch.setattr(loop_module, "segmentation_loss", broken_loss({2, 3}))
+    loop = make(samples, epochs=2, batch_windows=1)
+    changes = []
+    previous = state(loop.model)["image_encoder.fact.v"]
+    for _ in loop.steps():
+        now = state(loop.model)["image_encoder.fact.v"]
+        changes.append(not torch.equal(now, previous))
+        previous = now
+    assert changes[:4] == [True, False, False, True]
+    assert loop.step == loop.total_steps
+
+
+def test_gradients_that_are_not_finite_are_skipped_too(samples):
+    loop = make(samples, epochs=1)
+    loop.model.mask_decoder.iou_token.weight.register_hook(lambda gradient: gradient * torch.inf)
+    before = state(loop.model)
+    list(loop.steps())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in loop.model.state_dict().items())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains(samples, precision):
+    loop = make(samples, epochs=1, precision=precision)
+    reports = list(loop.steps())
+    exact = list(make(samples, epochs=1).steps())
+    assert reports[0].loss == pytest.approx(exact[0].loss, rel=0.05)
+    assert all(p.dtype == torch.float32 for p in loop.model.parameters())
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_lack_of_memory_says_what_to_lower(samples, monkeypatch, error):
+    def fail(self, batch):
+        raise error
+
+    monkeypatch.setattr(Loop, "_loss", fail)
+    message = "^training: memory ran out with 1 windows at once; lower micro_batch_windows, the image size or the model"
+    with pytest.raises(ResourceError, match=message):
+        list(make(samples).steps())
+
+
+def test_our_own_bugs_stay_visible(samples, monkeypatch):
+    def fail(self, batch):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(Loop, "_loss", fail)
+    with pytest.raises(RuntimeError, match=r"^shapes do not match$"):
+        list(make(samples).steps())
+
+
+class Killed(WindowSamples):
+    """Samples whose reading process is killed, as by a system that lacks memory."""
+
+    def __getitem__(self, index):
+        if get_worker_info() is not None and index > 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+def test_a_killed_reader_ends_training_with_its_cause(tmp_path):
+    samples = Killed([prepared_case(tmp_path)], 3, seed=1, window_minmax=False, augmented=False)
+    with pytest.raises(ResourceError, match=r"^training: a process that reads samples died .*; lower workers$"):
+        list(make(samples, workers=1).steps())

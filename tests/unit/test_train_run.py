@@ -1,0 +1,299 @@
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import LABELS, SAM, randomise, write_dataset
+
+from masam.errors import ConfigError, DivergedError, InputError, StoppedError
+from masam.metrics import read_rows
+from masam.model.sam import Sam
+from masam.model.sizes import SIZES
+from masam.plan import Plan
+from masam.predict import Predictor
+from masam.preprocess.intensity import Window
+from masam.progress import Silent
+from masam.train import loop as loop_module
+from masam.train import run as run_module
+from masam.train.config import TrainConfig
+from masam.train.loss import LossParts, segmentation_loss
+from masam.train.run import plan_dataset, train
+from masam.weights import load
+
+TINY = replace(SAM, name="vit_t", decoder_heads=8)
+PLAN = Plan(
+    name="tiny", modality="CT", slice_axis="axial", intensity=Window(low=-50, high=200), window=3, image_size=32,
+    labels=LABELS,
+)  # fmt: skip
+MODEL = {"size": "vit_t", "fact_rank": 2, "adapter_channels": 4}
+# Two cases of six windows train: 12 windows, 3 steps an epoch; rows of metrics.csv at steps 3 and 6.
+SETTINGS = {
+    "epochs": 2, "batch_windows": 4, "micro_batch_windows": 2, "warmup_steps": 1, "validate_every": 1, "device": "cpu",
+    "model": MODEL,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def tiny_size(monkeypatch):
+    """The smallest size, made yet smaller; its name must be one that a configuration knows."""
+    monkeypatch.setitem(SIZES, "vit_t", TINY)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("data"))
+
+
+def config(**changes):
+    return TrainConfig.from_mapping({**SETTINGS, **changes}, where="test")
+
+
+class StopAt(Silent):
+    """Sends this process a signal after so many training steps."""
+
+    def __init__(self, step, number=signal.SIGINT):
+        self.left = step
+        self.number = number
+        self.task = ""
+
+    def start(self, task, total):
+        self.task = task
+
+    def advance(self, note=""):
+        if self.task == "training":
+            self.left -= 1
+            if self.left == 0:
+                signal.raise_signal(self.number)
+
+
+@pytest.fixture(scope="module")
+def whole(dataset, tmp_path_factory):
+    """An uninterrupted run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SIZES, "vit_t", TINY)
+        return train(dataset, tmp_path_factory.mktemp("whole") / "run", config(), plan=PLAN)
+
+
+def rows(folder):
+    return [{k: v for k, v in row.items() if k != "seconds_per_step"} for row in read_rows(folder.metrics)]
+
+
+def assert_same_run(one, other):
+    for name in ("last/weights.safetensors", "last/optimizer.safetensors", "model.safetensors"):
+        ours, theirs = load_file(one.root / name), load_file(other.root / name)
+        assert set(ours) == set(theirs)
+        assert all(torch.equal(ours[n], theirs[n]) for n in ours), name
+    assert rows(one) == rows(other)
+
+
+def test_files_of_a_run_folder(whole):
+    names = {p.name for p in whole.folder.root.iterdir()}
+    assert names == {
+        "plan.yaml",
+        "config.yaml",
+        "metrics.csv",
+        "tensorboard",
+        "last",
+        "model.safetensors",
+        "splits.json",
+    }
+    assert whole.folder.read_settings() == (PLAN, config())
+    assert any((whole.folder.root / "tensorboard").iterdir())
+    splits = json.loads((whole.folder.root / "splits.json").read_text())
+    assert len(splits) == 3
+    assert sorted(case for split in splits for case in split["val"]) == ["case0", "case1", "case2"]
+
+
+def test_metrics_of_a_run(whole):
+    assert whole.steps == 6
+    found = rows(whole.folder)
+    assert [(row["step"], row["epoch"]) for row in found] == [("3", "1"), ("6", "2")]
+    for row in found:
+        loss = 0.2 * float(row["cross_entropy"]) + 0.8 * float(row["dice_loss"])
+        assert float(row["loss"]) == pytest.approx(loss, rel=1e-5)
+        assert 0 <= float(row["validation_dice"]) <= 1
+        assert set(row) >= {"learning_rate", "dice.ball", "dice.box"}
+    assert whole.best_dice == max(float(row["validation_dice"]) for row in found)
+    assert all(float(row["seconds_per_step"]) > 0 for row in read_rows(whole.folder.metrics))
+
+
+def test_the_model_of_a_run_predicts(whole, dataset):
+    model = load(whole.folder.root)
+    assert model.card.plan == PLAN
+    assert model.card.training["validation_dice"] == whole.best_dice
+    assert model.card.training["dataset"] == "tiny"
+    labels = Predictor(whole.folder.root, device="cpu").predict(dataset / "imagesTr" / "case0_0000.nii.gz")
+    assert labels.shape == (32, 32, 6)
+
+
+@pytest.mark.parametrize(
+    ("step", "number", "code"), [(1, signal.SIGINT, 130), (3, signal.SIGTERM, 143), (4, signal.SIGINT, 130)]
+)
+def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(whole, dataset, tmp_path, step, number, code):
+    out = tmp_path / "run"
+    message = rf"^stopped after step {step} of 6, the state is in {out / 'last'}; go on with --resume$"
+    with pytest.raises(StoppedError, match=message) as caught:
+        train(dataset, out, config(), plan=PLAN, progress=StopAt(step, number))
+    assert caught.value.exit_code == code
+    result = train(dataset, out, resume=True)
+    assert (result.steps, result.best_dice) == (6, whole.best_dice)
+    assert_same_run(result.folder, whole.folder)
+    again = train(dataset, out, resume=True)  # nothing is left to do
+    assert_same_run(again.folder, whole.folder)
+
+
+CHILD = """
+import signal, sys, time
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+import test_train_run as here
+from masam.errors import MasamError
+from masam.model.sizes import SIZES
+from masam.progress import Silent
+from masam.train.run import train
+
+class Wait(Silent):
+    task, steps = "", 0
+    def start(self, task, total):
+        self.task = task
+    def advance(self, note=""):
+        self.steps += self.task == "training"
+        if self.steps == 2:
+            handler = signal.getsignal(signal.SIGINT)
+            print("ready", flush=True)
+            while signal.getsignal(signal.SIGINT) is handler:  # until the first signal has come
+                time.sleep(0.01)
+
+SIZES["vit_t"] = here.TINY
+try:
+    train(Path(sys.argv[1]), Path(sys.argv[2]), here.config(), plan=here.PLAN, progress=Wait())
+except MasamError as error:
+    print(error.line(), flush=True)
+    sys.exit(error.exit_code)
+"""
+
+
+def test_ctrl_c_stops_in_good_order(whole, dataset, tmp_path):
+    out, here = tmp_path / "run", Path(__file__).parent
+    command = [sys.executable, "-c", CHILD, str(dataset), str(out), str(here)]
+    environment = {"PYTHONPATH": str(here.parent), "PATH": "/usr/bin:/bin"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGINT)
+        line, _ = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert line.startswith("error[STOPPED]: stopped after step 2 of 6")
+    assert_same_run(train(dataset, out, resume=True).folder, whole.folder)
+
+
+def test_a_run_killed_after_a_row_writes_it_again(whole, dataset, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        train(dataset, out, config(), plan=PLAN, progress=StopAt(4))
+    with monkeypatch.context() as patch:
+        # As if killed at the end: metrics and model are later than the state.
+        patch.setattr(run_module._Run, "_save_state", lambda self: None)
+        train(dataset, out, resume=True)
+    assert [row["step"] for row in read_rows(out / "metrics.csv")] == ["3", "6"]
+    assert json.loads((out / "last" / "state.json").read_text())["step"] == 4
+    assert_same_run(train(dataset, out, resume=True).folder, whole.folder)
+
+
+def test_changed_data_are_refused_on_resume(tmp_path):
+    dataset = write_dataset(tmp_path / "data")
+    out = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        train(dataset, out, config(validate_every=0), plan=PLAN, progress=StopAt(2))
+    changed = write_dataset(tmp_path / "other", cases=4)
+    (changed / "imagesTr" / "case3_0000.nii.gz").rename(dataset / "imagesTr" / "case0_0000.nii.gz")
+    message = (
+        "run: the training cases, their preparation or the split have changed since the run began; restore them, or"
+    )
+    with pytest.raises(InputError, match=message):
+        train(dataset, out, resume=True)
+
+
+def test_a_run_is_not_overwritten(whole, dataset):
+    before = (whole.folder.root / "splits.json").read_bytes()
+    with pytest.raises(InputError, match=r"run: the folder holds a run already; use --resume, or another --out$"):
+        train(dataset, whole.folder.root, config(folds=2), plan=PLAN)
+    assert (whole.folder.root / "splits.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fold": 3}, "^fold: expected 0 to 2, got 3$"),
+        ({"micro_batch_windows": 3}, "^micro_batch_windows: expected a divisor of batch_windows = 4, got 3$"),
+        ({"device": "gpu"}, "^device: expected auto, cpu, cuda or cuda:N, got 'gpu'$"),
+    ],
+)
+def test_a_refused_run_leaves_no_folder(dataset, tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        train(dataset, tmp_path / "run", config(**changes), plan=PLAN)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_no_run_cannot_be_resumed(dataset, tmp_path):
+    with pytest.raises(ConfigError, match=r"plan.yaml: there is no such settings file"):
+        train(dataset, tmp_path / "run", resume=True)
+
+
+def test_one_case_alone_trains_without_validation_only(tmp_path):
+    dataset = write_dataset(tmp_path / "data", cases=1)
+    message = "data: expected at least 2 training cases to hold one out, got 1; add cases, or set validate_every to 0$"
+    with pytest.raises(InputError, match=message):
+        train(dataset, tmp_path / "run", config(), plan=PLAN)
+    result = train(dataset, tmp_path / "run", config(validate_every=0, epochs=1), plan=PLAN)
+    assert (result.steps, result.best_dice) == (2, None)
+    assert not (tmp_path / "run" / "splits.json").exists()
+    assert load(tmp_path / "run").card.training == {"steps": 2, "validation_dice": None, "dataset": "tiny"}
+
+
+def test_a_diverged_run_keeps_its_last_good_model(whole, dataset, tmp_path, monkeypatch):
+    calls = iter(range(10_000))
+
+    def loss(*args):
+        parts = segmentation_loss(*args)
+        return LossParts(*(part * torch.nan for part in parts)) if next(calls) >= 6 else parts
+
+    monkeypatch.setattr(loop_module, "segmentation_loss", loss)
+    with pytest.raises(
+        DivergedError, match="loss or gradients were not finite for 20 steps in a row, the last at step 22"
+    ):
+        train(dataset, tmp_path / "run", config(epochs=50), plan=PLAN)
+    for name in ("model.safetensors", "last/weights.safetensors", "last/optimizer.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / name).values())
+
+
+def test_a_plan_is_derived_from_the_data(dataset, tmp_path):
+    from masam.io.cases import read_dataset
+
+    plan = plan_dataset(read_dataset(dataset))
+    assert (plan.slice_axis, plan.image_size, plan.labels, plan.modality) == ("axial", 32, LABELS, "CT")
+    with pytest.raises(
+        ConfigError, match=r"the plan has the classes \{.*\}, dataset.json has \{.*\}; give the plan of this"
+    ):
+        train(dataset, tmp_path / "run", config(), plan=plan.model_copy(update={"labels": {"background": 0, "x": 1}}))
+
+
+def test_training_on_sams_weights_keeps_them(dataset, tmp_path):
+    sam = tmp_path / "sam_vit_t.pth"
+    torch.save(randomise(Sam(TINY, 64), seed=4).state_dict(), sam)
+    settings = {"validate_every": 0, "epochs": 1}
+    result = train(dataset, tmp_path / "a", config(**settings, model={**MODEL, "sam_checkpoint": str(sam)}), plan=PLAN)
+    model = load(result.folder.root, sam)
+    assert set(load_file(result.folder.model)) == model.trained_names()
+    state = torch.load(sam, weights_only=True)
+    name = "image_encoder.blocks.0.attn.qkv.weight"
+    assert torch.equal(model.state_dict()[name], state[name])
+    everything = {**MODEL, "sam_checkpoint": str(sam), "trained": "everything"}
+    result = train(dataset, tmp_path / "b", config(**settings, model=everything), plan=PLAN)
+    model = load(result.folder.root)
+    assert not torch.equal(model.state_dict()[name], state[name])
