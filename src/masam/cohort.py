@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from masam.io.nifti import write_volume
 from masam.io.tensors import content_sha256
 from masam.predict import Predictor
 from masam.progress import Progress
+from masam.volume import Volume
 
 RECORD = "predictions.json"
 """Record of a folder of predictions: what each file was made of."""
@@ -35,7 +36,7 @@ class Cohort:
         failed: Case id to the line that says why.
     """
 
-    done: dict[str, dict[str, str]] = field(default_factory=dict)
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
     failed: dict[str, MasamError] = field(default_factory=dict)
 
@@ -104,8 +105,7 @@ def predict_cohort(predictor: Predictor, cases: Sequence[Case], out: Path, progr
                 continue
             image, _ = load_case(case)
             progress.say(f"{number} of {len(cases)}: {case.id}, {' x '.join(map(str, image.shape))} voxels")
-            write_volume(target, predictor.predict(image, progress))
-            cohort.done[case.id] = {**sources, "labels_sha256": gate.sha256(target)}
+            cohort.done[case.id] = {**sources, **_write(predictor, image, target, progress)}
         except (InputError, ResourceError) as error:
             # A scan that the system does not let us read is one bad scan; a full disk would befall all that follow.
             if isinstance(error, ResourceError) and error.where != str(case.images[0]):
@@ -133,9 +133,15 @@ def predict_file(predictor: Predictor, case: Case, out: Path, progress: Progress
     if _is_one_of(out, case.images):
         raise ConfigError("the labels would take the place of the scan", where=out, fix="name another file")
     image, _ = load_case(case)
-    write_volume(out, predictor.predict(image, progress))
     sources = {"scan_sha256": gate.sha256(case.images[0]), "settings_sha256": _settings_sha256(predictor)}
-    return Cohort(done={case.id: {**sources, "labels_sha256": gate.sha256(out)}})
+    return Cohort(done={case.id: {**sources, **_write(predictor, image, out, progress)}})
+
+
+def _write(predictor: Predictor, image: Volume, target: Path, progress: Progress) -> dict[str, Any]:
+    """Segment a scan and write its labels; returns what the record keeps of it."""
+    found = predictor.segment(image, progress)
+    write_volume(target, found.labels)
+    return {"labels_sha256": gate.sha256(target), "cleanings": [asdict(cleaning) for cleaning in found.cleanings]}
 
 
 def _require_own_folder(cases: Sequence[Case], out: Path) -> None:
@@ -165,13 +171,15 @@ def _settings_sha256(predictor: Predictor) -> str:
         "fact_scale": predictor.model.spec.fact_scale,
         "plan": predictor.plan.model_dump(mode="json"),
         "stride": predictor.stride,
+        "keep_largest": predictor.keep_largest,
+        "fill_holes": predictor.fill_holes,
         "precision": predictor.precision,
         "device": predictor.device.type,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _is_current(entry: Mapping[str, str] | None, sources: Mapping[str, str], target: Path) -> bool:
+def _is_current(entry: Mapping[str, Any] | None, sources: Mapping[str, str], target: Path) -> bool:
     if entry is None or not target.is_file() or any(entry.get(key) != value for key, value in sources.items()):
         return False
     return gate.sha256(target) == entry.get("labels_sha256")
@@ -184,7 +192,7 @@ def _write_record(out: Path, cohort: Cohort, earlier: Mapping[str, dict[str, str
     atomic.write_text(out / RECORD, json.dumps(record, indent=2) + "\n")
 
 
-def _read_record(path: Path) -> dict[str, dict[str, str]]:
+def _read_record(path: Path) -> dict[str, dict[str, Any]]:
     """Return the earlier run's finished cases; a record that is missing or not ours counts as none."""
     if not path.is_file():
         return {}

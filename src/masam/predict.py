@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,7 @@ from masam.errors import ConfigError, ModelError, ResourceError
 from masam.io.nifti import read_volume
 from masam.model.masam import Masam
 from masam.plan import Plan
-from masam.postprocess import most_probable
+from masam.postprocess import Cleaning, fill_holes, keep_largest_component, most_probable
 from masam.preprocess.intensity import minmax_per_window
 from masam.preprocess.pipeline import PreparedVolume
 from masam.progress import Progress, Silent
@@ -68,6 +69,19 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, dtype=_DTYPES[precision])
 
 
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """What came of one volume.
+
+    Attributes:
+        labels: Label values on the input's own grid.
+        cleanings: What each cleaning that was asked for changed, by channel number.
+    """
+
+    labels: Volume
+    cleanings: tuple[Cleaning, ...] = ()
+
+
 class Predictor:
     """A model with all that it takes to segment volumes.
 
@@ -80,9 +94,11 @@ class Predictor:
         batch: Windows that go through the model at once.
         plan: How volumes are prepared; needed only for a model that carries no plan.
         sam_checkpoint: SAM file that the model stands on, if the path needs one.
+        keep_largest: Names of classes of which only the largest connected part is kept; none by default.
+        fill_holes: Names of classes whose enclosed background is filled, after that; none by default.
 
     Raises:
-        ConfigError: A value is out of its range.
+        ConfigError: A value is out of its range, or a class is unknown.
         ModelError: The model has no plan, or one for other classes.
         ResourceError: The device is not there.
     """
@@ -97,6 +113,8 @@ class Predictor:
         batch: int = 1,
         plan: Plan | None = None,
         sam_checkpoint: str | Path | None = None,
+        keep_largest: Sequence[str] = (),
+        fill_holes: Sequence[str] = (),
     ) -> None:
         model = model_or_path if isinstance(model_or_path, Masam) else load(model_or_path, sam_checkpoint)
         plan = plan or (model.card.plan if model.card else None)
@@ -114,6 +132,8 @@ class Predictor:
             raise ConfigError(f"expected 1 window or more, got {batch}", where="batch")
         plan_windows(1, plan.window, stride)
         self.plan = plan
+        self.keep_largest = _channels(plan, keep_largest)
+        self.fill_holes = _channels(plan, fill_holes)
         self.stride = stride
         self.batch = batch
         self.precision: Precision = precision
@@ -121,6 +141,18 @@ class Predictor:
         self.model = model.to(self.device)
 
     def predict(self, volume_or_path: Volume | str | Path, progress: Progress | None = None) -> Volume:
+        """Segment one volume; ``segment`` without its record.
+
+        Args:
+            volume_or_path: A volume of scanner intensities, or a NIfTI file.
+            progress: Told of each window.
+
+        Returns:
+            Label values (as in ``dataset.json``) on the input's own grid, voxel for voxel.
+        """
+        return self.segment(volume_or_path, progress).labels
+
+    def segment(self, volume_or_path: Volume | str | Path, progress: Progress | None = None) -> Segmentation:
         """Segment one volume.
 
         Memory beside the volume and its labels does not depend on the number of slices.
@@ -130,7 +162,7 @@ class Predictor:
             progress: Told of each window.
 
         Returns:
-            Label values (as in ``dataset.json``) on the input's own grid, voxel for voxel.
+            Labels on the input's own grid, voxel for voxel, and what cleanings did.
 
         Raises:
             InputError: The file or its content is refused.
@@ -138,10 +170,16 @@ class Predictor:
         """
         volume = volume_or_path if isinstance(volume_or_path, Volume) else read_volume(Path(volume_or_path))
         prepared = self.plan.preprocessing.prepare(volume)
-        channels = np.zeros((prepared.depth, *prepared.native_size), dtype=np.uint16)
+        channels: NDArray[np.integer] = np.zeros((prepared.depth, *prepared.native_size), dtype=np.uint16)
         for index, probabilities in self.probabilities(prepared, progress or Silent()):
             channels[index] = most_probable(prepared.trace.probabilities_to_native(probabilities))
-        return prepared.trace.labels_to_volume(self.plan.scheme.to_values(channels))
+        cleanings = []
+        for clean, classes in ((keep_largest_component, self.keep_largest), (fill_holes, self.fill_holes)):
+            if classes:
+                channels, cleaning = clean(channels, classes)
+                cleanings.append(cleaning)
+        labels = prepared.trace.labels_to_volume(self.plan.scheme.to_values(channels))
+        return Segmentation(labels, tuple(cleanings))
 
     def probabilities(
         self, prepared: PreparedVolume, progress: Progress
@@ -174,3 +212,11 @@ class Predictor:
         with autocast(self.device, self.precision):
             logits = self.model(grey.expand(-1, -1, 3, -1, -1)).logits
         return logits.float().softmax(dim=2)
+
+
+def _channels(plan: Plan, names: Sequence[str]) -> tuple[int, ...]:
+    known = {label.name: channel for channel, label in enumerate(plan.scheme.labels) if channel > 0}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(f"expected classes out of {', '.join(known)}, got {', '.join(unknown)}", where="postprocess")
+    return tuple(known[name] for name in dict.fromkeys(names))

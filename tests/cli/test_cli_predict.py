@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -160,6 +161,25 @@ def test_one_bad_scan_of_several(masam, trained, tmp_path):
     assert (mended.code, mended.out) == (0, f"3 of 3 cases in {out} (2 kept from an earlier run)\n")
     assert (out / "case0.nii.gz").stat().st_mtime_ns == kept_since
     assert json.loads((out / "predictions.json").read_text())["failed"] == {}
+
+
+def test_a_scan_without_permission_is_one_bad_scan(masam, dataset, trained, tmp_path, monkeypatch):
+    closed, system_open = dataset / "imagesTs/Ts0_0000.nii.gz", os.open
+
+    def refuse(path, *arguments, **options):
+        # A mode of 000 would not do: root, who may run the tests, reads every file.
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return system_open(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    result = masam("predict", dataset / "imagesTs", "--model", trained, "--out", tmp_path / "masks")
+    assert result.code == 4
+    assert f"{closed}: cannot read the file (Permission denied); check permissions and disk" in result.error
+    assert (tmp_path / "masks/Ts1.nii.gz").exists()
+    alone = masam("predict", closed, "--model", trained, "--out", tmp_path / "mask.nii.gz")
+    assert alone.code == 5
+    assert alone.error.startswith(f"error[RESOURCE]: {closed}: ")
 
 
 def test_all_of_several_bad(masam, trained, tmp_path):

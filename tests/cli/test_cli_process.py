@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -191,15 +189,3 @@ def test_a_table_that_the_terminal_cannot_print(dataset, tmp_path, encoding):
     assert result.code == 0
     assert "Leber \\u809d" in result.out
     assert "1.000" in result.out
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
-def test_a_scan_without_permission_is_one_bad_scan(masam, dataset, trained, tmp_path):
-    scans = tmp_path / "scans"
-    shutil.copytree(dataset / "imagesTs", scans)
-    (scans / "Ts0_0000.nii.gz").chmod(0)
-    result = masam("predict", scans, "--model", trained, "--out", tmp_path / "masks")
-    assert result.code == 4
-    assert "cannot read the file (Permission denied)" in result.error
-    alone = masam("predict", scans / "Ts0_0000.nii.gz", "--model", trained, "--out", tmp_path / "mask.nii.gz")
-    assert alone.code == 5

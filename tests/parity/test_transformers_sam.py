@@ -6,9 +6,7 @@ import torch
 from masam.model.sam import Sam
 from masam.model.sizes import SamSize
 
-SIZE = SamSize(
-    "custom", 64, 3, 4, (1,), 3, 96, out_channels=32, decoder_heads=4, decoder_mlp_dim=48, iou_hidden_dim=40
-)
+SIZE = SamSize("custom", 64, 3, 4, (1,), 3, 96, out_channels=32, decoder_heads=4, decoder_mlp_dim=48, iou_hidden_dim=40)
 IMAGE_SIZE = 128  # 8 x 8 patches: windows of 3 are padded to 9
 TO_HUGGING_FACE = [
     ("image_encoder.blocks.", "vision_encoder.layers."),
@@ -59,7 +57,8 @@ def models():
             "hidden_size": 32, "image_size": IMAGE_SIZE, "patch_size": 16, "image_embedding_size": 8,
         },
         mask_decoder_config={
-            "hidden_size": 32, "num_attention_heads": 4, "mlp_dim": 48, "iou_head_hidden_dim": 40, "layer_norm_eps": 1e-5,
+            "hidden_size": 32, "num_attention_heads": 4, "mlp_dim": 48, "iou_head_hidden_dim": 40,
+            "layer_norm_eps": 1e-5,
         },
     )  # fmt: skip
     theirs = transformers.SamModel(config).eval()

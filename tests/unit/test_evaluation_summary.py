@@ -98,7 +98,10 @@ def test_means_over_cases_then_classes_and_the_other_way():
 
 def test_missing_prediction_is_an_error_or_the_worst_score_and_never_dropped():
     references, predictions = {"a": row(1, 0), "b": row(1, 0), "c": row(1, 0)}, {"a": row(1, 0)}
-    with pytest.raises(InputError, match="2 of 3 cases have no prediction: b, c; predict them, or set missing='worst'"):
+    with pytest.raises(
+        InputError,
+        match="2 of 3 cases have no prediction: b, c; predict them, or count each as a total failure",
+    ):
         evaluate(predictions, references, LABELS)
     evaluation = evaluate(predictions, references, LABELS, missing="worst")
     assert evaluation.missing == ("b", "c")

@@ -207,3 +207,14 @@ def test_numbers_out_of_range_are_refused(change, message):
 
 def test_channels_are_classes_and_background():
     assert MasamSpec(SIZES["vit_b"], 12).num_channels == 13
+
+
+def test_adapters_that_start_at_zero_change_nothing():
+    torch.manual_seed(0)
+    model = Masam(SPEC).eval()
+    windows = random_windows()
+    perturbed = model.encode(windows)
+    model.zero_adapters()
+    slices_apart = model.image_encoder(windows.flatten(0, 1), 1)
+    assert torch.equal(model.encode(windows), slices_apart)
+    assert not torch.allclose(perturbed, slices_apart)

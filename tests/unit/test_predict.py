@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from tiny import LABELS, SPEC, random_model
 
 from masam.aggregate import WindowAggregator
@@ -304,3 +305,26 @@ def test_other_windows_than_the_model_was_trained_with(model):
     labels = predictor(model, plan=PLAN.model_copy(update={"window": 5}), stride=5).predict(volume((16, 16, 8)))
     assert labels.shape == (16, 16, 8)
     assert replace(SPEC, window=5).num_channels == SPEC.num_channels
+
+
+def test_cleanings_work_by_class_name_and_say_what_they_changed(model):
+    scan = volume()
+    raw = predictor(model).segment(scan)
+    assert raw.cleanings == ()
+    found = predictor(model, keep_largest=["box"], fill_holes=["ball"]).segment(scan)
+    kept, filled = found.cleanings
+    assert (kept.step, filled.step) == ("keep_largest_component", "fill_holes")
+    before, after = raw.labels.array, found.labels.array
+    # Channel 2 is "box", whose value in label files is 4.
+    assert kept.removed == {2: int(((before == 4) & (after != 4)).sum())}
+    assert kept.removed[2] > 0
+    _, parts = ndimage.label(after == 4, structure=np.ones((3, 3, 3)))
+    assert parts == 1
+    np.testing.assert_array_equal(
+        predictor(model, keep_largest=["box"], fill_holes=["ball"]).predict(scan).array, after
+    )
+
+
+def test_a_cleaning_of_an_unknown_class_is_refused(model):
+    with pytest.raises(ConfigError, match="postprocess: expected classes out of ball, box, got liver"):
+        predictor(model, keep_largest=["liver"])

@@ -187,3 +187,24 @@ def test_a_killed_reader_ends_training_with_its_cause(tmp_path):
     samples = Killed([prepared_case(tmp_path)], 3, seed=1, window_minmax=False, augmented=False)
     with pytest.raises(ResourceError, match=r"^training: a process that reads samples died .*; lower workers$"):
         list(make(samples, workers=1).steps())
+
+
+def test_clipping_bounds_the_gradient_and_changes_nothing_below_its_limit(samples, monkeypatch):
+    seen = []
+
+    def record(*args, **keywords):
+        parameters = [p for p in args[0].param_groups[0]["params"] if p.grad is not None]
+        seen.append(float(torch.nn.utils.get_total_norm([p.grad for p in parameters])))
+
+    def norms(limit):
+        seen.clear()
+        loop = make(samples, epochs=1, clip_norm=limit)
+        # The gradients are looked at; no step is taken, so that each run sees the same ones.
+        monkeypatch.setattr(torch.optim.AdamW, "step", record)
+        list(loop.steps())
+        return list(seen)
+
+    free = norms(None)
+    limit = sorted(free)[0] * 0.5
+    assert norms(limit) == pytest.approx([limit] * len(free), rel=1e-4)
+    assert norms(max(free) * 2) == pytest.approx(free, rel=1e-6)

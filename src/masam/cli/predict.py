@@ -32,6 +32,12 @@ def predict(
     ] = 1,
     batch: Annotated[int, typer.Option(help="Windows that go through the model at once.")] = 1,
     sam_checkpoint: SamCheckpoint = None,
+    keep_largest: Annotated[
+        list[str] | None, typer.Option(metavar="CLASS", help="Keep only this class's largest part; repeatable.")
+    ] = None,
+    fill_holes: Annotated[
+        list[str] | None, typer.Option(metavar="CLASS", help="Fill background enclosed by this class; repeatable.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -47,7 +53,14 @@ def predict(
     from masam.predict import Predictor
 
     predictor = Predictor(
-        model, device=device, precision=precision, stride=stride, batch=batch, sam_checkpoint=sam_checkpoint
+        model,
+        device=device,
+        precision=precision,
+        stride=stride,
+        batch=batch,
+        sam_checkpoint=sam_checkpoint,
+        keep_largest=keep_largest or (),
+        fill_holes=fill_holes or (),
     )
     with listening(quiet) as progress:
         if to_file:

@@ -38,6 +38,8 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train on a data set; the run folder then serves masam predict."""
+    from datetime import UTC, datetime
+
     from masam.errors import ConfigError
     from masam.manifest import build_manifest, write_manifest
     from masam.plan import Plan
@@ -51,6 +53,7 @@ def train(
         "fold": fold,
         "device": device,
     }
+    started = datetime.now(UTC)
     given = {key: value for key, value in chosen.items() if value is not None}
     if resume and (given or setting or config or plan):
         raise ConfigError("a resumed run keeps its settings; give none", where="--resume", fix="or start a new run")
@@ -72,7 +75,7 @@ def train(
         # A resumed run has its own settings.
         "seed": result.folder.read_settings()[1].seed,
     }
-    write_manifest(out / "manifest.json", build_manifest("train", dataset=dataset, **facts))
+    write_manifest(out / "manifest.json", build_manifest("train", started=started, dataset=dataset, **facts))
     if json:
         print_json({"run": str(out), **facts})
     else:

@@ -1,13 +1,15 @@
 """Made abdominal CT: a data set that needs no download and no patient, for the demo and for tests.
 
-A case is a pure function of (seed, index). Its anatomy is in ``phantom_anatomy.py``; one class, the mesenteric vein,
-can be told from the lymph nodes around it only by its course through the slices (``phantom_vessels.py``). Cases are
+A case is a pure function of (seed, index). Its anatomy is in ``phantom_anatomy.py``; one class, the duodenum,
+can be told from the loops of bowel around it only by its course through the slices (``phantom_loops.py``). Cases are
 stored in different orientations, as files from different sources are.
 """
 
 from __future__ import annotations
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,8 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from masam.datasets.phantom_anatomy import LABELS, paint_abdomen
+from masam.datasets.phantom_loops import Courses, draw_courses
 from masam.datasets.phantom_paint import Canvas, Field, Points, ellipsoid
-from masam.datasets.phantom_vessels import Courses, draw_courses
 from masam.datasets.raw_folder import RawFolder
 from masam.errors import ConfigError
 from masam.reproducibility import sample_generator
@@ -47,7 +49,7 @@ def make_phantom_case(seed: int, index: int, shape: tuple[int, int, int] = DEFAU
     """
     _check_case(seed, index, shape)
     orientation, tilt_degrees = STORAGE[index % len(STORAGE)]
-    anatomy, vessels, noise, place = sample_generator(seed, index).spawn(4)
+    anatomy, bowel, noise, place = sample_generator(seed, index).spawn(4)
 
     scan = _scan_points(shape)
     # The patient lies a little turned and shifted on the table; the scan may be tilted on top of that.
@@ -59,8 +61,8 @@ def make_phantom_case(seed: int, index: int, shape: tuple[int, int, int] = DEFAU
     _paint_table(canvas, scan)
     texture = _smooth_noise(noise, shape)
     paint_abdomen(canvas, _deformed(patient, place), texture, anatomy)
-    courses = draw_courses(vessels, shape[2], SLICE_MM)
-    _paint_courses(canvas, patient, courses, hu=float(vessels.uniform(62, 82)))
+    courses = draw_courses(bowel, shape[2], SLICE_MM)
+    _paint_courses(canvas, patient, courses, hu=float(bowel.uniform(62, 82)))
     _add_scanner(canvas, patient, noise)
 
     affine = np.diag([FIELD_MM / shape[0], FIELD_MM / shape[1], SLICE_MM, 1.0])
@@ -101,8 +103,13 @@ def write_phantom(
     _check_case(seed, 0, shape)
     names = tuple(f"phantom_{index:03d}" for index in range(train + test))
     folder = RawFolder.begin(root, names[:train], names[train:])
-    for index, name in enumerate(names):
-        folder.write_case(name, *make_phantom_case(seed, index, shape))
+
+    def write(index: int) -> None:
+        folder.write_case(names[index], *make_phantom_case(seed, index, shape))
+
+    # Threads, since numpy and zlib let others run; a case does not depend on which one makes it, or when.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(write, range(len(names))))
     folder.finish(
         name="Phantom",
         description=f"Abdominal CT made by formula (masam, seed {seed}); no patient's data.",
@@ -151,9 +158,9 @@ def _paint_table(canvas: Canvas, scan: Points) -> None:
 
 
 def _paint_courses(canvas: Canvas, patient: Points, courses: Courses, hu: float) -> None:
-    """Paint veins and nodes slice by slice, with edges that are soft within the slice only.
+    """Paint duodenum and loops slice by slice, with edges that are soft within the slice only.
 
-    A node's last slice must look like any other, so nothing of it spills into the next slice.
+    A loop's last slice must look like any other, so nothing of it spills into the next slice.
     """
     reach = float(courses.radii_mm.max()) + canvas.edge_mm
     for n, k in np.argwhere(courses.visible):
@@ -166,7 +173,7 @@ def _paint_courses(canvas: Canvas, patient: Points, courses: Courses, hu: float)
         a, b = (float(r) for r in courses.radii_mm[n, k])
         section = ellipsoid(local.turned(math.degrees(courses.angles[n])), (a, b, math.inf))
         part = Canvas(canvas.hu[rows, columns, k], canvas.labels[rows, columns, k], canvas.edge_mm)
-        part.paint(section, hu, LABELS["mesenteric_vein"] if courses.is_vein[n] else 0)
+        part.paint(section, hu, LABELS["duodenum"] if courses.is_duodenum[n] else 0)
 
 
 def _smooth_noise(generator: np.random.Generator, shape: tuple[int, int, int]) -> Field:

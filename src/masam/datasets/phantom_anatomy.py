@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from masam.datasets.phantom_loops import BED_CENTRE_MM, BED_RADII_MM
 from masam.datasets.phantom_paint import Canvas, Field, Points, blend, cut_out, ellipsoid, periodic
-from masam.datasets.phantom_vessels import BED_CENTRE_MM, BED_RADII_MM
 
 LABELS = {
     "background": 0,
@@ -23,9 +23,9 @@ LABELS = {
     "aorta": 4,
     "pancreas": 5,
     "gallbladder": 6,
-    "mesenteric_vein": 7,
+    "duodenum": 7,
 }
-"""Class names and label values. Stomach, bowel, vena cava, bones, muscles and lymph nodes are background."""
+"""Class names and label values. Stomach, other bowel, vena cava, bones and muscles are background."""
 
 _FAT, _MUSCLE, _GAS = -100.0, 55.0, -930.0
 _RIB_PITCH_MM = 30.0
@@ -41,7 +41,7 @@ class Abdomen:
         points: Voxel positions, already deformed as this patient is.
         texture: Smooth noise of unit variance, for fat, bone and parenchyma.
         wall: Distance to the inner side of the abdominal wall, negative in the cavity.
-        bed: Distance to the bed of fat where the mesenteric vessels run; organs stay out of it.
+        bed: Distance to the bed of fat where the loops of small bowel lie; organs stay out of it.
         generator: Randomness of this patient.
     """
 
@@ -67,13 +67,13 @@ class Abdomen:
         return a, b, c
 
     def within(self, solid: Field) -> Field:
-        """Return the part of a solid that is inside the cavity and outside the vessels' bed."""
+        """Return the part of a solid that is inside the cavity and outside the loops' bed."""
         inside: Field = np.maximum(np.maximum(solid, self.wall + 2), -self.bed)
         return inside
 
 
 def paint_abdomen(canvas: Canvas, points: Points, texture: Field, generator: np.random.Generator) -> None:
-    """Paint everything but the mesenteric vessels.
+    """Paint everything but the small bowel.
 
     Args:
         canvas: Air at the start; image and labels are painted in place.
@@ -195,7 +195,7 @@ def _paint_liver(abdomen: Abdomen) -> None:
         branch = ellipsoid(vein.moved((42.0, 0.0, 0.0)), (40.0, 4.2, 4.8))
         paint(np.maximum(branch, liver + 5), hu + 38, None)
     gallbladder = ellipsoid(
-        abdomen.near(70.0, 41.0, -15.0, 3.0).turned(-22.0, "x").turned(20.0), abdomen.radii(13.0, 16.0, 25.0)
+        abdomen.near(70.0, 41.0, -15.0, 3.0).turned(-22.0, "x").turned(20.0), abdomen.radii(16.0, 19.0, 28.0)
     )
     gallbladder = np.maximum(gallbladder, -abdomen.bed)
     paint(gallbladder, 55.0)
@@ -240,7 +240,7 @@ def _paint_kidneys(abdomen: Abdomen) -> None:
 
 
 def _paint_pancreas(abdomen: Abdomen) -> None:
-    """Paint the pancreas: from its head at the right it arches in front of the vessels' bed to the spleen's hilum."""
+    """Paint the pancreas: from its head at the right it arches in front of the loops' bed to the spleen's hilum."""
     start, end = abdomen.vary(50.0, 4.0), abdomen.vary(186.0, 6.0)
     centre = abdomen.points.moved((*BED_CENTRE_MM, 0.0))
     semi_x, semi_y = BED_RADII_MM[0] + 9, BED_RADII_MM[1] + 8
@@ -251,9 +251,9 @@ def _paint_pancreas(abdomen: Abdomen) -> None:
     share = (angle - start) * (1 / (end - start))
     turn = angle * (math.pi / 180)
     z = abdomen.vary(-14.0, 4.0) + abdomen.vary(34.0, 6.0) * share
-    thickness = 12.5 - 4.5 * share + 1.3 * np.sin(angle * 0.24 + abdomen.vary(0.0, 3.0))
+    thickness = 14.5 - 5.0 * share + 1.0 * np.sin(angle * 0.24 + abdomen.vary(0.0, 3.0))
     away = (centre.x - semi_x * np.cos(turn)) ** 2 + (centre.y - semi_y * np.sin(turn)) ** 2
-    gland = np.sqrt(away + (0.9 * (centre.z - z)) ** 2) - thickness + 1.6 * abdomen.texture
+    gland = np.sqrt(away + (0.9 * (centre.z - z)) ** 2) - thickness + 1.2 * abdomen.texture
     pancreas = np.maximum(gland, -abdomen.bed)
     abdomen.canvas.paint(pancreas - 1.5, _FAT)
     abdomen.canvas.paint(pancreas, abdomen.vary(84.0, 8.0) + 10 * abdomen.texture, LABELS["pancreas"])

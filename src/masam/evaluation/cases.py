@@ -82,12 +82,12 @@ def pair_cases(
     if extra and not allow_extra:
         raise InputError(
             f"{len(extra)} of {len(predictions)} predictions have no reference: {_names(extra)}",
-            fix="give their references, or set extra='ignore'",
+            fix="give their references, or ignore them with extra=ignore",
         )
     if missing and not allow_missing:
         raise InputError(
             f"{len(missing)} of {len(references)} cases have no prediction: {_names(missing)}",
-            fix="predict them, or set missing='worst' to count each as a total failure",
+            fix="predict them, or count each as a total failure with missing=worst",
         )
     return tuple(missing)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -86,6 +87,13 @@ class Masam(nn.Module):
     def train_everything(self) -> None:
         """Unfreeze the encoder too: for an encoder without pre-trained weights, or full fine-tuning."""
         self.requires_grad_(True)
+
+    @torch.no_grad()
+    def zero_adapters(self) -> None:
+        """Let the adapters start as the identity; the paper's start at default values, which perturb SAM at once."""
+        for module in self.modules():
+            if isinstance(module, Adapter3D):
+                module.up.weight.zero_()
 
     def encode(self, windows: Windows) -> Embeddings:
         """Encode windows [B, S, 3, H, W] in 0..1; returns [B * S, D, h, w], window by window.

@@ -25,6 +25,10 @@ class ModelSettings(Settings):
     fact_scale: float = Field(default=1.0, description="factor of the FacT increments")
     fact_dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout inside FacT while training")
     adapter_channels: int = Field(default=384, ge=1, description="width of the 3D adapters")
+    adapter_zero_start: bool = Field(
+        default=False,
+        description="start the adapters' up-projection at zero: they change nothing at first; the paper does not",
+    )
 
 
 class TrainConfig(Settings):
@@ -43,6 +47,9 @@ class TrainConfig(Settings):
     weight_decay: float = Field(default=0.1, ge=0, description="AdamW's weight decay, on every trained tensor")
     warmup_steps: int = Field(default=250, ge=0, description="steps of linear warm-up")
     power: float = Field(default=7.0, gt=0, description="exponent of the polynomial decay")
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="largest norm of the gradient; null for no limit, as in the paper"
+    )
     cross_entropy_weight: float = Field(default=0.2, ge=0, description="factor of the cross-entropy in the loss")
     dice_weight: float = Field(default=0.8, ge=0, description="factor of the soft Dice loss")
     augment: bool = Field(default=True, description="vary position, size and brightness of training samples")

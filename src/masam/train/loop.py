@@ -142,9 +142,12 @@ class Loop:
     def _apply(self, finite: bool, cases: list[str]) -> None:
         """Take the optimiser's step, or skip it where a number is not finite."""
         self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        finite = finite and bool(torch.nn.utils.get_total_norm(gradients).isfinite())
+        changed = [p for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in changed if p.grad is not None])
+        finite = finite and bool(norm.isfinite())
         if finite:
+            if self.config.clip_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(changed, self.config.clip_norm, norm)
             self.scaler.step(self.optimizer)
             self._skipped = 0
         else:

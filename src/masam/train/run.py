@@ -141,6 +141,11 @@ def _train(
         lambda case: progress.advance(case.id),
     )
     samples = WindowSamples(cases, plan.window, config.seed, plan.window_minmax, config.augment)
+    if config.model.sam_checkpoint is None and config.model.trained == "adaptation":
+        progress.say(
+            "warning: the encoder is frozen at random numbers; give SAM's weights (--sam-checkpoint), "
+            "or train it too (--set model.trained=everything)"
+        )
     model = _build(config, plan).to(device)
     loop = Loop(model, samples, config, device)
     # Everything has been checked by now: what is refused leaves no folder behind.
@@ -195,6 +200,8 @@ def _build(config: TrainConfig, plan: Plan) -> Masam:
         settings.sam_checkpoint,
         fact_dropout=settings.fact_dropout,
     )
+    if settings.adapter_zero_start:
+        model.zero_adapters()
     if settings.trained == "everything":
         model.train_everything()
     return model

@@ -1,9 +1,10 @@
-"""The class that one slice cannot tell: veins among lymph nodes of the same look.
+"""The class that one slice cannot tell: the duodenum among loops of small bowel of the same look.
 
-Several courses run side by side through all slices, drifting slowly. All are drawn from one distribution; then some are
-picked at random to be veins, and the others are cut into nodes of two or three slices with gaps between them. What is
-visible of a node is therefore, slice by slice, drawn exactly like a vein's cross section: same place, size, shape and
-attenuation. Only the neighbouring slices say which is which: within any five consecutive slices every node ends.
+Several courses run side by side through all slices, drifting slowly. All are drawn from one distribution; then one is
+picked at random to be the duodenum, which runs on, and the others are cut into loops that cross two or three slices,
+with gaps between them. What is visible of a loop is therefore, slice by slice, drawn exactly like a section of the
+duodenum: same place, size, shape and attenuation. Only the neighbouring slices say which is which: within any five
+consecutive slices every loop ends.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from numpy.typing import NDArray
 BED_CENTRE_MM = (0.0, 24.0)
 BED_RADII_MM = (56.0, 32.0)
 
-NUM_COURSES = 9
-NUM_VEINS = 2
-NODE_SLICES = (2, 3)
-RADIUS_MM = (4.3, 5.3)
+NUM_COURSES = 4
+LOOP_SLICES = (2, 3)
+GAP_SLICES = (1, 2)
+RADIUS_MM = (9.0, 10.5)
 # Room between two centres: the largest two sections and a voxel of fat between them.
-MIN_GAP_MM = 14.5
+MIN_GAP_MM = 25.0
 
 # Paths proposed at a time; one batch in three holds enough that fit side by side.
 _PROPOSALS = 200
@@ -31,25 +32,25 @@ _PROPOSALS = 200
 
 @dataclass(frozen=True, eq=False)
 class Courses:
-    """Cross sections of veins (V of the N courses) and nodes on every slice.
+    """Cross sections of the duodenum (one of the N courses) and of loops on every slice.
 
     Attributes:
         centres_mm: [N, K, 2] position on each slice, x right and y front.
         radii_mm: [N, K, 2] half axes of the elliptic section.
         angles: [N] direction of the first half axis, in radians.
         visible: [N, K] whether there is a section on the slice.
-        is_vein: [N] whether the course is a vein.
+        is_duodenum: [N] whether the course is the duodenum.
     """
 
     centres_mm: NDArray[np.float64]
     radii_mm: NDArray[np.float64]
     angles: NDArray[np.float64]
     visible: NDArray[np.bool_]
-    is_vein: NDArray[np.bool_]
+    is_duodenum: NDArray[np.bool_]
 
 
 def draw_courses(generator: np.random.Generator, depth: int, step_mm: float = 5.0) -> Courses:
-    """Draw the veins and nodes of a case.
+    """Draw the duodenum and the loops of a case.
 
     Args:
         generator: Randomness.
@@ -57,7 +58,7 @@ def draw_courses(generator: np.random.Generator, depth: int, step_mm: float = 5.
         step_mm: Distance of two slices.
 
     Returns:
-        ``NUM_COURSES`` courses of which ``NUM_VEINS`` are veins, no two closer than ``MIN_GAP_MM`` on any slice.
+        ``NUM_COURSES`` courses, one of them the duodenum, no two closer than ``MIN_GAP_MM`` on any slice.
     """
     centres = _draw_centres(generator, np.arange(depth, dtype=np.float64) * step_mm)
     round_radii = generator.uniform(*RADIUS_MM, size=(NUM_COURSES, 1))
@@ -65,10 +66,10 @@ def draw_courses(generator: np.random.Generator, depth: int, step_mm: float = 5.
     breath = 1 + 0.05 * generator.standard_normal((NUM_COURSES, depth)).clip(-2, 2)
     stretch = generator.uniform(1.0, 1.075, size=(NUM_COURSES, 1))
     radii = np.stack([round_radii * breath * stretch, round_radii * breath / stretch], axis=-1)
-    is_vein = np.zeros(NUM_COURSES, dtype=bool)
-    is_vein[generator.permutation(NUM_COURSES)[:NUM_VEINS]] = True
-    visible = np.array([np.ones(depth, bool) if vein else _draw_nodes(generator, depth) for vein in is_vein])
-    return Courses(centres, radii, generator.uniform(0, math.pi, NUM_COURSES), visible, is_vein)
+    is_duodenum = np.zeros(NUM_COURSES, dtype=bool)
+    is_duodenum[generator.integers(NUM_COURSES)] = True
+    visible = np.array([np.ones(depth, bool) if runs_on else _draw_loops(generator, depth) for runs_on in is_duodenum])
+    return Courses(centres, radii, generator.uniform(0, math.pi, NUM_COURSES), visible, is_duodenum)
 
 
 def _draw_centres(generator: np.random.Generator, z_mm: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -98,15 +99,15 @@ def _drift(generator: np.random.Generator, z_mm: NDArray[np.float64], reach_mm: 
     return reach_mm * np.sin(2 * math.pi * z_mm[:, None] / wavelength + phase)
 
 
-def _draw_nodes(generator: np.random.Generator, depth: int) -> NDArray[np.bool_]:
-    """Cut a course into nodes: [K], runs of two or three slices and as long gaps, none longer at the volume's ends."""
+def _draw_loops(generator: np.random.Generator, depth: int) -> NDArray[np.bool_]:
+    """Cut a course into loops: [K], runs of two or three slices and shorter gaps, none longer at the volume's ends."""
     visible = np.zeros(depth, dtype=bool)
     k = -int(generator.integers(0, 6))
     while k < depth:
-        end = k + int(generator.integers(NODE_SLICES[0], NODE_SLICES[1] + 1))
+        end = k + int(generator.integers(LOOP_SLICES[0], LOOP_SLICES[1] + 1))
         visible[max(k, 0) : max(end, 0)] = True
-        k = end + int(generator.integers(NODE_SLICES[0], NODE_SLICES[1] + 1))
-    # The window of an end slice sees but three slices of the volume; a node must end within those.
+        k = end + int(generator.integers(GAP_SLICES[0], GAP_SLICES[1] + 1))
+    # The window of an end slice sees but three slices of the volume; a loop must end within those.
     for end_slices in (visible[:3], visible[::-1][:3]):
         if end_slices.all():
             end_slices[0] = False
