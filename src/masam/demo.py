@@ -37,9 +37,9 @@ _CONFIG = TrainConfig(
     model=ModelSettings(
         size="vit_t", trained="everything", fact_dropout=0.0, adapter_channels=64, adapter_zero_start=True
     ),
-    batch_windows=1,
-    micro_batch_windows=1,
-    learning_rate=7e-4,
+    batch_windows=2,
+    micro_batch_windows=2,
+    learning_rate=1e-3,
     warmup_steps=100,
     weight_decay=0.01,
     power=1.0,
@@ -75,7 +75,7 @@ DEMO_SETS = (
     DemoSet(
         name="phantom",
         title="Phantom: CT-like abdomens made by formula",
-        write=lambda root: write_phantom(root, train=80, test=4, seed=1),
+        write=lambda root: write_phantom(root, train=104, test=6, seed=7),
         # A soft-tissue window: of all that CT shows, these organs lie between.
         plan_changes={"image_size": 128, "intensity": Window(low=-100, high=200)},
         epochs=1,

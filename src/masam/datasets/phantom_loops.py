@@ -22,9 +22,9 @@ BED_RADII_MM = (56.0, 32.0)
 NUM_COURSES = 4
 LOOP_SLICES = (2, 3)
 GAP_SLICES = (1, 2)
-RADIUS_MM = (9.0, 10.5)
+RADIUS_MM = (9.5, 11.0)
 # Room between two centres: the largest two sections and a voxel of fat between them.
-MIN_GAP_MM = 25.0
+MIN_GAP_MM = 26.0
 
 # Paths proposed at a time; one batch in three holds enough that fit side by side.
 _PROPOSALS = 200
