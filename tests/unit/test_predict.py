@@ -311,18 +311,18 @@ def test_cleanings_work_by_class_name_and_say_what_they_changed(model):
     scan = volume()
     raw = predictor(model).segment(scan)
     assert raw.cleanings == ()
-    found = predictor(model, keep_largest=["box"], fill_holes=["ball"]).segment(scan)
+    found = predictor(model, keep_largest=["ball"], fill_holes=["box"]).segment(scan)
     kept, filled = found.cleanings
     assert (kept.step, filled.step) == ("keep_largest_component", "fill_holes")
     before, after = raw.labels.array, found.labels.array
-    # Channel 2 is "box", whose value in label files is 4.
-    assert kept.removed == {2: int(((before == 4) & (after != 4)).sum())}
-    assert kept.removed[2] > 0
-    _, parts = ndimage.label(after == 4, structure=np.ones((3, 3, 3)))
+    assert kept.removed == {1: int(((before == 1) & (after != 1)).sum())}
+    assert kept.removed[1] > 0
+    _, parts = ndimage.label(after == 1, structure=np.ones((3, 3, 3)))
     assert parts == 1
-    np.testing.assert_array_equal(
-        predictor(model, keep_largest=["box"], fill_holes=["ball"]).predict(scan).array, after
-    )
+    # Channel 2 is "box", whose value in label files is 4.
+    assert filled.added == {2: int(((before != 4) & (after == 4)).sum())}
+    again = predictor(model, keep_largest=["ball"], fill_holes=["box"]).predict(scan)
+    np.testing.assert_array_equal(again.array, after)
 
 
 def test_a_cleaning_of_an_unknown_class_is_refused(model):

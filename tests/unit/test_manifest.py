@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 import masam
-from masam.report import build_manifest, manifest, write_manifest
+from masam import manifest
+from masam.manifest import build_manifest, write_manifest
 
 
 def test_facts_become_plain_values():
