@@ -19,8 +19,8 @@ TOKEN_SCALE = 0.5
 _MEAN_PIXEL = 0.35
 """Pixels run from 0 to 1 and are mostly dark."""
 
-# Over patches of CT and MR slices in 0..1, the amplitude of an orthonormal cosine wave of u and v half periods falls
-# as 1.3 / (u^2 + v^2)^0.7; a patch's mean counts as a third of a half period.
+# Over patches of the phantom's CT slices in 0..1, the amplitude of an orthonormal cosine wave of u and v half periods
+# falls as 1.3 / (u^2 + v^2)^0.7; a patch's mean counts as a third of a half period.
 _AMPLITUDE, _FALL, _MEAN_FREQUENCY = 1.3, 1.4, 1 / 3
 
 # Wave lengths of positions reach from a patch to many times the grid, which counts as 16 patches whatever its number.

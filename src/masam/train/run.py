@@ -156,6 +156,9 @@ def _train(
     run = _Run(folder, plan, config, loop, validation, _dataset_key(cases), progress)
     if resume:
         run.restore()
+    else:
+        # Now, so that whatever ends the run it can be gone on with, and a full disk is known before hours of work.
+        run.save_state()
     run.go()
     return TrainResult(folder, loop.step, run.best_dice, time.monotonic() - started)
 
@@ -266,18 +269,18 @@ class _Run:
                         if key != "step" and isinstance(value, float):
                             board.add_scalar(key, value, report.step)
                 if stop.signal_number is not None:
-                    self._save_state()
+                    self.save_state()
                     raise StoppedError(
                         stop.signal_number,
                         f"stopped after step {report.step} of {loop.total_steps}, the state is in {self.folder.last}",
                         fix="go on with --resume",
                     )
                 if validated or time.monotonic() - self._saved_at > _SAVE_SECONDS:
-                    self._save_state()
+                    self.save_state()
             # Still inside: a signal that comes while the result is written shall not lose it.
             if not self.validation:
                 self._save_model(None)
-            self._save_state()
+            self.save_state()
 
     def _log_row(self) -> dict[str, float | int]:
         every = min(_LOG_STEPS, max(1, self.loop.samples.per_epoch // self.config.batch_windows))
@@ -329,7 +332,8 @@ class _Run:
         model.card = ModelCard(self.plan, model.card.base_sha256, facts)
         weights.save(self.folder.model, model)
 
-    def _save_state(self) -> None:
+    def save_state(self) -> None:
+        """Write all that it takes to go on from here."""
         loop = self.loop
         state = RunState(loop.step, self.best_dice, loop.scaler.state_dict(), self.dataset, self._pending)
         self.folder.save_state(loop.model, loop.optimizer, state)

@@ -78,12 +78,12 @@ class RunFolder:
         return self.root / "last"
 
     def require_free(self) -> None:
-        """Refuse a folder that is taken.
+        """Refuse a folder that is taken; a run that ended before its first saved state takes none.
 
         Raises:
             InputError: The folder holds a run already.
         """
-        if (self.root / "config.yaml").exists():
+        if self.model.exists() or self._saved_state() is not None:
             raise InputError("the folder holds a run already", where=self.root, fix="use --resume, or another --out")
 
     def create(self, plan: Plan, config: TrainConfig) -> None:
@@ -94,6 +94,8 @@ class RunFolder:
             ResourceError: The folder cannot be written.
         """
         self.require_free()
+        # Rows of a run that left nothing else would be taken for this one's.
+        self.metrics.unlink(missing_ok=True)
         plan.to_yaml(self.root / "plan.yaml")
         config.to_yaml(self.root / "config.yaml")
 
@@ -119,6 +121,12 @@ class RunFolder:
         rows = metrics.read_rows(self.metrics)
         if rows:
             metrics.write_rows(self.metrics, [row for row in rows if int(row["step"]) <= step])
+
+    def _saved_state(self) -> Path | None:
+        """Return the folder of a complete state, if there is one."""
+        # Killed between two renames, the complete state has one of the other names; the newer one wins.
+        candidates = (self.last, self.root / "last.new", self.root / "last.old")
+        return next((folder for folder in candidates if _is_complete(folder)), None)
 
     def save_state(self, model: Masam, optimizer: torch.optim.Optimizer, state: RunState) -> None:
         """Replace ``last/`` by a new one, which is complete before the old one goes.
@@ -156,8 +164,7 @@ class RunFolder:
             InputError: There is nothing to go on from.
             ModelError: The state is damaged or belongs to another model.
         """
-        # Killed between two renames, the complete state has one of the other names; the newer one wins.
-        folder = next((f for f in (self.last, self.root / "last.new", self.root / "last.old") if _is_complete(f)), None)
+        folder = self._saved_state()
         if folder is None:
             raise InputError("there is no state to go on from", where=self.last, fix="start the run anew")
         try:
