@@ -119,10 +119,11 @@ def _host() -> str:
 def _is_stale(match: re.Match[str], path: Path) -> bool:
     if time.time() - path.stat().st_mtime > STALE_AFTER_S:
         return True
-    return match["host"] == _host() and not _is_running(int(match["pid"]))
+    return match["host"] == _host() and not is_running(int(match["pid"]))
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Say whether a process of this machine still runs, whoever it belongs to."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -22,7 +22,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from masam.atomic import STALE_AFTER_S
+from masam.atomic import STALE_AFTER_S, is_running
 from masam.errors import InputError, MasamError, ResourceError
 from masam.labels import LabelScheme
 from masam.preprocess.pipeline import PreparedLabels, PreparedVolume, Preprocessing
@@ -262,21 +262,11 @@ def _remove_left_overs(cache_root: Path) -> None:
     mark = f"{_PARTIAL}{platform.node()}-"
     for folder in cache_root.glob(f"{_PARTIAL}*"):
         process = folder.name.removeprefix(mark).split("-")[0]
-        ended = folder.name.startswith(mark) and process.isdecimal() and not _is_running(int(process))
+        ended = folder.name.startswith(mark) and process.isdecimal() and not is_running(int(process))
         # Another process may finish or remove its folder between our looking and our removing.
         with suppress(FileNotFoundError):
             if ended or time.time() - folder.stat().st_mtime > STALE_AFTER_S:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _sync(folder: Path) -> None:
