@@ -7,7 +7,7 @@ import torch
 from tiny import SPEC, prepared_case, random_model
 from torch.utils.data import get_worker_info
 
-from masam.errors import ConfigError, DivergedError, ResourceError
+from masam.errors import ConfigError, DivergedError, InputError, ResourceError
 from masam.model.masam import Masam
 from masam.train import loop as loop_module
 from masam.train.config import TrainConfig
@@ -187,6 +187,18 @@ def test_a_killed_reader_ends_training_with_its_cause(tmp_path):
     samples = Killed([prepared_case(tmp_path)], 3, seed=1, window_minmax=False, augmented=False)
     with pytest.raises(ResourceError, match=r"^training: a process that reads samples died .*; lower workers$"):
         list(make(samples, workers=1).steps())
+
+
+def test_a_reader_s_error_is_one_line(tmp_path):
+    case = prepared_case(tmp_path)
+    (case.folder / "images.npy").write_bytes(b"no array")
+    samples = WindowSamples([case], 3, seed=1, window_minmax=False, augmented=False)
+    for workers in (0, 1):
+        with pytest.raises(
+            InputError, match=r"images\.npy: the cached case is damaged .*; delete its folder$"
+        ) as refusal:
+            list(make(samples, workers=workers).steps())
+        assert "Traceback" not in str(found.value)
 
 
 def test_clipping_bounds_the_gradient_and_changes_nothing_below_its_limit(samples, monkeypatch):

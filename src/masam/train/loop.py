@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from masam.errors import ConfigError, DivergedError, ResourceError
+from masam.errors import ConfigError, DivergedError, MasamError, ResourceError
 from masam.model.masam import Masam
 from masam.predict import autocast
 from masam.reproducibility import step_seed
@@ -168,6 +168,12 @@ def _resource_errors(config: TrainConfig) -> Iterator[None]:
     smaller = "lower micro_batch_windows, the image size or the model's size"
     try:
         yield
+    except MasamError as error:
+        # A process that reads samples sends its error with the whole traceback as the message; its end is the line.
+        _, sent, line = str(error).rpartition(f"{type(error).__module__}.{type(error).__name__}: ")
+        if sent:
+            raise type(error)(line) from error
+        raise
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ResourceError(
             f"memory ran out with {config.micro_batch_windows} windows at once", where="training", fix=smaller
