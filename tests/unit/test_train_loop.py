@@ -196,7 +196,7 @@ def test_a_reader_s_error_is_one_line(tmp_path):
     for workers in (0, 1):
         with pytest.raises(
             InputError, match=r"images\.npy: the cached case is damaged .*; delete its folder$"
-        ) as refusal:
+        ) as found:
             list(make(samples, workers=workers).steps())
         assert "Traceback" not in str(found.value)
 
