@@ -198,7 +198,7 @@ def test_a_run_killed_after_a_row_writes_it_again(whole, dataset, tmp_path, monk
         train(dataset, out, config(), plan=PLAN, progress=StopAt(4))
     with monkeypatch.context() as patch:
         # As if killed at the end: metrics and model are later than the state.
-        patch.setattr(run_module._Run, "_save_state", lambda self: None)
+        patch.setattr(run_module._Run, "save_state", lambda self: None)
         train(dataset, out, resume=True)
     assert [row["step"] for row in read_rows(out / "metrics.csv")] == ["3", "6"]
     assert json.loads((out / "last" / "state.json").read_text())["step"] == 4
