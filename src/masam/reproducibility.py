@@ -5,6 +5,8 @@ A sample is determined by (seed, index of the sample in the run). Workers, GPUs 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,9 +19,13 @@ def sample_generator(seed: int, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, _SAMPLE, index))))
 
 
+# Every sample of an epoch asks for its order: two epochs meet at a border, and a permutation is as long as the epoch.
+@lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, length: int) -> NDArray[np.int64]:
     """Return a permutation of 0 .. length - 1, the order of one epoch."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, _ORDER, epoch)))).permutation(length)
+    order = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, _ORDER, epoch)))).permutation(length)
+    order.setflags(write=False)
+    return order
 
 
 def step_seed(seed: int, step: int) -> int:

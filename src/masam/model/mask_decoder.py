@@ -66,7 +66,7 @@ def upscale(stages: nn.Sequential, tokens: Float[Tensor, "N l D"]) -> Float[Tens
     x = tokens
     for stage in stages:
         if isinstance(stage, nn.ConvTranspose2d):
-            weight = stage.weight.permute(2, 3, 1, 0).flatten(0, 2)  # 4c C
+            weight = stage.weight.permute(2, 3, 1, 0).flatten(0, 2)  # 4c D
             bias = stage.get_parameter("bias").repeat(4)
             x = F.linear(x, weight, bias).unflatten(2, (4, -1)).flatten(1, 2)  # N 4l c
         elif isinstance(stage, LayerNorm2d):
@@ -144,7 +144,7 @@ class MaskDecoder(nn.Module):
         n, _, h, w = embeddings.shape
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([own.expand(n, -1, -1), sparse], dim=1)
-        image = (embeddings + dense).flatten(2).transpose(1, 2)  # N hw C
+        image = (embeddings + dense).flatten(2).transpose(1, 2)  # N hw D
         tokens, image = self.transformer(tokens, image, positions.flatten(1).T[None])
         mask_tokens = tokens[:, 1 : 1 + self.num_masks]
         upscaled = upscale(self.output_upscaling, image)

@@ -45,18 +45,26 @@ class Scaling:
         return np.clip((values - half_low) / half_span, 0, 1).astype(np.float32)
 
 
-class Window(Settings):
+class _Range(Settings):
+    """A rule with two ends; each kind says what they are."""
+
+    kind: str
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> _Range:
+        if not self.low < self.high:
+            raise ValueError(f"expected low below high, got {self.low} and {self.high}")
+        return self
+
+
+class Window(_Range):
     """A fixed range, as radiologists set it on CT, where a Hounsfield unit means the same in every scan."""
 
     kind: Literal["window"] = Field(default="window", description="names this rule")
     low: float = Field(description="intensity that becomes 0, in HU for CT")
     high: float = Field(description="intensity that becomes 1, in HU for CT")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Window:
-        if not self.low < self.high:
-            raise ValueError(f"expected low below high, got {self.low} and {self.high}")
-        return self
 
     def fit(self, array: NDArray[np.generic]) -> Scaling:
         """Return the window's scaling, which does not depend on the volume.
@@ -68,7 +76,7 @@ class Window(Settings):
         return Scaling(self.low, self.high)
 
 
-class Percentiles(Settings):
+class Percentiles(_Range):
     """A range between two percentiles of the volume's own voxels, for MR and others whose unit is arbitrary.
 
     All voxels count, air too. ``Percentiles(low=0, high=99)`` is the paper's rule for MR: capped at the 99 % quantile,
@@ -78,12 +86,6 @@ class Percentiles(Settings):
     kind: Literal["percentiles"] = Field(default="percentiles", description="names this rule")
     low: float = Field(default=0.5, ge=0, le=100, description="percentile of the voxels that becomes 0, in %")
     high: float = Field(default=99.5, ge=0, le=100, description="percentile of the voxels that becomes 1, in %")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Percentiles:
-        if not self.low < self.high:
-            raise ValueError(f"expected low below high, got {self.low} and {self.high}")
-        return self
 
     def fit(self, array: NDArray[np.generic]) -> Scaling:
         """Measure the percentiles of a volume [slices, rows, columns].
