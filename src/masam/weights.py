@@ -117,11 +117,16 @@ def load_reference(
     return model.eval()
 
 
-def save(path: Path, model: Masam) -> None:
+def save(path: Path, model: Masam, *, embed_base: bool = False) -> None:
     """Write a model with its card as one safetensors file.
 
     The frozen encoder of a known SAM file is not repeated: the card names the file's hash, and ``load`` asks for it. An
     encoder that is not frozen, or that stands on no file, is in the file itself.
+
+    Args:
+        path: File to write.
+        model: The model, with its card.
+        embed_base: Put the encoder into the file in any case, so that the file stands alone.
 
     Raises:
         ResourceError: The file cannot be written.
@@ -130,7 +135,7 @@ def save(path: Path, model: Masam) -> None:
     state = model.state_dict()
     trained = model.trained_names()
     is_frozen = not any(p.requires_grad for name, p in model.named_parameters() if name not in trained)
-    base_sha256 = card.base_sha256 if is_frozen else None
+    base_sha256 = card.base_sha256 if is_frozen and not embed_base else None
     if base_sha256 is not None:
         state = {name: tensor for name, tensor in state.items() if name in trained}
     header = {
