@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_io_tensors import Bomb
+from test_io_pytorch_file import Bomb
 from tiny import LABELS, SAM, random_model, random_windows, randomise
 
 from masam.errors import ConfigError, InputError, ModelError

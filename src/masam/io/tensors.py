@@ -1,16 +1,16 @@
-"""Files of tensors: safetensors both ways, PyTorch's ``.pth`` in only and never with code."""
+"""Files of tensors: safetensors both ways, with a hash of our own; published ``.pth`` files in."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import pickle
 import re
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,8 +20,19 @@ from torch import Tensor
 from masam import atomic
 from masam.errors import InputError, ModelError
 from masam.io import gate
+from masam.io.pytorch_file import ENDINGS as PYTORCH_ENDINGS
+from masam.io.pytorch_file import read_pytorch
 
 _CONTENT_HASH = "content_sha256"
+
+# SAM's ViT-H takes 80 kB. The format allows 100 MB, which as a mapping take over a gigabyte.
+_MAX_HEADER_BYTES = 8 * 2**20
+
+_TYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+"""Types that weights are stored in; a file with others (8-bit floats, complex numbers) is refused."""
 
 
 def read_tensors(path: Path, *, ours: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -33,20 +44,40 @@ def read_tensors(path: Path, *, ours: bool = False) -> tuple[dict[str, Tensor], 
             have none; damage that hides our hash would then go unseen.
 
     Returns:
-        Tensors by name, and the file's metadata (empty for ``.pth``).
+        Tensors by name, and the file's metadata (empty for ``.pth``). They may be pages of the file: copy what is to
+        outlive it.
 
     Raises:
         InputError: There is no such file, or it is not a regular one.
         ModelError: The content is damaged, not tensors, or does not have the hash that was written with it.
     """
-    with gate.open_regular(path):
-        pass
-    if path.suffix == ".safetensors":
+    if _is_safetensors(path, ours):
         return _read_safetensors(path, ours)
-    if path.suffix in (".pth", ".pt") and not ours:
-        return _read_pth(path), {}
-    expected = ".safetensors" if ours else ".safetensors or .pth"
-    raise InputError(f"expected a {expected} file, got {path.suffix or 'no ending'}", where=path)
+    return read_pytorch(path), {}
+
+
+def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Say what a ``.safetensors`` or ``.pth`` file holds without reading a value.
+
+    Args:
+        path: The file; its ending says what it is.
+
+    Returns:
+        Tensors on the meta device by name (shape and type, no memory), and the file's metadata with the content hash.
+
+    Raises:
+        InputError: There is no such file, or it is not a regular one.
+        ModelError: Its table of contents is damaged, or it is none of these files.
+    """
+    if not _is_safetensors(path, ours=False):
+        shapes = read_pytorch(path, checksums=False)
+        return {name: torch.empty_like(tensor, device="meta") for name, tensor in shapes.items()}, {}
+    with _safetensors(path) as file:
+        tensors = {}
+        for name in file.keys():  # noqa: SIM118 - not a mapping
+            entry = file.get_slice(name)
+            tensors[name] = torch.empty(entry.get_shape(), dtype=_TYPES[entry.get_dtype()], device="meta")
+        return tensors, dict(file.metadata() or {})
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -89,15 +120,55 @@ def _verify(path: Path) -> None:
     _read_safetensors(path, ours=True)
 
 
-def _read_safetensors(path: Path, ours: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _is_safetensors(path: Path, ours: bool) -> bool:
+    with gate.open_regular(path):
+        pass
+    if path.suffix == ".safetensors":
+        return True
+    if path.suffix in PYTORCH_ENDINGS and not ours:
+        return False
+    expected = ".safetensors" if ours else ".safetensors or .pth"
+    raise InputError(f"expected a {expected} file, got {path.suffix or 'no ending'}", where=path)
+
+
+@contextmanager
+def _safetensors(path: Path) -> Iterator[Any]:
+    """Open a file whose table of contents has been judged."""
     try:
+        _check_header(path)
         with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError) as error:
+            yield file
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"expected a safetensors file, it cannot be read ({error})", where=path, fix="copy or download it again"
         ) from error
+
+
+def _check_header(path: Path) -> None:
+    """Judge what safetensors itself lets pass: a huge table of contents, a name that comes twice, odd types."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError("a name comes twice")
+        return dict(pairs)
+
+    with gate.open_regular(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > _MAX_HEADER_BYTES:
+            raise ValueError(f"its table of contents claims {length} bytes, at most {_MAX_HEADER_BYTES} are accepted")
+        table = json.loads(file.read(length), object_pairs_hook=unique)
+    if not isinstance(table, dict):
+        raise ValueError("its table of contents is no mapping")
+    for name, entry in table.items():
+        if name != "__metadata__" and not (isinstance(entry, dict) and entry.get("dtype") in _TYPES):
+            kind = entry.get("dtype") if isinstance(entry, dict) else entry
+            raise ValueError(f"{name} is of type {kind}, expected one of {', '.join(_TYPES)}")
+
+
+def _read_safetensors(path: Path, ours: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with _safetensors(path) as file:
+        metadata = dict(file.metadata() or {})
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     expected = metadata.pop(_CONTENT_HASH, None)
     if expected is None and ours:
         raise ModelError(
@@ -112,27 +183,3 @@ def _read_safetensors(path: Path, ours: bool) -> tuple[dict[str, Tensor], dict[s
             fix="copy it again or train again",
         )
     return tensors, metadata
-
-
-def _read_pth(path: Path) -> dict[str, Tensor]:
-    try:
-        # On damaged content torch.load raises whatever its unpickler stumbles over. What it warns of, the error says.
-        with gate.border(path), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except InputError as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, pickle.UnpicklingError):
-            raise ModelError(
-                "the file is damaged or holds something else than tensors, and is not loaded: it could run code",
-                where=path,
-                fix="ask its author for a file of tensors only (safetensors)",
-            ) from cause
-        reason = str(cause).split("\n", 1)[0]
-        raise ModelError(f"cannot be read as a PyTorch file ({reason})", where=path, fix="download it again") from cause
-    if not isinstance(content, Mapping):
-        raise ModelError(f"expected tensors by name, got {type(content).__name__}", where=path)
-    odd = [str(name) for name, tensor in content.items() if not isinstance(tensor, Tensor)]
-    if odd:
-        raise ModelError(f"expected tensors by name, got other things too: {', '.join(odd[:5])}", where=path)
-    return {str(name): tensor.detach() for name, tensor in content.items()}
