@@ -23,8 +23,11 @@ ALLOWED = {
     "datasets": {"io"},  # data sets are written as files
     "model": set(),
     "evaluation": {"io"},  # reads the label files that it compares
-    "weights": {"io", "model", "plan"},  # files to models, each with its plan
-    "predict": STAGES | {"model", "weights"},
+    "card": {"model", "plan"},  # what travels with the weights
+    "weights": {"io", "model", "card"},  # files to models
+    "reference": {"io", "model", "plan", "card", "weights"},  # the official MA-SAM's files
+    "identify": {"io", "model", "card", "weights"},  # what a file is
+    "predict": STAGES | {"model", "weights", "card"},
     "metrics": {"io"},  # the table of a run's figures, written by train and read by report
     "train": STAGES | {"model", "weights", "predict", "evaluation", "metrics"},
     "manifest": set(),

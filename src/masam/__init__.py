@@ -8,12 +8,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from masam.evaluation import evaluate
     from masam.predict import Predictor
+    from masam.reference import load_reference, save_reference
     from masam.volume import Geometry, Volume
-    from masam.weights import build_masam, load, load_reference, save
+    from masam.weights import build_masam, load, save
 
 __version__ = "0.1.0"
 
-__all__ = ["Geometry", "Predictor", "Volume", "build_masam", "evaluate", "load", "load_reference", "save"]
+__all__ = [
+    "Geometry",
+    "Predictor",
+    "Volume",
+    "build_masam",
+    "evaluate",
+    "load",
+    "load_reference",
+    "save",
+    "save_reference",
+]
 
 _HOMES = {
     "Geometry": "masam.volume",
@@ -22,8 +33,9 @@ _HOMES = {
     "build_masam": "masam.weights",
     "evaluate": "masam.evaluation",
     "load": "masam.weights",
-    "load_reference": "masam.weights",
+    "load_reference": "masam.reference",
     "save": "masam.weights",
+    "save_reference": "masam.reference",
 }
 
 

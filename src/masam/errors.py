@@ -6,6 +6,7 @@ Every message says what was expected, what came, where, and what to do. The comm
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -65,10 +66,21 @@ class ResourceError(MasamError):
 
 
 class ModelError(MasamError):
-    """A checkpoint that is corrupt, or does not fit what is asked of it."""
+    """A checkpoint that is corrupt, or does not fit what is asked of it.
+
+    Args:
+        what: What was expected and what came instead.
+        where: File the fault is in.
+        fix: What the user can do.
+        faults: Every single fault, where the line only has room for their sum.
+    """
 
     kind = "MODEL"
     exit_code = 6
+
+    def __init__(self, what: str, *, where: object = None, fix: str | None = None, faults: Sequence[str] = ()) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.faults = tuple(faults)
 
 
 class DivergedError(MasamError):

@@ -18,7 +18,7 @@ from masam.config import Settings
 from masam.errors import ConfigError, InputError
 from masam.labels import LabelScheme
 from masam.preprocess.intensity import IntensityRule, Percentiles, Window
-from masam.preprocess.orientation import CANONICAL_AXES, SliceAxis, largest_spacing_axis, world_order
+from masam.preprocess.orientation import CANONICAL_AXES, SliceAxis, SliceView, largest_spacing_axis, world_order
 from masam.volume import Volume
 
 if TYPE_CHECKING:
@@ -111,7 +111,10 @@ class Plan(Settings):
 
     name: str = Field(description="name of the data set")
     modality: Modality = Field(description="CT, MR or other")
-    slice_axis: SliceAxis = Field(description="anatomical direction along which volumes are cut into slices")
+    slice_axis: SliceView = Field(
+        description="anatomical direction along which volumes are cut into slices; 'stored' takes each file's third "
+        "axis whatever its direction, which models trained by the paper's code need"
+    )
     intensity: IntensityRule = Field(description="from the scanner's numbers to 0..1, per volume")
     window_minmax: bool = Field(
         default=False,
@@ -207,12 +210,13 @@ def make_plan(
     if preset is not None:
         derived |= dict(_preset(preset))
     derived |= overrides
-    if derived["slice_axis"] not in CANONICAL_AXES:
-        raise ConfigError(
-            f"expected one of {', '.join(CANONICAL_AXES)}, got {derived['slice_axis']!r}", where="slice_axis"
-        )
+    views = (*CANONICAL_AXES, "stored")
+    if derived["slice_axis"] not in views:
+        raise ConfigError(f"expected one of {', '.join(views)}, got {derived['slice_axis']!r}", where="slice_axis")
     if "image_size" not in derived:
-        derived["image_size"] = _image_size(found, derived["slice_axis"])
+        # How files are stored is no part of the fingerprint; they are mostly stored as they were sliced.
+        axis = found.slice_axis if derived["slice_axis"] == "stored" else derived["slice_axis"]
+        derived["image_size"] = _image_size(found, axis)
     if "intensity" not in derived:
         derived["intensity"] = _intensity(found, is_ct=derived["modality"] == "CT")
     plain = {

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from masam.aggregate import WindowAggregator
+from masam.card import require_fitting
 from masam.errors import ConfigError, ModelError, ResourceError
 from masam.io.nifti import read_volume
 from masam.model.masam import Masam
@@ -122,12 +123,7 @@ class Predictor:
             raise ModelError(
                 "the model carries no plan, so it is unknown how to prepare a volume for it", fix="give one with plan="
             )
-        if plan.scheme.num_classes != model.spec.num_classes or plan.image_size != model.spec.image_size:
-            raise ModelError(
-                f"the plan has {plan.scheme.num_classes} classes at {plan.image_size} pixels, "
-                f"the model {model.spec.num_classes} at {model.spec.image_size}",
-                fix="give the plan that the model was trained with",
-            )
+        require_fitting(plan, model.spec)
         if batch < 1:
             raise ConfigError(f"expected 1 window or more, got {batch}", where="batch")
         plan_windows(1, plan.window, stride)

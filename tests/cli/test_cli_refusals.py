@@ -76,7 +76,10 @@ def test_a_device_that_is_not_there(masam, dataset, trained, tmp_path, monkeypat
         (["--set", "epochs.x=1"], "--set: epochs.x: epochs is a single value, not a group"),
         (["--set", "learning_rate=nan"], "options: learning_rate: expected"),
         (["--epochs", 0], "options: epochs: expected greater than or equal to 1, got 0"),
-        (["--size", "vit_q"], "options: model.size: expected 'vit_h', 'vit_l', 'vit_b' or 'vit_t', got 'vit_q'"),
+        (
+            ["--size", "vit_q"],
+            "options: model.size: expected 'auto', 'vit_h', 'vit_l', 'vit_b' or 'vit_t', got 'vit_q'",
+        ),
         (["--config", "missing.yaml"], "missing.yaml: there is no such settings file"),
         (["--plan", "missing.yaml"], "missing.yaml: there is no such settings file"),
         (["--resume", "--epochs", 3], "--resume: a resumed run keeps its settings; give none"),
@@ -245,13 +248,15 @@ def _junk(path: Path) -> None:
     [
         (_truncate, "expected a safetensors file, it cannot be read"),
         (_flip, "the content does not have the hash that was written with it: the file is damaged"),
-        (_foreign, "expected a file that masam has written"),
+        (_foreign, "expected a model that masam has written, its metadata are missing"),
         (_junk, "expected a safetensors file, it cannot be read"),
     ],
 )
 def test_a_bad_model(masam, dataset, model, tmp_path, spoil, message):
     spoil(model)
-    for words in (("predict", dataset / "imagesTs", "--model", model, "--out", tmp_path / "masks"), ("info", model)):
+    # What a file holds can be said of any tensors; whether they serve as a model is another question.
+    commands = [("predict", dataset / "imagesTs", "--model", model, "--out", tmp_path / "masks"), ("info", model)]
+    for words in commands[: 1 if spoil is _foreign else 2]:
         result = masam(*words)
         assert (result.code, result.out) == (6, "")
         assert result.error.startswith(f"error[MODEL]: {model}: ")

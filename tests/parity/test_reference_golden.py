@@ -6,9 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from masam.model.checkpoint import infer_masam_spec, infer_sam_size, load_official_state, load_sam_state
+from masam.model.architecture import infer_masam_spec, infer_sam_size
+from masam.model.checkpoint import load_official_state, load_sam_state, resize_positions
 from masam.model.masam import Masam
 from masam.model.sam import Sam
+from masam.model.sizes import SamSize
 from masam.train.loss import segmentation_loss
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -76,6 +78,20 @@ def test_sam_masks_and_iou(sam, sam_expected, sam_embeddings, case, names, image
     key = f"{case}.image{image}.{'multi' if multimask else 'single'}"
     assert_close(out.logits, sam_expected[f"{key}.low_res_masks"])
     assert_close(out.iou, sam_expected[f"{key}.iou"])
+
+
+@pytest.mark.parametrize("image_size", [384, 512, 1024, 1280])
+def test_positions_are_resized_bit_for_bit(image_size):
+    golden = load_file(GOLDEN / "positions_expected.safetensors")
+    source = {name.removeprefix("source."): t for name, t in golden.items() if name.startswith("source.")}
+    size = SamSize("custom", 6, 2, 1, (1,), 14, 24)
+    resized = resize_positions(source, size, image_size)
+    assert set(resized) == set(source)
+    for name, tensor in resized.items():
+        expected = golden.get(f"{image_size}.{name}", source[name])
+        assert torch.equal(tensor, expected), name
+    changed = {name for name in source if f"{image_size}.{name}" in golden}
+    assert len(changed) == (0 if image_size == 1024 else 3)
 
 
 def load_adapted(name):

@@ -1,53 +1,44 @@
 """The plain SAM against transformers' SamModel with the same random weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file, save_file
 
+from masam.errors import ModelError
+from masam.identify import identify
+from masam.io.tensors import read_tensors
+from masam.model.architecture import infer_sam_size
+from masam.model.checkpoint import load_sam_state, require_sam
 from masam.model.sam import Sam
-from masam.model.sizes import SamSize
+from masam.model.sizes import SIZES, SamSize
 
 SIZE = SamSize("custom", 64, 3, 4, (1,), 3, 96, out_channels=32, decoder_heads=4, decoder_mlp_dim=48, iou_hidden_dim=40)
 IMAGE_SIZE = 128  # 8 x 8 patches: windows of 3 are padded to 9
-TO_HUGGING_FACE = [
-    ("image_encoder.blocks.", "vision_encoder.layers."),
-    ("image_encoder.", "vision_encoder."),
-    ("patch_embed.proj.", "patch_embed.projection."),
-    ("neck.0.", "neck.conv1."),
-    ("neck.1.", "neck.layer_norm1."),
-    ("neck.2.", "neck.conv2."),
-    ("neck.3.", "neck.layer_norm2."),
-    (".norm", ".layer_norm"),
-    ("prompt_encoder.pe_layer.positional_encoding_gaussian_matrix", "shared_image_embedding.positional_embedding"),
-    ("point_embeddings.", "point_embed."),
-    ("mask_downscaling.0.", "mask_embed.conv1."),
-    ("mask_downscaling.1.", "mask_embed.layer_norm1."),
-    ("mask_downscaling.3.", "mask_embed.conv2."),
-    ("mask_downscaling.4.", "mask_embed.layer_norm2."),
-    ("mask_downscaling.6.", "mask_embed.conv3."),
-    ("output_upscaling.0.", "upscale_conv1."),
-    ("output_upscaling.1.", "upscale_layer_norm."),
-    ("output_upscaling.3.", "upscale_conv2."),
-]
 
-
-def to_hugging_face(name):
-    for ours, theirs in TO_HUGGING_FACE:
-        name = name.replace(ours, theirs)
-    if "hypernetworks" in name or "iou_prediction_head" in name:
-        for ours, theirs in (("layers.0.", "proj_in."), ("layers.1.", "layers.0."), ("layers.2.", "proj_out.")):
-            if ours in name:
-                return name.replace(ours, theirs)
-    return name
+# Sizes of facebook/sam-vit-base, -large and -huge, as transformers writes them.
+VISION = {
+    name: {
+        "hidden_size": width,
+        "num_hidden_layers": depth,
+        "num_attention_heads": heads,
+        "global_attn_indexes": blocks,
+    }
+    for name, width, depth, heads, blocks in (
+        ("vit_b", 768, 12, 12, [2, 5, 8, 11]),
+        ("vit_l", 1024, 24, 16, [5, 11, 17, 23]),
+        ("vit_h", 1280, 32, 16, [7, 15, 23, 31]),
+    )
+}
 
 
 @pytest.fixture(scope="module")
-def models():
-    transformers = pytest.importorskip("transformers")
+def models(tmp_path_factory):
+    """transformers' SAM of random weights, its file as Hugging Face hosts it, and ours loaded from that file."""
+    folder = tmp_path_factory.mktemp("hugging_face")
     torch.manual_seed(0)
-    ours = Sam(SIZE, IMAGE_SIZE).eval()
-    with torch.no_grad():  # tables that start at zero would hide an error in their use
-        for parameter in ours.parameters():
-            parameter.normal_(0, 0.2)
     config = transformers.SamConfig(
         vision_config={
             "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": IMAGE_SIZE,
@@ -62,17 +53,20 @@ def models():
         },
     )  # fmt: skip
     theirs = transformers.SamModel(config).eval()
-    state = {to_hugging_face(name): tensor for name, tensor in ours.state_dict().items()}
-    matrix = state["shared_image_embedding.positional_embedding"]
-    state["prompt_encoder.shared_embedding.positional_embedding"] = matrix
-    theirs.load_state_dict(state)
-    return ours, theirs
+    with torch.no_grad():  # tables that start at zero would hide an error in their use
+        for parameter in theirs.parameters():
+            parameter.normal_(0, 0.2)
+    theirs.save_pretrained(folder)
+    path = folder / "model.safetensors"
+    ours = Sam(SIZE, IMAGE_SIZE).eval()
+    load_sam_state(ours, read_tensors(path)[0], SIZE, where=path)
+    return ours, theirs, path
 
 
 @pytest.mark.parametrize("prompts", ["points", "box", "none"])
 @pytest.mark.parametrize("multimask", [True, False])
 def test_same_masks_and_iou(models, prompts, multimask):
-    ours, theirs = models
+    ours, theirs, _ = models
     generator = torch.Generator().manual_seed(3)
     images = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
     given, wanted = {}, {}
@@ -89,3 +83,54 @@ def test_same_masks_and_iou(models, prompts, multimask):
         expected = theirs(pixel_values=images, multimask_output=multimask, **wanted)
     torch.testing.assert_close(got.logits, expected.pred_masks[:, 0], rtol=1e-4, atol=1e-4 * got.logits.abs().max())
     torch.testing.assert_close(got.iou, expected.iou_scores[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_every_tensor_of_the_file_has_its_place(models):
+    _, theirs, path = models
+    state = require_sam(read_tensors(path)[0])
+    size = replace(SIZE, base_image_size=IMAGE_SIZE)
+    assert infer_sam_size(state, SIZE.decoder_heads) == size
+    expected = Sam(SIZE, IMAGE_SIZE).state_dict()
+    assert {name: t.shape for name, t in state.items()} == {name: t.shape for name, t in expected.items()}
+    vision = theirs.state_dict()["vision_encoder.layers.1.layer_norm2.weight"]
+    assert torch.equal(state["image_encoder.blocks.1.norm2.weight"], vision)
+    assert identify(path)["kind"] == "SAM weights under Hugging Face's names"
+
+
+@pytest.mark.parametrize("copy", ["prompt_encoder.shared_embedding", "shared_image_embedding"])
+def test_either_copy_of_the_position_matrix_will_do(models, tmp_path, copy):
+    tensors = load_file(models[2])
+    both = {
+        **tensors,
+        "prompt_encoder.shared_embedding.positional_embedding": tensors["shared_image_embedding.positional_embedding"],
+    }
+    expected = require_sam(both)
+    only = {name: t for name, t in both.items() if "positional_embedding" not in name or name.startswith(copy)}
+    assert len(only) == len(both) - 1
+    state = require_sam(only)
+    assert set(state) == set(expected)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in state.items())
+    other = dict(both)
+    other[f"{copy}.positional_embedding"] = torch.zeros_like(other[f"{copy}.positional_embedding"])
+    with pytest.raises(
+        ModelError, match=r"^x: .*positional_embedding and its copy under another name differ; download"
+    ):
+        require_sam(other, "x")
+
+
+def test_a_name_that_is_not_known_is_listed(models, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({**load_file(models[2]), "vision_encoder.surprise": torch.ones(1)}, path)
+    message = r"model.safetensors: 1 tensor does not .*no part of the model is called so: image_encoder.surprise$"
+    with pytest.raises(ModelError, match=message):
+        load_sam_state(Sam(SIZE, IMAGE_SIZE), read_tensors(path)[0], SIZE, where=path)
+
+
+@pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
+def test_published_sizes_match_tensor_by_tensor_without_memory(name):
+    with torch.device("meta"):
+        state = transformers.SamModel(transformers.SamConfig(vision_config=VISION[name])).state_dict()
+        expected = Sam(SIZES[name], 1024).state_dict()
+    ours = require_sam(state)
+    assert {key: tensor.shape for key, tensor in ours.items()} == {key: t.shape for key, t in expected.items()}
+    assert infer_sam_size(ours) == SIZES[name]

@@ -5,16 +5,17 @@ import torch
 from tiny import SAM, SPEC, random_model, random_windows, randomise
 
 from masam.errors import ModelError
+from masam.model.architecture import AdapterNumbers, infer_adapter, infer_masam_spec, infer_sam_size
 from masam.model.checkpoint import (
-    infer_masam_spec,
-    infer_sam_size,
     load_official_state,
     load_sam_state,
     load_strictly,
-    official_names,
+    require_adapter,
+    require_sam,
     resize_positions,
 )
 from masam.model.masam import Masam
+from masam.model.names import to_official as rename
 from masam.model.sam import Sam
 from masam.model.sizes import SIZES, MasamSpec
 
@@ -26,14 +27,9 @@ def sam_state(size=SAM, seed=3):
 
 
 def to_official(model):
-    """Write a model's trained tensors as an official epoch_N.pth has them (paper.md 4.1)."""
-    names = official_names(model.spec.sam.depth)
+    """Return a model's trained tensors as an official epoch_N.pth has them (paper.md 4.1)."""
     trained = model.trained_names()
-    state = {names.get(n, n): t for n, t in model.state_dict().items() if n in trained}
-    for letter in "qv":
-        for block, sigma in enumerate(state.pop(f"image_encoder.fact.sigma_{letter}")):
-            state[f"{letter}_FacTs_{block:03d}"] = sigma
-    return state
+    return rename({n: t for n, t in model.state_dict().items() if n in trained}, model.spec.sam.depth)
 
 
 def test_every_number_of_a_sam_is_in_its_tensors():
@@ -46,7 +42,7 @@ def test_every_number_of_a_sam_is_in_its_tensors():
 def test_published_sizes_are_known_by_their_tensors(name):
     with torch.device("meta"):
         state = Sam(SIZES[name], 1024).state_dict()
-    assert infer_sam_size(state) is SIZES[name]
+    assert infer_sam_size(state) == SIZES[name]
 
 
 @pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
@@ -78,12 +74,14 @@ def test_an_incomplete_or_surplus_adapter_is_refused():
     model = random_model()
     adapter = to_official(model)
     surplus = {**adapter, "v_FacTs_002": torch.ones(3, 3), "surprise": torch.ones(1)}
-    with pytest.raises(
-        ModelError, match=r"2 tensors do not fit the model: unexpected surprise, unexpected v_FacTs_002$"
-    ):
+    message = r"2 tensors do not fit the model; unexpected, as no part of .* is called so: surprise, v_FacTs_002$"
+    with pytest.raises(ModelError, match=message):
         load_official_state(model, surplus)
     del adapter["v_FacTs_000"]
-    message = "2 tensors do not fit the model: missing image_encoder.fact.sigma_v, unexpected v_FacTs_001$"
+    message = (
+        "2 tensors do not fit the model; missing, so the file is incomplete: image_encoder.fact.sigma_v; "
+        "unexpected, as no part of the model is called so: v_FacTs_001$"
+    )
     with pytest.raises(ModelError, match=message):
         load_official_state(model, adapter)
 
@@ -142,33 +140,43 @@ def test_all_faults_are_listed():
     model, state = random_model(), dict(random_model().state_dict())
     del state["mask_decoder.iou_token.weight"]
     state["intruder"] = torch.ones(1)
+    state["prompt_encoder.not_a_point_embed.weight"] = torch.ones(1, 32, dtype=torch.int64)
     state["prompt_encoder.no_mask_embed.weight"] = torch.ones(1, 5)
     state["mask_decoder.mask_tokens.weight"] = state["mask_decoder.mask_tokens.weight"].clone()
     state["mask_decoder.mask_tokens.weight"][1, 2] = torch.nan
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(ModelError) as caught:
-        load_strictly(model, state, where="tiny.pth")
+        load_strictly(model, state, where="tiny.pth", fix="do this")
     assert str(caught.value) == (
-        "tiny.pth: 4 tensors do not fit the model: missing mask_decoder.iou_token.weight, unexpected intruder, "
-        "mask_decoder.mask_tokens.weight holds values that are not finite, "
-        "prompt_encoder.no_mask_embed.weight has shape (1, 5), expected (1, 32)"
+        "tiny.pth: 5 tensors do not fit the model; missing, so the file is incomplete: mask_decoder.iou_token.weight; "
+        "unexpected, as no part of the model is called so: intruder; of another shape, so made for another model: "
+        "prompt_encoder.no_mask_embed.weight has (1, 5), expected (1, 32); no floating-point numbers: "
+        "prompt_encoder.not_a_point_embed.weight; not finite, so damaged: mask_decoder.mask_tokens.weight; do this"
+    )
+    assert caught.value.faults == (
+        "missing mask_decoder.iou_token.weight",
+        "unexpected intruder",
+        "prompt_encoder.no_mask_embed.weight has shape (1, 5), expected (1, 32)",
+        "prompt_encoder.not_a_point_embed.weight holds no floating-point numbers",
+        "mask_decoder.mask_tokens.weight holds values that are not finite",
     )
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_a_long_list_of_faults_is_cut():
-    with pytest.raises(ModelError, match=r"tensors do not fit the model: missing .*, and \d+ more$") as caught:
-        load_strictly(random_model(), {})
-    assert str(caught.value).count("missing") == 12
+def test_a_long_list_of_faults_is_folded_and_cut_in_the_line_alone():
+    model = random_model()
+    with pytest.raises(ModelError, match=r"missing, so the file is incomplete: .*, and \d+ more$") as caught:
+        load_strictly(model, {})
+    assert "image_encoder.blocks.{0-1}.adapter_attention.conv.bias, " in str(caught.value)
+    assert caught.value.faults == tuple(f"missing {name}" for name in sorted(model.state_dict()))
 
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
 def test_numbers_that_are_not_finite_are_refused(value):
     state = sam_state()
     state["image_encoder.neck.0.weight"][0, 0] = value
-    with pytest.raises(
-        ModelError, match=r"1 tensors do not fit the model: image_encoder.neck.0.weight holds values that"
-    ):
+    message = r"1 tensor does not fit the model; not finite, so damaged: image_encoder.neck.0.weight$"
+    with pytest.raises(ModelError, match=message):
         load_sam_state(random_model(), state, SAM)
 
 
@@ -194,24 +202,97 @@ def test_an_adapter_of_another_backbone_names_both():
 
 
 def test_the_published_name_of_the_backbone_that_an_adapter_needs():
-    adapter = {"image_encoder.FacTu.weight": torch.empty(32, 1280, device="meta")}
+    with torch.device("meta"):
+        adapter = to_official(Masam(MasamSpec(SIZES["vit_h"], num_classes=1)))
     with pytest.raises(ModelError, match=r"use the SAM file of vit_h$"):
         infer_masam_spec(sam_state(), adapter, 32, 1.0, HEADS)
 
 
 def test_another_kind_of_file_is_told_by_its_names():
+    adapter = to_official(random_model())
+    other = {"b": torch.ones(1), "a": torch.ones(1)}
+    message = r"^x.pth: expected SAM weights, got an official MA-SAM adapter; check which file belongs where$"
+    with pytest.raises(ModelError, match=message):
+        require_sam(adapter, "x.pth")
+    with pytest.raises(ModelError, match=r"expected SAM weights, got other tensors \(their names begin a, b\)"):
+        require_sam(other)
+    with pytest.raises(ModelError, match=r"expected SAM weights, got other tensors \(their names begin nowhere\)"):
+        require_sam({})
+    with pytest.raises(ModelError, match=r"^x.pth: expected an official MA-SAM adapter, got SAM weights;"):
+        require_adapter(sam_state(), "x.pth")
+    assert require_adapter(adapter) is adapter
+    assert set(require_sam({**sam_state(), "pixel_mean": torch.ones(3, 1, 1)})) == set(sam_state())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_encoder.pos_embed": torch.ones(3)}, r"image_encoder.pos_embed with 4 axes, got shape \(3,\)"),
+        ({"image_encoder.pos_embed": torch.ones(1, 4, 5, 16)}, r"positions on a square grid, got \(1, 4, 5, 16\)"),
+        ({"image_encoder.blocks.0.attn.rel_pos_h": torch.ones(5, 0)}, r"rel_pos_h with 2 axes, got shape \(5, 0\)"),
+        ({"image_encoder.blocks.0.attn.rel_pos_h": None}, r"blocks.0.attn.rel_pos_h with 2 axes, got none"),
+        (
+            {"image_encoder.blocks.0.attn.rel_pos_h": torch.ones(5, 5)},
+            r"its tensors are no SAM's \(num_heads: expected",
+        ),
+        ({"image_encoder.blocks.900000000.x": torch.ones(1)}, r"its blocks are numbered up to 900000000, it has"),
+        ({"mask_decoder.iou_token.weight": None}, r"a tensor mask_decoder.iou_token.weight with 2 axes, got none"),
+    ],
+)
+def test_tensors_that_are_no_sams_are_refused(change, message):
+    state = {name: tensor for name, tensor in {**sam_state(), **change}.items() if tensor is not None}
+    with pytest.raises(ModelError, match=message):
+        infer_sam_size(state)
+
+
+def test_what_a_published_size_lacks_does_not_hide_its_size(monkeypatch):
+    """So that loading can list everything that is missing, instead of the first tensor that tells a number."""
+    published = replace(SAM, name="vit_t")
+    monkeypatch.setitem(SIZES, "vit_t", published)
+    state = sam_state()
+    lost = [
+        "image_encoder.blocks.0.attn.rel_pos_h",
+        "image_encoder.blocks.0.mlp.lin1.weight",
+        "image_encoder.blocks.1.attn.rel_pos_h",
+        "mask_decoder.iou_token.weight",
+    ]
+    for name in lost:
+        del state[name]
+    assert infer_sam_size(state, HEADS) == published
     message = (
-        r"other.pth: expected a tensor image_encoder.pos_embed with 4 axes, got none \(the file's names begin a, b\)"
+        r"^sam.pth: 4 tensors do not fit the model; missing, so the file is incomplete: "
+        r"image_encoder.blocks.\{0-1\}.attn.rel_pos_h, image_encoder.blocks.0.mlp.lin1.weight, "
+        r"mask_decoder.iou_token.weight; give a whole SAM file of vit_t$"
     )
     with pytest.raises(ModelError, match=message):
-        infer_sam_size({"a": torch.ones(1), "b": torch.ones(1)}, where="other.pth")
-    with pytest.raises(ModelError, match=r"with 4 axes, got shape \(3,\)"):
-        infer_sam_size({"image_encoder.pos_embed": torch.ones(3)})
-    state = sam_state()
-    state["image_encoder.pos_embed"] = torch.ones(1, 4, 5, 16)
-    with pytest.raises(ModelError, match=r"expected positions on a square grid, got \(1, 4, 5, 16\)"):
-        infer_sam_size(state)
-    with pytest.raises(
-        ModelError, match=r"expected a tensor image_encoder.blocks.0.attn.rel_pos_h with 2 axes, got none"
-    ):
-        infer_sam_size({"image_encoder.pos_embed": torch.ones(1, 4, 4, 16)})
+        load_sam_state(random_model(replace(SPEC, sam=published)), state, published, where="sam.pth")
+
+
+def test_a_size_is_known_at_another_image_size_too(monkeypatch):
+    monkeypatch.setitem(SIZES, "vit_t", replace(SAM, name="vit_t"))
+    small = replace(SAM, base_image_size=96)
+    assert infer_sam_size(sam_state(small), HEADS) == replace(SAM, name="vit_t", base_image_size=96)
+
+
+def test_an_adapter_tells_its_numbers():
+    found = infer_adapter(to_official(random_model()))
+    assert found == AdapterNumbers("an encoder of width 16", 2, 16, 2, 3, 6, 3)
+    adapter = to_official(random_model())
+    adapter["mask_decoder.mask_tokens.weight"] = torch.ones(1, 32)
+    with pytest.raises(ModelError, match=r"a.pth: expected mask tokens for background and classes, got 1$"):
+        infer_adapter(adapter, "a.pth")
+
+
+def test_an_empty_model_takes_copies():
+    state = dict(random_model().state_dict())
+    with torch.device("meta"):
+        model = Masam(SPEC)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    load_strictly(model, {name: tensor.half() for name, tensor in state.items()})
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, state[name].half().float()), name
+    assert frozen == {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    first = next(iter(state))
+    state[first].zero_()
+    assert model.state_dict()[first].abs().sum() > 0

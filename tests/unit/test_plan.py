@@ -101,7 +101,7 @@ def test_what_the_user_decides_beats_preset_and_fingerprint():
         ({"preset": "paper-tumour"}, "preset: expected one of paper-ct, .*did you mean 'paper-tumor'"),
         ({"image_size": 100}, "plan: image_size: expected a multiple of 16, got 100"),
         ({"image_sise": 96}, "did you mean 'image_size'"),
-        ({"slice_axis": "diagonal"}, "slice_axis: expected one of axial, coronal, sagittal, got 'diagonal'"),
+        ({"slice_axis": "diagonal"}, "slice_axis: expected one of axial, coronal, sagittal, stored, got 'diagonal'"),
         ({"modality": "PET"}, "plan: modality: expected 'CT', 'MR' or 'other', got 'PET'"),
         ({"window": 0}, "window: expected greater than or equal to 1, got 0"),
     ],

@@ -13,16 +13,18 @@ from masam.cli.options import Json
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Examples: masam info | masam info runs/spleen")(info)
+    app.command(epilog="Examples: masam info | masam info runs/spleen | masam info sam_vit_b_01ec64.pth --json")(info)
 
 
 def info(
-    model: Annotated[Path | None, typer.Argument(help="Run folder or model.safetensors; none lists the sizes.")] = None,
+    model: Annotated[
+        Path | None, typer.Argument(help="Weights file of any kind, or run folder; none lists the sizes.")
+    ] = None,
     num_classes: Annotated[int, typer.Option(min=1, help="Foreground classes to count parameters for.")] = 12,
     json: Json = False,
 ) -> None:
-    """Print the parameters of each model size, or what a model file holds."""
-    record = _sizes(num_classes) if model is None else _model(model)
+    """Print the parameters of each model size, or what a weights file is: kind, size, classes, training, hashes."""
+    record = _sizes(num_classes) if model is None else _identify(model)
     if json:
         print_json(record)
     elif model is None:
@@ -36,8 +38,7 @@ def info(
             rows[-1] += tuple(_millions(count[part]) for part in parts)
         print_table(rows, title=f"Millions of parameters with {num_classes} classes; --json for exact numbers")
     else:
-        for key, value in record.items():
-            print_line(f"{key}: {value}")
+        _print_facts(record)
 
 
 def _sizes(num_classes: int) -> dict[str, Any]:
@@ -51,7 +52,19 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:.3f}"
 
 
-def _model(path: Path) -> dict[str, Any]:
-    from masam.weights import describe
+def _identify(path: Path) -> dict[str, Any]:
+    from masam.identify import identify
 
-    return describe(path)
+    return identify(path)
+
+
+def _print_facts(record: dict[str, Any], indent: str = "") -> None:
+    """Print keys and values, a group's below its name."""
+    for key, value in record.items():
+        if isinstance(value, dict) and value:
+            print_line(f"{indent}{key}:")
+            _print_facts(value, indent + "  ")
+        elif isinstance(value, list):
+            print_line(f"{indent}{key}: {', '.join(map(str, value))}")
+        else:
+            print_line(f"{indent}{key}: {'-' if value in (None, {}) else value}")

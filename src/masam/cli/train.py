@@ -24,8 +24,10 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder: a new one, or with --resume the one to go on with.")],
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; the paper's recipe without.")] = None,
     plan: Annotated[Path | None, typer.Option(help="Plan of masam plan; derived from the data without.")] = None,
-    size: Annotated[str | None, typer.Option(help="vit_h, vit_l, vit_b or vit_t; vit_b without.")] = None,
-    sam_checkpoint: Annotated[Path | None, typer.Option(help="SAM's weights file for that size.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="vit_h, vit_l, vit_b or vit_t; without, that of --sam-checkpoint, or vit_b.")
+    ] = None,
+    sam_checkpoint: Annotated[Path | None, typer.Option(help="File of SAM's or MedSAM's weights to stand on.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over all windows; the paper's recipe has 160.")] = None,
     fold: Annotated[int | None, typer.Option(help="Fold that is held out for validation; 0 without.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N; auto without.")] = None,

@@ -23,7 +23,8 @@ from masam.io import gate
 from masam.io.pytorch_file import ENDINGS as PYTORCH_ENDINGS
 from masam.io.pytorch_file import read_pytorch
 
-_CONTENT_HASH = "content_sha256"
+CONTENT_HASH = "content_sha256"
+"""Key of the metadata that holds the hash of tensors and metadata."""
 
 # SAM's ViT-H takes 80 kB. The format allows 100 MB, which as a mapping take over a gigabyte.
 _MAX_HEADER_BYTES = 8 * 2**20
@@ -87,7 +88,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         ResourceError: The file cannot be written.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    content = {**metadata, _CONTENT_HASH: content_sha256(plain, metadata)}
+    content = {**metadata, CONTENT_HASH: content_sha256(plain, metadata)}
 
     def write(target: Path) -> None:
         # safetensors makes its files readable for their owner alone; ours get the usual mode.
@@ -169,7 +170,7 @@ def _read_safetensors(path: Path, ours: bool) -> tuple[dict[str, Tensor], dict[s
     with _safetensors(path) as file:
         metadata = dict(file.metadata() or {})
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    expected = metadata.pop(_CONTENT_HASH, None)
+    expected = metadata.pop(CONTENT_HASH, None)
     if expected is None and ours:
         raise ModelError(
             "expected a file that masam has written, it has no hash of its content",

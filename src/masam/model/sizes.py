@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 
 from masam.errors import ConfigError
 
 IMAGE_SIZE_STEP = 16
 """The patch size of every SAM, and so the step of allowed image sizes."""
+
+
+_MAX_WIDTH = 2**16
+_LIMITS = {"depth": 256, "num_classes": 4096, "image_size": 8192, "window": 4096, "decoder_depth": 64}
+"""Far above every model there is, far below what would exhaust a machine by names and shapes alone."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,9 @@ class SamSize:
         iou_hidden_dim: Hidden width of the IoU head.
         mask_channels: Channels of the prompt encoder's mask branch before its last layer.
         base_image_size: Image side in pixels that the published weights have positions for.
+
+    Raises:
+        ConfigError: A number is out of its range, or heads do not divide their width.
     """
 
     name: str
@@ -45,6 +54,24 @@ class SamSize:
     iou_hidden_dim: int = 256
     mask_channels: int = 16
     base_image_size: int = 1024
+
+    def __post_init__(self) -> None:
+        _require_numbers(self, skipped=("name", "global_blocks"))
+        if self.embed_dim % self.num_heads or self.out_channels % (2 * self.decoder_heads):
+            raise ConfigError(
+                f"expected heads that divide the width, got {self.num_heads} heads of {self.embed_dim} in the encoder, "
+                f"{self.decoder_heads} of {self.out_channels} (halved for looks at the image) in the decoder",
+                where="num_heads",
+            )
+
+
+def _require_numbers(record: SamSize | MasamSpec, skipped: tuple[str, ...]) -> None:
+    """Refuse numbers that no model has; those of a file are judged before they take memory."""
+    for one in fields(record):
+        value = getattr(record, one.name)
+        limit = _LIMITS.get(one.name, _MAX_WIDTH)
+        if one.name not in skipped and not (type(value) is int and 1 <= value <= limit):
+            raise ConfigError(f"expected a whole number from 1 to {limit}, got {value!r}", where=one.name)
 
 
 SIZES: dict[str, SamSize] = {
@@ -100,9 +127,9 @@ class MasamSpec:
             raise ConfigError(
                 f"expected a multiple of {IMAGE_SIZE_STEP} pixels, got {self.image_size}", where="image_size"
             )
-        for name in ("num_classes", "window", "fact_rank", "adapter_channels"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"expected 1 or more, got {getattr(self, name)}", where=name)
+        _require_numbers(self, skipped=("sam", "fact_scale", "fact_dropout"))
+        if not math.isfinite(self.fact_scale):
+            raise ConfigError(f"expected a finite number, got {self.fact_scale}", where="fact_scale")
         if not 0 <= self.fact_dropout < 1:
             raise ConfigError(f"expected 0 or more and less than 1, got {self.fact_dropout}", where="fact_dropout")
 

@@ -17,6 +17,8 @@ from masam.volume import Geometry
 Scalar = TypeVar("Scalar", bound=np.generic)
 Number = TypeVar("Number", int, float)
 SliceAxis = Literal["axial", "coronal", "sagittal"]
+SliceView = Literal["axial", "coronal", "sagittal", "stored"]
+"""``stored`` takes a file's third axis, whatever its anatomical direction, as the official MA-SAM does."""
 
 # Towards where slices, rows and columns run. Axial: from the feet to the head, front at the top, the patient's right on
 # the viewer's left (the radiological view). Coronal and sagittal have the head at the top.
@@ -46,8 +48,10 @@ class Orientation:
     flips: tuple[bool, bool, bool]
 
     @classmethod
-    def of(cls, geometry: Geometry, slice_axis: SliceAxis) -> Orientation:
+    def of(cls, geometry: Geometry, slice_axis: SliceView) -> Orientation:
         """Find the way of a volume to canonical order; an oblique axis goes to the closest anatomical one."""
+        if slice_axis == "stored":
+            return STORED
         nearest, signs = _nearest_axes(geometry)
         wanted = [_WORLD_AXIS[letter] for letter in CANONICAL_AXES[slice_axis]]
         slices, rows, columns = (nearest[world] for world, _ in wanted)
@@ -66,6 +70,13 @@ class Orientation:
     def _reverse(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
         slices, rows, columns = (slice(None, None, -1 if flip else 1) for flip in self.flips)
         return array[slices, rows, columns]
+
+
+STORED = Orientation(order=(2, 1, 0), flips=(False, True, True))
+"""A quarter turn and a mirroring of each stored slice, as the official preprocessing has them (paper.md, quirk 21).
+
+For files whose axes run to the patient's right, front and head, it is the axial view.
+"""
 
 
 def largest_spacing_axis(geometry: Geometry) -> SliceAxis:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from masam.errors import ConfigError, InputError
 from masam.preprocess.intensity import IntensityRule, Scaling
-from masam.preprocess.orientation import Orientation, SliceAxis
+from masam.preprocess.orientation import Orientation, SliceView
 from masam.preprocess.resize import resize_image, resize_labels, resize_probabilities
 from masam.volume import Geometry, Volume
 
@@ -154,7 +154,7 @@ class Preprocessing:
     """How volumes of a data set are prepared.
 
     Attributes:
-        slice_axis: Anatomical direction along which a volume is cut into slices.
+        slice_axis: Anatomical direction along which a volume is cut into slices, or ``stored``.
         intensity: From the scanner's numbers to 0..1.
         image_size: Rows and columns of the model's square input.
 
@@ -162,7 +162,7 @@ class Preprocessing:
         ConfigError: The image size is less than one pixel.
     """
 
-    slice_axis: SliceAxis
+    slice_axis: SliceView
     intensity: IntensityRule
     image_size: int
 

@@ -12,9 +12,11 @@ from masam.config import Settings
 class ModelSettings(Settings):
     """The model to build."""
 
-    size: Literal["vit_h", "vit_l", "vit_b", "vit_t"] = Field(default="vit_b", description="encoder size")
+    size: Literal["auto", "vit_h", "vit_l", "vit_b", "vit_t"] = Field(
+        default="auto", description="encoder size; 'auto' is that of sam_checkpoint, vit_b without one"
+    )
     sam_checkpoint: str | None = Field(
-        default=None, description="file of SAM's weights for this size; null starts from random numbers"
+        default=None, description="file of SAM's or MedSAM's weights; null starts from random numbers"
     )
     trained: Literal["adaptation", "everything"] = Field(
         default="adaptation",

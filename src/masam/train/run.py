@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,7 +28,6 @@ from masam.train.loop import Loop, StepReport
 from masam.train.run_folder import RunFolder, RunState
 from masam.train.validate import validate
 from masam.volume import Volume
-from masam.weights import ModelCard
 
 _SAVE_SECONDS = 600.0
 """The state is saved at least this often; a crash costs no more."""
@@ -329,7 +328,7 @@ class _Run:
     def _save_model(self, dice: float | None) -> None:
         model = self.loop.model
         facts = {"steps": self.loop.step, "validation_dice": dice, "dataset": self.plan.name}
-        model.card = ModelCard(self.plan, model.card.base_sha256, facts)
+        model.card = replace(model.card, plan=self.plan, training=facts)
         weights.save(self.folder.model, model)
 
     def save_state(self) -> None:
