@@ -11,6 +11,7 @@ from pathlib import Path
 from masam.errors import ConfigError, InputError, MasamError, ModelError, ResourceError
 from masam.io.download import download, stated_sha256
 from masam.io.gate import sha256 as hash_file
+from masam.io.gate import system_border
 from masam.io.receipt import read_receipt, write_receipt
 from masam.progress import Megabytes, Progress, Silent
 from masam.published import PUBLISHED, PublishedWeights, cache_folder, find_published, require_cached, state
@@ -135,7 +136,8 @@ def _expected(entry: PublishedWeights, sha256: str | None) -> str | None:
 
 
 def _hash(path: Path, progress: Progress) -> str:
-    meter = Megabytes(progress, path.name, path.stat().st_size)
+    with system_border(path):
+        meter = Megabytes(progress, path.name, path.stat().st_size)
     return hash_file(path, meter.reach)
 
 

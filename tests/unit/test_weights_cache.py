@@ -155,6 +155,18 @@ def test_a_wrong_file_put_there_by_hand_is_refused_and_stays(server, by_hand):
     assert state("pinned") == "unchecked"
 
 
+def test_what_is_no_file_is_refused(by_hand):
+    path = by_hand("pinned", b"")
+    with pytest.raises(InputError, match=r"pinned\.pth: the file is empty"):
+        get("pinned")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match=r"pinned\.pth: expected a regular file, got a folder"):
+        get("pinned")
+    path.rmdir()
+    assert get("pinned").read_bytes() == CONTENT
+
+
 def test_a_file_put_there_by_hand_whose_hash_is_not_pinned(server, by_hand):
     path = by_hand("stated")
     with pytest.raises(InputError, match="no SHA-256 is known to check the file by; run masam weights get stated, whi"):

@@ -28,6 +28,7 @@ _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 # A connection that brought this much is a poor one, not a dead one; it does not use up the attempts.
 _WORTH_GOING_ON_BYTES = MB
+_ANOTHER_VERSION = "the host has another version of the file; see its page"
 _CANNOT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
@@ -143,7 +144,9 @@ class _Transfer:
         """Judge what the server announces, and start anew with it."""
         url = self.part.note.url
         if self._size and answer.size not in (None, self._size):
-            raise InputError(f"expected {self._size} bytes, the server announces {answer.size}", where=url)
+            raise InputError(
+                f"expected {self._size} bytes, the server announces {answer.size}", where=url, fix=_ANOTHER_VERSION
+            )
         if answer.size is not None and answer.size > MAX_DOWNLOAD_BYTES:
             raise InputError(
                 f"expected at most {MAX_DOWNLOAD_BYTES} bytes, the server announces {answer.size}", where=url
@@ -155,7 +158,7 @@ class _Transfer:
             raise InputError(
                 f"expected SHA-256 {self._sha256}, the host states {stated}",
                 where=url,
-                fix="the host has another version of the file",
+                fix=_ANOTHER_VERSION,
             )
         self.part.begin(PartNote(url=url, etag=answer.etag, size=answer.size, sha256=stated))
 

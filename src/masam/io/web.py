@@ -136,6 +136,8 @@ def opened(url: str, *, first_byte: int = 0, etag: str | None = None, timeout_s:
         raise UnreachableError(f"the server cannot be reached ({_reason(error.reason)})") from error
     except (OSError, HTTPException) as error:
         raise BrokenTransferError(f"the connection broke ({_reason(error)})") from error
+    except ValueError as error:
+        raise RefusedError(f"the server redirects to an address that is none ({error})") from error
     with response:
         yield _judged(response, first_byte, redirects.stated_sha256)
 
@@ -151,14 +153,20 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         """Look at a redirect before it is followed; the arguments are urllib's."""
         self.stated_sha256 = self.stated_sha256 or _stated_sha256(headers)
+        _require_web(newurl)
+        if urlsplit(req.full_url).scheme == "https" != urlsplit(newurl).scheme:
+            raise RefusedError(f"the server redirects from https to {newurl}, which anyone on the way could alter")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    def http_error_302(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        """Follow a redirect; the arguments are urllib's, which leaves the connection open if the address is none."""
         try:
-            _require_web(newurl)
-            if urlsplit(req.full_url).scheme == "https" != urlsplit(newurl).scheme:
-                raise RefusedError(f"the server redirects from https to {newurl}, which anyone on the way could alter")
-        except RefusedError:
+            return super().http_error_302(req, fp, code, msg, headers)
+        except (RefusedError, ValueError):
             fp.close()
             raise
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 def _require_web(url: str) -> None:
@@ -178,7 +186,7 @@ def _judged_status(error: HTTPError) -> Exception:
 def _judged(response: HTTPResponse, first_byte: int, stated_sha256: str | None) -> Answer:
     """Return the answer of a response whose status is of 2xx."""
     headers = response.headers
-    if headers.get_content_type() == "text/html" and "Content-Type" in headers:
+    if headers.get_content_type() == "text/html":
         raise RefusedError("the server answered with a web page, perhaps the login page of a network or proxy")
     if headers.get("Content-Encoding", "identity") != "identity":
         raise RefusedError(f"the server sent the file packed as {headers['Content-Encoding']}, which was not asked for")
