@@ -1,6 +1,7 @@
 """Downloads from a server on this machine that breaks, lies, and dawdles; nothing else is asked for a byte."""
 
 import email.utils
+import errno
 import hashlib
 import resource
 import shutil
@@ -549,6 +550,24 @@ def test_a_disk_that_fills_up_keeps_what_has_come(fetch, server, target):
 def test_a_folder_that_cannot_be_made(fetch, target):
     target.parent.write_text("a file")
     with pytest.raises(ResourceError, match=r"cache: cannot write to the folder \(.*\); choose a place .* MASAM_HOME"):
+        fetch()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
+def test_a_file_system_without_locks_is_no_obstacle(fetch, monkeypatch, number):
+    def acquire(self, timeout=None):
+        raise OSError(number, "no locks here")
+
+    monkeypatch.setattr(module.FileLock, "acquire", acquire)
+    assert fetch() == SHA256
+
+
+def test_a_lock_that_is_denied(fetch, monkeypatch):
+    def acquire(self, timeout=None):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(module.FileLock, "acquire", acquire)
+    with pytest.raises(ResourceError, match=r"cannot write to the folder \(Read-only file system\); choose a place"):
         fetch()
 
 

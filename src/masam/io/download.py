@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from masam.atomic import put_in_place
+from masam.atomic import put_in_place, remove_stale
 from masam.errors import InputError, ResourceError
 from masam.io.partial import Part, PartNote
 from masam.io.receipt import read_receipt, write_receipt
@@ -71,6 +71,7 @@ def download(
         receipt = read_receipt(target)
         if receipt and sha256 in (None, receipt.sha256):
             return receipt.sha256
+        remove_stale(target.parent)
         part = Part(target, url)
         transfer = _Transfer(part, sha256, size, progress)
         try:
