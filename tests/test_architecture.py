@@ -30,6 +30,8 @@ ALLOWED = {
     "predict": STAGES | {"model", "weights", "card"},
     "metrics": {"io"},  # the table of a run's figures, written by train and read by report
     "train": STAGES | {"model", "weights", "predict", "evaluation", "metrics"},
+    "published": {"io"},  # which files others publish, and where they lie here
+    "weights_cache": {"io", "published"},  # their download
     "manifest": set(),
     "report": {"io", "evaluation", "manifest", "metrics"},
     "cohort": STAGES | {"model", "weights", "predict", "manifest"},  # prediction of many cases
@@ -158,7 +160,7 @@ def test_the_model_takes_plain_values():
         }, path.name
 
 
-@pytest.mark.parametrize("part", ["evaluation", "report", "manifest", "metrics", "io"])
+@pytest.mark.parametrize("part", ["evaluation", "report", "manifest", "metrics", "io", "published", "weights_cache"])
 def test_what_needs_no_torch_imports_none(part):
     files = [path for path in FILES if name_of(path) == part]
     assert files
@@ -180,7 +182,10 @@ def start(code):
 
 @pytest.mark.parametrize(
     "module",
-    ["masam", "masam.evaluation", "masam.report", "masam.plan", "masam.io.cases", "masam.io.nifti", "masam.cli"],
+    [
+        *("masam", "masam.evaluation", "masam.report", "masam.plan", "masam.io.cases", "masam.io.nifti"),
+        *("masam.weights_cache", "masam.cli"),
+    ],
 )
 def test_it_starts_without_torch(module):
     heavy = ("torch", "matplotlib", "monai", "SimpleITK", "nilearn", "tensorboard")

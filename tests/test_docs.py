@@ -27,7 +27,18 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 DECISIONS = sorted((DOCS / "decisions").glob("*.md"))
-COMMANDS = typer.main.get_command(app).commands
+
+
+def all_commands(group, prefix=""):
+    """Return name to command, of a group and of the groups in it: ``weights get`` is a name."""
+    found = {}
+    for name, command in group.commands.items():
+        words = f"{prefix}{name}"
+        found |= all_commands(command, f"{words} ") if hasattr(command, "commands") else {words: command}
+    return found
+
+
+COMMANDS = all_commands(typer.main.get_command(app))
 OPTIONS = {
     name: {word: option for option in command.params for word in option.opts if word.startswith("--")}
     for name, command in COMMANDS.items()
@@ -74,6 +85,12 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def split_command(words):
+    """Return the name of a command, of one word or two, and the words after it."""
+    length = 2 if " ".join(words[:2]) in COMMANDS else 1
+    return " ".join(words[:length]), words[length:]
+
+
 def commands_in(page):
     """Return the words of every ``masam`` command in a page's shell blocks."""
     found = []
@@ -108,7 +125,7 @@ def test_every_page_is_in_the_index():
 @PARAMETRISED_PAGES
 def test_commands_exist(page):
     for words in commands_in(page):
-        name, *rest = words
+        name, rest = split_command(words)
         assert name in COMMANDS, f"masam {name} does not exist"
         known = OPTIONS[name]
         given = {word.split("=")[0] for word in rest if word.startswith("--")}
@@ -127,15 +144,16 @@ def test_prose_names_only_options_and_commands_that_exist(page):
     for code in re.findall(r"`([^`]+)`", prose(page)):
         if re.match(r"(python|tensorboard|pip|git)\b", code):
             continue
-        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", code)) <= known, code
-        if command := re.match(r"masam ([a-z]+)", code):
-            assert command[1] in COMMANDS, code
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", code)) <= known, code
+        if command := re.match(r"masam ([a-z]+(?: [a-z]+)?)", code):
+            assert split_command(command[1].split())[0] in COMMANDS, code
 
 
 def test_command_line_page_has_every_option_with_its_default():
     found = sections(DOCS / "reference/command-line.md")
     assert set(found) == {f"masam {name}" for name in COMMANDS}
-    assert {words[0] for words in commands_in(DOCS / "reference/command-line.md")} == set(COMMANDS), "examples"
+    examples = {split_command(words)[0] for words in commands_in(DOCS / "reference/command-line.md")}
+    assert examples == set(COMMANDS), "examples"
     for name, options in OPTIONS.items():
         written = {row[0].strip("`"): row[1] for row in rows(found[f"masam {name}"])}
         expected = {word: shown(option) for word, option in options.items() if word != "--help"}

@@ -14,7 +14,7 @@ import platform
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from masam.errors import MasamError, ResourceError
@@ -61,25 +61,52 @@ def write_with(path: Path, write: Callable[[Path], None], verify: Callable[[Path
         raise ResourceError("the name holds a zero byte", where=repr(str(path)), fix="choose another name")
     temporary = path.with_name(_temporary_name(path))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file():
-            raise ResourceError("there is a folder or a device of that name", where=path, fix="choose another name")
-        write(temporary)
-        _verify(temporary, path, verify)
-        _flush(temporary, os.O_RDWR)
-        temporary.replace(path)
-        _flush_folder(path.parent)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        fix = "free space or choose another place" if error.errno in _NO_SPACE else "choose a place you may write to"
-        raise ResourceError(f"cannot write the file ({reason})", where=path, fix=fix) from error
+        with _border(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _require_file_name(path)
+            write(temporary)
+            _verify(temporary, path, verify)
+        put_in_place(temporary, path)
     finally:
         # After the rename there is nothing left to remove; after anything else, KeyboardInterrupt included, there is.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-_NO_SPACE = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Flush a file that was written aside, and give it its final name.
+
+    Args:
+        temporary: The whole, verified file, in the folder of ``path``. It stays where it is if this fails.
+        path: Final name.
+
+    Raises:
+        ResourceError: The system does not let us; nothing has changed at ``path``.
+    """
+    with _border(path):
+        _require_file_name(path)
+        _flush(temporary, os.O_RDWR)
+        temporary.replace(path)
+        _flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _border(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        fix = "free space or choose another place" if error.errno in NO_SPACE else "choose a place you may write to"
+        raise ResourceError(f"cannot write the file ({reason})", where=path, fix=fix) from error
+
+
+def _require_file_name(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise ResourceError("there is a folder or a device of that name", where=path, fix="choose another name")
+
+
+NO_SPACE = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+"""What the system says when a disk, a quota or a limit on files is full."""
 
 
 def remove_stale(folder: Path) -> list[Path]:

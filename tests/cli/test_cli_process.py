@@ -16,7 +16,10 @@ import nibabel as nib
 import pytest
 from masam_cli import TINY, arrays, environment, finish, save, start
 
-COMMANDS = ["", "demo", "plan", "train", "predict", "evaluate", "report", "info"]
+COMMANDS = [
+    *("", "demo", "plan", "train", "predict", "evaluate", "report", "info", "weights"),
+    *("weights list", "weights get", "weights verify", "weights path"),
+]
 
 
 def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from masam import atomic
-from masam.atomic import remove_stale, write_bytes, write_text, write_with
+from masam.atomic import put_in_place, remove_stale, write_bytes, write_text, write_with
 from masam.errors import InputError, ResourceError
 
 
@@ -115,6 +115,35 @@ def test_folder_of_that_name_and_parent_that_is_a_file(tmp_path):
 def test_writer_that_wrote_nothing(tmp_path):
     with pytest.raises(ResourceError, match=r"cannot write the file \(No such file"):
         write_with(tmp_path / "a", lambda path: None)
+
+
+def test_a_file_written_elsewhere_is_flushed_and_renamed(tmp_path, monkeypatch):
+    flushed, fsync = [], os.fsync
+
+    def spy(descriptor: int) -> None:
+        flushed.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    (tmp_path / "a.part").write_bytes(b"new")
+    (tmp_path / "a").write_bytes(b"old")
+    inode = (tmp_path / "a.part").stat().st_ino
+    put_in_place(tmp_path / "a.part", tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert flushed == [inode, tmp_path.stat().st_ino]
+
+
+def test_a_file_that_cannot_get_its_name_stays(tmp_path):
+    (tmp_path / "a.part").write_bytes(b"new")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ResourceError, match=r"folder: there is a folder or a device of that name; choose another"):
+        put_in_place(tmp_path / "a.part", tmp_path / "folder")
+    with pytest.raises(ResourceError, match=r"b/a: cannot write the file \(No such file or directory\)"):
+        put_in_place(tmp_path / "a.part", tmp_path / "b" / "a")
+    assert (tmp_path / "a.part").read_bytes() == b"new"
+    with pytest.raises(ResourceError, match=r"cannot write the file \(No such file or directory\)"):
+        put_in_place(tmp_path / "c.part", tmp_path / "c")
 
 
 def test_folder_without_permission():

@@ -44,6 +44,9 @@ def test_plain_and_compressed_content_comes_back(tmp_path):
     assert heads == [CONTENT[:16]] * 2
     assert gate.read_bytes(tmp_path / "a") == CONTENT
     assert gate.sha256(tmp_path / "a") == hashlib.sha256(CONTENT).hexdigest()
+    done = []
+    assert gate.sha256(tmp_path / "a", done.append) == hashlib.sha256(CONTENT).hexdigest()
+    assert done == [len(CONTENT)]
 
 
 def test_every_truncation_is_refused(packed):

@@ -248,15 +248,26 @@ def check_declared_size(path: Path, size: int, *, compressed: bool, max_bytes: i
         )
 
 
-def sha256(path: Path) -> str:
+def sha256(path: Path, report: Callable[[int], None] | None = None) -> str:
     """Return the SHA-256 of a file in hex, read in pieces.
+
+    Args:
+        path: A regular file.
+        report: Called after each piece with the number of bytes read so far.
 
     Raises:
         InputError: See :func:`open_regular`.
         ResourceError: The system did not let us read.
     """
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if report is None:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest, done = hashlib.sha256(), 0
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            done += len(chunk)
+            report(done)
+        return digest.hexdigest()
 
 
 def _require_regular(status: os.stat_result, path: Path) -> None:
