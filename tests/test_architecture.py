@@ -24,9 +24,9 @@ ALLOWED = {
     "model": set(),
     "evaluation": {"io"},  # reads the label files that it compares
     "card": {"model", "plan"},  # what travels with the weights
-    "weights": {"io", "model", "card"},  # files to models
+    "weights": {"io", "model", "card", "published"},  # files to models
     "reference": {"io", "model", "plan", "card", "weights"},  # the official MA-SAM's files
-    "identify": {"io", "model", "card", "weights"},  # what a file is
+    "identify": {"io", "model", "card", "published", "weights"},  # what a file is
     "predict": STAGES | {"model", "weights", "card"},
     "metrics": {"io"},  # the table of a run's figures, written by train and read by report
     "train": STAGES | {"model", "weights", "predict", "evaluation", "metrics"},

@@ -118,6 +118,14 @@ class _Dumper(yaml.SafeDumper):
     """The writer that belongs to the loader: it quotes text that the loader would take for a number."""
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Quote text with line breaks beyond ASCII; PyYAML writes them as they are, and reads them back as spaces."""
+    style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
 # YAML 1.1 as PyYAML reads it asks for a dot and a signed exponent in a float; people, and Python's repr, write 1e-4.
 _EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
 for _resolver in (_Loader, _Dumper):

@@ -17,6 +17,7 @@ from masam.model.architecture import infer_adapter, infer_sam_size
 from masam.model.checkpoint import require_sam
 from masam.model.names import KINDS, kind_of
 from masam.model.sizes import SIZES
+from masam.published import published_by_sha256
 from masam.weights import MODEL_FILE, inspect
 
 _STATE_FILE = Path("last") / "state.json"
@@ -51,14 +52,17 @@ def identify(path: Path) -> dict[str, Any]:
         facts = {"kind": KINDS[kind], **_sam(require_sam(shapes, path), path)}
     else:
         facts = {"kind": "tensors of no model that masam knows", "first_names": sorted(shapes)[:5]}
+    sha256 = gate.sha256(path)
+    published = published_by_sha256(sha256)
     return {
         **facts,
+        "published_as": published.name if published else None,
         "tensors": len(shapes),
         "values": sum(tensor.numel() for tensor in shapes.values()),
         "types": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in shapes.values()}),
         "file": path.name,
         "bytes": path.stat().st_size,
-        "sha256": gate.sha256(path),
+        "sha256": sha256,
     }
 
 

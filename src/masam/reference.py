@@ -44,7 +44,7 @@ def load_reference(
     """Load the official MA-SAM: a SAM file and an ``epoch_N.pth``; all other numbers are read off the tensors.
 
     Args:
-        sam_checkpoint: SAM's weights, of the backbone that the adapter was trained on.
+        sam_checkpoint: SAM's weights, of the backbone that the adapter was trained on: a file or a published name.
         adapter_checkpoint: The official adapter file, automatic or box variant.
         image_size: Side of the input in pixels that the adapter was trained with.
         fact_scale: Factor of the FacT increments that it was trained with.
@@ -58,12 +58,12 @@ def load_reference(
         ConfigError: The image size is not one.
         ModelError: A file is not what it should be, or the two do not belong together.
     """
-    sam_path, adapter_path = Path(sam_checkpoint), Path(adapter_checkpoint)
-    sam, base = read_base(sam_path)
+    adapter_path = Path(adapter_checkpoint)
+    sam, base = read_base(sam_checkpoint)
     adapter = require_adapter(read_tensors(adapter_path)[0], adapter_path)
-    spec = infer_masam_spec(sam, adapter, image_size, fact_scale, decoder_heads, (sam_path, adapter_path))
+    spec = infer_masam_spec(sam, adapter, image_size, fact_scale, decoder_heads, (sam_checkpoint, adapter_path))
     model = empty_model(spec)
-    load_sam_state(model, sam, spec.sam, where=sam_path)
+    load_sam_state(model, sam, spec.sam, where=sam_checkpoint)
     load_official_state(model, adapter, where=adapter_path)
     model.card = ModelCard(base=base)
     return model.eval()

@@ -16,6 +16,7 @@ from masam.model.checkpoint import load_sam_state, load_strictly, require_fit, r
 from masam.model.masam import Masam
 from masam.model.names import KINDS, kind_of
 from masam.model.sizes import MasamSpec, find_size
+from masam.published import find_cached_by_sha256, published_by_sha256, resolve
 
 MODEL_FILE = "model.safetensors"
 """Name of the model in a run folder."""
@@ -46,8 +47,8 @@ def build_masam(
         fact_rank: Rank of the FacT increments.
         fact_scale: Their factor.
         adapter_channels: Width of the 3D adapters.
-        sam_checkpoint: File of SAM's or MedSAM's weights, ``.pth`` or Hugging Face's ``.safetensors``; None leaves the
-            encoder at random numbers.
+        sam_checkpoint: SAM's or MedSAM's weights: a file, ``.pth`` or Hugging Face's ``.safetensors``, or a published
+            name such as ``sam-vit-b``; None leaves the encoder at random numbers.
         fact_dropout: Dropout inside FacT while training.
 
     Raises:
@@ -59,11 +60,10 @@ def build_masam(
     card = ModelCard()
     sam = find_size("vit_b" if size == AUTO_SIZE else size)
     if sam_checkpoint is not None:
-        path = Path(sam_checkpoint)
-        state, base = read_base(path)
+        state, base = read_base(sam_checkpoint)
         card = ModelCard(base=base)
         if size == AUTO_SIZE:
-            sam = infer_sam_size(state, where=path)
+            sam = infer_sam_size(state, where=sam_checkpoint)
     model = Masam(
         MasamSpec(sam, num_classes, image_size, window, fact_rank, fact_scale, fact_dropout, adapter_channels)
     )
@@ -73,19 +73,20 @@ def build_masam(
     return model
 
 
-def read_base(path: Path) -> tuple[dict[str, Tensor], Base]:
+def read_base(name_or_path: str | Path) -> tuple[dict[str, Tensor], Base]:
     """Read a SAM file for a model to stand on.
 
     Args:
-        path: SAM's or MedSAM's weights.
+        name_or_path: SAM's or MedSAM's weights: a file, or a published name such as ``sam-vit-b``.
 
     Returns:
         Its tensors under SAM's names, and what the model's card says of it.
 
     Raises:
-        InputError: The file cannot be opened.
+        InputError: The file cannot be opened, or is not on this machine yet.
         ModelError: It is damaged, or does not hold a SAM.
     """
+    path = resolve(name_or_path)
     state = require_sam(tensors.read_tensors(path)[0], path)
     return state, Base(infer_sam_size(state, where=path).name, gate.sha256(path), _hash(state), path.name)
 
@@ -132,7 +133,8 @@ def load(path: str | Path, sam_checkpoint: str | Path | None = None) -> Masam:
 
     Args:
         path: A run folder or its ``model.safetensors``.
-        sam_checkpoint: The SAM file the model stands on, where the encoder is not in the file itself.
+        sam_checkpoint: The SAM file the model stands on, where the encoder is not in the file itself; a path or a
+            published name. None looks among the published weights on this machine.
 
     Returns:
         The model in evaluation mode, its plan in ``model.card.plan``.
@@ -182,9 +184,11 @@ def _find_base(given: str | Path | None, base: Base, file: Path) -> tuple[dict[s
     """Return the tensors of the SAM file that a model stands on, and where they are from."""
     name = f" ({base.file})" if base.file else ""
     wanted = f"the SAM file of {base.size}{name} with SHA-256 {base.sha256}"
-    if given is None:
-        raise ModelError(f"the model stands on {wanted}", where=file, fix="give that file with --sam-checkpoint")
-    path = Path(given)
+    published = published_by_sha256(base.sha256)
+    path = find_cached_by_sha256(base.sha256) if given is None else resolve(given)
+    if path is None:
+        get = f", or run masam weights get {published.name}" if published else ""
+        raise ModelError(f"the model stands on {wanted}", where=file, fix=f"give that file with --sam-checkpoint{get}")
     state = require_sam(tensors.read_tensors(path)[0], path)
     if base.tensors_sha256 is None or _hash(state) != base.tensors_sha256:
         # The tensors decide, so that the same weights in another container are as good; old models know the file only.

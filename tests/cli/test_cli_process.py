@@ -18,7 +18,7 @@ from masam_cli import TINY, arrays, environment, finish, save, start
 
 COMMANDS = [
     *("", "demo", "plan", "train", "predict", "evaluate", "report", "info", "weights"),
-    *("weights list", "weights get", "weights verify", "weights path"),
+    *("weights list", "weights get", "weights verify", "weights path", "weights import"),
 ]
 
 

@@ -2,7 +2,7 @@ import os
 from typing import Annotated, Literal
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
@@ -98,6 +98,7 @@ def test_dump_has_descriptions_and_order_of_the_class():
     )
 
 
+@example(name="a\x85b\u2028c\u2029", rate=1.0, sides=(1.0, 1.0), labels={})
 @given(
     name=st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
     rate=st.floats(allow_nan=False, allow_infinity=False),

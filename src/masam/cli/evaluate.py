@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from masam.cli.console import listening, print_json, print_line, print_table
-from masam.cli.options import Json, Quiet, labels_file, require_writable
+from masam.cli.options import Json, Quiet, labels_file, require_ending, require_writable
 
 if TYPE_CHECKING:
     from masam.evaluation.cases import Cases
@@ -43,13 +43,11 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Dice, IoU, HD95, ASSD and surface Dice in millimetres, per case and class."""
-    from masam.errors import ConfigError
     from masam.evaluation import evaluate as score
     from masam.evaluation.cases import collect_cases
 
     if out is not None:
-        if out.suffix not in (".json", ".csv"):
-            raise ConfigError(f"expected a name that ends in .json or .csv, got {out.name}", where="--out")
+        require_ending(out, ".json", ".csv")
         require_writable(out)
     found, wanted = _pair(predictions, references)
     with listening(quiet) as progress:

@@ -8,14 +8,30 @@ from typing import Annotated
 
 import typer
 
-from masam.errors import ResourceError
+from masam.errors import ConfigError, ResourceError
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+# Text, not a path: Path("./sam-vit-b") would lose what tells a file from the published weights of that name.
 SamCheckpoint = Annotated[
-    Path | None, typer.Option(help="SAM's weights file, where the model's file does not hold the encoder.")
+    str | None,
+    typer.Option(help="SAM's weights, where the model's file does not hold the encoder: a file or a published name."),
 ]
+
+EmbedBase = Annotated[
+    bool, typer.Option("--embed-base", help="Put the frozen encoder into the file, so that it stands alone.")
+]
+
+
+def require_ending(path: Path, *endings: str) -> None:
+    """Refuse a file name whose ending is not of its format.
+
+    Raises:
+        ConfigError: It ends otherwise.
+    """
+    if path.suffix not in endings:
+        raise ConfigError(f"expected a name that ends in {' or '.join(endings)}, got {path.name}", where="--out")
 
 
 def require_writable(path: Path, option: str = "--out") -> None:

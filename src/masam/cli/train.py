@@ -27,7 +27,9 @@ def train(
     size: Annotated[
         str | None, typer.Option(help="vit_h, vit_l, vit_b or vit_t; without, that of --sam-checkpoint, or vit_b.")
     ] = None,
-    sam_checkpoint: Annotated[Path | None, typer.Option(help="File of SAM's or MedSAM's weights to stand on.")] = None,
+    sam_checkpoint: Annotated[
+        str | None, typer.Option(help="SAM's or MedSAM's weights to stand on: a file or a published name.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over all windows; the paper's recipe has 160.")] = None,
     fold: Annotated[int | None, typer.Option(help="Fold that is held out for validation; 0 without.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N; auto without.")] = None,
@@ -50,7 +52,7 @@ def train(
 
     chosen = {
         "model.size": size,
-        "model.sam_checkpoint": None if sam_checkpoint is None else str(sam_checkpoint),
+        "model.sam_checkpoint": sam_checkpoint,
         "epochs": epochs,
         "fold": fold,
         "device": device,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from masam.cli.console import listening, print_json, print_line, print_table
-from masam.cli.options import Json, Quiet
+from masam.cli.options import EmbedBase, Json, Quiet, require_ending, require_writable
 
 Name = Annotated[str, typer.Argument(help="Name of published weights, such as sam-vit-b.")]
 
@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     weights = typer.Typer(
         name="weights",
-        help="Get and check SAM weights that others publish.",
+        help="Get and check SAM weights that others publish, and import official MA-SAM models.",
         epilog="Examples: masam weights list | masam weights get sam-vit-b",
         no_args_is_help=True,
     )
@@ -26,6 +26,11 @@ def register(app: typer.Typer) -> None:
     weights.command("get", epilog="Example: masam weights get sam-vit-b")(get)
     weights.command("verify", epilog="Examples: masam weights verify | masam weights verify sam-vit-b")(verify)
     weights.command("path", epilog="Example: masam weights path sam-vit-b")(path)
+    weights.command(
+        "import",
+        epilog="Example: masam weights import --sam sam-vit-h --adapter epoch_159.pth --trained-on btcv "
+        "--out btcv.safetensors",
+    )(import_reference)
     app.add_typer(weights)
 
 
@@ -94,6 +99,56 @@ def path(name: Name) -> None:
     from masam.published import require_cached
 
     print_line(str(require_cached(name)))
+
+
+def import_reference(
+    sam: Annotated[str, typer.Option(help="SAM's weights of the adapter's backbone: a file or a published name.")],
+    adapter: Annotated[Path, typer.Option(help="The official MA-SAM's epoch_N.pth, automatic or box variant.")],
+    out: Annotated[Path, typer.Option(help="Model file to write, .safetensors.")],
+    trained_on: Annotated[
+        Literal["btcv", "prostate", "pancreas"] | None,
+        typer.Option(help="Classes and preparation as in the official programs."),
+    ] = None,
+    plan: Annotated[Path | None, typer.Option(help="A plan of your own in their place.")] = None,
+    image_size: Annotated[int, typer.Option(help="Side of the input in pixels that it was trained with.")] = 512,
+    fact_scale: Annotated[float, typer.Option(help="Factor of FacT that it was trained with.")] = 1.0,
+    licence: Annotated[
+        str | None, typer.Option(help="Terms of the adapter's weights, to be noted in the file.")
+    ] = None,
+    embed_base: EmbedBase = False,
+    json: Json = False,
+) -> None:
+    """Turn an official MA-SAM model into one of masam's; every number but two is read off its tensors."""
+    from masam.errors import ConfigError
+    from masam.identify import identify
+    from masam.plan import Plan
+    from masam.reference import import_reference as import_model
+    from masam.weights import save
+
+    require_ending(out, ".safetensors")
+    require_writable(out)
+    if plan is not None and trained_on is not None:
+        raise ConfigError("the two say the same; give one of them", where="--plan and --trained-on")
+    model = import_model(
+        sam,
+        adapter,
+        image_size=image_size,
+        fact_scale=fact_scale,
+        trained_on=trained_on,
+        plan=None if plan is None else Plan.from_yaml(plan),
+        licence=licence,
+    )
+    save(out, model, embed_base=embed_base)
+    facts = identify(out)
+    if json:
+        print_json(facts)
+        return
+    print_line(
+        f"wrote {out}: {facts['size']}, {facts['num_classes']} classes at {facts['image_size']} pixels, "
+        f"rank {facts['fact_rank']}, adapters of {facts['adapter_channels']}, {facts['depth']} blocks"
+    )
+    if model.card.plan is None:
+        print_line("it carries no plan, so masam predict cannot prepare scans for it: give --trained-on or --plan")
 
 
 def _record(name: str, state: str) -> dict[str, Any]:

@@ -16,7 +16,8 @@ class ModelSettings(Settings):
         default="auto", description="encoder size; 'auto' is that of sam_checkpoint, vit_b without one"
     )
     sam_checkpoint: str | None = Field(
-        default=None, description="file of SAM's or MedSAM's weights; null starts from random numbers"
+        default=None,
+        description="SAM's or MedSAM's weights: a file or a published name; null starts from random numbers",
     )
     trained: Literal["adaptation", "everything"] = Field(
         default="adaptation",
