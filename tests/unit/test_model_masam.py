@@ -195,7 +195,7 @@ def test_a_published_size_by_name():
         ({"image_size": 0}, "image_size: expected a multiple of 16 pixels, got 0"),
         ({"num_classes": 0}, "num_classes: expected 1 or more, got 0"),
         ({"window": 0}, "window: expected 1 or more, got 0"),
-        ({"fact_rank": 0}, "fact_rank: expected 1 or more, got 0"),
+        ({"fact_rank": -1}, "fact_rank: expected 0 or more, got -1"),
         ({"adapter_channels": -1}, "adapter_channels: expected 1 or more, got -1"),
         ({"fact_dropout": 1.0}, "fact_dropout: expected 0 or more and less than 1, got 1.0"),
     ],

@@ -77,7 +77,7 @@ class MasamSpec:
         num_classes: Foreground classes; the model predicts one channel more.
         image_size: Side of the square input in pixels, a multiple of 16.
         window: Slices S of a window that the model is trained with; any number can be given to it.
-        fact_rank: Rank R of the FacT increments.
+        fact_rank: Rank R of the FacT increments; 0 is a model without, such as one that they are merged into.
         fact_scale: Factor s of the increments.
         fact_dropout: Dropout between Sigma and V while training, 0 to 1.
         adapter_channels: Width of the 3D adapters.
@@ -100,9 +100,9 @@ class MasamSpec:
             raise ConfigError(
                 f"expected a multiple of {IMAGE_SIZE_STEP} pixels, got {self.image_size}", where="image_size"
             )
-        for name in ("num_classes", "window", "fact_rank", "adapter_channels"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"expected 1 or more, got {getattr(self, name)}", where=name)
+        for name, least in (("num_classes", 1), ("window", 1), ("fact_rank", 0), ("adapter_channels", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"expected {least} or more, got {getattr(self, name)}", where=name)
         if not 0 <= self.fact_dropout < 1:
             raise ConfigError(f"expected 0 or more and less than 1, got {self.fact_dropout}", where="fact_dropout")
 
