@@ -30,6 +30,7 @@ ALLOWED = {
     "manifest": set(),
     "report": {"io", "evaluation", "manifest", "metrics"},
     "cohort": STAGES | {"model", "weights", "predict", "manifest"},  # prediction of many cases
+    "export": STAGES | {"model", "weights", "predict", "cohort"},  # a bundle predicts as masam predict does
     "demo": STAGES | {"model", "weights", "predict", "cohort", "train", "evaluation", "metrics", "manifest", "report"},
 }
 # The vocabulary has an order of its own; nothing in it imports what stands further right.

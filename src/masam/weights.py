@@ -61,7 +61,7 @@ def build_masam(
         num_classes: Foreground classes; the logits have one channel more.
         image_size: Side of the square input in pixels, a multiple of 16.
         window: Slices of a window.
-        fact_rank: Rank of the FacT increments.
+        fact_rank: Rank of the FacT increments; 0 for none.
         fact_scale: Their factor.
         adapter_channels: Width of the 3D adapters.
         sam_checkpoint: File of SAM's weights for this size; None leaves the encoder at random numbers.
