@@ -205,6 +205,17 @@ def test_numbers_out_of_range_are_refused(change, message):
         replace(SPEC, **change)
 
 
+def test_rank_zero_is_a_model_without_increments():
+    model = random_model(replace(SPEC, fact_rank=0))
+    with_fact = random_model()
+    assert model.image_encoder.fact is None
+    without = {name for name in with_fact.state_dict() if ".fact." not in name}
+    assert set(model.state_dict()) == without
+    assert model.trained_names() == with_fact.trained_names() & without
+    with torch.no_grad():
+        assert model(random_windows()).logits.shape == (2, 3, 3, 32, 32)
+
+
 def test_channels_are_classes_and_background():
     assert MasamSpec(SIZES["vit_b"], 12).num_channels == 13
 
