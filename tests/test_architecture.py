@@ -26,7 +26,7 @@ ALLOWED = {
     "card": {"model", "plan"},  # what travels with the weights
     "weights": {"io", "model", "card", "published"},  # files to models
     "reference": {"io", "model", "plan", "card", "weights"},  # the official MA-SAM's files
-    "identify": {"io", "model", "card", "published", "weights"},  # what a file is
+    "identify": {"io", "model", "card", "published", "weights", "export"},  # what a file is
     "predict": STAGES | {"model", "weights", "card"},
     "metrics": {"io"},  # the table of a run's figures, written by train and read by report
     "train": STAGES | {"model", "weights", "predict", "evaluation", "metrics"},
@@ -35,6 +35,8 @@ ALLOWED = {
     "manifest": set(),
     "report": {"io", "evaluation", "manifest", "metrics"},
     "cohort": STAGES | {"model", "weights", "predict", "manifest"},  # prediction of many cases
+    "export": STAGES
+    | {"model", "weights", "reference", "predict", "cohort"},  # a bundle predicts as masam predict does
     "demo": STAGES | {"model", "weights", "predict", "cohort", "train", "evaluation", "metrics", "manifest", "report"},
 }
 # The vocabulary has an order of its own; nothing in it imports what stands further right.

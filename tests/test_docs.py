@@ -12,11 +12,15 @@ import pytest
 import torch
 import typer
 import yaml
+from exported import model_with_plan, without_type_checks
 from pydantic_core import PydanticUndefined
 
 import masam
 from masam import errors
 from masam.cli import app
+from masam.export.monai_bundle import write_bundle
+from masam.export.onnx_file import write_onnx
+from masam.export.program import write_program
 from masam.io.nifti import write_volume
 from masam.plan import PRESETS, Plan
 from masam.preprocess.intensity import Percentiles, Window
@@ -250,7 +254,18 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+def write_exports():
+    """Exports of the names that the page on them uses."""
+    model = model_with_plan()
+    with without_type_checks():
+        write_program(model, Path("spleen.pt2"))
+        write_onnx(model, Path("spleen.onnx"))
+        write_bundle(model, Path("spleen_bundle"))
+
+
 @pytest.mark.usefixtures("workplace")
+# monai.bundle.load warns to load nothing but one's own bundles.
+@pytest.mark.filterwarnings("ignore:parsing config_file .*:UserWarning")
 @pytest.mark.parametrize(
     "page",
     [page for page in PAGES if page != ROOT / "README.md" and blocks(page, "python")],
@@ -258,6 +273,8 @@ def workplace(tmp_path, monkeypatch):
 )
 def test_python_examples_run(page):
     names = {"__name__": "__main__"}
+    if page.stem == "export":
+        write_exports()
     for number, block in enumerate(blocks(page, "python"), start=1):
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)  # noqa: S102 - the page's own code
 

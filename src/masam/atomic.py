@@ -13,11 +13,15 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from masam.errors import MasamError, ResourceError
+
+Result = TypeVar("Result")
 
 _TEMPORARY = re.compile(r"\.masam-tmp-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}(\..*)?", re.DOTALL)
 
@@ -57,8 +61,7 @@ def write_with(path: Path, write: Callable[[Path], None], verify: Callable[[Path
         ResourceError: The file cannot be written (no space, no permission, a folder of that name, ...), or it does not
             read back; nothing has changed at ``path``.
     """
-    if "\0" in str(path):
-        raise ResourceError("the name holds a zero byte", where=repr(str(path)), fix="choose another name")
+    _refuse_zero_byte(path)
     temporary = path.with_name(_temporary_name(path))
     try:
         with _border(path):
@@ -90,6 +93,68 @@ def put_in_place(temporary: Path, path: Path) -> None:
         _flush_folder(path.parent)
 
 
+def write_aside(path: Path, write: Callable[[Path], Result]) -> Result:
+    """Let a function write a folder, or a file with others that belong to it, aside, then put all of it in place.
+
+    For what is more than one file, and for files that hold each other's names. Missing folders are created.
+
+    Args:
+        path: Final name; nothing of that name may be there.
+        write: Called with the same name in a hidden folder; writes a file or a folder there, and beside it whatever
+            else shall lie beside ``path``. It also checks what it has written, and raises if that is not right.
+
+    Returns:
+        What the function returned.
+
+    Raises:
+        ResourceError: Something of that name is there, or it cannot be written; nothing has come to its place.
+    """
+    _refuse_zero_byte(path)
+    aside = path.with_name(_temporary_name(Path()))
+    try:
+        with _border(path):
+            _refuse_existing(path)
+            aside.mkdir(parents=True)
+            result = write(aside / path.name)
+            for written in aside.rglob("*"):
+                _flush_folder(written) if written.is_dir() else _flush(written, os.O_RDWR)
+            # The one that is asked for comes last: when it is there, so is all that belongs to it.
+            _move_all(sorted(aside.iterdir(), key=lambda written: written.name == path.name), path.parent)
+            _flush_folder(path.parent)
+    except ResourceError as error:
+        if error.where != str(aside / path.name):
+            raise
+        # The hidden name means nothing to anybody.
+        raise ResourceError(error.what, where=path, fix=error.fix) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return result
+
+
+def _move_all(sources: list[Path], folder: Path) -> None:
+    """Rename files and folders into a folder; all of them or, if one cannot be, none."""
+    for source in sources:
+        _refuse_existing(folder / source.name)
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for source in sources:
+            moved.append((source, source.rename(folder / source.name)))
+    except BaseException:
+        for source, target in moved:
+            target.rename(source)
+        raise
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists() or path.is_symlink():
+        raise ResourceError("there is something of that name already", where=path, fix="choose another name")
+
+
+def _refuse_zero_byte(path: Path) -> None:
+    if "\0" in str(path):
+        raise ResourceError("the name holds a zero byte", where=repr(str(path)), fix="choose another name")
+
+
 @contextlib.contextmanager
 def _border(path: Path) -> Iterator[None]:
     try:
@@ -110,9 +175,9 @@ NO_SPACE = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def remove_stale(folder: Path) -> list[Path]:
-    """Remove the temporary files that killed runs of masam left in a folder.
+    """Remove the temporary files and folders that killed runs of masam left in a folder.
 
-    A file is left over if its process on this machine has ended, or if it is older than a day. Others are in use.
+    One is left over if its process on this machine has ended, or if it is older than a day. Others are in use.
 
     Args:
         folder: Folder to clear, not those below it; it need not exist.
@@ -125,8 +190,9 @@ def remove_stale(folder: Path) -> list[Path]:
         match = _TEMPORARY.fullmatch(path.name)
         # Another run may tidy the same folder, or finish its file, between our looking and our removing.
         with contextlib.suppress(OSError):
-            if match and path.is_file() and _is_stale(match, path):
-                path.unlink()
+            if match and _is_stale(match, path):
+                # Of a link only the link goes: what it points to is somebody's.
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
                 removed.append(path)
     return removed
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from masam.card import HEADER
 from masam.errors import InputError, ModelError
+from masam.export.description import BUNDLE, BUNDLE_INFERENCE, BUNDLE_METADATA, read_description
+from masam.export.description import KINDS as EXPORTS
 from masam.io import gate, tensors
 from masam.model.architecture import infer_adapter, infer_sam_size
 from masam.model.checkpoint import require_sam
@@ -24,7 +26,7 @@ _STATE_FILE = Path("last") / "state.json"
 
 
 def identify(path: Path) -> dict[str, Any]:
-    """Describe a model of masam's, a run folder, SAM's or MedSAM's weights, or an official MA-SAM adapter.
+    """Describe a model of masam's, a run folder, an export, SAM's or MedSAM's weights, or an official MA-SAM adapter.
 
     Of published files only the table of contents is read, beside the whole file for its hash; what masam has written is
     also compared with the hash inside.
@@ -40,7 +42,9 @@ def identify(path: Path) -> dict[str, Any]:
         ModelError: It is damaged.
     """
     if path.is_dir():
-        return _run_folder(path)
+        return _bundle(path) if (path / BUNDLE_METADATA).is_file() else _run_folder(path)
+    if path.suffix in EXPORTS:
+        return {**_export(path), **_file(path)}
     shapes, notes = tensors.read_header(path)
     kind = kind_of(shapes)
     if HEADER in notes:
@@ -52,18 +56,49 @@ def identify(path: Path) -> dict[str, Any]:
         facts = {"kind": KINDS[kind], **_sam(require_sam(shapes, path), path)}
     else:
         facts = {"kind": "tensors of no model that masam knows", "first_names": sorted(shapes)[:5]}
-    sha256 = gate.sha256(path)
-    published = published_by_sha256(sha256)
+    about_file = _file(path)
+    published = published_by_sha256(about_file["sha256"])
     return {
         **facts,
         "published_as": published.name if published else None,
         "tensors": len(shapes),
         "values": sum(tensor.numel() for tensor in shapes.values()),
         "types": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in shapes.values()}),
-        "file": path.name,
-        "bytes": path.stat().st_size,
-        "sha256": sha256,
+        **about_file,
     }
+
+
+def _file(path: Path) -> dict[str, Any]:
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": gate.sha256(path)}
+
+
+def _export(path: Path) -> dict[str, Any]:
+    described = read_description(path)
+    if described is None:
+        return {"kind": f"{EXPORTS[path.suffix]}, not of masam"}
+    return {"kind": EXPORTS[path.suffix], **_numbers(described.pop("spec", None), path), **described}
+
+
+def _numbers(spec: Any, where: Path) -> dict[str, Any]:
+    """Return the numbers of an architecture that people ask for."""
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("sam"), Mapping):
+        raise ModelError("expected the numbers of a model in the description", where=where, fix="export it again")
+    keys = ("num_classes", "image_size", "window", "fact_rank", "fact_scale", "adapter_channels")
+    return {"size": spec["sam"].get("name"), **{key: spec.get(key) for key in keys}}
+
+
+def _bundle(folder: Path) -> dict[str, Any]:
+    described, inference = gate.read_json(folder / BUNDLE_METADATA), gate.read_json(folder / BUNDLE_INFERENCE)
+    if not isinstance(described, Mapping) or not isinstance(inference, Mapping):
+        raise ModelError("the bundle's description is damaged", where=folder / BUNDLE_METADATA)
+    keys = ("name", "version", "task", "monai_version", "pytorch_version", "required_packages_version", "intended_use")
+    facts: dict[str, Any] = {"kind": BUNDLE, **{key: described.get(key) for key in keys}}
+    # A bundle of others has another network, whose numbers are not ours to read.
+    network = inference.get("network_def")
+    if isinstance(network, Mapping) and str(network.get("_target_")).startswith("masam."):
+        facts |= _numbers(network, folder / BUNDLE_INFERENCE)
+    weights = folder / "models" / "model.pt"
+    return {**facts, "weights": _file(weights)} if weights.is_file() else facts
 
 
 def _run_folder(folder: Path) -> dict[str, Any]:

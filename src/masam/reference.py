@@ -13,10 +13,10 @@ from masam.io.pytorch_file import write_pytorch
 from masam.io.tensors import read_tensors
 from masam.model.architecture import USUAL_DECODER_HEADS, infer_masam_spec
 from masam.model.checkpoint import load_official_state, load_sam_state, require_adapter
-from masam.model.masam import Masam
+from masam.model.masam import Masam, empty_model
 from masam.model.names import to_official
 from masam.plan import PRESETS, Plan
-from masam.weights import empty_model, read_base, stands_on_base
+from masam.weights import read_base, stands_on_base
 
 LABELS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -107,8 +107,7 @@ def import_reference(
 def save_reference(path: Path, model: Masam) -> None:
     """Write what was trained as the official code's ``epoch_N.pth``, for its ``--adapt_ckpt``.
 
-    The official code takes the other numbers from its options: ``--vit_name``, ``--num_classes``, ``--img_size``,
-    ``--rank``, ``--scale``, and the model's SAM file as ``--ckpt``.
+    The official code takes the other numbers from its options (``official_options``).
 
     Args:
         path: File to write, ``.pth``.
@@ -127,6 +126,16 @@ def save_reference(path: Path, model: Masam) -> None:
     trained = model.trained_names()
     state = {name: tensor for name, tensor in model.state_dict().items() if name in trained}
     write_pytorch(path, to_official(state, model.spec.sam.depth))
+
+
+def official_options(model: Masam) -> str:
+    """Return the options with which the official programs run a model of ``save_reference``."""
+    spec = model.spec
+    base = model.card.base.file if model.card and model.card.base else None
+    return (
+        f"--ckpt {base or 'SAM_FILE'} --vit_name {spec.sam.name} --num_classes {spec.num_classes} "
+        f"--img_size {spec.image_size} --rank {spec.fact_rank} --scale {spec.fact_scale:g}"
+    )
 
 
 def reference_plan(trained_on: str, image_size: int = 512) -> Plan:

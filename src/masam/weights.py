@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from masam.card import Base, ModelCard, read_card, read_header, read_spec, write_header
@@ -13,7 +12,7 @@ from masam.errors import ModelError
 from masam.io import gate, tensors
 from masam.model.architecture import infer_sam_size
 from masam.model.checkpoint import load_sam_state, load_strictly, require_fit, require_sam
-from masam.model.masam import Masam
+from masam.model.masam import Masam, empty_model
 from masam.model.names import KINDS, kind_of
 from masam.model.sizes import MasamSpec, find_size
 from masam.published import find_cached_by_sha256, published_by_sha256, resolve
@@ -44,7 +43,7 @@ def build_masam(
         num_classes: Foreground classes; the logits have one channel more.
         image_size: Side of the square input in pixels, a multiple of 16.
         window: Slices of a window.
-        fact_rank: Rank of the FacT increments.
+        fact_rank: Rank of the FacT increments; 0 for none.
         fact_scale: Their factor.
         adapter_channels: Width of the 3D adapters.
         sam_checkpoint: SAM's or MedSAM's weights: a file, ``.pth`` or Hugging Face's ``.safetensors``, or a published
@@ -89,12 +88,6 @@ def read_base(name_or_path: str | Path) -> tuple[dict[str, Tensor], Base]:
     path = resolve(name_or_path)
     state = require_sam(tensors.read_tensors(path)[0], path)
     return state, Base(infer_sam_size(state, where=path).name, gate.sha256(path), _hash(state), path.name)
-
-
-def empty_model(spec: MasamSpec) -> Masam:
-    """Return a model of shapes only, on the meta device: each of its tensors is still to be loaded."""
-    with torch.device("meta"):
-        return Masam(spec)
 
 
 def save(path: Path, model: Masam, *, embed_base: bool = False) -> None:

@@ -192,23 +192,26 @@ def plant(folder: Path, canary: Path) -> list[Path]:
 
 def test_no_planted_code_runs_by_any_command(masam, dataset, tmp_path):
     canary, out, model = tmp_path / "canary", tmp_path / "out", GOLDEN / "model_v2.safetensors"
+    scan = next((dataset / "imagesTs").iterdir())
     for path in plant(tmp_path / "planted", canary):
-        commands = [
+        as_sam = [
             ("info", path),
-            ("predict", dataset / "imagesTs", "--model", path, "--out", out),
-            ("predict", dataset / "imagesTs", "--model", model, "--sam-checkpoint", path, "--out", out),
-            ("train", dataset, "--out", out, *TINY[2:], "--sam-checkpoint", path),
+            ("predict", scan, "--model", model, "--out", out, "--sam-checkpoint", path),
+            ("train", dataset, "--out", out, "--epochs", 1, *TINY[2:], "--sam-checkpoint", path),
             ("weights", "import", "--sam", path, "--adapter", ADAPTER, "--out", out / "x.safetensors"),
+        ]
+        as_model = [
+            ("predict", scan, "--model", path, "--out", out),
             ("weights", "import", "--sam", SAM, "--adapter", path, "--out", out / "x.safetensors"),
             ("export", path, "--format", "safetensors", "--out", out / "x.safetensors"),
         ]
-        for words in commands:
-            if path.name == "notes.safetensors" and words[0] in ("train", "weights", "info"):
-                continue  # a good SAM file with odd notes: accepted where SAM files are
+        for words in as_sam + as_model:
             result = masam(*words)
-            assert result.code in (3, 6), (words, result.err)
-            assert result.error.startswith(("error[INPUT]: ", "error[MODEL]: "))
+            # A good SAM file with odd notes serves where SAM files do.
+            serves = path.name == "notes.safetensors" and words in as_sam
+            assert result.code in ((0, 6) if serves else (3, 6)), (words, result.err)
+            assert result.code == 0 or result.error.startswith(("error[INPUT]: ", "error[MODEL]: "))
             assert not canary.exists(), words
-    assert not out.exists()
+            shutil.rmtree(out, ignore_errors=True)
     pickle.loads(pickle.dumps(Bomb(canary)))  # noqa: S301 - shows that the payload does work
     assert canary.exists()

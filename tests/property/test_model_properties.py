@@ -9,6 +9,7 @@ from tiny import SPEC, random_model, randomise
 from masam.model.adapter3d import Adapter3D, DepthConv
 from masam.model.fact import FacT
 from masam.model.image_encoder import Attention, join_windows, split_windows
+from masam.model.merge import merged
 
 MODEL = random_model(scale=0.5).double()
 
@@ -112,3 +113,23 @@ def test_logits_have_the_inputs_size(num_classes, grid, s):
         out = model(torch.zeros(1, s, 3, 16 * grid, 16 * grid))
     assert out.logits.shape == (1, s, num_classes + 1, 16 * grid, 16 * grid)
     assert out.iou.shape == (1, s, num_classes + 1)
+
+
+@given(
+    rank=st.integers(0, 5), scale=st.floats(-2, 2), depth=st.integers(1, 3), grid=st.integers(1, 3),
+    s=st.integers(1, 4), seed=st.integers(0, 1000),
+)  # fmt: skip
+@settings(deadline=None, max_examples=20)
+def test_a_merged_model_is_the_model(rank, scale, depth, grid, s, seed):
+    sam = replace(SPEC.sam, depth=depth)
+    # Small weights but for FacT: larger ones make of float32's own rounding more than the tolerance, merged or not.
+    spec = replace(SPEC, sam=sam, fact_rank=rank, fact_scale=scale, image_size=16 * grid)
+    model = random_model(spec, seed, scale=0.1)
+    if rank:
+        randomise(model.image_encoder.fact, seed, scale=1.0)
+    windows = draw(seed, 2, s, 3, 16 * grid, 16 * grid)
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-11)):
+        with torch.no_grad():
+            expected = model.to(dtype)(windows.to(dtype)).logits
+            got = merged(model)(windows.to(dtype)).logits
+        assert (got - expected).abs().max() <= tolerance * expected.abs().max()

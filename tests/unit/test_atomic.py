@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from masam import atomic
-from masam.atomic import put_in_place, remove_stale, write_bytes, write_text, write_with
+from masam.atomic import put_in_place, remove_stale, write_aside, write_bytes, write_text, write_with
 from masam.errors import InputError, ResourceError
 
 
@@ -231,3 +231,109 @@ def test_stale_files_of_others_are_kept_until_they_are_old(tmp_path):
     assert remove_stale(tmp_path) == sorted([elsewhere, ours])
     assert foreign.exists()
     assert remove_stale(tmp_path / "missing") == []
+
+
+def write_pair(path: Path) -> str:
+    path.write_text("main")
+    path.with_name(f"{path.name}.data").write_text("data")
+    return "done"
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_files_that_belong_together_come_to_their_place_together(tmp_path):
+    seen = []
+
+    def write(path: Path) -> str:
+        seen.append(path)
+        assert contents(tmp_path) == {}
+        return write_pair(path)
+
+    assert write_aside(tmp_path / "new" / "a.onnx", write) == "done"
+    assert contents(tmp_path) == {"new/a.onnx": "main", "new/a.onnx.data": "data"}
+    assert [p.name for p in tmp_path.iterdir()] == ["new"]
+    assert seen[0].name == "a.onnx"
+    assert seen[0].parent.name.startswith(".masam-tmp-")
+
+
+def test_a_folder_comes_to_its_place_whole(tmp_path):
+    def write(path: Path) -> None:
+        (path / "inner").mkdir(parents=True)
+        (path / "inner" / "file").write_text("x")
+
+    write_aside(tmp_path / "bundle", write)
+    assert contents(tmp_path) == {"bundle/inner/file": "x"}
+
+
+def test_the_one_that_is_asked_for_is_moved_last(tmp_path, monkeypatch):
+    moved, rename = [], Path.rename
+
+    def spy(self: Path, target: Path) -> Path:
+        moved.append(self.name)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", spy)
+    write_aside(tmp_path / "a.onnx", write_pair)
+    assert moved == ["a.onnx.data", "a.onnx"]
+
+
+@pytest.mark.parametrize("kind", [InputError("bad"), KeyboardInterrupt(), ValueError("bad")])
+def test_what_fails_aside_leaves_nothing(tmp_path, kind):
+    def write(path: Path) -> None:
+        write_pair(path)
+        raise kind
+
+    with pytest.raises(type(kind)):
+        write_aside(tmp_path / "a.onnx", write)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_move_that_fails_moves_nothing(tmp_path, monkeypatch):
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.name == "a.onnx" and target.parent == tmp_path:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    message = r"a.onnx: cannot write the file \(No space left on device\); free space or choose another place$"
+    with pytest.raises(ResourceError, match=message):
+        write_aside(tmp_path / "a.onnx", write_pair)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("there", ["a.onnx", "a.onnx.data"])
+def test_what_is_there_is_not_written_over_from_aside(tmp_path, there):
+    (tmp_path / there).write_text("mine")
+    message = rf"^{tmp_path / there}: there is something of that name already; choose another name$"
+    with pytest.raises(ResourceError, match=message):
+        write_aside(tmp_path / "a.onnx", write_pair)
+    assert contents(tmp_path) == {there: "mine"}
+
+
+def test_errors_of_a_file_written_aside_name_its_place(tmp_path):
+    def write(path: Path) -> None:
+        raise ResourceError("no space", where=path, fix="free some")
+
+    with pytest.raises(ResourceError, match=rf"^{tmp_path / 'a.onnx'}: no space; free some$"):
+        write_aside(tmp_path / "a.onnx", write)
+    with pytest.raises(ResourceError, match="the name holds a zero byte"):
+        write_aside(tmp_path / "a\0b", write)
+
+
+def test_left_over_folders_are_removed_and_links_are_not_followed(tmp_path):
+    code = "import os, sys, pathlib\nfrom masam import atomic\n" + (
+        "atomic.write_aside(pathlib.Path(sys.argv[1]), lambda p: (p.mkdir(), os.kill(os.getpid(), 9)))"
+    )
+    assert run(code, str(tmp_path / "bundle")).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.is_dir()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    link = left.with_name(left.name[:-1] + ("0" if left.name[-1] != "0" else "1"))
+    link.symlink_to(mine)
+    assert remove_stale(tmp_path) == sorted([left, link])
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]

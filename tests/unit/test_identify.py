@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from exported import model_with_plan, without_type_checks
 from safetensors.torch import save_file
 from test_io_pytorch_file import Bomb
 from test_weights import PLAN, TINY
@@ -11,6 +12,9 @@ from tiny import LABELS, random_model, randomise
 
 from masam.card import ModelCard
 from masam.errors import InputError, ModelError
+from masam.export.monai_bundle import write_bundle
+from masam.export.onnx_file import write_onnx
+from masam.export.program import write_program
 from masam.identify import identify
 from masam.model.sam import Sam
 from masam.model.sizes import SIZES
@@ -115,3 +119,42 @@ def test_damage_and_code_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(InputError, match=r"expected a .safetensors or .pth file, got .txt$"):
         identify(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "write"),
+    [
+        ("a.pt2", "torch.export program", write_program),
+        ("a.onnx", "ONNX model", write_onnx),
+        ("bundle", "MONAI bundle", write_bundle),
+    ],
+)
+def test_exports(tmp_path, name, kind, write):
+    with without_type_checks():
+        write(model_with_plan(), tmp_path / name)
+    facts = identify(tmp_path / name)
+    assert (facts["kind"], facts["size"], facts["num_classes"]) == (kind, "custom", 2)
+    assert (facts["image_size"], facts["window"], facts["adapter_channels"]) == (32, 3, 6)
+    file = tmp_path / name if name != "bundle" else tmp_path / "bundle/models/model.pt"
+    hashes = facts if name != "bundle" else facts["weights"]
+    assert hashes["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    json.dumps(facts)
+
+
+def test_exports_of_others_and_damaged_ones(tmp_path):
+    program = torch.export.export(torch.nn.ReLU(), (torch.ones(2),))
+    torch.export.save(program, tmp_path / "other.pt2")
+    assert identify(tmp_path / "other.pt2")["kind"] == "torch.export program, not of masam"
+    for suffix, kind in ((".pt2", "torch.export program"), (".onnx", "ONNX model")):
+        path = tmp_path / f"junk{suffix}"
+        path.write_bytes(b"\xff" * 100)
+        with pytest.raises(ModelError, match=rf"junk{suffix}: expected a {kind}, it cannot be read"):
+            identify(path)
+    (tmp_path / "configs").mkdir()
+    for name in ("metadata.json", "inference.json"):
+        (tmp_path / "configs" / name).write_text("[]")
+    with pytest.raises(ModelError, match=r"metadata.json: the bundle's description is damaged$"):
+        identify(tmp_path)
+    for name in ("metadata.json", "inference.json"):
+        (tmp_path / "configs" / name).write_text('{"name": "spleen"}')
+    assert identify(tmp_path)["name"] == "spleen"

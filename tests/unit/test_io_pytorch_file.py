@@ -1,14 +1,16 @@
+import errno
 import io
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 from test_io_tensors import TENSORS, same
 
 from masam.errors import InputError, ModelError, ResourceError
-from masam.io.pytorch_file import read_pytorch, write_pytorch
+from masam.io.pytorch_file import read_pytorch, write_archive, write_pytorch
 from masam.io.tensors import read_tensors
 
 
@@ -215,3 +217,18 @@ def test_other_content_is_refused(tmp_path, content, message):
     torch.save(content, tmp_path / "file.pth")
     with pytest.raises(ModelError, match=message):
         read_pytorch(tmp_path / "file.pth")
+
+
+def test_the_archive_is_what_was_saved(tmp_path):
+    state = {"w": torch.arange(5.0)}
+    write_archive(tmp_path / "model.pt", lambda archive: torch.save(state, archive))
+    assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=True)["w"], state["w"])
+
+
+def test_a_full_disk_is_said_by_its_own_name(tmp_path, monkeypatch):
+    def fail(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_archive(tmp_path / "model.pt", lambda archive: torch.save({}, archive))

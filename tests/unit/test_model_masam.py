@@ -195,7 +195,7 @@ def test_a_published_size_by_name():
         ({"image_size": 0}, "image_size: expected a multiple of 16 pixels, got 0"),
         ({"num_classes": 0}, "num_classes: expected a whole number from 1 to 4096, got 0"),
         ({"window": 0}, "window: expected a whole number from 1 to 4096, got 0"),
-        ({"fact_rank": 0}, "fact_rank: expected a whole number from 1 to 65536, got 0"),
+        ({"fact_rank": -1}, "fact_rank: expected a whole number from 0 to 65536, got -1"),
         ({"adapter_channels": -1}, "adapter_channels: expected a whole number from 1 to 65536, got -1"),
         ({"fact_dropout": 1.0}, "fact_dropout: expected 0 or more and less than 1, got 1.0"),
     ],
@@ -203,6 +203,17 @@ def test_a_published_size_by_name():
 def test_numbers_out_of_range_are_refused(change, message):
     with pytest.raises(ConfigError, match=f"^{message}$"):
         replace(SPEC, **change)
+
+
+def test_rank_zero_is_a_model_without_increments():
+    model = random_model(replace(SPEC, fact_rank=0))
+    with_fact = random_model()
+    assert model.image_encoder.fact is None
+    without = {name for name in with_fact.state_dict() if ".fact." not in name}
+    assert set(model.state_dict()) == without
+    assert model.trained_names() == with_fact.trained_names() & without
+    with torch.no_grad():
+        assert model(random_windows()).logits.shape == (2, 3, 3, 32, 32)
 
 
 def test_channels_are_classes_and_background():

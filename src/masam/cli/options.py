@@ -55,6 +55,21 @@ def require_writable(path: Path, option: str = "--out") -> None:
         ) from error
 
 
+def require_new(path: Path, option: str = "--out") -> None:
+    """Refuse, before the work, a file or folder that is there already or could not be written after it.
+
+    Raises:
+        ResourceError: There is something of that name, or its folder cannot be made or written to.
+    """
+    if path.exists() or path.is_symlink():
+        raise ResourceError(
+            "there is something of that name already",
+            where=f"{option} {path}",
+            fix="choose another name, or remove it",
+        )
+    require_writable(path, option)
+
+
 def labels_file(path: Path) -> Path:
     """Return the ``dataset.json`` that is meant: the file itself, or the one of a data set folder."""
     return path / "dataset.json" if path.is_dir() else path

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,7 @@ def write_pytorch(path: Path, tensors: Mapping[str, Tensor]) -> None:
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     def write(target: Path) -> None:
-        # Through a file object: given a name, PyTorch's own writer turns a full disk into an error of its own.
-        with target.open("wb") as file:
-            torch.save(plain, file)
+        write_archive(target, lambda archive: torch.save(plain, archive))
 
     def verify(target: Path) -> None:
         found = read_pytorch(target)
@@ -78,6 +77,24 @@ def write_pytorch(path: Path, tensors: Mapping[str, Tensor]) -> None:
             raise ModelError("the tensors differ from those that were written", where=target)
 
     atomic.write_with(path, write, verify=verify)
+
+
+def write_archive(path: Path, save: Callable[[io.BytesIO], None]) -> None:
+    """Let one of PyTorch's functions make an archive, and write it, by way of memory.
+
+    On a full disk PyTorch's own writer ends the process (``torch.export.save``) or raises an error that does not name
+    the disk (``torch.save``); Python's says what happened. The price is the archive's size in memory.
+
+    Args:
+        path: File to write.
+        save: Writes the archive to an open file.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    archive = io.BytesIO()
+    save(archive)
+    path.write_bytes(archive.getbuffer())
 
 
 def _check_archive(path: Path, checksums: bool) -> set[int]:

@@ -64,7 +64,8 @@ class Masam(nn.Module):
         self.image_encoder = ImageEncoder(sam, spec.image_size)
         self.prompt_encoder = build_prompt_encoder(sam, spec.image_size)
         self.mask_decoder = build_mask_decoder(sam, spec.num_channels)
-        self.image_encoder.fact = FacT(sam.embed_dim, sam.depth, spec.fact_rank, spec.fact_scale, spec.fact_dropout)
+        if spec.fact_rank:
+            self.image_encoder.fact = FacT(sam.embed_dim, sam.depth, spec.fact_rank, spec.fact_scale, spec.fact_dropout)
         for block in self.image_encoder.blocks:
             block.adapter_attention = Adapter3D(sam.embed_dim, spec.adapter_channels)
             block.adapter_mlp = Adapter3D(sam.embed_dim, spec.adapter_channels)
@@ -128,7 +129,8 @@ class Masam(nn.Module):
         Returns:
             Logits [N, K, H, W] and predicted IoU [N, K].
         """
-        sparse, dense = self.prompt_encoder(len(embeddings), points, point_labels, boxes, masks)
+        # Not len(): an exported program would keep the number of slices that it was traced with.
+        sparse, dense = self.prompt_encoder(embeddings.shape[0], points, point_labels, boxes, masks)
         logits, iou = self.mask_decoder(embeddings, self.prompt_encoder.dense_positions(), sparse, dense)
         return logits, iou
 
@@ -167,6 +169,12 @@ class Masam(nn.Module):
         logits, iou = self.decode(embeddings, *flat)
         batch = tuple(windows.shape[:2])
         return MasamOutput(logits.unflatten(0, batch), iou.unflatten(0, batch))
+
+
+def empty_model(spec: MasamSpec) -> Masam:
+    """Return a model of shapes only, on the meta device: nothing is drawn at random that is then replaced."""
+    with torch.device("meta"):
+        return Masam(spec)
 
 
 def _fits(tensor: Tensor, shape: tuple[int | None, ...]) -> bool:

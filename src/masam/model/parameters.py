@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
-from masam.model.masam import Masam
+from masam.model.masam import empty_model
 from masam.model.sizes import MasamSpec
 
 
@@ -24,8 +23,7 @@ class ParameterCount(NamedTuple):
 
 def count_parameters(spec: MasamSpec) -> ParameterCount:
     """Count the parameters of a model, built on the meta device: shapes only."""
-    with torch.device("meta"):
-        model = Masam(spec)
+    model = empty_model(spec)
 
     def count(module: nn.Module) -> int:
         return sum(p.numel() for p in module.parameters())

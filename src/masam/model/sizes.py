@@ -69,9 +69,9 @@ def _require_numbers(record: SamSize | MasamSpec, skipped: tuple[str, ...]) -> N
     """Refuse numbers that no model has; those of a file are judged before they take memory."""
     for one in fields(record):
         value = getattr(record, one.name)
-        limit = _LIMITS.get(one.name, _MAX_WIDTH)
-        if one.name not in skipped and not (type(value) is int and 1 <= value <= limit):
-            raise ConfigError(f"expected a whole number from 1 to {limit}, got {value!r}", where=one.name)
+        least, limit = int(one.name != "fact_rank"), _LIMITS.get(one.name, _MAX_WIDTH)
+        if one.name not in skipped and not (type(value) is int and least <= value <= limit):
+            raise ConfigError(f"expected a whole number from {least} to {limit}, got {value!r}", where=one.name)
 
 
 SIZES: dict[str, SamSize] = {
@@ -104,7 +104,7 @@ class MasamSpec:
         num_classes: Foreground classes; the model predicts one channel more.
         image_size: Side of the square input in pixels, a multiple of 16.
         window: Slices S of a window that the model is trained with; any number can be given to it.
-        fact_rank: Rank R of the FacT increments.
+        fact_rank: Rank R of the FacT increments; 0 is a model without, such as one that they are merged into.
         fact_scale: Factor s of the increments.
         fact_dropout: Dropout between Sigma and V while training, 0 to 1.
         adapter_channels: Width of the 3D adapters.

@@ -178,9 +178,10 @@ def _resource_errors(config: TrainConfig) -> Iterator[None]:
         raise ResourceError(
             f"memory ran out with {config.micro_batch_windows} windows at once", where="training", fix=smaller
         ) from error
-    except RuntimeError as error:
-        text = str(error)
-        if "DataLoader worker" in text:
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        text = str(error) or type(error).__name__
+        # Killed while it hands a sample over, a reader leaves a broken connection instead of torch's own message.
+        if "DataLoader worker" in text or (config.workers and not isinstance(error, RuntimeError)):
             raise ResourceError(
                 f"a process that reads samples died ({text.splitlines()[0]})", where="training", fix="lower workers"
             ) from error

@@ -1,0 +1,85 @@
+"""What is exported: the model without prompts, as a network of tensors alone, and what a reader must know of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from masam import __version__
+from masam.axes import WindowLogits, Windows
+from masam.model.masam import Masam
+from masam.model.merge import merged
+
+FORMAT_VERSION = 1
+"""Version of the description; it goes up when the meaning of input, outputs or a key changes."""
+
+DESCRIPTION_KEY = "masam"
+"""Name of the description in an ONNX file's metadata."""
+
+DESCRIPTION_FILE = "masam.json"
+"""Name of the description inside a ``.pt2``."""
+
+INPUT, OUTPUTS = "windows", ("logits", "iou")
+
+
+class Automatic(nn.Module):
+    """A model that takes windows and nothing else, and returns a plain pair.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: Masam) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, windows: Windows) -> tuple[WindowLogits, Float[Tensor, "B S K"]]:
+        """Segment windows [B, S, 3, H, W]; returns logits [B, S, K, H, W] and predicted IoU [B, S, K]."""
+        logits, iou = self.model(windows)
+        return logits, iou
+
+
+def automatic(model: Masam) -> Automatic:
+    """Return what is exported of a model: a copy on the CPU, in float32, with FacT merged."""
+    return Automatic(merged(model).cpu().float()).eval()
+
+
+def describe(model: Masam) -> str:
+    """Return the JSON that goes into an export.
+
+    It holds the version of its own form, input and outputs with their axes, every number of the architecture, the
+    classes by channel, and the plan, without which no volume can be prepared; plan and classes are null if the model
+    carries no plan.
+    """
+    plan = model.card.plan if model.card else None
+    side, channels = model.spec.image_size, model.spec.num_channels
+    description: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "masam_version": __version__,
+        "input": {INPUT: f"float32 [B, S, 3, {side}, {side}], grey in three equal channels, prepared as the plan says"},
+        "outputs": {
+            OUTPUTS[0]: f"float32 [B, S, {channels}, {side}, {side}], softmax over the third axis",
+            OUTPUTS[1]: f"float32 [B, S, {channels}], not trained by MA-SAM",
+        },
+        "slices": slices(model),
+        "spec": asdict(model.spec),
+        "classes": None if plan is None else [label.name for label in plan.scheme.labels],
+        "plan": None if plan is None else plan.model_dump(mode="json"),
+    }
+    return json.dumps(description)
+
+
+LEAST_DYNAMIC_SLICES = 3
+"""The taps of the 3D adapters' convolution: with fewer slices some of them see none, and the program is another."""
+
+
+def slices(model: Masam) -> str:
+    """Say which numbers of slices S an export takes."""
+    window = model.spec.window
+    if window < LEAST_DYNAMIC_SLICES:
+        return f"{window}"
+    return f"{LEAST_DYNAMIC_SLICES} or more; trained with {window}"

@@ -1,0 +1,98 @@
+"""MONAI bundles: a folder that ``monai.bundle`` loads and runs, with masam doing the work."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from masam import atomic
+from masam.errors import ModelError
+from masam.export.agreement import Exported, Run, require_agreement
+from masam.export.bundle_parts import BundleNetwork
+from masam.export.bundle_texts import LICENCE, bundle_metadata, inference_config, readme
+from masam.export.packages import require
+from masam.io.pytorch_file import write_archive
+from masam.model.masam import Masam
+from masam.model.merge import merged
+from masam.plan import Plan
+
+
+def write_bundle(model: Masam, path: Path, *, merge: bool = False) -> Exported:
+    """Write a model as a MONAI bundle, load it as MONAI does, and compare what it computes with the model.
+
+    Args:
+        model: The model, with its card.
+        path: Folder to write; nothing of that name may be there. Its name is the bundle's.
+        merge: Fold FacT into the encoder.
+
+    Raises:
+        ConfigError: A class has a name that MONAI would run as code.
+        ModelError: The model carries no plan, or the bundle does not compute what the model does.
+        ResourceError: The folder cannot be written, or MONAI is not installed.
+    """
+    plan: Plan | None = model.card.plan if model.card else None
+    if plan is None:
+        raise ModelError(
+            "the model carries no plan, so a bundle could not prepare a volume for it",
+            fix="give the model a plan, or export it as onnx or torch",
+        )
+    with _quiet():
+        monai = require("monai")
+    written = merged(model) if merge else model
+    texts = {
+        "configs/metadata.json": _json(bundle_metadata(written.spec, plan, monai.__version__)),
+        "configs/inference.json": _json(inference_config(written.spec)),
+        "configs/plan.yaml": plan.dump_yaml(),
+        "docs/README.md": readme(plan),
+        "LICENSE": LICENCE,
+    }
+
+    def write(folder: Path) -> Exported:
+        for name, text in texts.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(text.encode())
+        (folder / "models").mkdir()
+        state = {name: tensor.detach().cpu() for name, tensor in BundleNetwork(written).state_dict().items()}
+        write_archive(folder / "models/model.pt", lambda archive: torch.save(state, archive))
+        difference = require_agreement(model, _runner(folder), where=path)
+        return Exported(path, sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()), difference)
+
+    return atomic.write_aside(path, write)
+
+
+def _runner(folder: Path) -> Run:
+    with _quiet():
+        network = require("monai.bundle").load(
+            folder.name, bundle_dir=folder.parent, workflow_type="inference", device="cpu"
+        )
+
+    def run(windows: Tensor) -> tuple[Tensor, ...]:
+        return (network(windows.transpose(1, 2)).transpose(1, 2),)
+
+    return run
+
+
+def _json(content: object) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep from the user what MONAI says while it loads: of other optional packages, and to trust one's own bundle."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)

@@ -1,0 +1,92 @@
+"""ONNX: the model for runtimes other than PyTorch's."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from masam import atomic
+from masam.export.agreement import Exported, Run, require_agreement
+from masam.export.automatic import DESCRIPTION_KEY, INPUT, LEAST_DYNAMIC_SLICES, OUTPUTS, describe
+from masam.export.packages import require
+from masam.export.program import trace
+from masam.model.masam import Masam
+
+OPSET = 20
+"""Version of ONNX's operators: the first that has GELU, which is one node a block instead of five."""
+
+EXTERNAL_ABOVE_BYTES = 1 << 30
+"""From this size on the weights are a file of their own. ONNX itself ends at 2 GiB, and vit_h has 2.9 GB of weights."""
+
+
+def write_onnx(model: Masam, path: Path) -> Exported:
+    """Write a model as ``.onnx``, check the file, and compare what it computes with the model.
+
+    Large weights lie in ``NAME.onnx.data`` beside it; the two files belong together.
+
+    Args:
+        model: The model.
+        path: File to write; neither it nor its ``.data`` may be there.
+
+    Raises:
+        ModelError: The file does not compute what the model does.
+        ResourceError: The file cannot be written, or a package is not installed.
+    """
+    onnx, _, _ = (require(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+    graph = _convert(model)
+
+    def write(file: Path) -> Exported:
+        size = sum(p.numel() * p.element_size() for p in model.parameters())
+        graph.save(file, external_data=size > EXTERNAL_ABOVE_BYTES)
+        onnx.checker.check_model(str(file), full_check=True)
+        difference = require_agreement(model, _runner(file), where=path)
+        return Exported(path, sum(written.stat().st_size for written in file.parent.iterdir()), difference)
+
+    return atomic.write_aside(path, write)
+
+
+def _convert(model: Masam) -> Any:
+    program = trace(model)
+    names = {0: "B"} | ({1: "S"} if model.spec.window >= LEAST_DYNAMIC_SLICES else {})
+    with _quiet():
+        graph: Any = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            dynamic_shapes={INPUT: names},
+        )
+    graph.model.metadata_props[DESCRIPTION_KEY] = describe(model)
+    return graph
+
+
+def _runner(file: Path) -> Run:
+    session = require("onnxruntime").InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+    def run(windows: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(output) for output in session.run(list(OUTPUTS), {INPUT: windows.numpy()}))
+
+    return run
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep from the user what PyTorch's exporter says of itself: a class it deprecates, and torchvision's absence."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)

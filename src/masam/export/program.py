@@ -1,0 +1,55 @@
+"""``torch.export``: the model as one ``.pt2`` file that PyTorch runs without masam."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from masam import atomic
+from masam.export.agreement import Exported, random_windows, require_agreement
+from masam.export.automatic import DESCRIPTION_FILE, INPUT, LEAST_DYNAMIC_SLICES, automatic, describe
+from masam.io.pytorch_file import write_archive
+from masam.model.masam import Masam
+
+
+@torch.no_grad()
+def trace(model: Masam) -> ExportedProgram:
+    """Return the program of the automatic model.
+
+    Any number of windows B goes in, and of slices S from three on; a model of fewer slices takes that number alone.
+
+    Args:
+        model: The model.
+    """
+    dynamic: dict[int, Dim] = {0: Dim("B")}
+    if model.spec.window >= LEAST_DYNAMIC_SLICES:
+        dynamic[1] = Dim("S", min=LEAST_DYNAMIC_SLICES)
+    # Two windows: a length of one would be taken for a constant.
+    return torch.export.export(
+        automatic(model), (random_windows(model, 2),), dynamic_shapes={INPUT: dynamic}, strict=False
+    )
+
+
+def write_program(model: Masam, path: Path) -> Exported:
+    """Write a model as a ``.pt2`` file, and compare what the file computes with the model.
+
+    Args:
+        model: The model.
+        path: File to write; it must not be there.
+
+    Raises:
+        ModelError: The file does not compute what the model does.
+        ResourceError: The file cannot be written.
+    """
+    program = trace(model)
+
+    def write(file: Path) -> Exported:
+        description = {DESCRIPTION_FILE: describe(model)}
+        write_archive(file, lambda archive: torch.export.save(program, archive, extra_files=description))
+        loaded = torch.export.load(file).module()
+        difference = require_agreement(model, loaded, where=path)
+        return Exported(path, file.stat().st_size, difference)
+
+    return atomic.write_aside(path, write)

@@ -1,0 +1,89 @@
+"""What the tests of exports share: a model with a plan, and how to export and run it."""
+
+import json
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from jaxtyping import config
+from tiny import LABELS, SPEC, random_model, random_windows
+
+from masam.card import ModelCard
+from masam.plan import Plan
+from masam.preprocess.intensity import Window
+
+PLAN = Plan(
+    name="tiny", modality="CT", slice_axis="axial", intensity=Window(low=-60, high=240), window=3, image_size=32,
+    labels=LABELS,
+)  # fmt: skip
+SHAPES = ((1, 3), (4, 3), (2, 5))
+"""Windows and slices that exports are run with; they are traced with 2 and 3."""
+
+# What a user without masam writes: what comes before, and what maps windows to outputs; for `run_fresh`.
+IN_PYTORCH = (
+    "import torch\nfiles = {'masam.json': ''}\n"
+    "module = torch.export.load(sys.argv[1], extra_files=files).module()\nfacts = json.loads(files['masam.json'])",
+    "[output.detach() for output in module(torch.from_numpy(windows))]",
+)
+IN_ONNXRUNTIME = (
+    "import onnxruntime\n"
+    "session = onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])\n"
+    "facts = json.loads(session.get_modelmeta().custom_metadata_map['masam'])",
+    "session.run(['logits', 'iou'], {'windows': windows})",
+)
+
+
+def model_with_plan(spec=SPEC, scale=0.3):
+    model = random_model(spec, scale=scale)
+    model.card = ModelCard(PLAN)
+    return model
+
+
+@contextmanager
+def without_type_checks():
+    """Switch off the checks of conftest.py, as it is for users: to them, the symbolic sizes of a trace are faults."""
+    config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        config.update("jaxtyping_disable", False)
+
+
+def run_fresh(code, tmp_path, *arguments, shapes=SHAPES):
+    """Run code that maps ``windows`` to ``outputs``, without masam; return windows and outputs by shape.
+
+    The code finds the windows under that name, its arguments in ``sys.argv``, and prints what ``facts`` holds.
+    """
+    inputs = {str(n): random_windows(*shape, seed=n).numpy() for n, shape in enumerate(shapes)}
+    np.savez(tmp_path / "inputs.npz", **inputs)
+    before, inside = code
+    script = (
+        "import json, sys\nimport numpy as np\nfolder = sys.argv.pop(1)\n"
+        f"{before}\nresults = {{}}\n"
+        "for n, windows in np.load(f'{folder}/inputs.npz').items():\n"
+        f"    outputs = {inside}\n"
+        "    results |= {f'{n}-{k}': np.asarray(output) for k, output in enumerate(outputs)}\n"
+        "np.savez(f'{folder}/results.npz', **results)\n"
+        "assert 'masam' not in sys.modules\nprint(json.dumps(facts))\n"
+    )
+    command = [sys.executable, "-W", "error", "-c", script, str(tmp_path), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    results = np.load(tmp_path / "results.npz")
+    pairs = [
+        (torch.from_numpy(windows), tuple(torch.from_numpy(results[f"{n}-{k}"]) for k in range(2)))
+        for n, windows in inputs.items()
+    ]
+    return pairs, json.loads(done.stdout)
+
+
+def assert_same_outputs(model, pairs, tolerance):
+    assert pairs
+    for windows, outputs in pairs:
+        with torch.no_grad():
+            expected = model(windows)
+        for got, wanted in zip(outputs, expected, strict=True):
+            assert got.shape == wanted.shape
+            assert (got - wanted).abs().max() <= tolerance * wanted.abs().max()

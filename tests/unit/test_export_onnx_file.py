@@ -1,0 +1,81 @@
+import json
+
+import onnx
+import pytest
+from exported import IN_ONNXRUNTIME, PLAN, assert_same_outputs, model_with_plan, run_fresh, without_type_checks
+
+from masam.errors import ModelError, ResourceError
+from masam.export import onnx_file
+from masam.export.agreement import TOLERANCE
+from masam.export.onnx_file import OPSET, write_onnx
+
+
+@pytest.fixture(scope="module")
+def model():
+    return model_with_plan()
+
+
+@pytest.fixture(scope="module")
+def graph(model):
+    with without_type_checks():
+        return onnx_file._convert(model)
+
+
+@pytest.fixture
+def convert_once(graph, monkeypatch):
+    """Converting is most of the time; the tests differ in what follows."""
+    monkeypatch.setattr(onnx_file, "_convert", lambda _: graph)
+
+
+@pytest.mark.usefixtures("convert_once")
+@pytest.mark.parametrize(("above", "files"), [(1 << 30, ["model.onnx"]), (0, ["model.onnx", "model.onnx.data"])])
+def test_onnxruntime_alone_computes_what_the_model_does(model, tmp_path, monkeypatch, above, files):
+    monkeypatch.setattr(onnx_file, "EXTERNAL_ABOVE_BYTES", above)
+    out = tmp_path / "out"
+    written = write_onnx(model, out / "model.onnx")
+    assert sorted(file.name for file in out.iterdir()) == files
+    assert written.size_bytes == sum(file.stat().st_size for file in out.iterdir())
+    assert 0 < written.difference <= TOLERANCE
+    pairs, facts = run_fresh(IN_ONNXRUNTIME, tmp_path, written.path)
+    assert_same_outputs(model, pairs, TOLERANCE)
+    assert facts["plan"] == PLAN.model_dump(mode="json")
+    assert facts["classes"] == ["background", "ball", "box"]
+
+
+def sides(values):
+    return {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
+
+
+@pytest.mark.usefixtures("convert_once")
+def test_the_file_says_what_it_is(model, tmp_path):
+    content = onnx.load(write_onnx(model, tmp_path / "model.onnx").path)
+    assert [opset.version for opset in content.opset_import if opset.domain == ""] == [OPSET]
+    assert sides(content.graph.input) == {"windows": ["B", "S", 3, 32, 32]}
+    assert sides(content.graph.output) == {"logits": ["B", "S", 3, 32, 32], "iou": ["B", "S", 3]}
+    (description,) = (json.loads(prop.value) for prop in content.metadata_props if prop.key == "masam")
+    assert description["format_version"] == 1
+
+
+@pytest.mark.usefixtures("convert_once")
+def test_an_export_that_fails_or_is_stopped_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_file, "EXTERNAL_ABOVE_BYTES", 0)
+    with pytest.raises(ModelError, match=r"^.*model.onnx: the export differs from the model by"):
+        write_onnx(model_with_plan(scale=0.2), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(onnx_file, "require_agreement", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_onnx(model_with_plan(), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("convert_once")
+def test_weights_of_another_file_are_not_written_over(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_file, "EXTERNAL_ABOVE_BYTES", 0)
+    (tmp_path / "model.onnx.data").write_text("mine")
+    with pytest.raises(ResourceError, match=r"model.onnx.data: there is something of that name already"):
+        write_onnx(model, tmp_path / "model.onnx")
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"model.onnx.data": "mine"}

@@ -1,0 +1,84 @@
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from exported import IN_PYTORCH, PLAN, assert_same_outputs, model_with_plan, run_fresh, without_type_checks
+from tiny import SPEC, random_model, random_windows
+
+import masam
+from masam.errors import ModelError, ResourceError
+from masam.export import program
+from masam.export.agreement import TOLERANCE
+from masam.export.program import trace, write_program
+
+
+@pytest.fixture(scope="module")
+def model():
+    return model_with_plan()
+
+
+@pytest.fixture(scope="module")
+def written(model, tmp_path_factory):
+    with without_type_checks():
+        return write_program(model, tmp_path_factory.mktemp("program") / "model.pt2")
+
+
+@pytest.fixture(scope="module")
+def loaded(written):
+    return torch.export.load(written.path)
+
+
+def test_pytorch_alone_computes_what_the_model_does(model, written, tmp_path):
+    pairs, facts = run_fresh(IN_PYTORCH, tmp_path, written.path)
+    assert_same_outputs(model, pairs, TOLERANCE)
+    assert facts["plan"] == PLAN.model_dump(mode="json")
+    assert facts["classes"] == ["background", "ball", "box"]
+    assert facts["spec"] == json.loads(json.dumps(asdict(SPEC)))
+    assert (facts["format_version"], facts["masam_version"]) == (1, masam.__version__)
+    assert facts["slices"] == "3 or more; trained with 3"
+
+
+def test_it_says_what_was_measured(written):
+    assert written.size_bytes == written.path.stat().st_size
+    assert 0 < written.difference <= TOLERANCE
+    assert [file.name for file in written.path.parent.iterdir()] == ["model.pt2"]
+
+
+def test_the_model_is_left_as_it_was(model, written):
+    assert model.spec.fact_rank == 3
+    assert model.image_encoder.fact is not None
+
+
+def test_two_slices_are_fewer_than_the_loaded_program_takes(loaded):
+    with pytest.raises(AssertionError, match=r"windows.size\(\)\[1\] >= 3"):
+        loaded.module()(random_windows(2, 2))
+
+
+def test_a_model_of_two_slices_keeps_its_number():
+    model = random_model(replace(SPEC, window=2))
+    with without_type_checks():
+        loaded = trace(model).module()
+        with torch.no_grad():
+            for b in (1, 3):
+                expected = model(random_windows(b, 2)).logits
+                difference = (loaded(random_windows(b, 2))[0] - expected).abs().max()
+                assert difference <= TOLERANCE * expected.abs().max()
+    with pytest.raises(AssertionError, match=r"windows.size\(\)\[1\] == 2"):
+        loaded(random_windows(2, 3))
+
+
+def test_a_program_that_differs_is_not_kept(loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "trace", lambda _: loaded)
+    other = random_model(seed=1, scale=0.3)
+    with pytest.raises(ModelError, match=r"model.pt2: the export differs from the model by .* nothing was written"):
+        write_program(other, tmp_path / "model.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_is_not_written_over(model, loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "trace", lambda _: loaded)
+    (tmp_path / "model.pt2").write_text("mine")
+    with pytest.raises(ResourceError, match=r"model.pt2: there is something of that name already"):
+        write_program(model, tmp_path / "model.pt2")
+    assert (tmp_path / "model.pt2").read_text() == "mine"
