@@ -18,6 +18,8 @@ from tiny import random_model
 from masam import weights
 from masam.export.agreement import TOLERANCE
 
+GOLDEN = Path(__file__).parents[1] / "golden"
+
 
 @pytest.fixture
 def export(masam):
@@ -74,16 +76,9 @@ def test_monai_segments_scans_as_masam_does(masam, export, model, tmp_path):
     )
     assert result.err == f"writing {bundle}, and comparing it with the model\n"
     assert masam("predict", scans, "--model", model, "--out", tmp_path / "ours", "--device", "cpu").code == 0
-    # What `python -m monai.bundle run` calls; that command needs one more package, fire.
-    options = {
-        "config_file": str(bundle / "configs/inference.json"),
-        "bundle_root": str(bundle),
-        "dataset_dir": str(scans),
-        "output_dir": str(tmp_path / "theirs"),
-        "device": "cpu",
-    }
-    code = "import json, sys, monai.bundle; monai.bundle.run(**json.loads(sys.argv[1]))"
-    command = [sys.executable, "-c", code, json.dumps(options)]
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(bundle / "configs/inference.json")]
+    command += ["--bundle_root", str(bundle), "--dataset_dir", str(scans), "--output_dir", str(tmp_path / "theirs")]
+    command += ["--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment())
     assert done.returncode == 0, done.stderr
     ours, theirs = labels_in(tmp_path / "ours"), labels_in(tmp_path / "theirs")
@@ -124,6 +119,35 @@ def test_a_model_without_a_plan(export, tmp_path):
     assert refused.code == 6
     assert refused.error.startswith("error[MODEL]: the model carries no plan, so a bundle could not prepare")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_the_official_format(masam, export, tmp_path):
+    """There and back: an imported official model is exported again, tensor by tensor the same."""
+    official, ours, out = GOLDEN / "masam_tiny_96_adapter.pth", tmp_path / "ours.safetensors", tmp_path / "epoch_1.pth"
+    sam = ("--sam", GOLDEN / "sam_tiny_256.pth")
+    words = ("--adapter", official, "--image-size", 96, "--out", ours)
+    assert masam("weights", "import", *sam, *words).code == 0
+    base = ("--sam-checkpoint", GOLDEN / "sam_tiny_256.pth")
+    result = export(ours, "--format", "reference", "--out", out, *base)
+    assert result.code == 0
+    megabytes = out.stat().st_size / 1e6
+    assert result.out == (
+        f"wrote {out} ({megabytes:.1f} MB); its outputs are within 0.0e+00 of the model's largest value\n"
+        "run it in the official code with --ckpt sam_tiny_256.pth --vit_name custom --num_classes 3 --img_size 96 "
+        "--rank 4 --scale 1\n"
+    )
+    written, expected = (torch.load(path, weights_only=True) for path in (out, official))
+    assert set(written) == set(expected)
+    assert all(torch.equal(written[name], tensor) for name, tensor in expected.items())
+    refused = export(ours, "--format", "reference", "--out", tmp_path / "x.pth", *base, "--merge")
+    assert (refused.code, "the official file holds no encoder; leave --merge" in refused.error) == (2, True)
+
+
+def test_a_model_that_stands_on_no_sam_file_has_no_official_format(export, trained, tmp_path):
+    refused = export(trained, "--format", "reference", "--out", tmp_path / "epoch_1.pth")
+    assert refused.code == 6
+    assert "expected a model whose frozen encoder is a SAM file's" in refused.error
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tiny import LABELS, SPEC
 
 import masam
 from masam.errors import ConfigError
-from masam.export.bundle_texts import LICENCE, bundle_metadata, inference_config, readme
+from masam.export.bundle_texts import bundle_metadata, inference_config, licence, readme
 from masam.model.sizes import SIZES
 
 REQUIRED = {  # of MONAI's bundle specification
@@ -99,4 +99,5 @@ def test_the_pages_name_classes_and_limits():
         assert f"| {label} | {value} | {name} |" in page
     assert "[B, 1, 3, 32, 32]" in page
     assert "not a medical device" in page
-    assert "Apache" in LICENCE
+    assert "Apache" in licence(None)
+    assert "under these terms: CC-BY-4.0." in licence("CC-BY-4.0")

@@ -219,6 +219,21 @@ def test_changed_data_are_refused_on_resume(tmp_path):
         train(dataset, out, resume=True)
 
 
+def test_another_sam_file_is_refused_on_resume(dataset, tmp_path):
+    sam, out = tmp_path / "sam.pth", tmp_path / "run"
+    torch.save(randomise(Sam(TINY, 64), seed=1).state_dict(), sam)
+    settings = config(validate_every=0, model={**MODEL, "sam_checkpoint": str(sam)})
+    with pytest.raises(StoppedError):
+        train(dataset, out, settings, plan=PLAN, progress=StopAt(2))
+    whole = sam.read_bytes()
+    torch.save(randomise(Sam(TINY, 64), seed=2).state_dict(), sam)
+    message = r"sam.pth: the SAM file is another one than when the run began; put the old one in its place, or start a"
+    with pytest.raises(InputError, match=message):
+        train(dataset, out, resume=True)
+    sam.write_bytes(whole)
+    assert train(dataset, out, resume=True).steps == 9
+
+
 def test_a_run_is_not_overwritten(whole, dataset):
     before = (whole.folder.root / "splits.json").read_bytes()
     with pytest.raises(InputError, match=r"run: the folder holds a run already; use --resume, or another --out$"):

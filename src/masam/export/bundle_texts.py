@@ -163,8 +163,15 @@ It takes windows [B, 1, {grid}] in 0..1, prepared as `configs/plan.yaml` says, a
 """
 
 
-LICENCE = """The weights in models/model.pt
-    belong to those who trained them, who say here under which terms they may be used.
+def licence(terms: str | None) -> str:
+    """Return the content of ``LICENSE``.
+
+    Args:
+        terms: Terms of the weights, as the model's card has them.
+    """
+    said = f"are under these terms: {terms}." if terms else "belong to those who trained them, who say here the terms."
+    return f"""The weights in models/model.pt
+    {said}
     The image encoder is derived from Meta's Segment Anything, Apache License 2.0
     (https://github.com/facebookresearch/segment-anything), if the model was trained from it.
 

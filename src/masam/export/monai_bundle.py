@@ -18,7 +18,7 @@ from masam import atomic
 from masam.errors import ModelError
 from masam.export.agreement import Exported, Run, require_agreement
 from masam.export.bundle_parts import BundleNetwork
-from masam.export.bundle_texts import LICENCE, bundle_metadata, inference_config, readme
+from masam.export.bundle_texts import bundle_metadata, inference_config, licence, readme
 from masam.export.packages import require
 from masam.io.pytorch_file import write_archive
 from masam.model.masam import Masam
@@ -53,7 +53,7 @@ def write_bundle(model: Masam, path: Path, *, merge: bool = False) -> Exported:
         "configs/inference.json": _json(inference_config(written.spec)),
         "configs/plan.yaml": plan.dump_yaml(),
         "docs/README.md": readme(plan),
-        "LICENSE": LICENCE,
+        "LICENSE": licence(model.card.licence),
     }
 
     def write(folder: Path) -> Exported:

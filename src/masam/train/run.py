@@ -242,10 +242,20 @@ class _Run:
                 where=self.folder.root,
                 fix="restore them, or start a new run",
             )
+        if state.base not in (None, self._base()):
+            raise InputError(
+                "the SAM file is another one than when the run began",
+                where=self.config.model.sam_checkpoint,
+                fix="put the old one in its place, or start a new run",
+            )
         self.loop.step, self.best_dice, self._pending = state.step, state.best_dice, list(state.pending)
         if state.scaler:
             self.loop.scaler.load_state_dict(dict(state.scaler))
         self.folder.drop_metrics_after(state.step)
+
+    def _base(self) -> str | None:
+        base = self.loop.model.card.base
+        return None if base is None else base.tensors_sha256
 
     def go(self) -> None:
         """Train to the end, or to a signal."""
@@ -334,6 +344,7 @@ class _Run:
     def save_state(self) -> None:
         """Write all that it takes to go on from here."""
         loop = self.loop
-        state = RunState(loop.step, self.best_dice, loop.scaler.state_dict(), self.dataset, self._pending)
+        scaler = loop.scaler.state_dict()
+        state = RunState(loop.step, self.best_dice, scaler, self.dataset, self._pending, self._base())
         self.folder.save_state(loop.model, loop.optimizer, state)
         self._saved_at = time.monotonic()

@@ -35,6 +35,7 @@ class RunState:
         scaler: State of the fp16 loss scaler; empty for other precisions.
         dataset: Fingerprint of the training windows, which a resume must find again.
         pending: Steps that no row of ``metrics.csv`` holds yet.
+        base: Hash of the tensors of the SAM file that the model stands on, which a resume must find again, or None.
     """
 
     step: int
@@ -42,6 +43,7 @@ class RunState:
     scaler: Mapping[str, Any]
     dataset: str
     pending: Sequence[StepReport] = ()
+    base: str | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ class RunFolder:
             "scaler": dict(state.scaler),
             "dataset": state.dataset,
             "pending": state.pending,
+            "base": state.base,
         }
         atomic.write_text(new / "state.json", json.dumps(facts, indent=2) + "\n")
         try:
@@ -172,7 +175,9 @@ class RunFolder:
             if facts["version"] != STATE_VERSION:
                 raise ModelError(f"expected state version {STATE_VERSION}, got {facts['version']}", where=folder)
             pending = [StepReport(*report) for report in facts["pending"]]
-            state = RunState(facts["step"], facts["best_dice"], facts["scaler"], facts["dataset"], pending)
+            state = RunState(
+                facts["step"], facts["best_dice"], facts["scaler"], facts["dataset"], pending, facts.get("base")
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError("the state file is damaged", where=folder / "state.json") from error
         tensors, _ = read_tensors(folder / "weights.safetensors", ours=True)
