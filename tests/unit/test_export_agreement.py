@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,14 @@ import torch
 from tiny import SPEC, random_model
 
 from masam.errors import ModelError
-from masam.export.agreement import BATCHES, TOLERANCE, Exported, random_windows, require_agreement
+from masam.export.agreement import (
+    BATCHES,
+    TOLERANCE,
+    Exported,
+    random_windows,
+    require_agreement,
+    require_same_tensors,
+)
 
 WHERE = Path("folder/model.pt2")
 
@@ -79,3 +87,17 @@ def test_the_record_is_plain():
         "largest_difference": 1e-6,
         "tolerance": 1e-4,
     }
+
+
+def test_equal_tensors_are_the_same_model(model):
+    assert require_same_tensors(model, random_model(), WHERE) == 0
+    other = random_model()
+    with torch.no_grad():
+        other.mask_decoder.iou_token.weight[0, 0] = torch.nextafter(
+            other.mask_decoder.iou_token.weight[0, 0], torch.tensor(9.0)
+        )
+    message = r"^folder/model.pt2: its tensors are not the model's; nothing was written; please report it$"
+    with pytest.raises(ModelError, match=message):
+        require_same_tensors(model, other, WHERE)
+    with pytest.raises(ModelError, match=message):
+        require_same_tensors(model, random_model(replace(SPEC, fact_rank=0)), WHERE)

@@ -71,10 +71,9 @@ def export(
     if json:
         print_json({"format": name, **exported.record(), "has_plan": has_plan})
         return
-    print_line(
-        f"wrote {out} ({exported.size_bytes / 1e6:.1f} MB); "
-        f"its outputs are within {exported.difference:.1e} of the model's largest value"
-    )
+    is_same = exported.difference == 0
+    proof = "the model's" if is_same else f"within {exported.difference:.1e} of the model's largest value"
+    print_line(f"wrote {out} ({exported.size_bytes / 1e6:.1f} MB); its outputs are {proof}")
     if name == "reference":
         from masam.reference import official_options
 

@@ -1,4 +1,4 @@
-"""The proof that an export is the model: random windows through both."""
+"""The proof that an export is the model: random windows through both, or equal tensors in the same network."""
 
 from __future__ import annotations
 
@@ -54,6 +54,26 @@ def random_windows(model: Masam, batch: int) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(batch))
 
 
+def require_same_tensors(model: Masam, loaded: Masam, where: Path) -> float:
+    """Compare a model that was loaded again with the one that was written: the same network, so its tensors decide.
+
+    Args:
+        model: The model.
+        loaded: What its file holds.
+        where: The file, to name in an error.
+
+    Returns:
+        0.0, the difference of every output.
+
+    Raises:
+        ModelError: A tensor differs in a bit.
+    """
+    ours, theirs = model.state_dict(), loaded.state_dict()
+    if set(ours) != set(theirs) or any(not torch.equal(ours[name].cpu(), theirs[name].cpu()) for name in ours):
+        raise _no_export("its tensors are not the model's", where)
+    return 0.0
+
+
 @torch.no_grad()
 def require_agreement(model: Masam, run: Run, where: Path) -> float:
     """Run an export on random windows and compare.
@@ -81,10 +101,13 @@ def require_agreement(model: Masam, run: Run, where: Path) -> float:
     # In one tensor, so that a NaN is the largest.
     largest = float(torch.stack(differences).max())
     if not largest <= TOLERANCE:
-        raise ModelError(
+        raise _no_export(
             f"the export differs from the model by {largest:.2g} of the largest value, "
-            f"at most {TOLERANCE:g} is allowed; nothing was written",
-            where=where,
-            fix="please report it",
+            f"at most {TOLERANCE:g} is allowed",
+            where,
         )
     return largest
+
+
+def _no_export(what: str, where: Path) -> ModelError:
+    return ModelError(f"{what}; nothing was written", where=where, fix="please report it")

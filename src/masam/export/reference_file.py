@@ -6,7 +6,7 @@ import copy
 from pathlib import Path
 
 from masam import atomic
-from masam.export.agreement import Exported, require_agreement
+from masam.export.agreement import Exported, require_same_tensors
 from masam.io.pytorch_file import read_pytorch
 from masam.model.checkpoint import load_official_state
 from masam.model.masam import Masam
@@ -14,7 +14,7 @@ from masam.reference import save_reference
 
 
 def write_reference(model: Masam, path: Path) -> Exported:
-    """Write a model's adapter as ``epoch_N.pth``, and compare what the file computes with the model.
+    """Write a model's adapter as ``epoch_N.pth``, and compare what the file holds with the model.
 
     Args:
         model: A model that stands on a SAM file; the official code needs that file beside this one.
@@ -29,6 +29,6 @@ def write_reference(model: Masam, path: Path) -> Exported:
         save_reference(file, model)
         loaded = copy.deepcopy(model)
         load_official_state(loaded, read_pytorch(file), where=path)
-        return Exported(path, file.stat().st_size, require_agreement(model, loaded.eval(), where=path))
+        return Exported(path, file.stat().st_size, require_same_tensors(model, loaded, where=path))
 
     return atomic.write_aside(path, write)
