@@ -165,7 +165,10 @@ def _from_version_1(header: Mapping[str, Any]) -> dict[str, Any]:
     upgraded = {key: header[key] for key in ("spec", "plan", "training") if key in header}
     if "base_sha256" in header:
         sha256 = header["base_sha256"]
-        size = header.get("spec", {}).get("sam", {}).get("name", "custom")
+        try:
+            size = header["spec"]["sam"]["name"]
+        except (KeyError, TypeError):
+            size = "custom"  # read_spec says what is wrong with it
         upgraded["base"] = None if sha256 is None else {"size": size, "sha256": sha256}
     versions = {"masam": header.get("masam_version")}
     return {**upgraded, "format_version": 1, "versions": versions, "licence": None}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
 from masam.cli.console import listening, print_json, print_line
-from masam.cli.options import EmbedBase, Json, Quiet, SamCheckpoint, require_new
+from masam.cli.options import EmbedBase, Json, Licence, Quiet, SamCheckpoint, require_new
 from masam.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def export(
         bool, typer.Option("--merge", help="Fold FacT into the encoder; onnx and torch always do.")
     ] = False,
     embed_base: EmbedBase = False,
+    licence: Licence = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -64,6 +66,8 @@ def export(
 
     remove_stale(out.absolute().parent)
     loaded = load(model, sam_checkpoint)
+    if licence is not None:
+        loaded.card = replace(loaded.card, licence=licence)
     with listening(quiet) as progress:
         progress.say(f"writing {out}, and comparing it with the model")
         exported = chosen.write(loaded, out, Choices(merge, embed_base, sam_checkpoint))

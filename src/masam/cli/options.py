@@ -23,6 +23,8 @@ EmbedBase = Annotated[
     bool, typer.Option("--embed-base", help="Put the frozen encoder into the file, so that it stands alone.")
 ]
 
+Licence = Annotated[str | None, typer.Option(help="Terms of the weights, such as CC-BY-4.0, noted in what is written.")]
+
 
 def require_ending(path: Path, *endings: str) -> None:
     """Refuse a file name whose ending is not of its format.

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from masam.cli.console import listening, print_json, print_line, print_table
-from masam.cli.options import EmbedBase, Json, Quiet, require_ending, require_writable
+from masam.cli.options import EmbedBase, Json, Licence, Quiet, require_ending, require_writable
 
 Name = Annotated[str, typer.Argument(help="Name of published weights, such as sam-vit-b.")]
 
@@ -112,9 +112,7 @@ def import_reference(
     plan: Annotated[Path | None, typer.Option(help="A plan of your own in their place.")] = None,
     image_size: Annotated[int, typer.Option(help="Side of the input in pixels that it was trained with.")] = 512,
     fact_scale: Annotated[float, typer.Option(help="Factor of FacT that it was trained with.")] = 1.0,
-    licence: Annotated[
-        str | None, typer.Option(help="Terms of the adapter's weights, to be noted in the file.")
-    ] = None,
+    licence: Licence = None,
     embed_base: EmbedBase = False,
     json: Json = False,
 ) -> None:

@@ -57,6 +57,10 @@ class SamSize:
 
     def __post_init__(self) -> None:
         _require_numbers(self, skipped=("name", "global_blocks"))
+        if not (isinstance(self.name, str) and all(type(block) is int for block in self.global_blocks)):
+            raise ConfigError(
+                f"expected a name and block numbers, got {self.name!r}, {self.global_blocks}", where="sam"
+            )
         if self.embed_dim % self.num_heads or self.out_channels % (2 * self.decoder_heads):
             raise ConfigError(
                 f"expected heads that divide the width, got {self.num_heads} heads of {self.embed_dim} in the encoder, "
