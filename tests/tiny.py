@@ -1,6 +1,7 @@
 """Models and a data set that are small enough for tests: everything they share, in one place."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ SAM = SamSize(
     mask_channels=8, base_image_size=64,
 )  # fmt: skip
 """Two blocks, the first with windows of 3 patches and the second global."""
+
+TINY = replace(SAM, name="vit_t")
+"""The same under a name that settings know."""
 
 SPEC = MasamSpec(SAM, num_classes=2, image_size=32, window=3, fact_rank=3, adapter_channels=6)
 

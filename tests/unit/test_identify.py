@@ -7,8 +7,8 @@ import torch
 from exported import model_with_plan, without_type_checks
 from safetensors.torch import save_file
 from test_io_pytorch_file import Bomb
-from test_weights import PLAN, TINY
-from tiny import LABELS, random_model, randomise
+from test_weights import PLAN
+from tiny import LABELS, TINY, random_model, randomise
 
 from masam.card import ModelCard
 from masam.errors import InputError, ModelError

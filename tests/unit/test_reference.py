@@ -6,12 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_io_pytorch_file import Bomb
-from test_weights import PLAN, TINY, build, same_state, sha256, shake
-from tiny import randomise
+from test_weights import PLAN, build, same_state, sha256, shake
 
 from masam.errors import ConfigError, ModelError
-from masam.model.sam import Sam
-from masam.model.sizes import SIZES
 from masam.preprocess.orientation import STORED, Orientation
 from masam.reference import LABELS, import_reference, load_reference, reference_plan, save_reference
 from masam.volume import Geometry
@@ -20,15 +17,6 @@ from masam.weights import load, save
 GOLDEN = Path(__file__).parent.parent / "golden"
 SAM_FILE = GOLDEN / "sam_tiny_256.pth"
 ADAPTERS = [GOLDEN / "masam_tiny_96_adapter.pth", GOLDEN / "masam_tiny_bbox_96_adapter.pth"]
-
-
-@pytest.fixture
-def sam_file(tmp_path, monkeypatch):
-    """A SAM of the smallest size, which is made yet smaller."""
-    monkeypatch.setitem(SIZES, "vit_t", TINY)
-    path = tmp_path / "sam_vit_t.pth"
-    torch.save(randomise(Sam(TINY, 64), seed=4).state_dict(), path)
-    return path
 
 
 def golden_model(adapter=ADAPTERS[0]):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny import LABELS, SAM, random_model, random_windows, randomise
+from tiny import LABELS, TINY, random_model, random_windows, randomise
 
 from masam.card import Base, ModelCard
 from masam.errors import ConfigError, InputError, ModelError
@@ -19,20 +19,10 @@ from masam.preprocess.intensity import Window
 from masam.weights import build_masam, load, read_base, save
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-TINY = replace(SAM, name="vit_t", decoder_heads=2)
 PLAN = Plan(
     name="tiny", modality="CT", slice_axis="axial", intensity=Window(low=-100, high=200), window=3, image_size=32,
     labels=LABELS,
 )  # fmt: skip
-
-
-@pytest.fixture
-def sam_file(tmp_path, monkeypatch):
-    """A SAM of the smallest size, which is made yet smaller."""
-    monkeypatch.setitem(SIZES, "vit_t", TINY)
-    path = tmp_path / "sam_vit_t.pth"
-    torch.save(randomise(Sam(TINY, 64), seed=4).state_dict(), path)
-    return path
 
 
 def build(sam_checkpoint=None, seed=0):
