@@ -3,11 +3,9 @@
 import json
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import numpy as np
 import torch
-from jaxtyping import config
 from tiny import LABELS, SPEC, random_model, random_windows
 
 from masam.card import ModelCard
@@ -39,16 +37,6 @@ def model_with_plan(spec=SPEC, scale=0.3):
     model = random_model(spec, scale=scale)
     model.card = ModelCard(PLAN)
     return model
-
-
-@contextmanager
-def without_type_checks():
-    """Switch off the checks of conftest.py, as it is for users: to them, the symbolic sizes of a trace are faults."""
-    config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        config.update("jaxtyping_disable", False)
 
 
 def run_fresh(code, tmp_path, *arguments, shapes=SHAPES):

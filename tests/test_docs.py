@@ -12,8 +12,9 @@ import pytest
 import torch
 import typer
 import yaml
-from exported import model_with_plan, without_type_checks
+from exported import model_with_plan
 from pydantic_core import PydanticUndefined
+from tiny import without_type_checks
 
 import masam
 from masam import errors
@@ -192,7 +193,8 @@ def test_configuration_page_has_every_key_with_its_default(level, heading, model
         if field.default is PydanticUndefined:
             assert written[key] == "required", key
         elif key != "model":
-            assert yaml.safe_load(written[key]) == field.default, key
+            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            assert yaml.safe_load(written[key]) == default, key
 
 
 def test_configuration_examples_are_valid(tmp_path):

@@ -1,10 +1,12 @@
 """Models and a data set that are small enough for tests: everything they share, in one place."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import torch
+from jaxtyping import config
 
 from masam.io.nifti import write_volume
 from masam.model.masam import Masam
@@ -47,6 +49,19 @@ def random_windows(b=2, s=3, side=32, seed=1, dtype=torch.float32):
     return torch.rand(b, s, 3, side, side, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
+@contextmanager
+def without_type_checks():
+    """Switch off the checks of conftest.py, as it is for users.
+
+    To them, the symbolic sizes of a trace are faults, and an error that a signal raises while they check is theirs.
+    """
+    config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        config.update("jaxtyping_disable", False)
+
+
 def write_dataset(root, cases=3, shape=(32, 32, 6), labels=None):
     """Write an nnU-Net v2 folder of noisy balls and boxes."""
     labels = labels or LABELS
@@ -77,6 +92,6 @@ def prepared_case(root, name="a", depth=5, side=32, seed=0):
     labels[:, :, 0] = -100
     folder = root / f"prepared-{name}"
     folder.mkdir(parents=True)
-    np.save(folder / "images.npy", np.rint(images * 65535).astype(np.uint16))
+    np.save(folder / "images.npy", np.rint(images[:, None] * 65535).astype(np.uint16))
     np.save(folder / "labels.npy", labels)
     return PreparedCase(name, folder, depth, side)

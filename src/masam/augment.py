@@ -21,7 +21,7 @@ def augment(
     Anatomy has a left and a right, so nothing is mirrored.
 
     Args:
-        images: [S, H, W], 0 to 1.
+        images: [S, C, H, W], 0 to 1.
         labels: [S, H, W] channel numbers.
         generator: Source of all draws.
 
@@ -50,9 +50,10 @@ def _move(
     shift_x, shift_y = generator.uniform(-0.2, 0.2, size=2)  # the grid's side is 2
     cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
     theta = torch.tensor([[cos, -sin, shift_x], [sin, cos, shift_y]], dtype=torch.float32)
-    grid = F.affine_grid(theta[None], [1, 1, *images.shape[1:]], align_corners=False)
-    moved = F.grid_sample(torch.from_numpy(images)[None], grid, padding_mode="zeros", align_corners=False)
+    grid = F.affine_grid(theta[None], [1, 1, *images.shape[2:]], align_corners=False)
+    planes = torch.from_numpy(images).flatten(0, 1)[None]
+    moved = F.grid_sample(planes, grid, padding_mode="zeros", align_corners=False)
     # One is added so that what lies outside, which becomes 0, is told from every class and from the ignore label.
     shifted = torch.from_numpy(labels - _OUTSIDE)[None].float()
     nearest = F.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    return moved[0].numpy(), nearest[0].numpy().astype(np.int64) + _OUTSIDE
+    return moved[0].unflatten(0, images.shape[:2]).numpy(), nearest[0].numpy().astype(np.int64) + _OUTSIDE

@@ -151,14 +151,16 @@ def require_fitting(plan: Plan, spec: MasamSpec) -> None:
     """Refuse a plan that is for another model.
 
     Raises:
-        ModelError: The number of classes or the image size differ.
+        ModelError: The number of classes, of channels, or the image size differ.
     """
+    fix = "give the plan that the model was trained with"
     wanted, found = (plan.scheme.num_classes, plan.image_size), (spec.num_classes, spec.image_size)
     if wanted != found:
         raise ModelError(
-            f"the plan has {wanted[0]} classes at {wanted[1]} pixels, the model {found[0]} at {found[1]}",
-            fix="give the plan that the model was trained with",
+            f"the plan has {wanted[0]} classes at {wanted[1]} pixels, the model {found[0]} at {found[1]}", fix=fix
         )
+    if len(plan.channels) != spec.image_channels:
+        raise ModelError(f"the plan has {len(plan.channels)} image channels, the model {spec.image_channels}", fix=fix)
 
 
 def _from_version_1(header: Mapping[str, Any]) -> dict[str, Any]:

@@ -98,7 +98,8 @@ def predict_cohort(predictor: Predictor, cases: Sequence[Case], out: Path, progr
     for number, case in enumerate(cases, start=1):
         target = out / f"{case.id}.nii.gz"
         try:
-            sources = {"scan_sha256": gate.sha256(case.images[0]), "settings_sha256": settings}
+            predictor.require_channels(len(case.images), where=case.id)
+            sources = {"scan_sha256": _scan_sha256(case), "settings_sha256": settings}
             if _is_current(earlier.get(case.id), sources, target):
                 cohort.kept.append(case.id)
                 cohort.done[case.id] = dict(earlier[case.id])
@@ -108,7 +109,7 @@ def predict_cohort(predictor: Predictor, cases: Sequence[Case], out: Path, progr
             cohort.done[case.id] = {**sources, **_write(predictor, image, target, progress)}
         except (InputError, ResourceError) as error:
             # A scan that the system does not let us read is one bad scan; a full disk would befall all that follow.
-            if isinstance(error, ResourceError) and error.where != str(case.images[0]):
+            if isinstance(error, ResourceError) and error.where not in [str(image) for image in case.images]:
                 raise
             cohort.failed[case.id] = error
             progress.say(f"{number} of {len(cases)}: failed, the reason follows at the end")
@@ -132,8 +133,9 @@ def predict_file(predictor: Predictor, case: Case, out: Path, progress: Progress
     """
     if _is_one_of(out, case.images):
         raise ConfigError("the labels would take the place of the scan", where=out, fix="name another file")
+    predictor.require_channels(len(case.images), where=case.id)
     image, _ = load_case(case)
-    sources = {"scan_sha256": gate.sha256(case.images[0]), "settings_sha256": _settings_sha256(predictor)}
+    sources = {"scan_sha256": _scan_sha256(case), "settings_sha256": _settings_sha256(predictor)}
     return Cohort(done={case.id: {**sources, **_write(predictor, image, out, progress)}})
 
 
@@ -162,6 +164,12 @@ def _require_own_folder(cases: Sequence[Case], out: Path) -> None:
 def _is_one_of(path: Path, others: Iterable[Path]) -> bool:
     # Resolved, because a link or a second way to the same place would lose the data just as well.
     return path.resolve() in {other.resolve() for other in others}
+
+
+def _scan_sha256(case: Case) -> str:
+    """Hash the files of a scan; several channels by their hashes in order."""
+    hashes = [gate.sha256(image) for image in case.images]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _settings_sha256(predictor: Predictor) -> str:

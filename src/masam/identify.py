@@ -132,6 +132,7 @@ def _own_model(path: Path, shapes: Mapping[str, Tensor], notes: Mapping[str, str
         "fact_rank": spec.fact_rank,
         "fact_scale": spec.fact_scale,
         "adapter_channels": spec.adapter_channels,
+        "image_channels": spec.image_channels,
         "depth": spec.sam.depth,
         "decoder_heads": spec.sam.decoder_heads,
         "plan": None if card.plan is None else card.plan.model_dump(mode="json"),

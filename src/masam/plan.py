@@ -6,7 +6,7 @@ import difflib
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -95,7 +95,7 @@ def fingerprint(pairs: Iterable[tuple[Volume, Volume | None]], ignore_value: int
         if labels is not None:
             if labels.shape != image.shape:
                 raise InputError(f"expected labels of shape {image.shape} like the image, got {labels.shape}")
-            inside.append(_sample(image.array[(labels.array != 0) & (labels.array != ignore_value)]))
+            inside.append(_sample(image.array[(labels.array != 0) & (labels.array != ignore_value)].reshape(-1)))
     if not cases:
         raise InputError("the data set holds no volume", fix="check imagesTr and dataset.json")
     pooled = np.concatenate(inside) if inside else np.empty(0)
@@ -111,6 +111,9 @@ class Plan(Settings):
 
     name: str = Field(description="name of the data set")
     modality: Modality = Field(description="CT, MR or other")
+    channels: tuple[str, ...] = Field(
+        default=("image",), min_length=1, description="what each image channel shows, in the order of the files"
+    )
     slice_axis: SliceView = Field(
         description="anatomical direction along which volumes are cut into slices; 'stored' takes each file's third "
         "axis whatever its direction, which models trained by the paper's code need"
@@ -171,19 +174,19 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 """Abdominal organs (BTCV), prostate (six sites), pancreas tumour (MSD)."""
 
 
-def modality_of(channel_name: str) -> Modality:
-    """Read the modality off a channel name of ``dataset.json``; nnU-Net, too, treats "CT" as such by its name."""
-    name = channel_name.strip().casefold()
-    if name == "ct":
+def modality_of(channel_names: Sequence[str]) -> Modality:
+    """Read the modality off the channel names of ``dataset.json``; nnU-Net, too, treats "CT" as such by its name."""
+    names = {name.strip().casefold() for name in channel_names}
+    if names == {"ct"}:
         return "CT"
-    return "MR" if name in _MR_NAMES else "other"
+    return "MR" if names <= _MR_NAMES else "other"
 
 
 def make_plan(
     found: Fingerprint,
     *,
     name: str,
-    channel_name: str,
+    channel_names: tuple[str, ...],
     labels: LabelScheme,
     preset: str | None = None,
     **overrides: Any,
@@ -193,7 +196,7 @@ def make_plan(
     Args:
         found: The fingerprint.
         name: Name of the data set.
-        channel_name: Name of the image channel in ``dataset.json``; "CT" chooses a fixed window.
+        channel_names: Names of the image channels in ``dataset.json``; "CT" alone chooses a fixed window.
         labels: The label scheme.
         preset: Key of ``PRESETS``, whose values take the place of derived ones.
         **overrides: Fields of ``Plan`` that the user decides; they take the place of both.
@@ -203,7 +206,8 @@ def make_plan(
     """
     derived: dict[str, Any] = {
         "name": name,
-        "modality": modality_of(channel_name),
+        "modality": modality_of(channel_names),
+        "channels": channel_names,
         "slice_axis": found.slice_axis,
         "labels": labels.to_mapping(),
     }

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from masam.aggregate import WindowAggregator
 from masam.card import require_fitting
-from masam.errors import ConfigError, ModelError, ResourceError
-from masam.io.nifti import read_volume
+from masam.errors import ConfigError, InputError, ModelError, ResourceError
+from masam.io.cases import Case, load_case
 from masam.model.masam import Masam
 from masam.plan import Plan
 from masam.postprocess import Cleaning, fill_holes, keep_largest_component, most_probable
@@ -31,6 +31,9 @@ from masam.weights import load
 from masam.windows import SliceWindow, plan_windows
 
 Precision = Literal["auto", "float32", "bf16", "fp16"]
+Scan = Volume | str | Path | Sequence[str | Path]
+"""A volume, a file, or one file a channel."""
+
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -136,11 +139,11 @@ class Predictor:
         self.device = choose_device(device)
         self.model = model.to(self.device)
 
-    def predict(self, volume_or_path: Volume | str | Path, progress: Progress | None = None) -> Volume:
+    def predict(self, volume_or_path: Scan, progress: Progress | None = None) -> Volume:
         """Segment one volume; ``segment`` without its record.
 
         Args:
-            volume_or_path: A volume of scanner intensities, or a NIfTI file.
+            volume_or_path: A volume of scanner intensities, a NIfTI file, or one file a channel.
             progress: Told of each window.
 
         Returns:
@@ -148,13 +151,13 @@ class Predictor:
         """
         return self.segment(volume_or_path, progress).labels
 
-    def segment(self, volume_or_path: Volume | str | Path, progress: Progress | None = None) -> Segmentation:
+    def segment(self, volume_or_path: Scan, progress: Progress | None = None) -> Segmentation:
         """Segment one volume.
 
         Memory beside the volume and its labels does not depend on the number of slices.
 
         Args:
-            volume_or_path: A volume of scanner intensities, or a NIfTI file.
+            volume_or_path: A volume of scanner intensities, a NIfTI file, or one file a channel.
             progress: Told of each window.
 
         Returns:
@@ -164,7 +167,8 @@ class Predictor:
             InputError: The file or its content is refused.
             ModelError: The model predicts numbers that are not finite.
         """
-        volume = volume_or_path if isinstance(volume_or_path, Volume) else read_volume(Path(volume_or_path))
+        volume = volume_or_path if isinstance(volume_or_path, Volume) else self._read(volume_or_path)
+        self.require_channels(volume.channels)
         prepared = self.plan.preprocessing.prepare(volume)
         channels: NDArray[np.integer] = np.zeros((prepared.depth, *prepared.native_size), dtype=np.uint16)
         for index, probabilities in self.probabilities(prepared, progress or Silent()):
@@ -176,6 +180,29 @@ class Predictor:
                 cleanings.append(cleaning)
         labels = prepared.trace.labels_to_volume(self.plan.scheme.to_values(channels))
         return Segmentation(labels, tuple(cleanings))
+
+    def _read(self, paths: str | Path | Sequence[str | Path]) -> Volume:
+        files = [paths] if isinstance(paths, str | Path) else list(paths)
+        self.require_channels(len(files), where=files[0])
+        return load_case(Case(Path(files[0]).name, tuple(map(Path, files))))[0]
+
+    def require_channels(self, count: int, where: object = None) -> None:
+        """Refuse a scan of another number of channels than the model's.
+
+        Args:
+            count: Its number.
+            where: Scan to name in the error.
+
+        Raises:
+            InputError: The numbers differ.
+        """
+        wanted = self.plan.channels
+        if count != len(wanted):
+            raise InputError(
+                f"expected {len(wanted)} channel{'s' * (len(wanted) > 1)} ({', '.join(wanted)}), got {count}",
+                where=where,
+                fix="give one file a channel, CASE_0000.nii.gz, CASE_0001.nii.gz and so on",
+            )
 
     def probabilities(
         self, prepared: PreparedVolume, progress: Progress
@@ -204,9 +231,9 @@ class Predictor:
     @torch.inference_mode()
     def _forward(self, images: NDArray[np.float32]) -> Float[Tensor, "B S K H W"]:
         self.model.eval()
-        grey = torch.from_numpy(images).to(self.device)[:, :, None]
+        windows = self.model.as_input(torch.from_numpy(images).to(self.device))
         with autocast(self.device, self.precision):
-            logits = self.model(grey.expand(-1, -1, 3, -1, -1)).logits
+            logits = self.model(windows).logits
         return logits.float().softmax(dim=2)
 
 

@@ -117,10 +117,10 @@ def save_reference(path: Path, model: Masam) -> None:
         ModelError: The model's encoder is its own, or has no FacT: the official file has no room for either.
         ResourceError: The file cannot be written.
     """
-    if not stands_on_base(model) or model.image_encoder.fact is None:
+    if not stands_on_base(model) or model.image_encoder.fact is None or model.input_projection is not None:
         raise ModelError(
-            "expected a model whose frozen encoder is a SAM file's, with FacT beside it; the official adapter file "
-            "holds no encoder",
+            "expected a model whose frozen encoder is a SAM file's, with FacT beside it and no projection of channels; "
+            "the official adapter file has no room for them",
             fix="export it as safetensors",
         )
     trained = model.trained_names()

@@ -78,25 +78,36 @@ class Volume:
     """An array of voxels and its geometry; they travel together from reading to writing.
 
     Attributes:
-        array: [I, J, K] voxels, in the axis order of the file it came from.
+        array: [I, J, K] voxels, in the axis order of the file it came from, or [I, J, K, C] for several channels.
         geometry: Where the voxels lie.
 
     Raises:
-        InputError: The array does not have three axes or one of them is empty.
+        InputError: The array has neither three nor four axes, or one of them is empty.
     """
 
     array: NDArray[np.generic]
     geometry: Geometry = field(default_factory=lambda: Geometry(np.eye(4)))
 
     def __post_init__(self) -> None:
-        if self.array.ndim != 3 or 0 in self.array.shape:
-            raise InputError(f"expected a volume with three axes, none empty, got shape {self.array.shape}")
+        if self.array.ndim not in (3, 4) or 0 in self.array.shape:
+            raise InputError(
+                f"expected a volume with three axes, or four with channels, none empty, got shape {self.array.shape}"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Number of voxels along each array axis."""
-        i, j, k = self.array.shape
+        """Number of voxels along each axis in space."""
+        i, j, k = self.array.shape[:3]
         return i, j, k
+
+    @property
+    def channels(self) -> int:
+        """Number of channels C."""
+        return self.array.shape[3] if self.array.ndim == 4 else 1
+
+    def channel(self, index: int) -> NDArray[np.generic]:
+        """Return one channel, a view [I, J, K]."""
+        return self.array if self.array.ndim == 3 else self.array[..., index]
 
     def with_array(self, array: NDArray[np.generic]) -> Volume:
         """Return a volume of other values on the same grid.

@@ -35,6 +35,7 @@ def build_masam(
     sam_checkpoint: str | Path | None = None,
     *,
     fact_dropout: float = 0.1,
+    image_channels: int = 1,
 ) -> Masam:
     """Build a model to train.
 
@@ -49,6 +50,7 @@ def build_masam(
         sam_checkpoint: SAM's or MedSAM's weights: a file, ``.pth`` or Hugging Face's ``.safetensors``, or a published
             name such as ``sam-vit-b``; None leaves the encoder at random numbers.
         fact_dropout: Dropout inside FacT while training.
+        image_channels: Channels of the images; other numbers than 1 and 3 get a small trained projection.
 
     Raises:
         ConfigError: A number is out of its range.
@@ -64,7 +66,17 @@ def build_masam(
         if size == AUTO_SIZE:
             sam = infer_sam_size(state, where=sam_checkpoint)
     model = Masam(
-        MasamSpec(sam, num_classes, image_size, window, fact_rank, fact_scale, fact_dropout, adapter_channels)
+        MasamSpec(
+            sam,
+            num_classes,
+            image_size,
+            window,
+            fact_rank,
+            fact_scale,
+            fact_dropout,
+            adapter_channels,
+            image_channels,
+        )
     )
     model.card = card
     if state is not None:

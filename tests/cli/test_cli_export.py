@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from exported import IN_ONNXRUNTIME, IN_PYTORCH, assert_same_outputs, model_with_plan, run_fresh, without_type_checks
+from exported import IN_ONNXRUNTIME, IN_PYTORCH, assert_same_outputs, model_with_plan, run_fresh
 from masam_cli import arrays, environment, save
-from tiny import random_model
+from tiny import random_model, without_type_checks
 
 from masam import weights
 from masam.export.agreement import TOLERANCE

@@ -150,5 +150,5 @@ def test_wrong_label_stacks_and_grids_are_refused():
         prepared.labels(Volume(np.zeros((5, 4, 6), np.uint8), Geometry(STRAIGHT)))
     with pytest.raises(InputError, match="the labels lie elsewhere than the image"):
         prepared.labels(Volume(np.zeros(SHAPE, np.uint8), Geometry(np.eye(4))))
-    with pytest.raises(InputError, match="labels that are whole numbers, got type float32"):
+    with pytest.raises(InputError, match="expected one whole number a voxel as label, got type float32"):
         prepared.labels(Volume(np.zeros(SHAPE, np.float32), Geometry(STRAIGHT)))

@@ -1,8 +1,14 @@
 import numpy as np
 import pytest
 
-from masam.augment import augment
+from masam.augment import augment as augment_channels
 from masam.reproducibility import sample_generator
+
+
+def augment(images, labels, generator):
+    """Of windows with one channel, [S, H, W]."""
+    varied, moved = augment_channels(images[:, None], labels, generator)
+    return varied[:, 0], moved
 
 
 class Scripted(np.random.Generator):

@@ -50,7 +50,9 @@ def test_input_and_output_are_described_by_plan_and_spec(metadata):
 @pytest.mark.parametrize("name", ["$__import__('os').getcwd()", "@network_def", "%other.json"])
 def test_a_class_that_monai_would_run_is_refused(name):
     plan = PLAN.model_copy(update={"labels": {"background": 0, name: 1, "box": 4}})
-    with pytest.raises(ConfigError, match=r"^labels: expected a name that MONAI takes for text, got .* rename the"):
+    with pytest.raises(
+        ConfigError, match=r"^labels: expected a name that MONAI takes for text, got .* rename it in the plan"
+    ):
         bundle_metadata(SPEC, plan, "1.0")
 
 

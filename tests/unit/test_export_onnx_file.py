@@ -2,7 +2,8 @@ import json
 
 import onnx
 import pytest
-from exported import IN_ONNXRUNTIME, PLAN, assert_same_outputs, model_with_plan, run_fresh, without_type_checks
+from exported import IN_ONNXRUNTIME, PLAN, assert_same_outputs, model_with_plan, run_fresh
+from tiny import without_type_checks
 
 from masam.errors import ModelError, ResourceError
 from masam.export import onnx_file

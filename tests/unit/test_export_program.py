@@ -3,8 +3,8 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from exported import IN_PYTORCH, PLAN, assert_same_outputs, model_with_plan, run_fresh, without_type_checks
-from tiny import SPEC, random_model, random_windows
+from exported import IN_PYTORCH, PLAN, assert_same_outputs, model_with_plan, run_fresh
+from tiny import SPEC, random_model, random_windows, without_type_checks
 
 import masam
 from masam.errors import ModelError, ResourceError

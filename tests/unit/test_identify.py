@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from exported import model_with_plan, without_type_checks
+from exported import model_with_plan
 from safetensors.torch import save_file
 from test_io_pytorch_file import Bomb
 from test_weights import PLAN
-from tiny import LABELS, TINY, random_model, randomise
+from tiny import LABELS, TINY, random_model, randomise, without_type_checks
 
 from masam.card import ModelCard
 from masam.errors import InputError, ModelError

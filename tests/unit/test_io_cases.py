@@ -58,10 +58,28 @@ def test_several_channels_are_found_in_order(tmp_path):
     assert data.channel_names == ("T1", "T2")
     assert [p.name for p in data.training[0].images] == ["a_0000.nii.gz", "a_0001.nii.gz"]
     assert data.name == tmp_path.name
+
+
+def test_channels_are_read_onto_one_grid(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = rng.normal(size=(3, 4, 5, 6)).astype(np.float32)
+    paths = tuple(tmp_path / f"a_000{n}.nii.gz" for n in range(3))
+    geometry = Geometry(np.diag([1.0, 2.0, 3.0, 1.0]))
+    for path, array in zip(paths, arrays, strict=True):
+        write_volume(path, Volume(array, geometry))
+    image, label = load_case(Case("a", paths))
+    assert label is None
+    assert (image.shape, image.channels) == ((4, 5, 6), 3)
+    for channel, array in enumerate(arrays):
+        np.testing.assert_array_equal(image.channel(channel), array)
+    write_volume(paths[2], Volume(arrays[2], Geometry(np.diag([1.0, 2.0, 3.1, 1.0]))))
+    with pytest.raises(InputError, match=r"a_0002.nii.gz: the channel's affine .* is not .*, the affine of the image "):
+        load_case(Case("a", paths))
+    write_volume(paths[1], Volume(arrays[1][1:], geometry))
     with pytest.raises(
-        InputError, match=r"^a: the case has 2 channels \(a_0000.nii.gz, a_0001.nii.gz\); several channels"
+        InputError, match=r"a_0001.nii.gz: the channel's shape \(3, 5, 6\) is not \(4, 5, 6\), the shape"
     ):
-        load_case(data.training[0])
+        load_case(Case("a", paths))
 
 
 def test_msd(tmp_path):

@@ -1,29 +1,17 @@
-from contextlib import contextmanager
 from dataclasses import replace
 
-import jaxtyping
 import pytest
 import torch
-from tiny import SPEC, random_model, random_windows
+from tiny import SPEC, random_model, random_windows, without_type_checks
 
 from masam.errors import ConfigError
-from masam.model.masam import Masam
+from masam.model.masam import Masam, channel_projection
 from masam.model.sizes import SIZES, MasamSpec, find_size
 
 POINTS = ("prompt_encoder.point_embeddings.0.weight", "prompt_encoder.point_embeddings.1.weight")
 CORNERS = ("prompt_encoder.point_embeddings.2.weight", "prompt_encoder.point_embeddings.3.weight")
 PADDING = "prompt_encoder.not_a_point_embed.weight"
 NO_MASK = "prompt_encoder.no_mask_embed.weight"
-
-
-@contextmanager
-def without_shape_types():
-    """The tests' run-time types would refuse what users, who run without them, hear of by ConfigError."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def prompts(b=2, s=3, side=32):
@@ -86,7 +74,7 @@ def test_a_batch_of_windows_is_its_windows_one_by_one():
 )
 def test_windows_of_another_shape_are_refused(shape, got):
     message = rf"^windows: expected windows of shape \[B, S, 3, 32, 32\], got \[{got}\]$"
-    with without_shape_types(), pytest.raises(ConfigError, match=message):
+    with without_type_checks(), pytest.raises(ConfigError, match=message):
         random_model()(torch.zeros(shape))
 
 
@@ -107,7 +95,7 @@ def test_prompts_of_another_shape_are_refused(name, shape, expected):
     given[name] = torch.zeros(shape, dtype=given[name].dtype)
     got = ", ".join(map(str, shape))
     with (
-        without_shape_types(),
+        without_type_checks(),
         pytest.raises(ConfigError, match=rf"^{name}: expected the shape \[{expected}\], got \[{got}\]$"),
     ):
         random_model()(random_windows(), **given)
@@ -229,3 +217,38 @@ def test_adapters_that_start_at_zero_change_nothing():
     slices_apart = model.image_encoder(windows.flatten(0, 1), 1)
     assert torch.equal(model.encode(windows), slices_apart)
     assert not torch.allclose(perturbed, slices_apart)
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"),
+    [
+        (2, [[1, 0], [0, 1], [0.5, 0.5]]),
+        (4, [[0.5, 0, 0, 0.5], [0, 1, 0, 0], [0, 0, 1, 0]]),
+        (5, [[0.5, 0, 0, 0.5, 0], [0, 0.5, 0, 0, 0.5], [0, 0, 1, 0, 0]]),
+    ],
+)
+def test_a_projection_starts_as_means_of_channels(channels, expected):
+    projection = channel_projection(channels)
+    assert torch.equal(projection.weight[..., 0, 0], torch.tensor(expected, dtype=torch.float32))
+    assert not projection.bias.any()
+
+
+@pytest.mark.parametrize(("channels", "wanted"), [(1, 3), (3, 3), (2, 2), (4, 4)])
+def test_images_of_any_number_of_channels(channels, wanted):
+    torch.manual_seed(0)
+    model = Masam(replace(SPEC, image_channels=channels)).eval()
+    images = torch.rand(1, 3, channels, 32, 32)
+    windows = model.as_input(images)
+    assert windows.shape[2] == model.spec.input_channels == wanted
+    out = model(windows).logits
+    assert out.shape == (1, 3, SPEC.num_channels, 32, 32)
+    has_projection = channels not in (1, 3)
+    assert (model.input_projection is not None) == has_projection
+    assert ("input_projection.weight" in model.trained_names()) == has_projection
+    if has_projection:
+        assert model.input_projection.weight.requires_grad
+        with pytest.raises(ConfigError, match=rf"expected windows of shape \[B, S, {channels}, 32, 32\]"):
+            model(torch.rand(1, 3, 3 if channels == 2 else 2, 32, 32))
+    else:
+        # One channel is repeated: SAM sees grey.
+        assert channels == 3 or torch.equal(windows[:, :, 0], windows[:, :, 2])

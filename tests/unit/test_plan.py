@@ -28,7 +28,7 @@ def pair(shape=(40, 50, 12), spacing_mm=(0.8, 0.8, 5.0), liver=(50, 150)):
 
 def plan_of(*pairs, **options):
     found = fingerprint(pairs, ignore_value=2)
-    return make_plan(found, **{"name": "livers", "channel_name": "CT", "labels": SCHEME} | options)
+    return make_plan(found, **{"name": "livers", "channel_names": ("CT",), "labels": SCHEME} | options)
 
 
 def test_fingerprint_is_in_anatomical_order_however_the_volume_is_stored():
@@ -58,7 +58,7 @@ def test_without_labels_the_window_comes_from_all_voxels_and_is_never_empty():
 
 
 def test_mr_gets_percentiles_of_each_volume():
-    assert plan_of(pair(), channel_name="T2").intensity == Percentiles(low=0.5, high=99.5)
+    assert plan_of(pair(), channel_names=("T2",)).intensity == Percentiles(low=0.5, high=99.5)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_most_votes_decide_the_slice_axis_and_axial_wins_a_tie():
     ],
 )
 def test_presets_are_the_papers(preset, modality, rule):
-    plan = plan_of(pair(), channel_name="whatever", preset=preset)
+    plan = plan_of(pair(), channel_names=("whatever",), preset=preset)
     assert (plan.modality, plan.intensity) == (modality, rule)
     assert (plan.window_minmax, plan.image_size, plan.window) == (True, 512, 5)
     assert set(PRESETS) == {"paper-ct", "paper-mr", "paper-tumor"}
@@ -160,7 +160,13 @@ def test_bad_data_sets_are_refused():
     [("CT", "CT"), (" ct ", "CT"), ("T2", "MR"), ("FLAIR", "MR"), ("noNorm", "other"), ("CTA2", "other")],
 )
 def test_modality_comes_from_the_channel_name(name, modality):
-    assert modality_of(name) == modality
+    assert modality_of((name,)) == modality
+
+
+def test_modality_of_several_channels():
+    assert modality_of(("T1", "FLAIR")) == "MR"
+    assert modality_of(("CT", "PET")) == "other"
+    assert plan_of(pair(), channel_names=("T1", "T2")).channels == ("T1", "T2")
 
 
 def test_a_plan_is_read_without_torch():

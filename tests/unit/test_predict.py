@@ -112,7 +112,7 @@ def test_probabilities_are_means_over_windows(model):
         votes = {i: [] for i in range(4)}
         for centre in range(4):
             index = [min(max(i, 0), 3) for i in (centre - 1, centre, centre + 1)]
-            out = model(images[index][None, :, None].expand(-1, -1, 3, -1, -1)).logits[0].softmax(dim=1)
+            out = model(images[index][None].expand(-1, -1, 3, -1, -1)).logits[0].softmax(dim=1)
             for position, i in enumerate((centre - 1, centre, centre + 1)):
                 if 0 <= i < 4:
                     votes[i].append(out[position])

@@ -81,7 +81,7 @@ def test_percentiles_lie_between_0_and_100():
 
 
 def test_minmax_is_the_references_and_cancels_any_affine_map():
-    window = np.random.default_rng(0).random((5, 8, 8), dtype=np.float32)
+    window = np.random.default_rng(0).random((5, 1, 8, 8), dtype=np.float32)
     scaled = minmax_per_window(window)
     assert scaled.min() == 0
     assert scaled.max() == pytest.approx(1, abs=1e-6)
@@ -89,4 +89,7 @@ def test_minmax_is_the_references_and_cancels_any_affine_map():
     reference = (window * 255 - 50.21997) / 68.47154
     reference = (reference - reference.min()) / (reference.max() - reference.min() + 1e-8)
     assert np.abs(scaled - reference).max() < 1e-6
-    assert not minmax_per_window(np.full((5, 8, 8), 0.3, np.float32)).any()
+    assert not minmax_per_window(np.full((5, 1, 8, 8), 0.3, np.float32)).any()
+    # Each channel by itself.
+    both = minmax_per_window(np.concatenate([window, 7 * window + 3], axis=1))
+    assert np.abs(both - scaled).max() < 1e-6

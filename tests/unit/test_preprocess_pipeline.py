@@ -12,7 +12,7 @@ def test_a_slice_is_oriented_scaled_and_resized():
     array[0, 7, 2] = 250  # identity affine: the patient's left (low i), front (high j), top
     prepared = Preprocessing("axial", Window(low=0, high=250), 16).prepare(Volume(array))
     assert (prepared.depth, prepared.native_size) == (3, (8, 6))
-    top = prepared.slice(2)
+    top = prepared.slice(2)[0]
     assert (top.shape, top.dtype) == ((16, 16), np.float32)
     # Front is the first row, the patient's left the last column.
     assert top.argmax() // 16 in (0, 1)
@@ -32,7 +32,22 @@ def test_native_size_of_the_model_is_not_resampled():
     prepared = Preprocessing("axial", Window(low=0, high=100), 16).prepare(
         Volume(array, Geometry(np.diag([-1.0, -1, 1, 1])))
     )
-    assert np.array_equal(prepared.slice(1), (array[:, :, 1].T / 100).astype(np.float32))
+    assert np.array_equal(prepared.slice(1), (array[:, :, 1].T / 100).astype(np.float32)[None])
+
+
+def test_channels_are_scaled_each_by_itself():
+    array = np.random.default_rng(0).integers(0, 100, (16, 16, 2, 2)).astype(np.float32)
+    array[..., 1] *= 1000
+    volume = Volume(array, Geometry(np.diag([-1.0, -1, 1, 1])))
+    prepared = Preprocessing("axial", Percentiles(low=0, high=100), 16).prepare(volume)
+    assert (prepared.channels, prepared.native_size) == (2, (16, 16))
+    both = prepared.slice(1)
+    assert both.shape == (2, 16, 16)
+    for channel in range(2):
+        alone = Preprocessing("axial", Percentiles(low=0, high=100), 16).prepare(
+            Volume(array[..., channel], volume.geometry)
+        )
+        assert np.array_equal(both[channel], alone.slice(1)[0])
 
 
 def test_bad_size_and_bad_voxels_are_refused():

@@ -58,7 +58,7 @@ def test_a_window_again_is_augmented_anew(cases):
 
 def test_labels_and_types(cases):
     images, labels, case = samples(cases)[3]
-    assert (images.shape, labels.shape) == ((3, 32, 32), (3, 32, 32))
+    assert (images.shape, labels.shape) == ((3, 1, 32, 32), (3, 32, 32))
     assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
     assert case in ("a", "b")
     assert set(labels.unique().tolist()) <= {-100, 0, 1}

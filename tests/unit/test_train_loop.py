@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny import SPEC, prepared_case, random_model
+from tiny import SPEC, prepared_case, random_model, without_type_checks
 from torch.utils.data import get_worker_info
 
 from masam.errors import ConfigError, DivergedError, InputError, ResourceError
@@ -185,7 +185,8 @@ class Killed(WindowSamples):
 
 def test_a_killed_reader_ends_training_with_its_cause(tmp_path):
     samples = Killed([prepared_case(tmp_path)], 3, seed=1, window_minmax=False, augmented=False)
-    with pytest.raises(ResourceError, match=r"^training: a process that reads samples died .*; lower workers$"):
+    message = r"^training: a process that reads samples died .*; lower workers$"
+    with without_type_checks(), pytest.raises(ResourceError, match=message):
         list(make(samples, workers=1).steps())
 
 

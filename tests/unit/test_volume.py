@@ -44,9 +44,9 @@ def test_geometries_match_within_a_thousandth_of_a_voxel_at_the_far_corner():
     assert not Geometry(AFFINE).matches(Geometry(far), (100, 100, 20))
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 4, 1), (4, 0, 4)])
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 4, 1, 1), (4, 0, 4), (4, 4, 4, 0)])
 def test_volume_needs_three_axes_with_voxels(shape):
-    with pytest.raises(InputError, match="three axes, none empty"):
+    with pytest.raises(InputError, match=r"three axes, or four with channels, none empty"):
         Volume(np.zeros(shape))
 
 

@@ -323,3 +323,17 @@ def test_a_model_with_numbers_that_are_not_finite_is_refused(tmp_path):
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"model.safetensors: expected a file, got none"):
         load(tmp_path)
+
+
+def test_a_projection_of_channels_is_trained_and_kept(tmp_path, sam_file):
+    torch.manual_seed(0)
+    model = build_masam(
+        "vit_t", num_classes=2, image_size=32, window=3, fact_rank=3, adapter_channels=6, sam_checkpoint=sam_file,
+        image_channels=2,
+    )  # fmt: skip
+    shake(model)
+    save(tmp_path / "model.safetensors", model)
+    loaded = load(tmp_path / "model.safetensors", sam_file)
+    assert same_state(model, loaded)
+    assert loaded.spec.image_channels == 2
+    assert model.input_projection.weight.flatten()[0] != 1

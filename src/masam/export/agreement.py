@@ -48,9 +48,9 @@ class Exported:
 
 
 def random_windows(model: Masam, batch: int) -> Tensor:
-    """Return windows [B, S, 3, H, W] in 0..1 of the model's size; always the same."""
+    """Return windows [B, S, C, H, W] in 0..1 of the model's size; always the same."""
     spec = model.spec
-    shape = (batch, spec.window, 3, spec.image_size, spec.image_size)
+    shape = (batch, spec.window, spec.input_channels, spec.image_size, spec.image_size)
     return torch.rand(shape, generator=torch.Generator().manual_seed(batch))
 
 

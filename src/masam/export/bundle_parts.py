@@ -39,12 +39,12 @@ class BundleNetwork(nn.Module):
         """Segment windows of slices.
 
         Args:
-            image: [B, C, S, H, W] in 0..1, with the spec's image size; C is 1 for grey slices, or 3.
+            image: [B, C, S, H, W] in 0..1, with the spec's image size and C image channels.
 
         Returns:
             Logits [B, K, S, H, W], channel 0 is the background.
         """
-        windows = image.transpose(1, 2).expand(-1, -1, 3, -1, -1)  # B S 3 H W
+        windows = self.masam.as_input(image.transpose(1, 2))  # B S C H W
         logits: Tensor = self.masam(windows).logits
         return logits.transpose(1, 2)  # B K S H W
 

@@ -41,12 +41,12 @@ def bundle_metadata(spec: MasamSpec, plan: Plan, monai_version: str) -> dict[str
         ConfigError: A class has a name that MONAI would run as code.
     """
     classes = [label.name for label in plan.scheme.labels]
-    for name in classes:
+    for name in (*classes, *plan.channels):
         if name.startswith(_RUNS):
             raise ConfigError(
                 f"expected a name that MONAI takes for text, got {name!r}: it would be run as code",
-                where="labels",
-                fix="rename the class in the plan",
+                where="labels" if name in classes else "channels",
+                fix="rename it in the plan",
             )
     side = spec.image_size
     tensor = {
@@ -56,7 +56,8 @@ def bundle_metadata(spec: MasamSpec, plan: Plan, monai_version: str) -> dict[str
         "dtype": "float32",
         "is_patch_data": True,
     }
-    image = {"format": "magnitude", "num_channels": 1, "value_range": [0, 1], "channel_def": {"0": "grey slices"}}
+    image = {"format": "magnitude", "num_channels": spec.image_channels, "value_range": [0, 1]}
+    image["channel_def"] = {str(channel): name for channel, name in enumerate(plan.channels)}
     prediction = {
         "format": "labels",
         "num_channels": spec.num_channels,
@@ -158,7 +159,7 @@ import monai.bundle
 network = monai.bundle.load("FOLDER", bundle_dir="..", workflow_type="inference")
 ```
 
-It takes windows [B, 1, {grid}] in 0..1, prepared as `configs/plan.yaml` says, and returns logits
+It takes windows [B, {len(plan.channels)}, {grid}] in 0..1, prepared as `configs/plan.yaml` says, and returns logits
 [B, {plan.scheme.num_classes + 1}, {grid}].
 """
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from masam.errors import InputError
 from masam.io import gate
 from masam.io.nifti import read_labels, read_volume
@@ -136,47 +138,55 @@ def load_case(
     assume_orientation: str | None = None,
     nan_fill: float | None = None,
 ) -> tuple[Volume, Volume | None]:
-    """Read the image of a case and its label, if it has one, and check that they lie on one grid.
+    """Read the image of a case and its label, if it has one, and check that all lies on one grid.
 
     Args:
-        case: Case of one channel.
+        case: The case.
         prefer_sform: See :func:`masam.io.nifti.read_volume`, as for the other arguments.
         assume_orientation: Letters such as ``"RAS"`` for files without any transform.
         nan_fill: Value for image voxels that are not finite.
 
     Returns:
-        Image (float32) and label (int32) or None.
+        Image (float32, with a fourth axis if there are several channels) and label (int32) or None.
 
     Raises:
-        InputError: A file is refused, label and image differ in shape or place, or there are several channels.
+        InputError: A file is refused, or label or a further channel differ from the image in shape or place.
         ConfigError: An argument is out of its range.
         ResourceError: Memory does not suffice, or the system did not let us read.
     """
-    if len(case.images) != 1:
-        raise InputError(
-            f"the case has {len(case.images)} channels ({', '.join(p.name for p in case.images)}); several "
-            "channels are not supported yet",
-            where=case.id,
-            fix="keep one channel",
-        )
-    image_path = case.images[0]
-    image = read_volume(image_path, prefer_sform=prefer_sform, assume_orientation=assume_orientation, nan_fill=nan_fill)
+    options: dict[str, Any] = {"prefer_sform": prefer_sform, "assume_orientation": assume_orientation}
+    first, *others = case.images
+    image = read_volume(first, nan_fill=nan_fill, **options)
+    if others:
+        with gate.system_border(first):
+            # Channel after channel in memory, each as its file has it.
+            array = np.empty((*image.shape, len(case.images)), image.array.dtype, order="F")
+        array[..., 0] = image.array
+        for index, path in enumerate(others, start=1):
+            channel = read_volume(path, nan_fill=nan_fill, **options)
+            _require_same_grid("channel", channel, path, image, first)
+            array[..., index] = channel.array
+        image = Volume(array, image.geometry)
     if case.label is None:
         return image, None
-    label = read_labels(case.label, prefer_sform=prefer_sform, assume_orientation=assume_orientation)
-    if label.shape != image.shape:
-        raise InputError(
-            f"the label's shape {label.shape} is not {image.shape}, the shape of the image {image_path}",
-            where=case.label,
-            fix="resample the label to the image's grid",
-        )
-    if not image.geometry.matches(label.geometry, image.shape):
-        raise InputError(
-            f"the label's affine {_rows(label)} is not {_rows(image)}, the affine of the image {image_path}",
-            where=case.label,
-            fix="resample the label to the image's grid, or copy the header if the voxels do correspond",
-        )
+    label = read_labels(case.label, **options)
+    _require_same_grid("label", label, case.label, image, first)
     return image, label
+
+
+def _require_same_grid(what: str, volume: Volume, path: Path, image: Volume, image_path: Path) -> None:
+    if volume.shape != image.shape:
+        raise InputError(
+            f"the {what}'s shape {volume.shape} is not {image.shape}, the shape of the image {image_path}",
+            where=path,
+            fix=f"resample the {what} to the image's grid",
+        )
+    if not image.geometry.matches(volume.geometry, image.shape):
+        raise InputError(
+            f"the {what}'s affine {_rows(volume)} is not {_rows(image)}, the affine of the image {image_path}",
+            where=path,
+            fix=f"resample the {what} to the image's grid, or copy the header if the voxels do correspond",
+        )
 
 
 def _key(content: Mapping[str, Any], key: str, file: Path) -> Any:

@@ -27,11 +27,11 @@ from masam.model.adapter3d import Adapter3D
 from masam.model.fact import FacT
 from masam.model.image_encoder import ImageEncoder
 from masam.model.sam import build_mask_decoder, build_prompt_encoder
-from masam.model.sizes import MasamSpec
+from masam.model.sizes import SAM_CHANNELS, MasamSpec
 
-TRAINED_PREFIXES = ("image_encoder.fact.", "prompt_encoder.", "mask_decoder.")
+TRAINED_PREFIXES = ("image_encoder.fact.", "prompt_encoder.", "mask_decoder.", "input_projection.")
 TRAINED_PARTS = (".adapter_attention.", ".adapter_mlp.")
-"""What trains: FacT, adapters, prompt encoder, mask decoder. The rest is SAM's and stays frozen."""
+"""What trains: FacT, adapters, prompt encoder, mask decoder, projection. The rest is SAM's and stays frozen."""
 
 
 class MasamOutput(NamedTuple):
@@ -61,6 +61,7 @@ class Masam(nn.Module):
         self.spec = spec
         self.card: Any = None
         sam = spec.sam
+        self.input_projection = channel_projection(spec.image_channels) if spec.has_projection else None
         self.image_encoder = ImageEncoder(sam, spec.image_size)
         self.prompt_encoder = build_prompt_encoder(sam, spec.image_size)
         self.mask_decoder = build_mask_decoder(sam, spec.num_channels)
@@ -96,18 +97,28 @@ class Masam(nn.Module):
             if isinstance(module, Adapter3D):
                 module.up.weight.zero_()
 
+    def as_input(self, images: Float[Tensor, "B S channels H W"]) -> Windows:
+        """Bring images [B, S, C, H, W] of the spec's ``image_channels`` into the form of the model's input."""
+        return images.expand(-1, -1, self.spec.input_channels, -1, -1)
+
     def encode(self, windows: Windows) -> Embeddings:
-        """Encode windows [B, S, 3, H, W] in 0..1; returns [B * S, D, h, w], window by window.
+        """Encode windows [B, S, C, H, W] in 0..1; returns [B * S, D, h, w], window by window.
+
+        C is the spec's ``input_channels``: 3, but for images with another number of channels than 1 and 3.
 
         Raises:
             ConfigError: The windows have another shape than the model's input.
         """
-        side = self.spec.image_size
-        if windows.ndim != 5 or windows.shape[2:] != (3, side, side):
+        side, channels = self.spec.image_size, self.spec.input_channels
+        if windows.ndim != 5 or windows.shape[2:] != (channels, side, side):
             raise ConfigError(
-                f"expected windows of shape [B, S, 3, {side}, {side}], got {list(windows.shape)}", where="windows"
+                f"expected windows of shape [B, S, {channels}, {side}, {side}], got {list(windows.shape)}",
+                where="windows",
             )
-        return self.image_encoder(windows.flatten(0, 1), windows.shape[1])
+        images = windows.flatten(0, 1)
+        if self.input_projection is not None:
+            images = self.input_projection(images)
+        return self.image_encoder(images, windows.shape[1])
 
     def decode(
         self,
@@ -145,7 +156,7 @@ class Masam(nn.Module):
         """Segment windows, automatically or with one prompt a slice.
 
         Args:
-            windows: [B, S, 3, H, W] in 0..1, with H = W = the spec's image size.
+            windows: [B, S, C, H, W] in 0..1, with H = W = the spec's image size, and C = its ``input_channels``.
             boxes: [B, S, 4] (x0, y0, x1, y1) in pixels.
             points: [B, S, P, 2] (x, y) in pixels.
             point_labels: [B, S, P] 1 on the object, 0 off it, -1 for a place to be ignored.
@@ -169,6 +180,22 @@ class Masam(nn.Module):
         logits, iou = self.decode(embeddings, *flat)
         batch = tuple(windows.shape[:2])
         return MasamOutput(logits.unflatten(0, batch), iou.unflatten(0, batch))
+
+
+def channel_projection(channels: int) -> nn.Conv2d:
+    """Return the projection of image channels to SAM's three; before training each of the three is a mean of some.
+
+    Args:
+        channels: Number of image channels C.
+    """
+    projection = nn.Conv2d(channels, SAM_CHANNELS, 1)
+    with torch.no_grad():
+        # Channel c goes to c mod 3. Where there are but two, the third gets the mean of both.
+        weight = torch.stack([torch.eye(SAM_CHANNELS)[channel % SAM_CHANNELS] for channel in range(channels)], dim=1)
+        weight[weight.sum(dim=1) == 0] = 1
+        projection.weight.copy_((weight / weight.sum(dim=1, keepdim=True))[..., None, None])
+        projection.get_parameter("bias").zero_()
+    return projection
 
 
 def empty_model(spec: MasamSpec) -> Masam:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, fields
 
 from masam.errors import ConfigError
 
+SAM_CHANNELS = 3
+"""SAM sees colour images."""
+
 IMAGE_SIZE_STEP = 16
 """The patch size of every SAM, and so the step of allowed image sizes."""
 
@@ -112,6 +115,8 @@ class MasamSpec:
         fact_scale: Factor s of the increments.
         fact_dropout: Dropout between Sigma and V while training, 0 to 1.
         adapter_channels: Width of the 3D adapters.
+        image_channels: Channels of the images: 1 is repeated for SAM's three, 3 go to them as they are, any other
+            number through a small trained projection.
 
     Raises:
         ConfigError: A number is out of its range.
@@ -125,6 +130,7 @@ class MasamSpec:
     fact_scale: float = 1.0
     fact_dropout: float = 0.1
     adapter_channels: int = 384
+    image_channels: int = 1
 
     def __post_init__(self) -> None:
         if self.image_size < IMAGE_SIZE_STEP or self.image_size % IMAGE_SIZE_STEP:
@@ -141,3 +147,13 @@ class MasamSpec:
     def num_channels(self) -> int:
         """Channels K of the logits: the foreground classes and the background."""
         return self.num_classes + 1
+
+    @property
+    def has_projection(self) -> bool:
+        """Whether images go through a projection to SAM's three channels."""
+        return self.image_channels not in (1, SAM_CHANNELS)
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of the model's input: those of the images, one of which is repeated three times."""
+        return self.image_channels if self.has_projection else SAM_CHANNELS

@@ -28,7 +28,7 @@ from masam.labels import LabelScheme
 from masam.preprocess.pipeline import PreparedLabels, PreparedVolume, Preprocessing
 from masam.volume import Volume
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Part of the hash; it goes up when anything changes that a cached voxel depends on."""
 
 # Intensities are stored as whole numbers 0..65535. On one million values spread over 0..1 the largest rounding error is
@@ -67,12 +67,14 @@ class PreparedCase:
         folder: Where it is stored.
         depth: Number of slices D.
         image_size: Rows and columns of a slice.
+        channels: Number of image channels C.
     """
 
     case_id: str
     folder: Path
     depth: int
     image_size: int
+    channels: int = 1
 
     def read_window(self, slices: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Read some slices, in any order, repetitions included.
@@ -81,7 +83,7 @@ class PreparedCase:
             slices: S slice indices, 0 to ``depth`` - 1.
 
         Returns:
-            Intensities [S, H, W], 0 to 1, and channel numbers [S, H, W], -100 where the voxel has no label.
+            Intensities [S, C, H, W], 0 to 1, and classes [S, H, W], -100 where the voxel has no label.
 
         Raises:
             InputError: An index is out of range, or the stored files are damaged.
@@ -94,7 +96,9 @@ class PreparedCase:
 
     def _map(self) -> tuple[NDArray[np.uint16], NDArray[np.signedinteger]]:
         arrays = []
-        for name in ("images.npy", "labels.npy"):
+        sides = (self.image_size, self.image_size)
+        shapes = {"images.npy": (self.depth, self.channels, *sides), "labels.npy": (self.depth, *sides)}
+        for name, shape in shapes.items():
             path = self.folder / name
             try:
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -102,7 +106,7 @@ class PreparedCase:
                 raise InputError(
                     f"the cached case is damaged ({error})", where=path, fix="delete its folder"
                 ) from error
-            if array.shape != (self.depth, self.image_size, self.image_size):
+            if array.shape != shape:
                 raise InputError(
                     f"the cached case is damaged (shape {array.shape})", where=path, fix="delete its folder"
                 )
@@ -216,7 +220,7 @@ def _write_images(path: Path, volume: PreparedVolume) -> None:
             yield np.rint(volume.slice(index) * np.float32(_IMAGE_LEVELS)).astype(np.uint16)
 
     height, width = volume.trace.resize.image_size
-    _write_npy(path, (volume.depth, height, width), np.dtype(np.uint16), rows())
+    _write_npy(path, (volume.depth, volume.channels, height, width), np.dtype(np.uint16), rows())
 
 
 def _write_labels(path: Path, labels: PreparedLabels, image_size: int, scheme: LabelScheme, case_id: str) -> None:
@@ -231,7 +235,7 @@ def _write_labels(path: Path, labels: PreparedLabels, image_size: int, scheme: L
 
 
 def _write_npy(
-    path: Path, shape: tuple[int, int, int], dtype: np.dtype[np.generic], rows: Iterator[NDArray[np.generic]]
+    path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic], rows: Iterator[NDArray[np.generic]]
 ) -> None:
     """Write an array slice by slice.
 
@@ -249,10 +253,10 @@ def _write_npy(
 def _open(case_id: str, folder: Path) -> PreparedCase:
     path = folder / "images.npy"
     try:
-        depth, image_size, _ = np.load(path, mmap_mode="r", allow_pickle=False).shape
+        depth, channels, image_size, _ = np.load(path, mmap_mode="r", allow_pickle=False).shape
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"the cached case is damaged ({error})", where=path, fix="delete its folder") from error
-    case = PreparedCase(case_id, folder, depth, image_size)
+    case = PreparedCase(case_id, folder, depth, image_size, channels)
     case.read_window([depth - 1])
     return case
 

@@ -109,15 +109,15 @@ def minmax_per_window(window: NDArray[np.floating]) -> NDArray[np.float32]:
     """Scale one window of slices to its own minimum..maximum, as the published checkpoints were trained.
 
     Args:
-        window: [S, H, W] finite intensities, after the clip of the rule.
+        window: [S, C, H, W] finite intensities, after the clip of the rule; each channel is scaled by itself.
 
     Returns:
-        [S, H, W], 0 to 1; a constant window becomes 0.
+        [S, C, H, W], 0 to 1; a constant channel becomes 0.
 
     Source: paper.md, quirk 18: (x - min) / (max - min + 1e-8), after an affine map that cancels out (quirk 19).
     """
     values = np.asarray(window, dtype=np.float32)
-    low, high = values.min(), values.max()
+    low, high = (end(axis=(0, 2, 3), keepdims=True) for end in (values.min, values.max))
     scaled: NDArray[np.float32] = (values - low) / (high - low + np.float32(1e-8))
     return scaled
 

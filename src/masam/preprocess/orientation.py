@@ -59,8 +59,8 @@ class Orientation:
         return cls((slices, rows, columns), (flip_slices, flip_rows, flip_columns))
 
     def apply(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
-        """Return a view of a source array [I, J, K] as [slices, rows, columns]."""
-        return self._reverse(array.transpose(self.order))
+        """Return a view of a source array [I, J, K] as [slices, rows, columns]; a fourth axis stays the last."""
+        return self._reverse(array.transpose(*self.order, *range(3, array.ndim)))
 
     def invert(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
         """Return a view of an array [slices, rows, columns] in source order [I, J, K]."""

@@ -40,13 +40,14 @@ class Trace:
     Attributes:
         source: Grid of the volume.
         orientation: First step: array axes to slices, rows, columns.
-        scaling: Second step: intensities to 0..1. It has no part in the way back, as labels carry no intensity.
+        scalings: Second step: intensities to 0..1, for each channel. It has no part in the way back, as labels carry no
+            intensity.
         resize: Third step: slices to the model's square.
     """
 
     source: Geometry
     orientation: Orientation
-    scaling: Scaling
+    scalings: tuple[Scaling, ...]
     resize: InPlaneResize
 
     def probabilities_to_native(self, probabilities: Float[Tensor, "K h w"]) -> Float[Tensor, "K H W"]:
@@ -104,7 +105,7 @@ class PreparedVolume:
     """A volume seen as slices for the model.
 
     Attributes:
-        array: [D, rows, columns] intensities, a view of the volume's array.
+        array: [D, rows, columns, C] intensities, a view of the volume's array.
         trace: What was done, and the way back.
     """
 
@@ -117,13 +118,19 @@ class PreparedVolume:
         return int(self.array.shape[0])
 
     @property
+    def channels(self) -> int:
+        """Number of channels C."""
+        return int(self.array.shape[3])
+
+    @property
     def native_size(self) -> tuple[int, int]:
         """Rows and columns of a slice before the resize."""
         return self.trace.resize.native_size
 
     def slice(self, index: int) -> NDArray[np.float32]:
-        """Return slice ``index`` [H, W] at the model's size, 0 to 1."""
-        return resize_image(self.trace.scaling.apply(self.array[index]), self.trace.resize.image_size)
+        """Return slice ``index`` [C, H, W] at the model's size, 0 to 1."""
+        native = (scaling.apply(self.array[index, ..., c]) for c, scaling in enumerate(self.trace.scalings))
+        return np.stack([resize_image(channel, self.trace.resize.image_size) for channel in native])
 
     def labels(self, volume: Volume) -> PreparedLabels:
         """Bring the volume's reference labels into the same order.
@@ -134,8 +141,10 @@ class PreparedVolume:
         Raises:
             InputError: The labels lie on another grid, or are not whole numbers.
         """
-        if volume.array.dtype.kind not in "iu":
-            raise InputError(f"expected labels that are whole numbers, got type {volume.array.dtype}")
+        if volume.array.dtype.kind not in "iu" or volume.array.ndim != 3:
+            raise InputError(
+                f"expected one whole number a voxel as label, got type {volume.array.dtype}, shape {volume.array.shape}"
+            )
         order = self.trace.orientation.order
         expected = tuple(self.array.shape[order.index(axis)] for axis in range(3))
         if volume.shape != expected:
@@ -177,8 +186,10 @@ class Preprocessing:
             InputError: The volume does not hold finite real numbers.
         """
         orientation = Orientation.of(volume.geometry, self.slice_axis)
-        array = orientation.apply(volume.array)
-        _, rows, columns = array.shape
+        array = orientation.apply(volume.array if volume.array.ndim == 4 else volume.array[..., None])
+        _, rows, columns, channels = array.shape
         resize = InPlaneResize((rows, columns), (self.image_size, self.image_size))
         # Fitted in canonical order: what is sampled then does not depend on how the file stores its axes.
-        return PreparedVolume(array, Trace(volume.geometry, orientation, self.intensity.fit(array), resize))
+        # Channels have units of their own, so each is fitted by itself.
+        scalings = tuple(self.intensity.fit(array[..., channel]) for channel in range(channels))
+        return PreparedVolume(array, Trace(volume.geometry, orientation, scalings, resize))

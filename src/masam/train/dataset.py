@@ -22,9 +22,9 @@ class Batch(NamedTuple):
     """Some windows and their labels."""
 
     images: Tensor
-    """[B, S, H, W] in 0..1."""
+    """[B, S, C, H, W] in 0..1."""
     labels: Tensor
-    """[B, S, H, W] channel numbers, -100 where there is none."""
+    """[B, S, H, W] classes, -100 where there is none."""
     cases: tuple[str, ...]
     """Case of each window."""
 
@@ -61,7 +61,7 @@ class WindowSamples(Dataset[tuple[Tensor, Tensor, str]]):
         return len(self._windows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
-        """Return sample ``index`` of the run: images [S, H, W], labels [S, H, W] and the case's name."""
+        """Return sample ``index`` of the run: images [S, C, H, W], labels [S, H, W] and the case's name."""
         epoch, position = divmod(index, self.per_epoch)
         case, window = self._windows[epoch_order(self.seed, epoch, self.per_epoch)[position]]
         images, labels = case.read_window(window.slices)

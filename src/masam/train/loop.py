@@ -131,7 +131,7 @@ class Loop:
         return StepReport(self.step, total, cross_entropy, dice, rate, time.monotonic() - started)
 
     def _loss(self, batch: Batch) -> LossParts:
-        images = batch.images.to(self.device, non_blocking=True)[:, :, None].expand(-1, -1, 3, -1, -1)
+        images = self.model.as_input(batch.images.to(self.device, non_blocking=True))
         labels = batch.labels.to(self.device, non_blocking=True)
         with autocast(self.device, self.config.precision):
             logits = self.model(images).logits

@@ -70,7 +70,7 @@ def plan_dataset(dataset: CaseFolder, progress: Progress | None = None, preset: 
 
     found = fingerprint(volumes(), ignore_value=dataset.labels.ignore_value)
     return make_plan(
-        found, name=dataset.name, channel_name=dataset.channel_names[0], labels=dataset.labels, preset=preset
+        found, name=dataset.name, channel_names=dataset.channel_names, labels=dataset.labels, preset=preset
     )
 
 
@@ -201,6 +201,7 @@ def _build(config: TrainConfig, plan: Plan) -> Masam:
         settings.adapter_channels,
         settings.sam_checkpoint,
         fact_dropout=settings.fact_dropout,
+        image_channels=len(plan.channels),
     )
     if settings.adapter_zero_start:
         model.zero_adapters()
