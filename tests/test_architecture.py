@@ -28,6 +28,7 @@ ALLOWED = {
     "reference": {"io", "model", "plan", "card", "weights"},  # the official MA-SAM's files
     "identify": {"io", "model", "card", "published", "weights", "export"},  # what a file is
     "predict": STAGES | {"model", "weights", "card"},
+    "check": {"io"},  # all that is wrong with a data set
     "metrics": {"io"},  # the table of a run's figures, written by train and read by report
     "train": STAGES | {"model", "weights", "predict", "evaluation", "metrics"},
     "published": {"io"},  # which files others publish, and where they lie here

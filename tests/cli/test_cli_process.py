@@ -17,7 +17,7 @@ import pytest
 from masam_cli import TINY, arrays, environment, finish, save, start
 
 COMMANDS = [
-    *("", "demo", "plan", "train", "predict", "evaluate", "report", "info", "weights"),
+    *("", "demo", "check", "plan", "train", "predict", "evaluate", "report", "export", "info", "weights"),
     *("weights list", "weights get", "weights verify", "weights path", "weights import"),
 ]
 

@@ -24,12 +24,13 @@ from masam.labels import LabelScheme
 from masam.volume import Volume
 
 __all__ = [
-    "ENDINGS", "Case", "CaseFolder", "Split", "find_images", "load_case", "make_splits", "read_dataset", "read_splits",
-    "write_splits",
+    "CHANNEL", "ENDINGS", "Case", "CaseFolder", "Split", "channel_names", "find_images", "list_nifti", "load_case",
+    "make_splits", "read_dataset", "read_splits", "stem_of", "write_splits",
 ]  # fmt: skip
 
 ENDINGS = (".nii.gz", ".nii")
-_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})", re.DOTALL)
+CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})", re.DOTALL)
+"""How nnU-Net names the file of one channel."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def read_dataset(root: Path) -> CaseFolder:
     if not isinstance(content, dict):
         raise InputError(f"expected a mapping, got {type(content).__name__}", where=file)
     is_msd = "training" in content
-    channels = _channel_names(_key(content, "modality" if is_msd else "channel_names", file), file)
+    channels = channel_names(_key(content, "modality" if is_msd else "channel_names", file), file)
     labels = LabelScheme.from_mapping(_key(content, "labels", file), where=f"{file}: labels")
     training, test = _msd_cases(root, content, file) if is_msd else _nnunet_cases(root, content, len(channels), file)
     if not training and not test:
@@ -111,23 +112,23 @@ def find_images(path: Path) -> tuple[Case, ...]:
         ResourceError: The system did not let us read.
     """
     with gate.system_border(path):
-        files = _nifti_files(path) if path.is_dir() else [path]
+        files = list_nifti(path) if path.is_dir() else [path]
         if not path.exists():
             raise InputError("expected an image or a folder of images, got nothing", where=path)
         if not files:
             inside = [path / name for name in ("imagesTs", "imagesTr") if (path / name).is_dir()]
             fix = f"did you mean {inside[0]}?" if inside else "check the path"
             raise InputError("no .nii or .nii.gz file in this folder", where=path, fix=fix)
-        if not _stem(files[0]):
+        if not stem_of(files[0]):
             raise InputError("expected a name that ends in .nii or .nii.gz", where=path, fix="convert it to NIfTI")
-    stems = {_stem(file) for file in files}
+    stems = {stem_of(file) for file in files}
     found = []
     for file in files:
-        match = _CHANNEL.fullmatch(_stem(file))
+        match = CHANNEL.fullmatch(stem_of(file))
         if match and f"{match['case']}_0000" in stems:
             found.append((match["case"], int(match["channel"]), file))
         else:
-            found.append((_stem(file), 0, file))
+            found.append((stem_of(file), 0, file))
     return _group(found, where=path, channels=None)
 
 
@@ -199,7 +200,12 @@ def _key(content: Mapping[str, Any], key: str, file: Path) -> Any:
     return content[key]
 
 
-def _channel_names(mapping: Any, file: Path) -> tuple[str, ...]:
+def channel_names(mapping: Any, file: Path) -> tuple[str, ...]:
+    """Read the channels of a ``dataset.json``, in order.
+
+    Raises:
+        InputError: They are no mapping of 0, 1, ... to names.
+    """
     if not isinstance(mapping, dict) or not mapping or set(mapping) != {str(i) for i in range(len(mapping))}:
         raise InputError(f'expected channel names as {{"0": "CT"}}, got {_brief(mapping)}', where=file)
     return tuple(str(mapping[str(i)]) for i in range(len(mapping)))
@@ -235,8 +241,8 @@ def _nnunet_cases(
 
 def _nnunet_images(folder: Path, ending: str, channels: int) -> tuple[Case, ...]:
     found = []
-    for file in _nifti_files(folder):
-        match = _CHANNEL.fullmatch(_stem(file))
+    for file in list_nifti(folder):
+        match = CHANNEL.fullmatch(stem_of(file))
         if not match:
             raise InputError(f"expected a name such as CASE_0000{ending}", where=file, fix="rename the file")
         found.append((match["case"], int(match["channel"]), file))
@@ -246,7 +252,7 @@ def _nnunet_images(folder: Path, ending: str, channels: int) -> tuple[Case, ...]
 
 
 def _nnunet_labels(folder: Path, ending: str) -> dict[str, Path]:
-    cases = _group([(_stem(file), 0, file) for file in _nifti_files(folder)], where=folder, channels=1)
+    cases = _group([(stem_of(file), 0, file) for file in list_nifti(folder)], where=folder, channels=1)
     _check_endings((case.images[0] for case in cases), ending)
     return {case.id: case.images[0] for case in cases}
 
@@ -271,7 +277,7 @@ def _msd_cases(root: Path, content: Mapping[str, Any], file: Path) -> tuple[tupl
             path = _inside(root, image, where)
             if path.name.startswith("."):
                 continue
-            found.append((_stem(path), 0, path))
+            found.append((stem_of(path), 0, path))
             if isinstance(entry, dict) and "label" in entry:
                 labels[path] = _inside(root, entry["label"], where)
         for path in [path for _, _, path in found] + list(labels.values()):
@@ -295,14 +301,19 @@ def _inside(root: Path, name: Any, where: str) -> Path:
     return root / path
 
 
-def _nifti_files(folder: Path) -> list[Path]:
+def list_nifti(folder: Path) -> list[Path]:
+    """Return the NIfTI files of a folder, sorted; none if there is no such folder. Hidden files do not count.
+
+    Raises:
+        ResourceError: The system did not let us read.
+    """
     if not folder.is_dir():
         return []
     with gate.system_border(folder):
-        return sorted(p for p in folder.iterdir() if _stem(p) and not p.name.startswith(".") and not p.is_dir())
+        return sorted(p for p in folder.iterdir() if stem_of(p) and not p.name.startswith(".") and not p.is_dir())
 
 
-def _stem(path: Path) -> str:
+def stem_of(path: Path) -> str:
     """Return the name without its ending, or nothing if the ending is not NIfTI's."""
     # NFC: macOS spells an umlaut as two characters, and a label written elsewhere as one.
     name = unicodedata.normalize("NFC", path.name)

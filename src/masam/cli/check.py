@@ -1,0 +1,40 @@
+"""``masam check``: all that is wrong with a data set, at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from masam.cli.console import listening, print_json, print_line
+from masam.cli.options import Json, Quiet
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog="Example: masam check Dataset009_Spleen")(check)
+
+
+def check(
+    dataset: Annotated[Path, typer.Argument(help="Data set folder, nnU-Net v2 or MSD layout.")],
+    workers: Annotated[int | None, typer.Option(min=1, help="Cases read at once; all cores without.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Read every file of a data set and list all that is wrong: pairs, grids, voxels, labels, duplicates."""
+    from masam.check import check_dataset
+
+    with listening(quiet) as progress:
+        result = check_dataset(dataset, progress, workers)
+    if json:
+        print_json(result.record())
+    else:
+        for finding in result.findings:
+            print_line(f"{finding.severity}: {finding.case + ': ' if finding.case else ''}{finding.what}")
+        warnings = len(result.findings) - result.errors
+        if not result.findings:
+            print_line(f"{result.cases} cases, nothing wrong")
+        elif not result.errors:
+            print_line(f"{result.cases} cases, no error, {warnings} warning{'s' * (warnings > 1)}")
+    result.raise_errors()

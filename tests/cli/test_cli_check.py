@@ -1,0 +1,123 @@
+"""``masam check``: every fault of a data set in one call, each with its case."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from masam_cli import SPACING, arrays, save, write_msd_dataset
+
+
+@pytest.fixture
+def broken(dataset, tmp_path) -> Path:
+    shutil.copytree(dataset, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def edit(root: Path, **changes: object) -> None:
+    content = json.loads((root / "dataset.json").read_text()) | changes
+    (root / "dataset.json").write_text(json.dumps(content))
+
+
+def test_a_good_data_set(masam, dataset, tmp_path):
+    result = masam("check", dataset)
+    assert (result.code, result.out, result.err) == (0, "5 cases, nothing wrong\n", "")
+    assert masam("check", dataset, "--json").json == {"cases": 5, "errors": 0, "findings": []}
+    assert masam("check", write_msd_dataset(tmp_path / "Task09_Spleen")).code == 0
+
+
+def test_all_faults_come_at_once(masam, broken):
+    image, labels = arrays(seed=5)
+    nan = image.astype(np.float32)
+    nan[3, 4, 2] = np.nan
+    save(broken / "imagesTr/nan_0000.nii.gz", nan)
+    save(broken / "labelsTr/nan.nii.gz", labels)
+    save(broken / "imagesTr/far_0000.nii.gz", image + 1)
+    save(broken / "labelsTr/far.nii.gz", labels, SPACING + np.array([[0, 0, 0, 2.0]] + [[0, 0, 0, 0]] * 3))
+    save(broken / "imagesTr/seven_0000.nii.gz", image + 2)
+    save(broken / "labelsTr/seven.nii.gz", labels * 7)
+    save(broken / "imagesTr/empty_0000.nii.gz", image + 3)
+    save(broken / "labelsTr/empty.nii.gz", labels * 0)
+    save(broken / "imagesTr/twin_0000.nii.gz", arrays(seed=0)[0])
+    save(broken / "labelsTr/twin.nii.gz", arrays(seed=0)[1])
+    save(broken / "imagesTr/wide_0000.nii.gz", image + 4, SPACING @ np.diag([1, 1, 10.0, 1]))
+    save(broken / "labelsTr/wide.nii.gz", labels, SPACING @ np.diag([1, 1, 10.0, 1]))
+    save(broken / "imagesTr/flat_0000.nii.gz", np.full_like(image, 9))
+    save(broken / "labelsTr/flat.nii.gz", labels)
+    save(broken / "imagesTr/cut_0000.nii.gz", image + 5)
+    save(broken / "labelsTr/cut.nii.gz", labels)
+    whole = (broken / "imagesTr/cut_0000.nii.gz").read_bytes()
+    (broken / "imagesTr/cut_0000.nii.gz").write_bytes(whole[:-20])
+    save(broken / "imagesTr/alone_0000.nii.gz", image + 6)
+    save(broken / "labelsTr/orphan.nii.gz", labels)
+    save(broken / "imagesTr/noname.nii.gz", image)
+    save(broken / "imagesTr/more_0000.nii.gz", image + 7)
+    save(broken / "imagesTr/more_0001.nii.gz", image)
+    save(broken / "labelsTr/more.nii.gz", labels)
+    edit(broken, numTraining=3)
+    result = masam("check", broken, "--json", "--quiet")
+    assert result.code == 3
+    errors = {(f["case"], f["what"]) for f in result.json["findings"] if f["severity"] == "error"}
+    warnings = {(f["case"], f["what"]) for f in result.json["findings"] if f["severity"] == "warning"}
+
+    def said(findings, case, *words):
+        return any(who == case and all(word in what for word in words) for who, what in findings)
+
+    assert said(errors, None, "no label for image alone")
+    assert said(errors, None, "orphan.nii.gz: no image for this label")
+    assert said(errors, None, "noname.nii.gz: expected a name such as CASE_0000.nii.gz")
+    assert said(errors, None, "more_0001.nii.gz: a channel 0001, where dataset.json has 1; remove it")
+    assert said(errors, None, "numTraining is 3, found 12 cases with image and label")
+    assert said(errors, "nan", "nan_0000.nii.gz: 1 of 2880 voxels are not finite")
+    assert said(errors, "far", "the label's affine")
+    assert said(errors, "cut", "the gzip data is cut off")
+    assert said(errors, "seven", "label value 7 (432 voxels), 14 (216 voxels) is not in dataset.json")
+    assert len(errors) == 9
+    assert said(warnings, "empty", "the label is empty")
+    assert said(warnings, "twin", "has the same image as Tr0")
+    assert said(warnings, "wide", "spacing 40 mm along axis 2, where the median is 4")
+    assert said(warnings, "flat", "flat_0000.nii.gz is 9 everywhere")
+    assert result.error.startswith("error[INPUT]: 9 errors in 14 cases, listed above")
+    lines = masam("check", broken, "--quiet").out.splitlines()
+    assert len(lines) == len(errors) + len(warnings)
+    assert lines[0].startswith("error: ")
+    assert lines[-1].startswith("warning: wide: ")
+
+
+def test_a_class_that_no_case_has(masam, broken):
+    edit(broken, labels={"background": 0, "organ": 1, "vessel": 2, "tumour": 3})
+    result = masam("check", broken)
+    assert result.code == 0
+    assert result.out == "warning: no case has a voxel of tumour\n5 cases, no error, 1 warning\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"labels": {"background": 0, "a": 0}}, "labels: value 0 is given to"),
+        ({"file_ending": ".png"}, "file_ending: expected .nii.gz or .nii, got '.png'"),
+        ({"channel_names": ["CT"]}, "expected channel names as"),
+        ({"dataset": {}}, "lists of files under 'dataset' are not supported"),
+    ],
+)
+def test_faults_of_the_dataset_json(masam, broken, changes, words):
+    edit(broken, **changes)
+    result = masam("check", broken)
+    assert result.code == 3
+    assert words in result.out
+
+
+def test_what_is_no_data_set(masam, tmp_path):
+    assert masam("check", tmp_path).code == 3
+    assert "expected a data set folder with a dataset.json" in masam("check", tmp_path / "nothing").error
+    (tmp_path / "dataset.json").write_text("[")
+    assert "not valid JSON" in masam("check", tmp_path).error
+
+
+def test_the_same_findings_on_any_number_of_cores(masam, broken):
+    save(broken / "labelsTr/Tr1.nii.gz", arrays(seed=1)[1] * 9)
+    one, four = (masam("check", broken, "--json", "--workers", n).json for n in (1, 4))
+    assert one == four
