@@ -23,7 +23,7 @@ from masam.export.monai_bundle import write_bundle
 from masam.export.onnx_file import write_onnx
 from masam.export.program import write_program
 from masam.io.nifti import write_volume
-from masam.plan import PRESETS, Plan
+from masam.plan import PRESETS, Plan, Suggestion
 from masam.preprocess.intensity import Percentiles, Window
 from masam.train.config import ModelSettings, TrainConfig
 from masam.volume import Volume
@@ -181,6 +181,7 @@ def shown(option):
         (2, "config.yaml", TrainConfig),
         (3, "model", ModelSettings),
         (2, "plan.yaml", Plan),
+        (3, "suggestion", Suggestion),
         (3, "intensity of kind window", Window),
         (3, "intensity of kind percentiles", Percentiles),
     ],

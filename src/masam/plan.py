@@ -106,6 +106,19 @@ def fingerprint(pairs: Iterable[tuple[Volume, Volume | None]], ignore_value: int
     )
 
 
+class Suggestion(Settings):
+    """What a given memory trains."""
+
+    size: str = Field(description="largest encoder size that fits")
+    batch_windows: int = Field(ge=1, description="windows of an optimiser step, the paper's")
+    micro_batch_windows: int = Field(
+        ge=1, description="windows that go through the model at once; the step accumulates the others"
+    )
+    memory_gb: float = Field(gt=0, description="memory that was given, in GB (1e9 bytes)")
+    predicted_peak_gb: float = Field(gt=0, description="predicted peak of the training process, in GB")
+    how: str = Field(description="how the peak was predicted")
+
+
 class Plan(Settings):
     """How a data set is prepared, trained on and predicted; stored as ``plan.yaml`` in the run folder."""
 
@@ -129,6 +142,11 @@ class Plan(Settings):
     )
     labels: dict[str, int] = Field(
         description="value in the label files by class name; 'ignore' marks voxels without label"
+    )
+    suggestion: Suggestion | None = Field(
+        default=None,
+        description="what masam plan --memory suggests; masam train takes size and micro_batch_windows from it where "
+        "they are not given",
     )
 
     @field_validator("labels")

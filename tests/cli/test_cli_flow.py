@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 
 import nibabel as nib
 import numpy as np
 import pytest
 from masam_cli import TINY, write_msd_dataset
+from tiny import without_type_checks
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +140,24 @@ def test_plan_is_written_said_and_used(masam, dataset, tmp_path):
     assert (trained.code, trained.err) == (0, "")
     assert masam("info", run, "--json").json["window"] == 3
     assert "learning_rate: 0.0001" in (run / "config.yaml").read_text()
+
+
+def test_a_suggestion_of_the_plan_is_used(masam, dataset, tmp_path):
+    plan, run = tmp_path / "plan.yaml", tmp_path / "run"
+    with without_type_checks():
+        said = masam("plan", dataset, "--out", plan, "--memory", "0.8GB", "--quiet")
+    assert said.code == 0, said.err
+    sentence = r"^0.8 GB train vit_t with (\d+) of 24 windows at once \(predicted peak 0.\d+ GB\)$"
+    found = re.search(sentence, said.out, re.M)
+    windows = int(found[1])
+    assert windows > 1
+    words = ("--plan", plan, "--epochs", 1, "--set", f"batch_windows={windows}", "--set", "validate_every=0")
+    words = (*words, "--set", "model.adapter_channels=8", "--device", "cpu")
+    assert masam("train", dataset, "--out", run, *words).code == 0
+    settings = (run / "config.yaml").read_text()
+    assert f"micro_batch_windows: {windows}" in settings
+    assert masam("info", run, "--json").json["size"] == "vit_t"
+    assert masam("plan", dataset, "--out", plan, "--memory", "much").code == 2
 
 
 def test_plan_of_other_classes_is_refused(masam, dataset, tmp_path):

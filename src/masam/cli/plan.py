@@ -20,6 +20,9 @@ def plan(
     dataset: Annotated[Path, typer.Argument(help="Data set folder, nnU-Net v2 or MSD layout.")],
     out: Annotated[Path, typer.Option(help="YAML file to write; read it, edit it, give it to masam train --plan.")],
     preset: Annotated[str | None, typer.Option(help="paper-ct, paper-mr or paper-tumor: the paper's rules.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory to train in, such as 8GB: the largest model that fits is suggested.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -28,10 +31,21 @@ def plan(
     from masam.train.run import plan_dataset
 
     require_writable(out)
+    memory_bytes = None
+    if memory is not None:
+        from masam.train.suggest import parse_memory, suggest
+
+        memory_bytes = parse_memory(memory)
     with listening(quiet) as progress:
         found = plan_dataset(read_dataset(dataset), progress, preset)
+        if memory_bytes is not None:
+            found = found.model_copy(update={"suggestion": suggest(found, memory_bytes, progress)})
     found.to_yaml(out)
     if json:
         print_json(found.model_dump(mode="json"))
     else:
         print_line(f"wrote {out}: {found.modality}, {found.slice_axis} slices of {found.image_size} pixels")
+        if (best := found.suggestion) is not None:
+            at_once = f"{best.micro_batch_windows} of {best.batch_windows} windows at once"
+            peak = f"predicted peak {best.predicted_peak_gb:g} GB"
+            print_line(f"{best.memory_gb:g} GB train {best.size} with {at_once} ({peak})")

@@ -62,13 +62,19 @@ def train(
     if resume and (given or setting or config or plan):
         raise ConfigError("a resumed run keeps its settings; give none", where="--resume", fix="or start a new run")
     base = TrainConfig() if config is None else TrainConfig.from_yaml(config)
+    chosen_plan = None if plan is None else Plan.from_yaml(plan)
+    if config is None and chosen_plan is not None and (best := chosen_plan.suggestion) is not None:
+        suggested: dict[str, Any] = {"micro_batch_windows": best.micro_batch_windows}
+        # The size of a SAM file that is given is its own.
+        suggested |= {} if sam_checkpoint else {"model.size": best.size}
+        given = suggested | given
     settings = _with_settings(base, given, setting or [])
     with listening(quiet) as progress:
         result = train_model(
             dataset,
             out,
             settings,
-            plan=None if plan is None else Plan.from_yaml(plan),
+            plan=chosen_plan,
             resume=resume,
             progress=progress,
         )

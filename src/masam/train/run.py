@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,15 +66,26 @@ def plan_dataset(dataset: CaseFolder, progress: Progress | None = None, preset: 
     progress = progress or Silent()
     progress.start("reading cases", len(dataset.training))
 
-    def volumes() -> Iterator[tuple[Volume, Volume | None]]:
-        for case in dataset.training:
-            yield load_case(case)
-            progress.advance(case.id)
-
-    found = fingerprint(volumes(), ignore_value=dataset.labels.ignore_value)
+    found = fingerprint(_read_ahead(dataset.training, progress), ignore_value=dataset.labels.ignore_value)
     return make_plan(
         found, name=dataset.name, channel_names=dataset.channel_names, labels=dataset.labels, preset=preset
     )
+
+
+def _read_ahead(cases: Sequence[Case], progress: Progress) -> Iterator[tuple[Volume, Volume | None]]:
+    """Yield cases in order, reading the next ones on the other cores; one volume a core is held."""
+    cores = os.cpu_count() or 1
+    with ThreadPoolExecutor(cores) as pool:
+        started = deque(pool.submit(load_case, case) for case in cases[:cores])
+        try:
+            for number, case in enumerate(cases):
+                yield started.popleft().result()
+                progress.advance(case.id)
+                following = cases[number + cores : number + cores + 1]
+                started.extend(pool.submit(load_case, further) for further in following)
+        finally:
+            for waiting in started:
+                waiting.cancel()
 
 
 def train(

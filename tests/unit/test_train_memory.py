@@ -1,0 +1,88 @@
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from tiny import SPEC, without_type_checks
+
+from masam.errors import ConfigError
+from masam.model.masam import empty_model
+from masam.model.sizes import SIZES, MasamSpec
+from masam.plan import Plan
+from masam.preprocess.intensity import Window
+from masam.train.memory import predict_memory
+from masam.train.suggest import BATCH_WINDOWS, parse_memory, suggest
+
+PLAN = Plan(
+    name="tiny", modality="CT", slice_axis="axial", intensity=Window(low=-60, high=240), window=3, image_size=64,
+    labels={"background": 0, "a": 1, "b": 2},
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _as_users_run_it():
+    """Tensors without bytes do not get along with the checks of annotations."""
+    with without_type_checks():
+        yield
+
+
+def test_what_is_counted():
+    spec = MasamSpec(SIZES["vit_t"], 2, 64, window=3)
+    model = empty_model(spec)
+    trained = 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = 4 * sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    one, two = predict_memory(spec, 1), predict_memory(spec, 2)
+    assert one.optimizer_bytes == two.optimizer_bytes == 2 * trained
+    # Weights, gradients, and something for activations, which grow with the windows.
+    assert one.tensor_bytes > 2 * trained + frozen
+    assert two.tensor_bytes - one.tensor_bytes > 3 * 64 * 64 * 3 * 4
+    everything = predict_memory(spec, 1, train_everything=True)
+    assert everything.optimizer_bytes == 2 * (trained + frozen)
+    assert predict_memory(spec, 1) == one
+
+
+@pytest.mark.parametrize("change", [{"image_size": 128}, {"num_classes": 40}, {"window": 7}, {"adapter_channels": 900}])
+def test_more_of_anything_takes_more(change):
+    spec = replace(SPEC, image_size=64)
+    assert predict_memory(replace(spec, **change), 1).peak_bytes > predict_memory(spec, 1).peak_bytes
+
+
+@pytest.mark.slow
+def test_the_prediction_is_close_to_a_real_step():
+    done = subprocess.run([sys.executable, "benchmarks/training_memory.py"], capture_output=True, text=True, check=True)
+    errors = [int(found) for found in re.findall(r"\(([+-]\d+) %\)", done.stdout)]
+    assert len(errors) == 6
+    assert max(map(abs, errors)) <= 15, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("8GB", 8 * 10**9), (" 7.5 GiB ", 8053063680), ("512mb", 512 * 10**6), ("1TiB", 2**40)]
+)
+def test_sizes_as_people_write_them(text, expected):
+    assert parse_memory(text) == expected
+
+
+@pytest.mark.parametrize("text", ["8", "GB", "8 bytes", "-1GB", "", "8KB"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(ConfigError, match=r"^--memory: expected a size such as 8GB or 24GiB, got"):
+        parse_memory(text)
+
+
+def test_the_largest_model_that_fits_is_suggested(monkeypatch):
+    monkeypatch.setattr("masam.train.suggest.SIZES", {name: SIZES[name] for name in ("vit_b", "vit_t")})
+
+    def peak(name, windows):
+        return predict_memory(MasamSpec(SIZES[name], 2, 64, 3), windows).peak_bytes
+
+    one = suggest(PLAN, peak("vit_b", 1))
+    assert (one.size, one.micro_batch_windows, one.batch_windows) == ("vit_b", 1, BATCH_WINDOWS)
+    assert one.predicted_peak_gb == pytest.approx(peak("vit_b", 1) / 1e9, abs=0.01)
+    assert suggest(PLAN, peak("vit_b", 1) - 1).size == "vit_t"
+    assert suggest(PLAN, peak("vit_t", 4)).micro_batch_windows == 4
+    assert suggest(PLAN, peak("vit_t", 6) - 1).micro_batch_windows == 4
+    assert suggest(PLAN, 10**12).micro_batch_windows == 24
+    with pytest.raises(
+        ConfigError, match=r"--memory: the smallest model, vit_t, takes 0.\d GB at 64 pixels, more than"
+    ):
+        suggest(PLAN, 10**8)
