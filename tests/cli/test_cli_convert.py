@@ -28,7 +28,7 @@ def test_btcv(masam, tmp_path):
         **{"training": 24, "validation": 0, "test": 6, "made": 60, "kept": 0, "missing": [], "surplus": []},
     }
     again = masam("convert", "btcv", download, tmp_path / "set", "--link")
-    assert again.out == f"{tmp_path / 'set'}: 24 cases to train on, 6 held out, 60 files were there already\n"
+    assert again.out == f"{tmp_path / 'set'}: 24 to train on, 6 held out; files made: 0, there already: 60\n"
     assert hashes(download) == before
     planned = masam("plan", tmp_path / "set", "--out", tmp_path / "plan.yaml", "--preset", "paper-ct", "--quiet")
     assert planned.out == f"wrote {tmp_path / 'plan.yaml'}: CT, axial slices of 512 pixels\n"
@@ -38,7 +38,8 @@ def test_amos22(masam, tmp_path):
     download = write_amos(tmp_path / "amos22")
     words = ("--modality", "mr", "--labels", "btcv", "--held-out", "test")
     result = masam("convert", "amos22", download, tmp_path / "set", *words)
-    assert result.out == f"{tmp_path / 'set'}: 3 cases to train on (1 of them to validate on), 1 held out\n"
+    counts = "3 to train on (1 of them to validate on), 1 held out; files made: 7, there already: 0"
+    assert result.out == f"{tmp_path / 'set'}: {counts}\n"
     assert json.loads((tmp_path / "set/dataset.json").read_text())["masam_convert"] == {
         "version": "0.1.0",
         **{"data_set": "amos22", "modality": "mr", "labels": "btcv", "held_out": "test"},
@@ -58,7 +59,7 @@ def test_endovis18(masam, tmp_path):
     colours = np.array([[colours[-1] for colours in COLOURS.values()]], np.uint8)
     download = write_endovis(tmp_path / "EndoVis18", colours, frames=1)
     result = masam("convert", "endovis18", download, tmp_path / "set", "--link")
-    assert result.out == f"{tmp_path / 'set'}: 15 cases to train on, 4 held out\n"
+    assert result.out == f"{tmp_path / 'set'}: 15 to train on, 4 held out; files made: 38, there already: 0\n"
 
 
 def test_msd_in_part(masam, tmp_path):
@@ -70,7 +71,8 @@ def test_msd_in_part(masam, tmp_path):
     assert not (tmp_path / "set").exists()
     result = masam("convert", "msd", download, tmp_path / "set", "--partial")
     assert result.out == (
-        f"{tmp_path / 'set'}: 1 cases to train on, 1 held out\n  missing: labelsTr/spleen_003.nii.gz\n"
+        f"{tmp_path / 'set'}: 1 to train on, 1 held out; files made: 3, there already: 0\n"
+        "  missing: labelsTr/spleen_003.nii.gz\n"
     )
     assert masam("convert", "msd", download, tmp_path / "s", "--labels", "tumour", "--partial").code == 2
 
@@ -78,7 +80,7 @@ def test_msd_in_part(masam, tmp_path):
 def test_relabel(masam, tmp_path):
     write_nifti(tmp_path / "masks/a.nii.gz", labels_of([0, 9, 10]))
     words = ("convert", "relabel", tmp_path / "masks", tmp_path / "new", "--map", "10=0", "--map", "9=1")
-    assert masam(*words).out == f"wrote 1 files to {tmp_path / 'new'}\n"
+    assert masam(*words).out == f"{tmp_path / 'new'}: 1 relabelled\n"
     assert masam(*words, "--json", "--quiet").json == {"written": [str(tmp_path / "new/a.nii.gz")]}
     assert set(np.unique(read_labels(tmp_path / "new/a.nii.gz").array)) == {0, 1}
     for change in ("10", "a=0", "10=", "-1=0"):

@@ -157,7 +157,7 @@ def relabel(
     if json:
         print_json({"written": [str(path) for path in written]})
     else:
-        print_line(f"wrote {len(written)} files to {out}")
+        print_line(f"{out}: {len(written)} relabelled")
 
 
 def _convert(conversions: Sequence[Conversion], link: bool, partial: bool, json: bool, quiet: bool) -> None:
@@ -171,8 +171,10 @@ def _convert(conversions: Sequence[Conversion], link: bool, partial: bool, json:
         return
     for one in results:
         validation = f" ({one.validation} of them to validate on)" if one.validation else ""
-        kept = f", {one.kept} files were there already" if one.kept else ""
-        print_line(f"{one.root}: {one.training} cases to train on{validation}, {one.test} held out{kept}")
+        print_line(
+            f"{one.root}: {one.training} to train on{validation}, {one.test} held out; "
+            f"files made: {one.made}, there already: {one.kept}"
+        )
         for word, names in (("missing", one.missing), ("surplus", one.surplus)):
             if names:
                 print_line(f"  {word}: {', '.join(names)}")

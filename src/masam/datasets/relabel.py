@@ -71,7 +71,7 @@ def relabel_file(source: Path, target: Path, *, mapping: Mapping[int, int], othe
     from masam.io.nifti import read_labels, write_volume
 
     labels = read_labels(source)
-    write_volume(target, labels.with_array(relabelled(labels.array.astype(np.int32), mapping, others, source)))
+    write_volume(target, labels.with_array(relabelled(np.asarray(labels.array, np.int32), mapping, others, source)))
 
 
 def rule_of(mapping: Mapping[int, int], others: Others) -> str:
