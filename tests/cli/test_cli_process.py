@@ -18,7 +18,8 @@ from masam_cli import TINY, arrays, environment, finish, save, start
 
 COMMANDS = [
     *("", "demo", "check", "plan", "train", "predict", "evaluate", "report", "export", "info", "weights"),
-    *("weights list", "weights get", "weights verify", "weights path", "weights import"),
+    *("convert", "convert btcv", "convert amos22", "convert prostate", "convert endovis18", "convert msd"),
+    *("convert relabel", "weights list", "weights get", "weights verify", "weights path", "weights import"),
 ]
 
 

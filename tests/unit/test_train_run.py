@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from tiny import LABELS, SAM, randomise, write_dataset
 
 from masam.errors import ConfigError, DivergedError, InputError, StoppedError
+from masam.io.cases import read_dataset
 from masam.metrics import read_rows
 from masam.model.sam import Sam
 from masam.model.sizes import SIZES
@@ -89,6 +91,19 @@ def assert_same_run(one, other):
         assert set(ours) == set(theirs)
         assert all(torch.equal(ours[n], theirs[n]) for n in ours), name
     assert rows(one) == rows(other)
+
+
+def test_a_published_split_goes_before_one_of_our_own(dataset, tmp_path):
+    copy = tmp_path / "set"
+    shutil.copytree(dataset, copy)
+    splits = [{"train": ["case0"], "val": ["case2"]}]
+    (copy / "splits_final.json").write_text(json.dumps(splits))
+    training, validation, used = run_module._split(read_dataset(copy), config())
+    assert ([one.id for one in training], [one.id for one in validation], used) == (["case0"], ["case2"], splits)
+    with pytest.raises(ConfigError, match=r"^fold, of the split in .*splits_final.json: expected 0 to 0, got 1$"):
+        run_module._split(read_dataset(copy), config(fold=1))
+    everything, nothing, none = run_module._split(read_dataset(copy), config(validate_every=0))
+    assert ([one.id for one in everything], nothing, none) == (["case0", "case1", "case2"], [], [])
 
 
 def test_files_of_a_run_folder(whole):

@@ -17,7 +17,7 @@ import torch
 
 from masam import weights
 from masam.errors import ConfigError, InputError, StoppedError
-from masam.io.cases import Case, CaseFolder, Split, load_case, make_splits, read_dataset, write_splits
+from masam.io.cases import Case, CaseFolder, Split, load_case, make_splits, read_dataset, read_splits, write_splits
 from masam.model.masam import Masam
 from masam.plan import Plan, fingerprint, make_plan
 from masam.predict import choose_device
@@ -187,10 +187,13 @@ def _split(dataset: CaseFolder, config: TrainConfig) -> tuple[list[Case], list[C
             where=dataset.root,
             fix="add cases, or set validate_every to 0",
         )
-    folds = min(config.folds, len(by_id))
-    if config.fold >= folds:
-        raise ConfigError(f"expected 0 to {folds - 1}, got {config.fold}", where="fold")
-    splits = make_splits(by_id, folds=folds)
+    # A published split, as masam convert writes it, goes before one of our own.
+    published = dataset.root / "splits_final.json"
+    is_published = published.is_file()
+    splits = read_splits(published, by_id) if is_published else make_splits(by_id, min(config.folds, len(by_id)))
+    if config.fold >= len(splits):
+        where = f"fold, of the split in {published}" if is_published else "fold"
+        raise ConfigError(f"expected 0 to {len(splits) - 1}, got {config.fold}", where=where)
     split = splits[config.fold]
     return [by_id[case] for case in split["train"]], [by_id[case] for case in split["val"]], splits
 

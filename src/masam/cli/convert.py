@@ -1,0 +1,189 @@
+"""``masam convert``: public data sets, from how they are downloaded to how masam reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from masam.cli.console import listening, print_json, print_line
+from masam.cli.options import Json, Quiet
+
+if TYPE_CHECKING:
+    from masam.datasets.conversion import Conversion
+
+Source = Annotated[Path, typer.Argument(help="Folder of the download, as it was unpacked; it is never changed.")]
+Out = Annotated[Path, typer.Argument(help="Folder to make.")]
+Link = Annotated[
+    bool, typer.Option("--link", help="Link files that stay as they are, instead of copying them; saves the disk.")
+]
+Partial = Annotated[
+    bool, typer.Option("--partial", help="Convert what is there although something is missing, and note it.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    convert = typer.Typer(
+        name="convert",
+        help="Turn a public data set, as it is downloaded, into a folder that masam and nnU-Net read, with the paper's "
+        "split and classes.",
+        epilog="Example: masam convert btcv RawData Dataset101_BTCV --link",
+        no_args_is_help=True,
+    )
+    convert.command("btcv", epilog="Example: masam convert btcv RawData Dataset101_BTCV --link")(btcv)
+    convert.command(
+        "amos22", epilog="Example: masam convert amos22 amos22 Dataset102_AMOS_CT --modality ct --labels btcv --link"
+    )(amos22)
+    convert.command("prostate", epilog="Example: masam convert prostate SAML prostate --as six")(prostate)
+    convert.command("endovis18", epilog="Example: masam convert endovis18 EndoVis18 Dataset104_EndoVis18 --link")(
+        endovis18
+    )
+    convert.command("msd", epilog="Example: masam convert msd Task07_Pancreas Dataset105_Tumour --link")(msd)
+    convert.command("relabel", epilog="Example: masam convert relabel masks masks_of_11_organs --map 10=0")(relabel)
+    app.add_typer(convert)
+
+
+def btcv(
+    source: Source,
+    out: Out,
+    adrenal: Annotated[
+        Literal["merged", "separate"], typer.Option(help="The adrenal glands: one class, as in the paper, or two.")
+    ] = "merged",
+    link: Link = False,
+    partial: Partial = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Abdominal CT of the BTCV challenge: Training/img/imgNNNN.nii.gz and Training/label/labelNNNN.nii.gz."""
+    from masam.datasets.btcv import survey_btcv
+
+    _convert(survey_btcv(source, out, adrenal), link, partial, json, quiet)
+
+
+def amos22(
+    source: Source,
+    out: Out,
+    modality: Annotated[Literal["ct", "mr", "both"], typer.Option(help="Which scans.")] = "ct",
+    labels: Annotated[
+        Literal["amos", "btcv"],
+        typer.Option(help="AMOS's 15 classes, or the 11 that BTCV has too, with a BTCV model's values."),
+    ] = "amos",
+    held_out: Annotated[
+        Literal["validation", "test"],
+        typer.Option(help="Hold the labelled validation set out, or the test set, and train on the others."),
+    ] = "validation",
+    link: Link = False,
+    partial: Partial = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Abdominal CT and MR of AMOS22: imagesTr, imagesVa, imagesTs, labelsTr and labelsVa with amos_NNNN.nii.gz."""
+    from masam.datasets.amos22 import survey_amos22
+
+    _convert(survey_amos22(source, out, modality, labels, held_out), link, partial, json, quiet)
+
+
+def prostate(
+    source: Source,
+    out: Out,
+    form: Annotated[
+        Literal["six", "one"], typer.Option("--as", help="A data set a site, OUT/RUNMC and so on, or one of all.")
+    ] = "six",
+    held_out: Annotated[
+        Literal["paper", "all"],
+        typer.Option(help="Hold out the paper's test cases, or all, to test another site's model on."),
+    ] = "paper",
+    link: Link = False,
+    partial: Partial = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prostate MRI of six sites: SITE/CaseNN.nii.gz and SITE/CaseNN_segmentation.nii.gz."""
+    from masam.datasets.prostate import survey_prostate
+
+    _convert(survey_prostate(source, out, form, held_out), link, partial, json, quiet)
+
+
+def endovis18(
+    source: Source,
+    out: Out,
+    link: Link = False,
+    partial: Partial = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Video of EndoVis 2018: Train and Test with seq_N/left_frames/frameNNN.png and seq_N/labels/frameNNN.png."""
+    from masam.datasets.endovis18 import survey_endovis18
+
+    _convert(survey_endovis18(source, out), link, partial, json, quiet)
+
+
+def msd(
+    source: Source,
+    out: Out,
+    labels: Annotated[
+        Literal["tumour", "pancreas-and-tumour"] | None,
+        typer.Option(help="Classes of Task07_Pancreas; tumour without."),
+    ] = None,
+    link: Link = False,
+    partial: Partial = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """A task of the Medical Segmentation Decathlon; Task07_Pancreas with the split of MA-SAM's tumour test."""
+    from masam.datasets.msd import survey_msd
+
+    _convert(survey_msd(source, out, labels), link, partial, json, quiet)
+
+
+def relabel(
+    source: Annotated[Path, typer.Argument(help="Folder of label files, CASE.nii.gz, or one file.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    changes: Annotated[
+        list[str], typer.Option("--map", metavar="OLD=NEW", help="A value and what it becomes; repeatable.")
+    ],
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Give the classes of label files other numbers; 0 is the background. Values that are not named stay."""
+    from masam.datasets.relabel import relabel_folder
+
+    mapping = dict(_pair(change) for change in changes)
+    with listening(quiet) as progress:
+        written = relabel_folder(source, out, mapping, progress)
+    if json:
+        print_json({"written": [str(path) for path in written]})
+    else:
+        print_line(f"{out}: {len(written)} relabelled")
+
+
+def _convert(conversions: Sequence[Conversion], link: bool, partial: bool, json: bool, quiet: bool) -> None:
+    """Make the data sets and say what came of it."""
+    from masam.datasets.conversion import convert
+
+    with listening(quiet) as progress:
+        results = convert(conversions, link=link, partial=partial, progress=progress)
+    if json:
+        print_json([result.record() for result in results])
+        return
+    for one in results:
+        validation = f" ({one.validation} of them to validate on)" if one.validation else ""
+        print_line(
+            f"{one.root}: {one.training} to train on{validation}, {one.test} held out; "
+            f"files made: {one.made}, there already: {one.kept}"
+        )
+        for word, names in (("missing", one.missing), ("surplus", one.surplus)):
+            if names:
+                print_line(f"  {word}: {', '.join(names)}")
+
+
+def _pair(change: str) -> tuple[int, int]:
+    from masam.errors import ConfigError
+
+    old, equals, new = change.partition("=")
+    if not (equals and old.strip().isdecimal() and new.strip().isdecimal()):
+        raise ConfigError(f"expected OLD=NEW with two label values, got {change!r}", where="--map")
+    return int(old), int(new)
