@@ -132,7 +132,7 @@ class Loop:
 
     def _loss(self, batch: Batch) -> LossParts:
         images = batch.images.to(self.device, non_blocking=True)[:, :, None].expand(-1, -1, 3, -1, -1)
-        labels = batch.labels.to(self.device, non_blocking=True)
+        labels = batch.labels.to(self.device, non_blocking=True).long()
         with autocast(self.device, self.config.precision):
             logits = self.model(images).logits
         return segmentation_loss(
