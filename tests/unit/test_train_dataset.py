@@ -82,6 +82,23 @@ def test_windows_are_stretched_only_where_asked_for(cases):
         assert images.max() < 1
 
 
+def test_batches_carry_labels_in_few_bits(cases):
+    for batch in load_batches(samples(cases), 0, 4, 2, workers=0):
+        assert (batch.labels.dtype, batch.images.dtype) == (torch.int8, torch.float32)
+        assert batch.images.shape == batch.labels.shape == (2, 3, 32, 32)
+    expected = samples(cases)[3][1]
+    assert torch.equal(batch.labels[1].long(), expected)
+
+
+def test_many_classes_keep_their_numbers(cases):
+    path = cases[0].folder / "labels.npy"
+    labels = np.load(path).astype(np.int16)
+    np.save(path, np.where(labels == 1, 30_000, labels))
+    (batch,) = load_batches(samples(cases[:1], augmentation=NONE), 0, 1, 1, workers=0)
+    assert batch.labels.dtype == torch.int16
+    assert set(batch.labels.unique().tolist()) == {-100, 0, 30_000}
+
+
 def flat(batches):
     batches = list(batches)
     return (

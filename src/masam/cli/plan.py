@@ -13,25 +13,48 @@ from masam.cli.options import Json, Quiet, require_writable
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Example: masam plan Dataset009_Spleen --out plan.yaml")(plan)
+    app.command(epilog="Example: masam plan Dataset009_Spleen --out plan.yaml --preview preview.png")(plan)
 
 
 def plan(
     dataset: Annotated[Path, typer.Argument(help="Data set folder, nnU-Net v2 or MSD layout.")],
     out: Annotated[Path, typer.Option(help="YAML file to write; read it, edit it, give it to masam train --plan.")],
     preset: Annotated[str | None, typer.Option(help="paper-ct, paper-mr or paper-tumor: the paper's rules.")] = None,
+    preview: Annotated[
+        Path | None, typer.Option(help="PNG file to draw 16 augmented training samples in, with their labels.")
+    ] = None,
+    preview_config: Annotated[
+        Path | None, typer.Option(help="config.yaml whose augmentation and seed the preview shows; defaults without.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Read every training case once and write a plan: slice axis, intensity rule, image size, classes."""
+    from masam.atomic import write_bytes
+    from masam.errors import ConfigError
     from masam.io.cases import read_dataset
+    from masam.report.samples import sample_sheet
+    from masam.train.config import TrainConfig
+    from masam.train.preview import preview_samples
     from masam.train.run import plan_dataset
 
     require_writable(out)
+    if preview is not None:
+        require_writable(preview, "--preview")
+    elif preview_config is not None:
+        raise ConfigError("expected --preview with it, which says where to draw", where="--preview-config")
+    config = TrainConfig() if preview_config is None else TrainConfig.from_yaml(preview_config)
     with listening(quiet) as progress:
-        found = plan_dataset(read_dataset(dataset), progress, preset)
-    found.to_yaml(out)
+        cases = read_dataset(dataset)
+        found = plan_dataset(cases, progress, preset)
+        found.to_yaml(out)
+        if preview is not None:
+            rows = preview_samples(cases, found, config.augmentation, config.seed, progress)
+            title = f"{found.name}: training samples, augmentation {config.augmentation.preset}, seed {config.seed}"
+            write_bytes(preview, sample_sheet(rows, found.scheme, title))
     if json:
         print_json(found.model_dump(mode="json"))
     else:
         print_line(f"wrote {out}: {found.modality}, {found.slice_axis} slices of {found.image_size} pixels")
+        if preview is not None:
+            print_line(f"wrote {preview}: training samples")
