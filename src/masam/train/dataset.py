@@ -94,8 +94,8 @@ def _collate(samples: list[tuple[Tensor, Tensor, str]]) -> Batch:
 
 
 def _narrow(labels: Tensor) -> Tensor:
-    # Channel numbers fit 16 bits, mostly 8, as in the cache. A window of 5 x 512 x 512 is read in 1 ms; a worker took 10
-    # to send it with labels of 64 bits, and 5 with 16.
+    # Channel numbers fit 16 bits, mostly 8, as in the cache. A window of 5 x 512 x 512 is read in 1 ms; it took a
+    # worker 10 to send it with labels of 64 bits, and 5 with 16.
     narrow = labels.to(torch.int16)
     return narrow.to(torch.int8) if int(narrow.max()) <= 127 else narrow
 
