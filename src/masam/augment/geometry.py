@@ -181,7 +181,8 @@ def _deformation(variation: Variation, size: tuple[int, int]) -> NDArray[np.floa
     points = variation.elastic_points
     generator = pixel_generator(variation, purpose=0)
     drawn = generator.uniform(-1, 1, (1, 2, points, points)).astype(np.float32)
-    drawn *= np.float32(variation.elastic * max(size))
+    # Of the shorter side: control points lie closest along it, and the field must fold nowhere.
+    drawn *= np.float32(variation.elastic * min(size))
     smooth = F.interpolate(torch.from_numpy(drawn), size=size, mode="bicubic", align_corners=True)
     field: NDArray[np.float32] = smooth[0].numpy()
     return field

@@ -85,7 +85,7 @@ class AugmentSettings(Settings):
     translate: Span = Field(default=(-0.1, 0.1), description="shift, as a share of the side; whole pixels are taken")
     elastic_probability: Probability = Field(default=0.0, description="smooth random deformation")
     elastic_amplitude: ShareSpan = Field(
-        default=(0.005, 0.02), description="largest shift of a control point, as a share of the side"
+        default=(0.005, 0.02), description="largest shift of a control point, as a share of the shorter side"
     )
     elastic_points: int = Field(default=8, ge=3, le=64, description="control points along a side")
     interpolation: Literal["linear", "cubic"] = Field(

@@ -40,7 +40,7 @@ class Variation:
         shear: Along x for each pixel along y, then along y for each along x.
         scale: Magnification about the centre.
         translate: Shift to the right and down, as shares of width and height.
-        elastic: Largest shift of a control point, as a share of the longer side.
+        elastic: Largest shift of a control point, as a share of the shorter side.
         elastic_points: Control points along a side.
         gamma: Intensity to the power of 1 / gamma.
         erase: Box of noise.
