@@ -18,6 +18,7 @@ from tiny import without_type_checks
 
 import masam
 from masam import errors
+from masam.augment import AugmentSettings
 from masam.cli import app
 from masam.export.monai_bundle import write_bundle
 from masam.export.onnx_file import write_onnx
@@ -140,7 +141,7 @@ def test_commands_exist(page):
         assert required <= given, f"masam {shlex.join(words)} lacks {required - given}"
         for key in [rest[n + 1].split("=")[0] for n, word in enumerate(rest) if word == "--set"]:
             group, _, inner = key.rpartition(".")
-            model = {"": TrainConfig, "model": ModelSettings}[group]
+            model = {"": TrainConfig, "model": ModelSettings, "augmentation": AugmentSettings}[group]
             assert inner in model.model_fields, f"--set {key}"
 
 
@@ -181,6 +182,7 @@ def shown(option):
     [
         (2, "config.yaml", TrainConfig),
         (3, "model", ModelSettings),
+        (3, "augmentation", AugmentSettings),
         (2, "plan.yaml", Plan),
         (3, "suggestion", Suggestion),
         (3, "intensity of kind window", Window),
@@ -194,9 +196,18 @@ def test_configuration_page_has_every_key_with_its_default(level, heading, model
     for key, field in model.model_fields.items():
         if field.default is PydanticUndefined:
             assert written[key] == "required", key
-        elif key != "model":
+        elif key not in ("model", "augmentation"):
             default = list(field.default) if isinstance(field.default, tuple) else field.default
             assert yaml.safe_load(written[key]) == default, key
+
+
+def test_augmentation_page_has_the_papers_values():
+    table = rows(sections(DOCS / "reference/configuration.md", 3)["augmentation"])
+    written = {row[0].strip("`"): yaml.safe_load(row[2].strip("`")) for row in table if row[2]}
+    plain, paper = AugmentSettings(), AugmentSettings(preset="paper")
+    differing = [key for key in AugmentSettings.model_fields if getattr(plain, key) != getattr(paper, key)]
+    values = {key: getattr(paper, key) for key in differing}
+    assert written == {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 def test_configuration_examples_are_valid(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from masam.atomic import write_text
+from masam.augment.settings import AugmentSettings
 from masam.cohort import predict_cohort
 from masam.datasets.head import write_head
 from masam.datasets.phantom import write_phantom
@@ -45,7 +46,7 @@ _CONFIG = TrainConfig(
     power=1.0,
     clip_norm=1.0,
     cross_entropy_weight=1.0,
-    augment=False,
+    augmentation=AugmentSettings(preset="none"),
     validate_every=0,
 )
 

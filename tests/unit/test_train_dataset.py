@@ -3,10 +3,13 @@ import pytest
 import torch
 from tiny import prepared_case
 
+from masam.augment import AugmentSettings
 from masam.errors import InputError
 from masam.reproducibility import epoch_order
 from masam.train.dataset import WindowSamples, load_batches
 from masam.windows import plan_windows
+
+NONE = AugmentSettings(preset="none")
 
 
 @pytest.fixture
@@ -15,7 +18,9 @@ def cases(tmp_path):
 
 
 def samples(cases, **changes):
-    return WindowSamples(cases, **{"window": 3, "seed": 5, "window_minmax": True, "augmented": True, **changes})
+    return WindowSamples(
+        cases, **{"window": 3, "seed": 5, "window_minmax": True, "augmentation": AugmentSettings(), **changes}
+    )
 
 
 def equal(one, other):
@@ -31,7 +36,7 @@ def test_a_sample_is_a_function_of_its_number(cases):
 
 
 def test_each_epoch_is_a_permutation_of_all_windows(cases):
-    data = samples(cases, augmented=False, window_minmax=False)
+    data = samples(cases, augmentation=NONE, window_minmax=False)
     assert data.per_epoch == 4 + 3
     windows = {
         (case.case_id, window.start): case.read_window(window.slices)[0]
@@ -67,14 +72,31 @@ def test_labels_and_types(cases):
 
 
 def test_windows_are_stretched_only_where_asked_for(cases):
-    plain = samples(cases, augmented=False, window_minmax=False)
-    stretched = samples(cases, augmented=False)
+    plain = samples(cases, augmentation=NONE, window_minmax=False)
+    stretched = samples(cases, augmentation=NONE)
     for index in range(7):
         images, wide = plain[index][0], stretched[index][0]
         assert (wide.min().item(), wide.max().item()) == (0, 1)
         expected = (images - images.min()) / (images.max() - images.min())
         torch.testing.assert_close(wide, expected, rtol=0, atol=1e-6)
         assert images.max() < 1
+
+
+def test_batches_carry_labels_in_few_bits(cases):
+    for batch in load_batches(samples(cases), 0, 4, 2, workers=0):
+        assert (batch.labels.dtype, batch.images.dtype) == (torch.int8, torch.float32)
+        assert batch.images[:, :, 0].shape == batch.labels.shape == (2, 3, 32, 32)
+    expected = samples(cases)[3][1]
+    assert torch.equal(batch.labels[1].long(), expected)
+
+
+def test_many_classes_keep_their_numbers(cases):
+    path = cases[0].folder / "labels.npy"
+    labels = np.load(path).astype(np.int16)
+    np.save(path, np.where(labels == 1, 30_000, labels))
+    (batch,) = load_batches(samples(cases[:1], augmentation=NONE), 0, 1, 1, workers=0)
+    assert batch.labels.dtype == torch.int16
+    assert set(batch.labels.unique().tolist()) == {-100, 0, 30_000}
 
 
 def flat(batches):

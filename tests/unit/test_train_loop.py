@@ -7,6 +7,7 @@ import torch
 from tiny import SPEC, prepared_case, random_model, without_type_checks
 from torch.utils.data import get_worker_info
 
+from masam.augment import AugmentSettings
 from masam.errors import ConfigError, DivergedError, InputError, ResourceError
 from masam.model.masam import Masam
 from masam.train import loop as loop_module
@@ -16,11 +17,12 @@ from masam.train.loop import MAX_SKIPPED_STEPS, Loop
 from masam.train.loss import LossParts, segmentation_loss
 
 CPU = torch.device("cpu")
+NONE = AugmentSettings(preset="none")
 
 
 @pytest.fixture
 def samples(tmp_path):
-    return WindowSamples([prepared_case(tmp_path, depth=6)], 3, seed=1, window_minmax=False, augmented=False)
+    return WindowSamples([prepared_case(tmp_path, depth=6)], 3, seed=1, window_minmax=False, augmentation=NONE)
 
 
 def make(samples, model=None, **changes):
@@ -184,7 +186,7 @@ class Killed(WindowSamples):
 
 
 def test_a_killed_reader_ends_training_with_its_cause(tmp_path):
-    samples = Killed([prepared_case(tmp_path)], 3, seed=1, window_minmax=False, augmented=False)
+    samples = Killed([prepared_case(tmp_path)], 3, seed=1, window_minmax=False, augmentation=NONE)
     message = r"^training: a process that reads samples died .*; lower workers$"
     with without_type_checks(), pytest.raises(ResourceError, match=message):
         list(make(samples, workers=1).steps())
@@ -193,7 +195,7 @@ def test_a_killed_reader_ends_training_with_its_cause(tmp_path):
 def test_a_reader_s_error_is_one_line(tmp_path):
     case = prepared_case(tmp_path)
     (case.folder / "images.npy").write_bytes(b"no array")
-    samples = WindowSamples([case], 3, seed=1, window_minmax=False, augmented=False)
+    samples = WindowSamples([case], 3, seed=1, window_minmax=False, augmentation=NONE)
     for workers in (0, 1):
         with pytest.raises(
             InputError, match=r"images\.npy: the cached case is damaged .*; delete its folder$"

@@ -13,7 +13,7 @@ from masam.cli.options import Json, Quiet, require_writable
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Example: masam plan Dataset009_Spleen --out plan.yaml")(plan)
+    app.command(epilog="Example: masam plan Dataset009_Spleen --out plan.yaml --preview preview.png")(plan)
 
 
 def plan(
@@ -23,24 +23,42 @@ def plan(
     memory: Annotated[
         str | None, typer.Option(help="Memory to train in, such as 8GB: the largest model that fits is suggested.")
     ] = None,
+    preview: Annotated[
+        Path | None, typer.Option(help="PNG file to draw 16 augmented training samples in, with their labels.")
+    ] = None,
+    preview_config: Annotated[
+        Path | None, typer.Option(help="config.yaml whose augmentation and seed the preview shows; defaults without.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Read every training case once and write a plan: slice axis, intensity rule, image size, classes."""
+    from masam.atomic import write_bytes
+    from masam.errors import ConfigError
     from masam.io.cases import read_dataset
+    from masam.report.samples import sample_sheet
+    from masam.train.config import TrainConfig
+    from masam.train.preview import preview_samples
     from masam.train.run import plan_dataset
+    from masam.train.suggest import parse_memory, suggest
 
     require_writable(out)
-    memory_bytes = None
-    if memory is not None:
-        from masam.train.suggest import parse_memory, suggest
-
-        memory_bytes = parse_memory(memory)
+    if preview is not None:
+        require_writable(preview, "--preview")
+    elif preview_config is not None:
+        raise ConfigError("expected --preview with it, which says where to draw", where="--preview-config")
+    config = TrainConfig() if preview_config is None else TrainConfig.from_yaml(preview_config)
+    memory_bytes = None if memory is None else parse_memory(memory)
     with listening(quiet) as progress:
-        found = plan_dataset(read_dataset(dataset), progress, preset)
+        cases = read_dataset(dataset)
+        found = plan_dataset(cases, progress, preset)
         if memory_bytes is not None:
             found = found.model_copy(update={"suggestion": suggest(found, memory_bytes, progress)})
-    found.to_yaml(out)
+        found.to_yaml(out)
+        if preview is not None:
+            rows = preview_samples(cases, found, config.augmentation, config.seed, progress)
+            title = f"{found.name}: training samples, augmentation {config.augmentation.preset}, seed {config.seed}"
+            write_bytes(preview, sample_sheet(rows, found.scheme, title))
     if json:
         print_json(found.model_dump(mode="json"))
     else:
@@ -49,3 +67,5 @@ def plan(
             at_once = f"{best.micro_batch_windows} of {best.batch_windows} windows at once"
             peak = f"predicted peak {best.predicted_peak_gb:g} GB"
             print_line(f"{best.memory_gb:g} GB train {best.size} with {at_once} ({peak})")
+        if preview is not None:
+            print_line(f"wrote {preview}: training samples")

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from masam.augment.settings import AugmentSettings
 from masam.config import Settings
 
 
@@ -55,7 +56,10 @@ class TrainConfig(Settings):
     )
     cross_entropy_weight: float = Field(default=0.2, ge=0, description="factor of the cross-entropy in the loss")
     dice_weight: float = Field(default=0.8, ge=0, description="factor of the soft Dice loss")
-    augment: bool = Field(default=True, description="vary position, size and brightness of training samples")
+    augmentation: AugmentSettings = Field(
+        default=AugmentSettings(),
+        description="random variation of training samples: a preset (default, paper, none), or keys of their own",
+    )
     fold: int = Field(default=0, ge=0, description="which fold of the split is held out for validation")
     folds: int = Field(default=5, ge=2, description="number of folds of the split")
     validate_every: int = Field(

@@ -132,7 +132,7 @@ class Loop:
 
     def _loss(self, batch: Batch) -> LossParts:
         images = self.model.as_input(batch.images.to(self.device, non_blocking=True))
-        labels = batch.labels.to(self.device, non_blocking=True)
+        labels = batch.labels.to(self.device, non_blocking=True).long()
         with autocast(self.device, self.config.precision):
             logits = self.model(images).logits
         return segmentation_loss(

@@ -153,7 +153,7 @@ def _train(
         folder.root.parent / "prepared",
         lambda case: progress.advance(case.id),
     )
-    samples = WindowSamples(cases, plan.window, config.seed, plan.window_minmax, config.augment)
+    samples = WindowSamples(cases, plan.window, config.seed, plan.window_minmax, config.augmentation)
     if config.model.sam_checkpoint is None and config.model.trained == "adaptation":
         progress.say(
             "warning: the encoder is frozen at random numbers; give SAM's weights (--sam-checkpoint), "

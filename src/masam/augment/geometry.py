@@ -1,0 +1,193 @@
+"""All moves of a sample as one: composed first, then read once, so that nothing is blurred twice."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from masam.augment.variation import Variation
+
+Voxel = TypeVar("Voxel", bound=np.generic)
+
+NO_LABEL = -100
+"""Label of pixels that have no class; the loss ignores them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Warp:
+    """Where each pixel of the moved image comes from.
+
+    Coordinates are x to the right and y down, in pixels from the image's centre.
+
+    Attributes:
+        inverse: [3, 3] float64, from the moved image to the source.
+        size: Height and width.
+        deformation: [2, H, W] float32, added to x and y of the moved image first; None where there is none.
+    """
+
+    inverse: NDArray[np.float64]
+    size: tuple[int, int]
+    deformation: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(cls, variation: Variation, size: tuple[int, int]) -> Warp:
+        """Compose the moves of a variation: turns, flip, rotation, shear, scale, shift.
+
+        An image that is not square keeps its shape, so it is turned by half turns only.
+        """
+        height, width = size
+        turns = variation.quarter_turns if height == width else variation.quarter_turns - variation.quarter_turns % 2
+        quarter = np.array([[0.0, 1.0], [-1.0, 0.0]])
+        linear = np.linalg.matrix_power(quarter, turns)
+        if variation.flip is not None:
+            linear = np.diag([1.0, -1.0] if variation.flip == "rows" else [-1.0, 1.0]) @ linear
+        angle = math.radians(variation.rotation_degrees)
+        linear = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) @ linear
+        linear = np.array([[1.0, variation.shear[0]], [0.0, 1.0]]) @ linear
+        linear = variation.scale * np.array([[1.0, 0.0], [variation.shear[1], 1.0]]) @ linear
+        forward = np.eye(3)
+        forward[:2, :2] = linear
+        # Whole pixels: a shift alone then blurs nothing.
+        forward[:2, 2] = round(variation.translate[0] * width), round(variation.translate[1] * height)
+        deformation = _deformation(variation, size) if variation.elastic else None
+        inverse: NDArray[np.float64] = np.linalg.inv(forward).astype(np.float64)
+        return cls(inverse, size, deformation)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing moves."""
+        return self.deformation is None and np.array_equal(self.inverse, np.eye(3))
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every pixel comes from one pixel: turns, flips and shifts."""
+        whole = np.array_equal(self.inverse, np.rint(self.inverse))
+        return self.deformation is None and whole and bool((np.abs(self.inverse[:2, :2]).sum(axis=0) == 1).all())
+
+    def move(
+        self,
+        images: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        interpolation: Literal["linear", "cubic"] = "linear",
+        outside: int = NO_LABEL,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Move a window.
+
+        Args:
+            images: [S, C, H, W].
+            labels: [S, H, W].
+            interpolation: Of images; labels take the nearest pixel.
+            outside: Label of pixels that come from outside, where images are 0.
+
+        Returns:
+            The moved window, arrays of their own.
+        """
+        if self.is_exact:
+            return self._shift(images, 0), self._shift(labels, outside)
+        grid = self._grid()
+        mode = "bilinear" if interpolation == "linear" else "bicubic"
+        # [1, S * C, H, W]: places are worked out once for all slices and channels.
+        source = _tensor(images).reshape(1, -1, *self.size)
+        moved = F.grid_sample(source, grid, mode=mode, padding_mode="zeros", align_corners=False)
+        if interpolation == "cubic":
+            moved.clamp_(0, 1)  # it overshoots
+        # The sampler writes 0 outside; counted from there, float32 holds every channel number.
+        numbers = (_tensor(labels) - outside).float()[None]
+        nearest = F.grid_sample(numbers, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+        moved_labels = nearest[0].long().add_(outside)
+        return moved.reshape(images.shape).numpy(), moved_labels.numpy()
+
+    def points(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return where points of the source lie in the moved image.
+
+        Args:
+            points: [..., 2] x and y, in pixels; the first pixel's centre is 0.
+
+        Returns:
+            [..., 2], not cut off at the image's border; NaN stays NaN.
+        """
+        height, width = self.size
+        centre = np.array([(width - 1) / 2, (height - 1) / 2])
+        forward = np.linalg.inv(self.inverse)
+        straight = (points.astype(np.float64) - centre) @ forward[:2, :2].T + forward[:2, 2]
+        found = straight
+        if self.deformation is not None:
+            # The slope of the field is below 1, so each round brings the answer closer; after 40 it is exact.
+            for _ in range(40):
+                found = straight - self._deformation_at(found + centre)
+        return found + centre
+
+    def _grid(self) -> Tensor:
+        """Return [1, H, W, 2], the sampler's coordinates: -1 and 1 are the image's outer edges."""
+        height, width = self.size
+        x = (np.arange(width) - (width - 1) / 2).astype(np.float32)
+        y = (np.arange(height) - (height - 1) / 2).astype(np.float32)
+        grid = np.empty((height, width, 2), np.float32)
+        for axis, side in enumerate((width, height)):
+            along_x, along_y, offset = (self.inverse[axis] * 2 / side).astype(np.float32)
+            np.add(along_x * x, (along_y * y + offset)[:, None], out=grid[..., axis])
+            if self.deformation is not None:
+                grid[..., axis] += along_x * self.deformation[0] + along_y * self.deformation[1]
+        return torch.from_numpy(grid)[None]
+
+    def _shift(self, array: NDArray[Voxel], fill: int) -> NDArray[Voxel]:
+        """Move by turns, flips and whole pixels: copies, no arithmetic."""
+        linear, offset = self.inverse[:2, :2], self.inverse[:2, 2]
+        is_odd_turn = linear[0, 0] == 0
+        source = array.swapaxes(-1, -2) if is_odd_turn else array
+        # Row and column of the source as sign * row (or column) of the result + offset.
+        signs = (linear[0, 1], linear[1, 0]) if is_odd_turn else (linear[1, 1], linear[0, 0])
+        offsets = (offset[0], offset[1]) if is_odd_turn else (offset[1], offset[0])
+        result = np.full(array.shape, fill, array.dtype)
+        targets, sources = [], []
+        for sign, shift, length in zip(signs, offsets, self.size, strict=True):
+            # A mirrored axis is read backwards, from where its shift counts the other way.
+            step = int(sign * shift)
+            targets.append(slice(max(0, -step), min(length, length - step)))
+            sources.append(slice(max(0, step), min(length, length + step)))
+        flipped = source[..., :: int(signs[0]), :: int(signs[1])]
+        result[..., targets[0], targets[1]] = flipped[..., sources[0], sources[1]]
+        return result
+
+    def _deformation_at(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Read the field between pixels, as far as it reaches."""
+        height, width = self.size
+        if self.deformation is None:
+            return np.zeros_like(points)
+        x = np.clip(np.nan_to_num(points[..., 0]), 0, width - 1)
+        y = np.clip(np.nan_to_num(points[..., 1]), 0, height - 1)
+        left, top = np.minimum(x.astype(int), width - 2), np.minimum(y.astype(int), height - 2)
+        right, low = x - left, y - top
+        field = self.deformation
+        upper = field[:, top, left] * (1 - right) + field[:, top, left + 1] * right
+        lower = field[:, top + 1, left] * (1 - right) + field[:, top + 1, left + 1] * right
+        return np.moveaxis(upper * (1 - low) + lower * low, 0, -1)
+
+
+def _tensor(array: NDArray[np.generic]) -> Tensor:
+    """Share an array with torch, which takes contiguous ones that can be written to; others are copied."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def _deformation(variation: Variation, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return smooth random shifts [2, H, W] in pixels, drawn at control points and cubic between them."""
+    points = variation.elastic_points
+    generator = pixel_generator(variation, purpose=0)
+    drawn = generator.uniform(-1, 1, (1, 2, points, points)).astype(np.float32)
+    # Of the shorter side: control points lie closest along it, and the field must fold nowhere.
+    drawn *= np.float32(variation.elastic * min(size))
+    smooth = F.interpolate(torch.from_numpy(drawn), size=size, mode="bicubic", align_corners=True)
+    field: NDArray[np.float32] = smooth[0].numpy()
+    return field
+
+
+def pixel_generator(variation: Variation, purpose: int) -> np.random.Generator:
+    """Return the generator of what one operation draws pixel by pixel: its own, whatever other operations draw."""
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence((variation.seed, purpose))))

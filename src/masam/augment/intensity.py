@@ -1,0 +1,126 @@
+"""Changes of intensity, alike for every slice and channel of a window.
+
+All of them work in place, on an array that the caller owns: a window of 5 x 512 x 512 is 5 MiB, and memory traffic is
+what they cost. The arithmetic is float32 throughout, where the reference goes through 8 bits at every step.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from masam.augment.geometry import pixel_generator
+from masam.augment.variation import Erase, Variation
+
+Images = NDArray[np.float32]
+
+
+def changes_intensity(variation: Variation) -> bool:
+    """Return whether ``vary_intensity`` would change anything."""
+    neutral = Variation()
+    names = ("gamma", "erase", "posterize_bits", "contrast", "brightness", "brightness_shift", "sharpness",
+             "blur_pixels", "low_resolution", "noise")  # fmt: skip
+    return any(getattr(variation, name) != getattr(neutral, name) for name in names)
+
+
+def vary_intensity(images: Images, variation: Variation) -> None:
+    """Apply a variation's changes of intensity in its order; what leaves 0..1 is cut off after each.
+
+    Args:
+        images: [S, C, H, W], 0 to 1; changed in place.
+        variation: What to do.
+    """
+    if variation.gamma != 1:
+        np.power(images, np.float32(1 / variation.gamma), out=images)
+    if variation.erase is not None:
+        rows, columns = erased_box(variation.erase, (images.shape[2], images.shape[3]))
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        images[:, :, rows, columns] = pixel_generator(variation, purpose=1).random(shape, np.float32)
+    if variation.posterize_bits is not None:
+        posterize(images, variation.posterize_bits)
+    if variation.contrast != 1:
+        grey = float(images.mean(dtype=np.float64)) if variation.contrast_grey is None else variation.contrast_grey
+        scale_and_shift(images, variation.contrast, (1 - variation.contrast) * grey)
+    if variation.brightness != 1 or variation.brightness_shift:
+        scale_and_shift(images, variation.brightness, variation.brightness_shift)
+    if variation.sharpness != 1:
+        sharpen(images, variation.sharpness)
+    if variation.blur_pixels:
+        blur(images, variation.blur_pixels)
+    if variation.low_resolution != 1:
+        lower_resolution(images, variation.low_resolution)
+    if variation.noise:
+        drawn = pixel_generator(variation, purpose=2).standard_normal(images.shape, np.float32)
+        drawn *= np.float32(variation.noise)
+        images += drawn
+        np.clip(images, 0, 1, out=images)
+
+
+def erased_box(erase: Erase, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Return the rows and columns of the box of noise, cut to the image where it is too long."""
+    height, width = size
+    pixels = erase.area * height * width
+    rows = min(height, max(1, round(math.sqrt(pixels / erase.aspect))))
+    columns = min(width, max(1, round(math.sqrt(pixels * erase.aspect))))
+    top = int(erase.place[0] * (height - rows + 1))
+    left = int(erase.place[1] * (width - columns + 1))
+    return slice(top, top + rows), slice(left, left + columns)
+
+
+def posterize(images: Images, bits: int) -> None:
+    """Round down to 2 to the power of ``bits`` levels from 0 to 1; black stays black and white white."""
+    levels = 2**bits
+    images *= np.float32(levels)
+    np.floor(images, out=images)
+    np.minimum(images, np.float32(levels - 1), out=images)
+    images /= np.float32(levels - 1)
+
+
+def scale_and_shift(images: Images, factor: float, shift: float) -> None:
+    """Multiply, add, and cut to 0..1."""
+    images *= np.float32(factor)
+    images += np.float32(shift)
+    np.clip(images, 0, 1, out=images)
+
+
+def sharpen(images: Images, factor: float) -> None:
+    """Blend with a smoothed copy (each pixel counts 5, its 8 neighbours 1 each); the outermost pixels stay.
+
+    Source: the kernel of Pillow's ``ImageEnhance.Sharpness``, which the reference uses (paper.md 1.7).
+    """
+    if min(images.shape[2:]) < 3:
+        return
+    for one in images.reshape(-1, *images.shape[2:]):
+        # A slice at a time stays in the processor's cache.
+        rows = one[:-2] + one[1:-1]
+        rows += one[2:]
+        smooth = rows[:, :-2] + rows[:, 1:-1]
+        smooth += rows[:, 2:]
+        inner = one[1:-1, 1:-1]
+        # smooth = (sum of 9 + 4 x) / 13; result = smooth + factor (x - smooth).
+        smooth *= np.float32((1 - factor) / 13)
+        inner *= np.float32(factor + (1 - factor) * 4 / 13)
+        inner += smooth
+        np.clip(inner, 0, 1, out=inner)
+
+
+def blur(images: Images, pixels: float) -> None:
+    """Blur each slice with a Gaussian, the border's value continued outside."""
+    from scipy import ndimage
+
+    for one in images.reshape(-1, *images.shape[2:]):
+        ndimage.gaussian_filter(one, pixels, output=one, mode="nearest", truncate=3.0)
+    np.clip(images, 0, 1, out=images)
+
+
+def lower_resolution(images: Images, factor: float) -> None:
+    """Read the images into larger pixels and back, as a scan of lower resolution would have been resized."""
+    height, width = images.shape[2:]
+    coarse = (max(1, round(height / factor)), max(1, round(width / factor)))
+    small = F.interpolate(torch.from_numpy(images), size=coarse, mode="bilinear", antialias=True)
+    images[...] = F.interpolate(small, size=(height, width), mode="bilinear").numpy()
+    np.clip(images, 0, 1, out=images)

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from tiny import write_dataset
+
+from masam.augment import AugmentSettings
+from masam.io.cases import load_case, read_dataset
+from masam.preprocess.intensity import Window
+from masam.progress import Silent
+from masam.train.preview import preview_samples
+from masam.train.run import plan_dataset
+
+PAPER = AugmentSettings(preset="paper")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return read_dataset(write_dataset(tmp_path_factory.mktemp("preview"), cases=3))
+
+
+@pytest.fixture(scope="module")
+def plan(dataset):
+    return plan_dataset(dataset)
+
+
+def rows_of(dataset, plan, settings=PAPER, seed=5, **changes):
+    return preview_samples(dataset, plan, settings, seed, Silent(), **changes)
+
+
+def test_rows_are_the_first_cases_prepared_and_varied(dataset, plan):
+    rows = rows_of(dataset, plan)
+    assert [row.title.split("\n")[0] for row in rows] == ["case0", "case1", "case2", "case0"]
+    for row in rows:
+        prepared, *varied = row.samples
+        assert prepared.words == "as prepared"
+        assert len(varied) == 4
+        for sample in row.samples:
+            assert sample.image.shape == sample.labels.shape == (plan.image_size, plan.image_size)
+            assert set(np.unique(sample.labels)) <= {-100, 0, 1, 2}
+        assert any(not np.array_equal(prepared.image, sample.image) for sample in varied)
+
+
+def test_the_first_panel_is_the_real_preparation(dataset, plan):
+    row = rows_of(dataset, plan, rows=1)[0]
+    number = int(row.title.split("slice ")[1].split()[0]) - 1
+    image, labels = load_case(dataset.training[0])
+    prepared = plan.preprocessing.prepare(image)
+    np.testing.assert_array_equal(row.samples[0].image, prepared.slice(number)[0])
+    expected = plan.scheme.to_channels(prepared.labels(labels).slice(number))
+    np.testing.assert_array_equal(row.samples[0].labels, expected)
+    assert (expected > 0).any()
+
+
+def test_the_seed_decides_all(dataset, plan):
+    one, same, other = rows_of(dataset, plan), rows_of(dataset, plan), rows_of(dataset, plan, seed=6)
+    words = [[sample.words for row in rows for sample in row.samples] for rows in (one, same, other)]
+    assert words[0] == words[1] != words[2]
+    for left, right in zip(one, same, strict=True):
+        assert all(np.array_equal(a.image, b.image) for a, b in zip(left.samples, right.samples, strict=True))
+
+
+def test_windows_are_stretched_as_in_training(dataset, plan):
+    plan = plan.model_copy(update={"intensity": Window(low=-1000, high=1000)})
+    stretched = plan.model_copy(update={"window_minmax": True})
+    settings = AugmentSettings(preset="none")
+    plain, wide = (rows_of(dataset, p, settings, rows=1)[0].samples for p in (plan, stretched))
+    assert plain[1].words == "unchanged"
+    assert plain[0].image.min() > 0.4
+    assert wide[0].image.min() < 0.3
