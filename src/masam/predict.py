@@ -19,7 +19,7 @@ from torch import Tensor
 from masam.aggregate import WindowAggregator
 from masam.card import require_fitting
 from masam.errors import ConfigError, ModelError, ResourceError
-from masam.io.nifti import read_volume
+from masam.io.images import read_image
 from masam.model.masam import Masam
 from masam.plan import Plan
 from masam.postprocess import Cleaning, fill_holes, keep_largest_component, most_probable
@@ -140,7 +140,7 @@ class Predictor:
         """Segment one volume; ``segment`` without its record.
 
         Args:
-            volume_or_path: A volume of scanner intensities, or a NIfTI file.
+            volume_or_path: A volume of scanner intensities, a NIfTI file, or a folder of DICOM files.
             progress: Told of each window.
 
         Returns:
@@ -154,7 +154,7 @@ class Predictor:
         Memory beside the volume and its labels does not depend on the number of slices.
 
         Args:
-            volume_or_path: A volume of scanner intensities, or a NIfTI file.
+            volume_or_path: A volume of scanner intensities, a NIfTI file, or a folder of DICOM files.
             progress: Told of each window.
 
         Returns:
@@ -164,7 +164,7 @@ class Predictor:
             InputError: The file or its content is refused.
             ModelError: The model predicts numbers that are not finite.
         """
-        volume = volume_or_path if isinstance(volume_or_path, Volume) else read_volume(Path(volume_or_path))
+        volume = volume_or_path if isinstance(volume_or_path, Volume) else read_image(Path(volume_or_path))
         prepared = self.plan.preprocessing.prepare(volume)
         channels: NDArray[np.integer] = np.zeros((prepared.depth, *prepared.native_size), dtype=np.uint16)
         for index, probabilities in self.probabilities(prepared, progress or Silent()):
