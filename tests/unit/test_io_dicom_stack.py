@@ -243,7 +243,7 @@ def test_mixed_spacings(tmp_path):
 @pytest.mark.parametrize(
     ("keyword", "value", "message"),
     [
-        ("PhotometricInterpretation", "RGB", "expected one grey value a voxel, got 'RGB'"),
+        ("PhotometricInterpretation", "RGB", "expected one grey value a voxel, got RGB"),
         ("SamplesPerPixel", 3, "expected one grey value a voxel"),
         ("BitsAllocated", 12, "expected 8, 16 or 32 bits"),
         ("HighBit", 11, "expected 8, 16 or 32 bits"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -70,8 +71,9 @@ def _receive(child: subprocess.Popen[bytes], frame: Frame) -> NDArray[np.int64]:
         return np.frombuffer(data, _STORED).reshape(form.rows, form.columns).astype(np.int64)
     code = child.wait()
     if code == _NO_DECODER:
+        syntax = frame.file.syntax if re.fullmatch(r"[\d.]+", frame.file.syntax) else "that is damaged"
         raise ResourceError(
-            f"there is no decoder here for its transfer syntax {frame.file.syntax}",
+            f"there is no decoder here for its transfer syntax {syntax}",
             where=frame.name,
             fix="pip install 'masam[dicom]', or decompress it first",
         )

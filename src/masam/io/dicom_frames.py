@@ -17,6 +17,10 @@ from masam.io.dicom_file import DicomFile, quiet_border
 _TRUSTED_RATIO, _TRUSTED_BYTES = 1000, 64 * 2**20
 _MAX_SIDE, _MAX_FRAMES = 65535, 100_000
 _UNIT_TOLERANCE = 1e-3
+# What an error may quote; a damaged header may hold the patient's name in any place.
+_COLOURS = (
+    "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,9 @@ def read_form(file: DicomFile) -> PixelForm:
         raise InputError("expected whole numbers as pixels, got floating ones", where=path)
     colours = text(dataset, "PhotometricInterpretation", path)
     if whole(dataset, "SamplesPerPixel", path, 1) != 1 or colours not in ("MONOCHROME1", "MONOCHROME2"):
+        shown = colours if colours in _COLOURS else "another kind"
         raise InputError(
-            f"expected one grey value a voxel, got {colours[:20]!r}", where=path, fix="choose a series of grey images"
+            f"expected one grey value a voxel, got {shown}", where=path, fix="choose a series of grey images"
         )
     rows, columns = (whole(dataset, key, path) for key in ("Rows", "Columns"))
     frames = whole(dataset, "NumberOfFrames", path, 1)

@@ -19,6 +19,7 @@ from masam.io.dicom_series import Stack
 from masam.labels import Label, LabelScheme
 from masam.volume import Geometry, Volume
 
+_OTHER_TYPES = ("FRACTIONAL", "LABELMAP")
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 _MAX_FRAMES = 1_000_000
 _PLACE_TOLERANCE_VOXEL = 0.05
@@ -90,7 +91,8 @@ def read_seg(path: Path, reference: Volume | Stack, scheme: LabelScheme | None =
     kind = text(file.dataset, "SegmentationType", path)
     if file.sop_class != _SEGMENTATION or kind != "BINARY":
         raise InputError(
-            f"expected a DICOM SEG of type BINARY, got {f'type {kind[:16]}' if kind else 'another object'}", where=path
+            f"expected a DICOM SEG of type BINARY, got {f'type {kind}' if kind in _OTHER_TYPES else 'another object'}",
+            where=path,
         )
     if isinstance(reference, Stack):
         _require_same_series(file, reference)
@@ -99,19 +101,20 @@ def read_seg(path: Path, reference: Volume | Stack, scheme: LabelScheme | None =
     values = _values(file, scheme)
     frames = _frames(file, shape)
     for index, group in enumerate(frames):
-        number = _segment_of(group, file)
+        (number,) = _fact(group, file, "SegmentIdentificationSequence", "ReferencedSegmentNumber") or (0,)
         if number not in values:
-            raise InputError(f"frame {index + 1} is of segment {number}, which the file does not describe", where=path)
+            raise InputError(f"frame {index + 1} is of segment {number:g}, which nothing describes", where=path)
+        value = values[int(number)]
         k = _place(group, file, geometry, shape)
         inside = _bits(file, index, shape)
         slab = array[..., k]
-        if (other := slab[inside & (slab != 0) & (slab != values[number])]).size:
+        if (other := slab[inside & (slab != 0) & (slab != value)]).size:
             raise InputError(
-                f"segments overlap in slice {k}: label values {values[number]} and {other[0]}",
+                f"segments overlap in slice {k}: label values {value} and {other[0]}",
                 where=path,
                 fix="labels give each voxel one class; export the segments without overlap",
             )
-        slab[inside] = values[number]
+        slab[inside] = value
     return Volume(array, geometry)
 
 
@@ -233,7 +236,7 @@ def _frames(file: DicomFile, shape: tuple[int, int, int]) -> list[Any]:
     """Return the groups of each frame; size and bytes are as they claim."""
     path, pixels = file.path, file.pixels
     rows, columns = whole(file.dataset, "Rows", path), whole(file.dataset, "Columns", path)
-    frames = whole(file.dataset, "NumberOfFrames", path)
+    frames = whole(file.dataset, "NumberOfFrames", path, 1)
     if (columns, rows) != shape[:2]:
         raise InputError(f"expected {shape[0]} x {shape[1]} voxels as in the image, got {columns} x {rows}", where=path)
     if pixels is None or pixels.encapsulated or whole(file.dataset, "BitsAllocated", path) != 1:
@@ -248,26 +251,20 @@ def _frames(file: DicomFile, shape: tuple[int, int, int]) -> list[Any]:
     return groups
 
 
-def _segment_of(group: Any, file: DicomFile) -> int:
+def _fact(group: Any, file: DicomFile, sequence: str, key: str) -> tuple[float, ...]:
+    """Return numbers of a frame, its own before those that all frames share; none if neither has them."""
     with quiet_border(file.path):
-        item = group.SegmentIdentificationSequence[0]
-    return whole(item, "ReferencedSegmentNumber", file.path)
+        groups = [group, *(file.dataset.get("SharedFunctionalGroupsSequence") or [])]
+        items = [item for one in groups for item in one.get(sequence) or []]
+    return (numbers(items[0], key, file.path) if items else None) or ()
 
 
 def _place(group: Any, file: DicomFile, geometry: Geometry, shape: tuple[int, int, int]) -> int:
     """Return the slice of the image in which a frame lies."""
     path = file.path
-    found: dict[str, tuple[float, ...]] = {}
-    with quiet_border(path):
-        shared = list(file.dataset.get("SharedFunctionalGroupsSequence") or [])
-        for sequence, key in (
-            ("PlanePositionSequence", "ImagePositionPatient"),
-            ("PlaneOrientationSequence", "ImageOrientationPatient"),
-            ("PixelMeasuresSequence", "PixelSpacing"),
-        ):
-            items = [item for one in (group, *shared) for item in list(one.get(sequence) or [])]
-            found[key] = (numbers(items[0], key, path) if items else None) or ()
-    position, directions, spacing = found.values()
+    position = _fact(group, file, "PlanePositionSequence", "ImagePositionPatient")
+    directions = _fact(group, file, "PlaneOrientationSequence", "ImageOrientationPatient")
+    spacing = _fact(group, file, "PixelMeasuresSequence", "PixelSpacing")
     if (len(position), len(directions), len(spacing)) != (3, 6, 2):
         raise InputError("a frame does not say where it lies", where=path)
     directions = unit_axes(directions, path)

@@ -20,6 +20,7 @@ MAX_FILES = 50_000
 
 # Images by their SOP class that show no patient's slice: what somebody made of a scan, or a dose.
 _NO_SCAN = ("Segmentation", "Presentation State", "Parametric Map", "RT Dose", "RT Image")
+_MODALITIES = ("CR", "CT", "DX", "MG", "MR", "NM", "OCT", "OPT", "OT", "PT", "RF", "US", "XA")
 _KEY_LENGTH = 8
 
 
@@ -220,9 +221,9 @@ def _series(root: Path, uid: str, files: list[DicomFile]) -> Series:
     first = files[0]
     number = text(first.dataset, "SeriesNumber", first.path)
     modality = text(first.dataset, "Modality", first.path)
-    # Both are short codes by the standard; a text in their place is not passed on.
+    # What else a header holds in their place is not passed on; it may be the patient's name.
     number = number if number.isdecimal() and len(number) <= 12 else ""
-    modality = modality if modality.isalnum() and modality.isupper() and len(modality) <= 12 else ""
+    modality = modality if modality in _MODALITIES else ""
     return Series(root, uid, number, modality, tuple(files))
 
 
