@@ -49,7 +49,16 @@ def add_pixels(dataset, array):
     dataset.add_new(0x7FE00010, "OW", data + bytes(len(data) % 2))
 
 
-def make(array=None, *, orientation=AXIAL, origin=(-30.0, -40.0, 50.0), spacing=(0.8, 0.7, 2.0), number=3, series=None):
+def make(
+    array=None,
+    *,
+    orientation=AXIAL,
+    origin=(-30.0, -40.0, 50.0),
+    spacing=(0.8, 0.7, 2.0),
+    number=3,
+    series=None,
+    zero=-1024,
+):
     """Return one data set a slice; ``spacing`` is of columns, rows and slices."""
     array = voxels() if array is None else array
     row, column = np.array(orientation[:3]), np.array(orientation[3:])
@@ -64,7 +73,7 @@ def make(array=None, *, orientation=AXIAL, origin=(-30.0, -40.0, 50.0), spacing=
         dataset.ImageOrientationPatient = [round(float(x), 9) for x in orientation]
         dataset.PixelSpacing = [spacing[1], spacing[0]]  # of rows first
         dataset.SliceThickness = spacing[2]
-        dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1024
+        dataset.RescaleSlope, dataset.RescaleIntercept = 1, zero
         add_pixels(dataset, array[..., k].T)
         made.append(dataset)
     return made

@@ -90,10 +90,8 @@ def read_seg(path: Path, reference: Volume | Stack, scheme: LabelScheme | None =
     file = read_header(path)
     kind = text(file.dataset, "SegmentationType", path)
     if file.sop_class != _SEGMENTATION or kind != "BINARY":
-        raise InputError(
-            f"expected a DICOM SEG of type BINARY, got {f'type {kind}' if kind in _OTHER_TYPES else 'another object'}",
-            where=path,
-        )
+        shown = f"type {kind}" if kind in _OTHER_TYPES else "another object"
+        raise InputError(f"expected a DICOM SEG of type BINARY, got {shown}", where=path)
     if isinstance(reference, Stack):
         _require_same_series(file, reference)
     geometry, shape = reference.geometry, reference.shape
