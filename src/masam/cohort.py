@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -121,7 +122,7 @@ def predict_cohort(
             cohort.done[case.id] = {**sources, **_write(predictor, case, image, target, progress)}
         except (InputError, ResourceError) as error:
             # A scan that the system does not let us read is one bad scan; a full disk would befall all that follow.
-            if isinstance(error, ResourceError) and not (error.where or "").startswith(str(case.images[0])):
+            if isinstance(error, ResourceError) and not _is_at_scan(error, case.images[0]):
                 raise
             cohort.failed[case.id] = error
             progress.say(f"{number} of {len(cases)}: failed, the reason follows at the end")
@@ -181,8 +182,8 @@ def _require_own_folder(cases: Sequence[Case], out: Path, ending: str) -> None:
     """Refuse a folder where labels would take the place of scans or of somebody's labels."""
     fix = "name another folder with --out"
     scans = [image for case in cases for image in case.images]
-    files, folders = [one for one in scans if not one.is_dir()], {one for one in scans if one.is_dir()}
-    if _is_one_of(out, [image.parent for image in files]) or any(_is_inside(out, folder) for folder in folders):
+    folders = {image for image in scans if image.is_dir()}
+    if _is_one_of(out, [image.parent for image in scans]) or any(_is_inside(out, folder) for folder in folders):
         raise ConfigError("the folder holds the scans; labels would lie among them", where=out, fix=fix)
     if (out / RECORD).exists():
         return
@@ -196,6 +197,12 @@ def _require_own_folder(cases: Sequence[Case], out: Path, ending: str) -> None:
 def _is_one_of(path: Path, others: Iterable[Path]) -> bool:
     # Resolved, because a link or a second way to the same place would lose the data just as well.
     return path.resolve() in {other.resolve() for other in others}
+
+
+def _is_at_scan(error: MasamError, image: Path) -> bool:
+    where = error.where or ""
+    # Of DICOM, the error names a file of the folder, or a frame of the file.
+    return where == str(image) or where.startswith((f"{image}{os.sep}", f"{image}, frame "))
 
 
 def _is_inside(path: Path, folder: Path) -> bool:

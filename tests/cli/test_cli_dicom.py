@@ -13,13 +13,14 @@ import pydicom
 import pytest
 import torch
 from dicom_maker import CANARIES, make, save
-from masam_cli import arrays
+from masam_cli import TINY, arrays
 
-from masam.io.dicom_seg import read_seg
+from masam.io.dicom_seg import read_seg, write_seg
 from masam.io.dicom_series import read_stack
 from masam.io.images import read_image
 from masam.io.nifti import write_volume
 from masam.labels import LabelScheme
+from masam.volume import Volume
 
 SCHEME = LabelScheme.from_mapping({"background": 0, "organ": 1, "vessel": 2})
 
@@ -110,6 +111,19 @@ def test_a_bad_scan_beside_a_good_one(masam, trained, folders, tmp_path):
     assert (tmp_path / "out/good.nii.gz").exists()
 
 
+def test_a_scan_that_nobody_decodes_does_not_stop_the_others(masam, trained, folders, tmp_path):
+    shutil.copytree(folders / "one", tmp_path / "scans/good")
+    datasets = make(arrays()[0])
+    for dataset in datasets:
+        dataset.compress("1.2.840.10008.1.2.5", generate_instance_uid=False)
+        dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.106"
+    save(tmp_path / "scans/first", datasets)
+    result = masam("predict", tmp_path / "scans", "--model", trained, "--out", tmp_path / "out")
+    assert result.code == 4
+    assert "there is no decoder here for its transfer syntax 1.2.840.10008.1.2.4.106" in result.error
+    assert (tmp_path / "out/good.nii.gz").exists()
+
+
 def test_several_series_are_cases_or_one_is_chosen(masam, trained, tmp_path):
     scan(tmp_path / "scans", number=4)
     save(tmp_path / "scans", make(arrays(seed=1)[0], number=9, zero=0), "b{}".format)
@@ -139,7 +153,7 @@ def test_what_is_refused_before_the_work(masam, trained, folders, tmp_path):
     assert "a DICOM SEG refers to DICOM images, same.nii.gz is none" in result.error
     result = masam("predict", folders / "one", *words, "--out", tmp_path / "a.nii.gz")
     assert (result.code, "expected a name that ends in .dcm" in result.error) == (2, True)
-    for out in (folders / "one", folders / "one/masks", folders / "one/000.dcm"):
+    for out in (folders, folders / "one", folders / "one/masks", folders / "one/000.dcm"):
         result = masam("predict", folders / "one", *words, "--out", out)
         assert result.code in (2, 5), out
     assert len(list((folders / "one").iterdir())) == 6
@@ -165,3 +179,33 @@ def test_nothing_but_the_seg_names_the_patient(masam, trained, tmp_path, caplog)
     for word in CANARIES:
         assert not any(word in text for text in texts), word
     assert b"CANARYNAME" in (tmp_path / "dicom-seg/good.dcm").read_bytes()
+
+
+def test_a_data_set_of_series_and_segs_is_planned_and_trained_on(masam, tmp_path):
+    root = tmp_path / "set"
+    training = []
+    for seed in range(2):
+        stack = read_stack(scan(root / f"imagesTr/case{seed}", seed))
+        write_seg(root / f"labelsTr/case{seed}.dcm", Volume(arrays(seed=seed)[1], stack.geometry), stack, SCHEME)
+        training.append({"image": f"./imagesTr/case{seed}", "label": f"./labelsTr/case{seed}.dcm"})
+    content = {"modality": {"0": "CT"}, "labels": SCHEME.to_mapping(), "training": training}
+    (root / "dataset.json").write_text(json.dumps(content))
+    result = masam("train", root, "--out", tmp_path / "run", "--epochs", "1", *TINY)
+    assert result.code == 0, result.err
+    for file in tmp_path.rglob("*"):
+        if file.is_file() and root not in file.parents:
+            assert not any(word.encode() in file.read_bytes() for word in CANARIES), file
+
+
+def test_a_report_on_series(masam, folders, tmp_path):
+    shutil.copytree(folders / "one", tmp_path / "scans/one")
+    volume = read_image(folders / "one")
+    for name in ("masks", "truth"):
+        write_volume(tmp_path / name / "one.nii.gz", volume.with_array(arrays()[1]))
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": SCHEME.to_mapping()}))
+    words = ("--images", tmp_path / "scans", "--predictions", tmp_path / "masks", "--references", tmp_path / "truth")
+    result = masam("report", *words, "--labels", tmp_path / "dataset.json", "--out", tmp_path / "page.html")
+    assert result.code == 0, result.err
+    page = (tmp_path / "page.html").read_text()
+    assert "one" in page
+    assert not any(word in page for word in CANARIES)

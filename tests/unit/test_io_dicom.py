@@ -6,6 +6,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import gdcm
 import numpy as np
 import pydicom
 import pytest
@@ -134,6 +135,18 @@ def test_padding_gets_the_smallest_value_inside(tmp_path, value, vr):
     assert "padding" in read_stack(tmp_path).notes[0]
 
 
+def test_padding_whose_type_the_file_does_not_say(tmp_path):
+    """Implicit VR leaves open whether it is signed."""
+    numbers = voxels()
+    numbers[0] = -2000
+    datasets = make(numbers)
+    for n, dataset in enumerate(datasets):
+        dataset.add_new("PixelPaddingValue", "SS", -2000)
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+        pydicom.dcmwrite(tmp_path / f"{n}", dataset, implicit_vr=True, little_endian=True, enforce_file_format=True)
+    assert (read_dicom(tmp_path).array[0] == voxels()[1:].min() - 1024).all()
+
+
 def test_a_range_of_padding(tmp_path):
     numbers = voxels()
     numbers[0], numbers[1] = -2000, -1990
@@ -177,6 +190,32 @@ def test_compressed_syntaxes(tmp_path, syntax):
     np.testing.assert_array_equal(
         read_dicom(save(tmp_path, datasets)).array, voxels(shape=(64, 72, 3)).astype(np.float32) - 1024
     )
+
+
+@pytest.mark.parametrize("is_lossy", [False, True])
+def test_jpeg(tmp_path, is_lossy):
+    """Written by GDCM: what is lossless comes back as it was, the other as SimpleITK reads it."""
+    kinds = gdcm.TransferSyntax
+    syntax = kinds.JPEGBaselineProcess1 if is_lossy else kinds.JPEGLosslessProcess14_1
+    smooth = np.add.outer(np.add.outer(np.arange(32), np.arange(24)), np.arange(3)).astype("u1" if is_lossy else "u2")
+    folder = save(tmp_path / "plain", make(smooth))
+    (tmp_path / "jpeg").mkdir()
+    for path in sorted(folder.iterdir()):
+        reader = gdcm.ImageReader()
+        reader.SetFileName(str(path))
+        assert reader.Read()
+        change = gdcm.ImageChangeTransferSyntax()
+        change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer = gdcm.ImageWriter()
+        writer.SetFileName(str(tmp_path / "jpeg" / path.name))
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+    found = read_dicom(tmp_path / "jpeg").array
+    np.testing.assert_allclose(found, smooth - 1024.0, atol=4 if is_lossy else 0)
+    np.testing.assert_allclose(found, by_simpleitk(tmp_path / "jpeg")[0], atol=1 if is_lossy else 0)
 
 
 @pytest.mark.parametrize(

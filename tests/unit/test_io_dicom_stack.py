@@ -1,8 +1,11 @@
 """Which slices make a volume: every row of the table that SimpleITK's reader fails (reliability, 2.3), with twins."""
 
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from dicom_maker import AXIAL, affine_of, make, make_enhanced, save, voxels, write
 
@@ -270,6 +273,12 @@ def test_other_objects_in_the_folder_are_passed_over(tmp_path):
     del report.PixelData
     dose.SOPClassUID = dose.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.481.2"
     save(folder, [report, dose], "z{}.dcm".format)
+    assert read_dicom(folder).shape == (12, 10, 8)
+
+
+def test_the_directory_of_a_disk_is_passed_over(tmp_path):
+    folder = save(tmp_path, make())
+    shutil.copy(Path(pydicom.__file__).parent / "data/test_files/dicomdirtests/DICOMDIR", folder / "DICOMDIR")
     assert read_dicom(folder).shape == (12, 10, 8)
 
 

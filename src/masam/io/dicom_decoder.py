@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import masam
 from masam.errors import InputError, ResourceError
 from masam.io import gate
 from masam.io.dicom_file import DicomFile, quiet_border
@@ -45,13 +46,16 @@ def decode(frames: Sequence[Frame]) -> Iterator[NDArray[np.int64]]:
         ResourceError: There is no decoder for the transfer syntax, or no process could be started.
     """
     jobs = [{"path": str(frame.file.path), "index": frame.index} for frame in frames]
-    command = [sys.executable, "-m", "masam.io.dicom_decoder"]
+    # -P: what lies in the working folder is not imported.
+    command = [sys.executable, "-P", "-m", "masam.io.dicom_decoder"]
+    paths = [str(Path(masam.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(paths)}
     with gate.system_border(frames[0].file.path), tempfile.TemporaryFile() as orders:
         orders.write(json.dumps(jobs).encode())
         orders.seek(0)
         # Its stderr is dropped: what codecs say there may quote the header.
         child = subprocess.Popen(
-            command, stdin=orders, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, **_ONE_THREAD}
+            command, stdin=orders, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
         )
     try:
         for frame in frames:
