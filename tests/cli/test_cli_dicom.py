@@ -20,6 +20,7 @@ from masam.io.dicom_series import read_stack
 from masam.io.images import read_image
 from masam.io.nifti import write_volume
 from masam.labels import LabelScheme
+from masam.predict import Predictor
 from masam.volume import Volume
 
 SCHEME = LabelScheme.from_mapping({"background": 0, "organ": 1, "vessel": 2})
@@ -60,6 +61,7 @@ def test_the_labels_are_those_of_the_same_scan_as_nifti(masam, trained, folders,
     np.testing.assert_array_equal(values(found), values(tmp_path / "b.nii.gz"))
     np.testing.assert_allclose(nib.load(found).affine, read_stack(folders / "one").geometry.affine, atol=1e-4)
     assert set(np.unique(values(found))) == {0, 1, 2}
+    np.testing.assert_array_equal(Predictor(trained, device="cpu").predict(folders / "one").array, values(found))
 
 
 @pytest.mark.parametrize("reverse", [False, True])

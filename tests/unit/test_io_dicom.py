@@ -1,9 +1,11 @@
 """DICOM series to volumes: values and places against the maker's and SimpleITK's, every way of storing the numbers."""
 
 import logging
+import os
 import random
 import sys
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import gdcm
@@ -22,6 +24,7 @@ from pydicom.uid import (
 )
 
 from masam.errors import InputError, ResourceError
+from masam.io import dicom_decoder
 from masam.io.dicom import read_dicom
 from masam.io.dicom_series import read_stack, sha256
 
@@ -281,6 +284,43 @@ def test_a_codec_that_crashes_ends_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(wrapper))
     with pytest.raises(InputError, match=r"000\.dcm: its compressed pixels cannot .* ended with code -11\)"):
         read_dicom(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"), [(MemoryError(), 6), (ValueError("CANARYNAME"), 3), (None, 5)], ids=["memory", "damage", "none"]
+)
+def test_what_the_decoder_process_answers(tmp_path, monkeypatch, fault, code):
+    class Decoder:
+        def as_array(self, *_, **options):
+            raise fault
+
+    monkeypatch.setattr(dicom_decoder, "_decoder", lambda file: Decoder() if fault else None)
+    monkeypatch.setattr(dicom_decoder, "_limit", lambda frame_bytes: None)
+    (dataset,) = make(voxels((12, 10, 1)))
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    out = BytesIO()
+    assert dicom_decoder.decode_here([{"path": str(write(tmp_path / "a", dataset)), "index": 0}], out) == code
+    assert out.getvalue() == b""
+
+
+def test_the_decoder_process_ends_with_its_reader(tmp_path):
+    datasets = make()
+    for dataset in datasets:
+        dataset.compress(RLELossless, generate_instance_uid=False)
+    frames = dicom_decoder.decode(read_stack(save(tmp_path, datasets)).frames)
+    next(frames)
+    (child,) = [process for process in Path("/proc").glob("[0-9]*") if _is_decoder(process)]
+    frames.close()
+    assert not child.exists()
+
+
+def _is_decoder(process):
+    try:
+        line = (process / "cmdline").read_bytes()
+        parent = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        return False  # it has ended meanwhile
+    return b"masam.io.dicom_decoder" in line and parent == os.getpid()
 
 
 def test_a_codestream_of_another_size_is_refused(tmp_path):

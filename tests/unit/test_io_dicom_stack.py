@@ -58,6 +58,14 @@ def test_uneven_positions(tmp_path, shift, good):
         refused(folder, "the slices lie unevenly, .* resample them")
 
 
+def test_small_errors_that_add_up(tmp_path):
+    """Each distance is within 1 % of the median; in the middle they are a third of a slice off."""
+    datasets = make(voxels((4, 4, 80)))
+    for k, dataset in enumerate(datasets):
+        move(dataset, 50 + 2 * k + 0.018 * min(k, 79 - k))
+    refused(save(tmp_path, datasets), "the slices lie unevenly, 1.982 to 2.018 mm")
+
+
 def test_thin_slices_may_be_off_by_the_rounding_of_their_positions(tmp_path):
     datasets = make(spacing=(0.8, 0.7, 0.1))
     for k, dataset in enumerate(datasets):
@@ -258,6 +266,9 @@ def test_mixed_spacings(tmp_path):
         ("PixelSpacing", [0, 1], "expected a PixelSpacing above 0"),
         ("PixelSpacing", [1, 1, 1], "expected 2 numbers as PixelSpacing, got 3"),
         ("RescaleSlope", 0, "its RescaleSlope is 0"),
+        ("ImagePositionPatient", ["1e300", 0, 0], "a position or a spacing is beyond"),
+        ("PixelSpacing", ["1e300", "1e300"], "a position or a spacing is beyond"),
+        ("SliceThickness", "1e300", "a position or a spacing is beyond"),
     ],
 )
 def test_headers_that_contradict_themselves(tmp_path, keyword, value, message):

@@ -152,7 +152,8 @@ def test_a_seg_of_another_series_is_refused(tmp_path):
 def test_a_list_names_nothing_else(tmp_path):
     data_set(tmp_path)
     content = json.loads((tmp_path / "dataset.json").read_text())
-    content["training"][0]["image"] = "./imagesTr/none"
-    (tmp_path / "dataset.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"expected the path of a \.nii or \.nii\.gz file"):
-        read_dataset(tmp_path)
+    for name in ("./imagesTr/none", ".", ""):
+        content["training"][0]["image"] = name
+        (tmp_path / "dataset.json").write_text(json.dumps(content))
+        with pytest.raises(InputError, match=r"expected (the path of a \.nii or \.nii\.gz file|a path inside)"):
+            read_dataset(tmp_path)

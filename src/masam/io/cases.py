@@ -309,7 +309,7 @@ def _labelled(case: Case, label: Path | None, scheme: LabelScheme) -> Case:
 
 def _inside(root: Path, name: Any, where: str) -> Path:
     """Return the path of a file that a ``dataset.json`` names, which may lie nowhere but in its folder."""
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not PurePosixPath(name).parts:
         raise InputError(f"expected the path of a .nii or .nii.gz file, got {_brief(name)}", where=where)
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in path.parts[0]:

@@ -107,5 +107,5 @@ def _units(frame: Frame, stored: NDArray[np.int64]) -> tuple[NDArray[np.float32]
         outside = (stored >= form.padding[0]) & (stored <= form.padding[1])
     if form.inverted:
         stored = (-1 if form.signed else (1 << form.bits_stored) - 1) - stored
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return (stored * frame.slope + frame.intercept).astype(np.float32), outside

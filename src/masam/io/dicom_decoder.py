@@ -1,6 +1,6 @@
 """Decompress the frames of a DICOM file in a process of its own, where a codec's crash ends nothing but itself.
 
-Codecs are C and C++ that parse bytes from outside; ``python -m masam.io.dicom_decoder`` runs them.
+Codecs are C, C++ and Rust that parse bytes from outside; ``python -m masam.io.dicom_decoder`` runs them.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 import masam
 from masam.errors import InputError, ResourceError
 from masam.io import gate
-from masam.io.dicom_file import DicomFile, quiet_border
-from masam.io.dicom_frames import Frame
+from masam.io.dicom_file import DicomFile, quiet_border, read_header
+from masam.io.dicom_frames import Frame, read_form
 
 FRAME_SECONDS = 60
 """Processor time that one frame may take; a whole slide's largest tile takes less than one second."""
 
-_REFUSED, _NO_DECODER = 3, 5
+_REFUSED, _NO_DECODER, _NO_MEMORY = 3, 5, 6
+_REASONS = {_REFUSED: "it is damaged", _NO_MEMORY: "it takes too much memory"}
 _STORED = np.dtype("<i8")
 _BASE_BYTES, _CODEC_RATIO = 4 * 2**30, 64
 # Each thread of a numerical library reserves addresses, and there is a limit on those.
@@ -81,7 +82,7 @@ def _receive(child: subprocess.Popen[bytes], frame: Frame) -> NDArray[np.int64]:
             where=frame.name,
             fix="pip install 'masam[dicom]', or decompress it first",
         )
-    reason = "it is damaged" if code == _REFUSED else f"the decoder ended with code {code}"
+    reason = _REASONS.get(code, f"the decoder ended with code {code}")
     raise InputError(f"its compressed pixels cannot be decoded ({reason})", where=frame.name, fix="export it again")
 
 
@@ -93,11 +94,8 @@ def decode_here(jobs: Sequence[dict[str, Any]], out: BufferedIOBase) -> int:
         out: Where the numbers go, int64, little-endian, row after row.
 
     Returns:
-        The exit code: 0, 3 if a file or a codec's result is refused, 5 if there is no decoder.
+        The exit code: 0, 3 if a file or a codec's result is refused, 5 if there is no decoder, 6 if memory ran out.
     """
-    from masam.io.dicom_file import read_header
-    from masam.io.dicom_frames import read_form
-
     file, data = None, None
     try:
         for job in jobs:
@@ -106,8 +104,12 @@ def decode_here(jobs: Sequence[dict[str, Any]], out: BufferedIOBase) -> int:
                 file = read_header(path)
                 data = _whole_dataset(file)
                 form = read_form(file)
+                decoder = _decoder(file)
+            if decoder is None:
+                return _NO_DECODER
             _limit(form.frame_bytes)
-            array = _decode_frame(file, data, index)
+            with quiet_border(path):
+                array = np.asarray(decoder.as_array(data, index=index, raw=True)[0])
             if array.shape != (form.rows, form.columns):
                 return _REFUSED
             out.write(array.astype(_STORED).tobytes())
@@ -115,7 +117,7 @@ def decode_here(jobs: Sequence[dict[str, Any]], out: BufferedIOBase) -> int:
     except InputError:
         return _REFUSED
     except ResourceError:
-        return _NO_DECODER
+        return _NO_MEMORY
     return 0
 
 
@@ -126,17 +128,16 @@ def _whole_dataset(file: DicomFile) -> Any:
         return pydicom.dcmread(file.path)
 
 
-def _decode_frame(file: DicomFile, data: Any, index: int) -> NDArray[Any]:
+def _decoder(file: DicomFile) -> Any:
+    """Return pydicom's decoder for a file, None if there is none here."""
     with quiet_border(file.path):
         from pydicom.pixels import get_decoder
 
         try:
             decoder = get_decoder(file.syntax)
         except NotImplementedError:
-            raise ResourceError("no decoder", where=file.path) from None
-        if not decoder.is_available:
-            raise ResourceError("no decoder", where=file.path)
-        return np.asarray(decoder.as_array(data, index=index, raw=True)[0])
+            return None
+        return decoder if decoder.is_available else None
 
 
 def _limit(frame_bytes: int) -> None:
@@ -146,12 +147,13 @@ def _limit(frame_bytes: int) -> None:
     except ImportError:
         return
     used = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = int(used.ru_utime + used.ru_stime) + FRAME_SECONDS
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-    memory = _BASE_BYTES + _CODEC_RATIO * frame_bytes
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    if hard == resource.RLIM_INFINITY:
-        resource.setrlimit(resource.RLIMIT_AS, (memory, hard))
+    limits = {
+        resource.RLIMIT_CPU: int(used.ru_utime + used.ru_stime) + FRAME_SECONDS,
+        resource.RLIMIT_AS: _BASE_BYTES + _CODEC_RATIO * frame_bytes,
+    }
+    for kind, most in limits.items():
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def main() -> int:

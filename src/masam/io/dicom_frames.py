@@ -17,6 +17,7 @@ from masam.io.dicom_file import DicomFile, quiet_border
 _TRUSTED_RATIO, _TRUSTED_BYTES = 1000, 64 * 2**20
 _MAX_SIDE, _MAX_FRAMES = 65535, 100_000
 _UNIT_TOLERANCE = 1e-3
+_MAX_MM = 1e6
 # What an error may quote; a damaged header may hold the patient's name in any place.
 _COLOURS = (
     "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT",
@@ -164,41 +165,57 @@ def _sources(group: Any, shared: list[Any], path: Path) -> list[Any]:
 
 def _frame(file: DicomFile, form: PixelForm, index: int, sources: list[Any]) -> Frame:
     path = file.path
+    position = _need(sources, "ImagePositionPatient", 3, path)
+    orientation = _need(sources, "ImageOrientationPatient", 6, path)
+    spacing = _need(sources, "PixelSpacing", 2, path)
+    if min(spacing) <= 0:
+        raise InputError(f"expected a PixelSpacing above 0, got {list(spacing)}", where=path)
+    thickness = _find(sources, "SliceThickness", 1, path) or _find(sources, "SpacingBetweenSlices", 1, path) or (0.0,)
+    if max(map(abs, (*position, *spacing, *thickness))) > _MAX_MM:
+        raise InputError(f"a position or a spacing is beyond {_MAX_MM:g} mm", where=path)
+    slope, intercept = _scaling(sources, path)
+    return Frame(
+        file=file,
+        form=form,
+        index=index,
+        position_lps_mm=position,
+        orientation=unit_axes(orientation, path),
+        spacing_mm=spacing,
+        thickness_mm=abs(thickness[0]) or None,
+        slope=slope,
+        intercept=intercept,
+    )
 
-    def find(keyword: str, count: int) -> tuple[float, ...] | None:
-        for source in sources:
-            if (found := numbers(source, keyword, path)) is not None:
-                if len(found) != count:
-                    raise InputError(f"expected {count} numbers as {keyword}, got {len(found)}", where=path)
-                return found
-        return None
 
-    def need(keyword: str, count: int) -> tuple[float, ...]:
-        if (found := find(keyword, count)) is None:
-            raise InputError(
-                f"it has no {keyword}, so where the slice lies is unknown", where=path, fix="export it from the scanner"
-            )
-        return found
-
+def _scaling(sources: list[Any], path: Path) -> tuple[float, float]:
+    """Return slope and intercept, from stored numbers to units."""
     with quiet_border(path):
         has_table = any(source.get("ModalityLUTSequence") for source in sources)
     if has_table:
         raise InputError("a table of units (Modality LUT) is not supported", where=path, fix="convert it to NIfTI")
-    slope, intercept = find("RescaleSlope", 1) or (1.0,), find("RescaleIntercept", 1) or (0.0,)
-    if slope[0] == 0:
+    (slope,) = _find(sources, "RescaleSlope", 1, path) or (1.0,)
+    (intercept,) = _find(sources, "RescaleIntercept", 1, path) or (0.0,)
+    if slope == 0:
         raise InputError("its RescaleSlope is 0", where=path)
-    spacing = need("PixelSpacing", 2)
-    if min(spacing) <= 0:
-        raise InputError(f"expected a PixelSpacing above 0, got {list(spacing)}", where=path)
-    thickness = find("SliceThickness", 1) or find("SpacingBetweenSlices", 1)
-    return Frame(
-        file, form, index,
-        position_lps_mm=need("ImagePositionPatient", 3),
-        orientation=unit_axes(need("ImageOrientationPatient", 6), path),
-        spacing_mm=spacing,
-        thickness_mm=abs(thickness[0]) if thickness and thickness[0] else None,
-        slope=slope[0], intercept=intercept[0],
-    )  # fmt: skip
+    return slope, intercept
+
+
+def _find(sources: list[Any], keyword: str, count: int, path: Path) -> tuple[float, ...] | None:
+    """Return an element's numbers, of the first data set that has it."""
+    for source in sources:
+        if (found := numbers(source, keyword, path)) is not None:
+            if len(found) != count:
+                raise InputError(f"expected {count} numbers as {keyword}, got {len(found)}", where=path)
+            return found
+    return None
+
+
+def _need(sources: list[Any], keyword: str, count: int, path: Path) -> tuple[float, ...]:
+    if (found := _find(sources, keyword, count, path)) is None:
+        raise InputError(
+            f"it has no {keyword}, so where the slice lies is unknown", where=path, fix="export it from the scanner"
+        )
+    return found
 
 
 def unit_axes(orientation: tuple[float, ...], path: Path) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ from masam.io.dicom_codes import Code, property_codes
 from masam.io.dicom_file import DicomFile, quiet_border, read_header, require_package
 from masam.io.dicom_frames import numbers, text, unit_axes, whole
 from masam.io.dicom_series import Stack
+from masam.io.dicom_stack import MAX_DRIFT
 from masam.labels import Label, LabelScheme
 from masam.volume import Geometry, Volume
 
@@ -271,8 +272,9 @@ def _place(group: Any, file: DicomFile, geometry: Geometry, shape: tuple[int, in
     across = np.abs(frame.T - axes[:, :2]).max() * max(shape[:2])
     index = np.linalg.solve(axes, np.array(position) * _FLIP_TO_RAS - geometry.affine[:3, 3])
     k = round(float(index[2]))
-    off = np.abs(index - (0, 0, k)).max()
-    is_near = off <= _PLACE_TOLERANCE_VOXEL and across <= _PLACE_TOLERANCE_VOXEL * min(geometry.spacing_mm)
+    off = np.abs(index - (0, 0, k))
+    is_near = off[:2].max() <= _PLACE_TOLERANCE_VOXEL and off[2] <= MAX_DRIFT
+    is_near = is_near and across <= _PLACE_TOLERANCE_VOXEL * min(geometry.spacing_mm)
     if not is_near or not 0 <= k < shape[2]:
         raise InputError(
             "a frame does not lie on the image's grid", where=path, fix="export the SEG on the grid of its image"

@@ -15,6 +15,9 @@ from masam.volume import MAX_AXIS_COSINE, Geometry
 GAP_TOLERANCE, GAP_TOLERANCE_MM = 0.01, 0.01
 """How far a distance of slices may be from their median: this share of it or so many mm, whichever is more."""
 
+MAX_DRIFT = 0.1
+"""How far a slice may be from where even distances put it, as a share of the distance: small errors can add up."""
+
 _DIRECTION_TOLERANCE = 1e-4
 _SPACING_TOLERANCE = 1e-4
 _FLIP_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -95,13 +98,11 @@ def _require_even(frames: Sequence[Frame], heights_mm: NDArray[np.float64], wher
             where=where,
             fix="remove copies, or split phases, echoes or directions into series",
         )
-    tolerance = max(GAP_TOLERANCE_MM, GAP_TOLERANCE * median)
-    wrong = np.flatnonzero(np.abs(gaps - median) > tolerance)
-    if not wrong.size:
-        return
-    missing = np.rint(gaps[wrong] / median).astype(int) - 1
-    if (missing >= 1).all() and (np.abs(gaps[wrong] - (missing + 1) * median) <= tolerance * (missing + 1)).all():
-        n = int(wrong[0])
+    missing = np.rint(gaps / median).astype(int) - 1
+    tolerance = max(GAP_TOLERANCE_MM, GAP_TOLERANCE * median) * (missing + 1)
+    is_regular = bool((np.abs(gaps - (missing + 1) * median) <= tolerance).all())
+    if is_regular and missing.any():
+        n = int(np.flatnonzero(missing)[0])
         slices = "1 slice is" if missing.sum() == 1 else f"{missing.sum()} slices are"
         raise InputError(
             f"{slices} missing, of {len(frames) + missing.sum()}: there is a gap of {gaps[n]:.4g} mm between "
@@ -109,6 +110,9 @@ def _require_even(frames: Sequence[Frame], heights_mm: NDArray[np.float64], wher
             where=where,
             fix="export the whole series again",
         )
+    drift = np.abs(heights_mm - np.linspace(heights_mm[0], heights_mm[-1], len(heights_mm))).max()
+    if is_regular and drift <= MAX_DRIFT * median:
+        return
     raise InputError(
         f"the slices lie unevenly, {gaps.min():.4g} to {gaps.max():.4g} mm from one to the next",
         where=where,
