@@ -13,7 +13,7 @@ from masam.errors import InputError
 from masam.io import gate
 from masam.io.dicom_file import DicomFile, quiet_border
 
-# Run lengths reach 64, JPEG 2000 some thousand on an empty slice; a small claim costs nothing, so it may be any ratio.
+# Run lengths reach a ratio of 64; JPEG 2000 has no bound on empty slices, so a claim that costs little may be any.
 _TRUSTED_RATIO, _TRUSTED_BYTES = 1000, 64 * 2**20
 _MAX_SIDE, _MAX_FRAMES = 65535, 100_000
 _UNIT_TOLERANCE = 1e-3
