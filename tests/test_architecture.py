@@ -191,7 +191,7 @@ def start(code):
     ],
 )
 def test_it_starts_without_torch(module):
-    heavy = ("torch", "matplotlib", "monai", "SimpleITK", "nilearn", "tensorboard")
+    heavy = ("torch", "matplotlib", "monai", "SimpleITK", "nilearn", "tensorboard", "pydicom", "highdicom")
     assert start(f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])") == "[]"
 
 

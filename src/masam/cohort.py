@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from masam import atomic
 from masam.errors import BatchError, ConfigError, InputError, MasamError, ResourceError
 from masam.io import gate
 from masam.io.cases import Case, load_case
+from masam.io.dicom_seg import write_seg
+from masam.io.dicom_series import read_stack
+from masam.io.images import SEG_ENDING, image_sha256, is_dicom_image
 from masam.io.nifti import write_volume
 from masam.io.tensors import content_sha256
 from masam.predict import Predictor
 from masam.progress import Progress
 from masam.volume import Volume
+
+Format = Literal["nifti", "dicom-seg"]
+ENDINGS: dict[Format, str] = {"nifti": ".nii.gz", "dicom-seg": SEG_ENDING}
+"""Ending of the label files, by format."""
 
 RECORD = "predictions.json"
 """Record of a folder of predictions: what each file was made of."""
@@ -66,8 +74,10 @@ class Cohort:
         raise BatchError(what, fix="the others are written")
 
 
-def predict_cohort(predictor: Predictor, cases: Sequence[Case], out: Path, progress: Progress) -> Cohort:
-    """Segment cases and write ``out/CASE.nii.gz`` for each.
+def predict_cohort(
+    predictor: Predictor, cases: Sequence[Case], out: Path, progress: Progress, file_format: Format = "nifti"
+) -> Cohort:
+    """Segment cases and write ``out/CASE.nii.gz``, or ``out/CASE.dcm``, for each.
 
     A file of an earlier run is kept if its own bytes, its scan's bytes, the model and the settings are what they were.
 
@@ -76,6 +86,7 @@ def predict_cohort(predictor: Predictor, cases: Sequence[Case], out: Path, progr
         cases: What to segment.
         out: Folder to write to; it is made if need be.
         progress: Told of each window, and of each case that failed.
+        file_format: ``nifti``, or ``dicom-seg`` for cases that are DICOM series.
 
     Returns:
         What came of each case. A scan that is refused, or cannot be read, does not end the batch; a full disk does, as
@@ -84,11 +95,14 @@ def predict_cohort(predictor: Predictor, cases: Sequence[Case], out: Path, progr
     Raises:
         ResourceError: The folder cannot be written, or memory ran out.
         InputError: There is no case.
-        ConfigError: The folder holds the scans themselves, or label files that are not of an earlier run.
+        ConfigError: The folder holds the scans themselves, or label files that are not of an earlier run; or a DICOM
+            SEG is asked of what is no DICOM.
     """
     if not cases:
         raise InputError("expected at least one scan, found none")
-    _require_own_folder(cases, out)
+    ending = ENDINGS[file_format]
+    _require_own_folder(cases, out, ending)
+    _require_sources(cases, ending)
     atomic.remove_stale(out)
     cohort = Cohort()
     earlier = _read_record(out / RECORD)
@@ -96,7 +110,7 @@ def predict_cohort(predictor: Predictor, cases: Sequence[Case], out: Path, progr
     _write_record(out, cohort, earlier)
     settings = _settings_sha256(predictor)
     for number, case in enumerate(cases, start=1):
-        target = out / f"{case.id}.nii.gz"
+        target = out / f"{case.id}{ending}"
         try:
             predictor.require_channels(len(case.images), where=case.id)
             sources = {"scan_sha256": _scan_sha256(case), "settings_sha256": settings}
@@ -104,12 +118,12 @@ def predict_cohort(predictor: Predictor, cases: Sequence[Case], out: Path, progr
                 cohort.kept.append(case.id)
                 cohort.done[case.id] = dict(earlier[case.id])
                 continue
-            image, _ = load_case(case)
+            image, _ = load_case(case, say=progress.say)
             progress.say(f"{number} of {len(cases)}: {case.id}, {' x '.join(map(str, image.shape))} voxels")
-            cohort.done[case.id] = {**sources, **_write(predictor, image, target, progress)}
+            cohort.done[case.id] = {**sources, **_write(predictor, case, image, target, progress)}
         except (InputError, ResourceError) as error:
             # A scan that the system does not let us read is one bad scan; a full disk would befall all that follow.
-            if isinstance(error, ResourceError) and error.where not in [str(image) for image in case.images]:
+            if isinstance(error, ResourceError) and not _is_at_scan(error, case):
                 raise
             cohort.failed[case.id] = error
             progress.say(f"{number} of {len(cases)}: failed, the reason follows at the end")
@@ -123,41 +137,59 @@ def predict_file(predictor: Predictor, case: Case, out: Path, progress: Progress
     Args:
         predictor: Model and settings.
         case: What to segment.
-        out: File to write, ``.nii`` or ``.nii.gz``.
+        out: File to write, ``.nii`` or ``.nii.gz``, or ``.dcm`` for a DICOM SEG of a DICOM series.
         progress: Told of each window.
 
     Raises:
         InputError: The scan is refused.
-        ConfigError: ``out`` is the scan itself.
+        ConfigError: ``out`` is the scan itself or one of its files, or a DICOM SEG is asked of what is no DICOM.
         ResourceError: The file cannot be written, or memory ran out.
     """
-    if _is_one_of(out, case.images):
+    if _is_one_of(out, case.images) or (case.images[0].is_dir() and _is_inside(out, case.images[0])):
         raise ConfigError("the labels would take the place of the scan", where=out, fix="name another file")
     predictor.require_channels(len(case.images), where=case.id)
-    image, _ = load_case(case)
+    _require_sources([case], out.suffix.lower())
+    image, _ = load_case(case, say=progress.say)
     sources = {"scan_sha256": _scan_sha256(case), "settings_sha256": _settings_sha256(predictor)}
-    return Cohort(done={case.id: {**sources, **_write(predictor, image, out, progress)}})
+    return Cohort(done={case.id: {**sources, **_write(predictor, case, image, out, progress)}})
 
 
-def _write(predictor: Predictor, image: Volume, target: Path, progress: Progress) -> dict[str, Any]:
+def _write(predictor: Predictor, case: Case, image: Volume, target: Path, progress: Progress) -> dict[str, Any]:
     """Segment a scan and write its labels; returns what the record keeps of it."""
     found = predictor.segment(image, progress)
+    cleanings = [asdict(cleaning) for cleaning in found.cleanings]
+    if target.name.lower().endswith(SEG_ENDING):
+        stack = read_stack(case.images[0], case.series)
+        empty = write_seg(target, found.labels, stack, predictor.plan.scheme)
+        return {"labels_sha256": gate.sha256(target), "cleanings": cleanings, "empty_classes": list(empty)}
     write_volume(target, found.labels)
-    return {"labels_sha256": gate.sha256(target), "cleanings": [asdict(cleaning) for cleaning in found.cleanings]}
+    return {"labels_sha256": gate.sha256(target), "cleanings": cleanings}
 
 
-def _require_own_folder(cases: Sequence[Case], out: Path) -> None:
+def _require_sources(cases: Sequence[Case], ending: str) -> None:
+    """Refuse, before the work, a DICOM SEG of a scan that it could not refer to."""
+    for case in cases:
+        if ending == SEG_ENDING and not is_dicom_image(case.images[0]):
+            raise ConfigError(
+                f"a DICOM SEG refers to DICOM images, {case.images[0].name} is none",
+                where="--format dicom-seg",
+                fix="write nifti",
+            )
+
+
+def _require_own_folder(cases: Sequence[Case], out: Path, ending: str) -> None:
     """Refuse a folder where labels would take the place of scans or of somebody's labels."""
     fix = "name another folder with --out"
     scans = [image for case in cases for image in case.images]
-    if _is_one_of(out, [image.parent for image in scans]):
+    folders = {image for image in scans if image.is_dir()}
+    if _is_one_of(out, [image.parent for image in scans]) or any(_is_inside(out, folder) for folder in folders):
         raise ConfigError("the folder holds the scans; labels would lie among them", where=out, fix=fix)
     if (out / RECORD).exists():
         return
     for case in cases:
-        if (out / f"{case.id}.nii.gz").exists():
+        if (out / f"{case.id}{ending}").exists():
             raise ConfigError(
-                f"the folder holds {case.id}.nii.gz, which masam predict did not write there", where=out, fix=fix
+                f"the folder holds {case.id}{ending}, which masam predict did not write there", where=out, fix=fix
             )
 
 
@@ -168,8 +200,21 @@ def _is_one_of(path: Path, others: Iterable[Path]) -> bool:
 
 def _scan_sha256(case: Case) -> str:
     """Hash the files of a scan; several channels by their hashes in order."""
-    hashes = [gate.sha256(image) for image in case.images]
+    hashes = [image_sha256(image, case.series) for image in case.images]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _is_at_scan(error: MasamError, case: Case) -> bool:
+    where = error.where or ""
+    # Of DICOM, the error names a file of the folder, or a frame of the file.
+    return any(
+        where == str(image) or where.startswith((f"{image}{os.sep}", f"{image}, frame ")) for image in case.images
+    )
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    # A DICOM folder is searched with the folders in it, so labels must not lie anywhere below.
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _settings_sha256(predictor: Predictor) -> str:

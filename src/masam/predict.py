@@ -143,7 +143,7 @@ class Predictor:
         """Segment one volume; ``segment`` without its record.
 
         Args:
-            volume_or_path: A volume of scanner intensities, a NIfTI file, or one file a channel.
+            volume_or_path: Scanner intensities: a volume, a NIfTI file, a folder of DICOM files, or one file a channel.
             progress: Told of each window.
 
         Returns:
@@ -157,7 +157,7 @@ class Predictor:
         Memory beside the volume and its labels does not depend on the number of slices.
 
         Args:
-            volume_or_path: A volume of scanner intensities, a NIfTI file, or one file a channel.
+            volume_or_path: Scanner intensities: a volume, a NIfTI file, a folder of DICOM files, or one file a channel.
             progress: Told of each window.
 
         Returns:

@@ -135,7 +135,7 @@ def test_other_files_are_not_scans(masam, trained, tmp_path):
     (tmp_path / "scan.png").write_bytes(b"\x89PNG")
     out = ("--model", trained, "--out", tmp_path / "masks")
     named = masam("predict", tmp_path / "scan.png", *out)
-    assert named.error.endswith("expected a name that ends in .nii or .nii.gz; convert it to NIfTI")
+    assert named.error.endswith("expected a name that ends in .nii or .nii.gz, or DICOM; convert it to NIfTI")
     assert "no .nii or .nii.gz file in this folder" in masam("predict", tmp_path, *out).error
     assert not (tmp_path / "masks").exists()
 

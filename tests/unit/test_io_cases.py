@@ -236,8 +236,8 @@ def test_single_image(tmp_path):
         (["a_0000.nii.gz", "a.nii.gz"], r"a(_0000)?.nii.gz and a(_0000)?.nii.gz are one case"),
         (["A.nii.gz", "a.nii.gz"], "A.nii.gz and a.nii.gz are one case"),
         (["a_0000.nii.gz", "a_0002.nii.gz"], "case a has no channel 0001"),
-        ([], "no .nii or .nii.gz file in this folder; check the path"),
-        (["imagesTs/a_0000.nii.gz"], "no .nii or .nii.gz file in this folder; did you mean .*imagesTs"),
+        ([], "no .nii or .nii.gz file in this folder and no DICOM; check the path"),
+        (["imagesTs/a_0000.nii.gz"], "no .nii or .nii.gz file in this folder and no DICOM; did you mean .*imagesTs"),
     ],
 )
 def test_refused_folders(tmp_path, files, message):

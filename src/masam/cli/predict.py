@@ -15,16 +15,25 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         epilog="Examples: masam predict scans/ --model runs/spleen --out masks/ | "
-        "masam predict scan.nii.gz --model runs/spleen --out mask.nii.gz"
+        "masam predict scan.nii.gz --model runs/spleen --out mask.nii.gz | "
+        "masam predict dicom/ --model runs/spleen --out masks/ --format dicom-seg"
     )(predict)
 
 
 def predict(
-    images: Annotated[Path, typer.Argument(help="NIfTI file, or folder of NIfTI files; no labels are needed.")],
+    images: Annotated[Path, typer.Argument(help="NIfTI file, DICOM series, or folder of them; needs no labels.")],
     model: Annotated[Path, typer.Option(help="Run folder or model.safetensors.")],
     out: Annotated[
-        Path, typer.Option(help="Folder for the label files, CASE.nii.gz each; for one scan also a .nii.gz file.")
+        Path,
+        typer.Option(help="Folder for the label files, CASE.nii.gz each; for one scan also a file."),
     ],
+    file_format: Annotated[
+        Literal["nifti", "dicom-seg"],
+        typer.Option("--format", help="Label files: NIfTI, or DICOM segmentation objects of DICOM series."),
+    ] = "nifti",
+    series: Annotated[
+        str | None, typer.Option(help="Which series of a DICOM folder: number, UID, or the digits that masam lists.")
+    ] = None,
     device: Device = "auto",
     precision: Annotated[Literal["auto", "float32", "bf16", "fp16"], typer.Option(help="Number format.")] = "auto",
     stride: Annotated[
@@ -44,11 +53,14 @@ def predict(
     """Segment scans; each result lies on its scan's own grid. A rerun keeps what is finished and unchanged."""
     from masam.errors import ConfigError
     from masam.io.cases import ENDINGS, find_images
+    from masam.io.images import SEG_ENDING
 
-    cases = find_images(images)
-    to_file = out.name.lower().endswith(ENDINGS) and not out.is_dir()
-    if to_file and images.is_dir():
+    cases = find_images(images, series)
+    to_file = out.name.lower().endswith((*ENDINGS, SEG_ENDING)) and not out.is_dir()
+    if to_file and (len(cases) > 1 or (images.is_dir() and not cases[0].images[0].is_dir())):
         raise ConfigError(f"{images} is a folder, so expected a folder for its labels", where=f"--out {out}")
+    if to_file and file_format == "dicom-seg" and out.name.lower().endswith(ENDINGS):
+        raise ConfigError(f"expected a name that ends in {SEG_ENDING}, got {out.name}", where="--out")
     from masam.cohort import predict_cohort, predict_file
     from masam.predict import Predictor
 
@@ -66,7 +78,7 @@ def predict(
         if to_file:
             cohort = predict_file(predictor, cases[0], out, progress)
         else:
-            cohort = predict_cohort(predictor, cases, out, progress)
+            cohort = predict_cohort(predictor, cases, out, progress, file_format)
     if json:
         print_json(cohort.record())
     elif to_file:

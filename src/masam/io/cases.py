@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from masam.errors import InputError
 from masam.io import gate
-from masam.io.nifti import read_labels, read_volume
+from masam.io.images import SEG_ENDING, find_dicom, read_image, read_label_image
 from masam.io.splits import Split, make_splits, read_splits, write_splits
 from masam.labels import LabelScheme
 from masam.volume import Volume
@@ -39,13 +39,24 @@ class Case:
 
     Attributes:
         id: Name of the case, from its file's, in Unicode's NFC form.
-        images: One file a channel, in channel order.
+        images: One file a channel, in channel order; of DICOM a folder.
         label: Label file, or None.
+        series: Which DICOM series of the folder, where it holds several.
+        scheme: Classes by whose names the segments of a DICOM label are known.
     """
 
     id: str
     images: tuple[Path, ...]
     label: Path | None = None
+    series: str | None = None
+    scheme: LabelScheme | None = None
+
+
+class _Transform(TypedDict):
+    """How the transform of a NIfTI file is read."""
+
+    prefer_sform: bool
+    assume_orientation: str | None
 
 
 @dataclass(frozen=True)
@@ -89,38 +100,49 @@ def read_dataset(root: Path) -> CaseFolder:
     is_msd = "training" in content
     channels = channel_names(_key(content, "modality" if is_msd else "channel_names", file), file)
     labels = LabelScheme.from_mapping(_key(content, "labels", file), where=f"{file}: labels")
-    training, test = _msd_cases(root, content, file) if is_msd else _nnunet_cases(root, content, len(channels), file)
+    if is_msd:
+        training, test = _msd_cases(root, content, labels, file)
+    else:
+        training, test = _nnunet_cases(root, content, len(channels), file)
     if not training and not test:
         raise InputError("no case found", where=root, fix="check imagesTr, imagesTs and the lists in dataset.json")
     return CaseFolder(root, str(content.get("name", root.name)), channels, labels, training, test)
 
 
-def find_images(path: Path) -> tuple[Case, ...]:
+def find_images(path: Path, series: str | None = None) -> tuple[Case, ...]:
     """Find images to predict on.
 
     ``CASE_0000.nii.gz`` is channel 0 of CASE. Another number is a channel only beside such a file, otherwise part of
-    the name: ``amos_0007.nii.gz`` alone is case amos_0007.
+    the name: ``amos_0007.nii.gz`` alone is case amos_0007. Without NIfTI files, a folder is searched for DICOM; see
+    :func:`masam.io.images.find_dicom`.
 
     Args:
-        path: One image, or a folder of images (not of folders).
+        path: One image, or a folder of images (not of folders, but for DICOM).
+        series: Which DICOM series, where there are several.
 
     Returns:
         Cases without labels, sorted by id.
 
     Raises:
         InputError: There is nothing of the kind, ids repeat, or a channel is missing.
+        ConfigError: None or several are chosen by ``series``.
         ResourceError: The system did not let us read.
     """
     with gate.system_border(path):
         files = list_nifti(path) if path.is_dir() else [path]
         if not path.exists():
             raise InputError("expected an image or a folder of images, got nothing", where=path)
+        if not (files and stem_of(files[0])) and (scans := find_dicom(path, series)):
+            _group([(name, 0, image) for name, image, _ in scans], where=path, channels=1)
+            return tuple(Case(name, (image,), series=chosen) for name, image, chosen in scans)
         if not files:
             inside = [path / name for name in ("imagesTs", "imagesTr") if (path / name).is_dir()]
             fix = f"did you mean {inside[0]}?" if inside else "check the path"
-            raise InputError("no .nii or .nii.gz file in this folder", where=path, fix=fix)
+            raise InputError("no .nii or .nii.gz file in this folder and no DICOM", where=path, fix=fix)
         if not stem_of(files[0]):
-            raise InputError("expected a name that ends in .nii or .nii.gz", where=path, fix="convert it to NIfTI")
+            raise InputError(
+                "expected a name that ends in .nii or .nii.gz, or DICOM", where=path, fix="convert it to NIfTI"
+            )
     stems = {stem_of(file) for file in files}
     found = []
     for file in files:
@@ -138,6 +160,7 @@ def load_case(
     prefer_sform: bool = False,
     assume_orientation: str | None = None,
     nan_fill: float | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> tuple[Volume, Volume | None]:
     """Read the image of a case and its label, if it has one, and check that all lies on one grid.
 
@@ -146,6 +169,7 @@ def load_case(
         prefer_sform: See :func:`masam.io.nifti.read_volume`, as for the other arguments.
         assume_orientation: Letters such as ``"RAS"`` for files without any transform.
         nan_fill: Value for image voxels that are not finite.
+        say: Told, a line each, what the user should know of the image.
 
     Returns:
         Image (float32, with a fourth axis if there are several channels) and label (int32) or None.
@@ -155,22 +179,22 @@ def load_case(
         ConfigError: An argument is out of its range.
         ResourceError: Memory does not suffice, or the system did not let us read.
     """
-    options: dict[str, Any] = {"prefer_sform": prefer_sform, "assume_orientation": assume_orientation}
+    transform: _Transform = {"prefer_sform": prefer_sform, "assume_orientation": assume_orientation}
     first, *others = case.images
-    image = read_volume(first, nan_fill=nan_fill, **options)
+    image = read_image(first, series=case.series, say=say, nan_fill=nan_fill, **transform)
     if others:
         with gate.system_border(first):
             # Channel after channel in memory, each as its file has it.
             array = np.empty((*image.shape, len(case.images)), image.array.dtype, order="F")
         array[..., 0] = image.array
         for index, path in enumerate(others, start=1):
-            channel = read_volume(path, nan_fill=nan_fill, **options)
+            channel = read_image(path, say=say, nan_fill=nan_fill, **transform)
             _require_same_grid("channel", channel, path, image, first)
             array[..., index] = channel.array
         image = Volume(array, image.geometry)
     if case.label is None:
         return image, None
-    label = read_labels(case.label, **options)
+    label = read_label_image(case.label, image, first, case.scheme, **transform)
     _require_same_grid("label", label, case.label, image, first)
     return image, label
 
@@ -263,7 +287,9 @@ def _check_endings(files: Iterable[Path], ending: str) -> None:
             raise InputError(f"expected the file_ending {ending} of dataset.json", where=file)
 
 
-def _msd_cases(root: Path, content: Mapping[str, Any], file: Path) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+def _msd_cases(
+    root: Path, content: Mapping[str, Any], scheme: LabelScheme, file: Path
+) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
     def cases(key: str) -> tuple[Case, ...]:
         entries = content.get(key, [])
         if not isinstance(entries, list):
@@ -277,7 +303,7 @@ def _msd_cases(root: Path, content: Mapping[str, Any], file: Path) -> tuple[tupl
             path = _inside(root, image, where)
             if path.name.startswith("."):
                 continue
-            found.append((stem_of(path), 0, path))
+            found.append((stem_of(path) or path.name, 0, path))
             if isinstance(entry, dict) and "label" in entry:
                 labels[path] = _inside(root, entry["label"], where)
         for path in [path for _, _, path in found] + list(labels.values()):
@@ -286,18 +312,26 @@ def _msd_cases(root: Path, content: Mapping[str, Any], file: Path) -> tuple[tupl
                     "dataset.json lists a file that is not there", where=path, fix="copy the data set again"
                 )
         grouped = _group(found, where=f"{file}: {key}", channels=1)
-        return tuple(Case(case.id, case.images, labels.get(case.images[0])) for case in grouped)
+        return tuple(_labelled(case, labels.get(case.images[0]), scheme) for case in grouped)
 
     return cases("training"), cases("test")
 
 
+def _labelled(case: Case, label: Path | None, scheme: LabelScheme) -> Case:
+    is_seg = label is not None and label.name.lower().endswith(SEG_ENDING)
+    return Case(case.id, case.images, label, scheme=scheme if is_seg else None)
+
+
 def _inside(root: Path, name: Any, where: str) -> Path:
     """Return the path of a file that a ``dataset.json`` names, which may lie nowhere but in its folder."""
-    if not isinstance(name, str) or not name.endswith(ENDINGS):
+    if not isinstance(name, str) or not PurePosixPath(name).parts:
         raise InputError(f"expected the path of a .nii or .nii.gz file, got {_brief(name)}", where=where)
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in path.parts[0]:
         raise InputError(f"expected a path inside the data set folder, got {name!r}", where=where)
+    # A folder is a DICOM series.
+    if not name.endswith((*ENDINGS, SEG_ENDING)) and not (root / path).is_dir():
+        raise InputError(f"expected the path of a .nii or .nii.gz file, got {_brief(name)}", where=where)
     return root / path
 
 

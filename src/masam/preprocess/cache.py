@@ -158,13 +158,9 @@ def _key(case: SourceFiles, preprocessing: Preprocessing, scheme: LabelScheme, l
     """Hash all that decides what the prepared arrays hold."""
     sources = []
     for path in (*case.images, *([case.label] if case.label else [])):
-        if not path.is_file():
-            raise InputError(f"expected a file of case {case.id}, found none", where=path)
-        try:
-            with path.open("rb") as file:
-                sources.append([path.name, hashlib.file_digest(file, "sha256").hexdigest()])
-        except OSError as error:
-            raise InputError(f"a file of case {case.id} cannot be read ({error})", where=path) from error
+        # A DICOM series is a folder.
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        sources += [[file.name, _sha256(file, case.id)] for file in files]
     facts = {
         "format": FORMAT_VERSION,
         "sources": sources,
@@ -175,6 +171,16 @@ def _key(case: SourceFiles, preprocessing: Preprocessing, scheme: LabelScheme, l
         "labels": scheme.to_mapping(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
+
+
+def _sha256(path: Path, case_id: str) -> str:
+    if not path.is_file():
+        raise InputError(f"expected a file of case {case_id}, found none", where=path)
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"a file of case {case_id} cannot be read ({error})", where=path) from error
 
 
 def _build(

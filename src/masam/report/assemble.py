@@ -11,7 +11,8 @@ from masam.errors import InputError
 from masam.evaluation import Evaluation, evaluate
 from masam.evaluation.cases import collect_cases
 from masam.io.cases import find_images
-from masam.io.nifti import read_labels, read_volume
+from masam.io.images import read_image
+from masam.io.nifti import read_labels
 from masam.labels import LabelScheme
 from masam.manifest import build_manifest
 from masam.progress import Progress
@@ -81,7 +82,7 @@ def report_on(
         if case not in evaluation.missing:
             volumes.append(("prediction", read_labels(_label_file(predictions, case))))
         scan = scans[unicodedata.normalize("NFC", case)]
-        picture = overlay(read_volume(scan.images[0]), volumes, scheme)
+        picture = overlay(read_image(scan.images[0], series=scan.series), volumes, scheme)
         overlays.append((case, picture, f"mean Dice {evaluation.case_dice[case]:.3f}"))
         progress.advance(case)
     write_report(

@@ -1,0 +1,156 @@
+"""An image of any format that is read, by its path."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+from masam.io import gate
+from masam.io.dicom import read_pixels
+from masam.io.dicom_file import is_dicom
+from masam.io.dicom_seg import read_seg
+from masam.io.dicom_series import choose_series, files_below, find_series, read_stack
+from masam.io.dicom_series import sha256 as series_sha256
+from masam.io.nifti import read_labels, read_volume
+from masam.labels import LabelScheme
+from masam.volume import Volume
+
+SEG_ENDING = ".dcm"
+"""Ending of label files that are DICOM segmentation objects."""
+
+_NIFTI = (".nii", ".nii.gz")
+
+
+def read_image(
+    path: Path,
+    *,
+    series: str | None = None,
+    say: Callable[[str], None] | None = None,
+    prefer_sform: bool = False,
+    assume_orientation: str | None = None,
+    nan_fill: float | None = None,
+) -> Volume:
+    """Read an image: a NIfTI file, a folder of DICOM files, or one of them.
+
+    Args:
+        path: Anything else than a NIfTI name is taken for DICOM if it is a folder or its bytes say so.
+        series: Of DICOM: see :func:`masam.io.dicom.read_dicom`.
+        say: Told, a line each, what the user should know of the image.
+        prefer_sform: Of NIfTI: see :func:`masam.io.nifti.read_volume`, as for the other arguments.
+        assume_orientation: Letters such as ``"RAS"`` for files without any transform.
+        nan_fill: Value for voxels that are not finite.
+
+    Returns:
+        float32 values and their geometry.
+
+    Raises:
+        InputError: The file or folder is refused.
+        ConfigError: An argument is out of its range.
+        ResourceError: A package is missing, memory does not suffice, or the system did not let us read.
+    """
+    if not is_dicom_image(path):
+        return read_volume(path, prefer_sform=prefer_sform, assume_orientation=assume_orientation, nan_fill=nan_fill)
+    stack = read_stack(path, series)
+    if say is not None:
+        for note in stack.notes:
+            say(f"{path}: {note}")
+    return read_pixels(stack)
+
+
+def read_label_image(
+    path: Path,
+    image: Volume,
+    image_path: Path,
+    scheme: LabelScheme | None = None,
+    *,
+    prefer_sform: bool = False,
+    assume_orientation: str | None = None,
+) -> Volume:
+    """Read labels: a NIfTI file, or a DICOM SEG if the name ends in ``.dcm``.
+
+    Args:
+        path: The label file.
+        image: The image that it labels.
+        image_path: Where that was read from.
+        scheme: See :func:`masam.io.dicom_seg.read_seg`.
+        prefer_sform: See :func:`masam.io.nifti.read_labels`.
+        assume_orientation: Letters such as ``"RAS"`` for files without any transform.
+
+    Returns:
+        int32 values and their geometry; of NIfTI not yet compared with the image's.
+
+    Raises:
+        InputError: The file is refused.
+        ConfigError: ``assume_orientation`` is not an orientation.
+        ResourceError: A package is missing, memory does not suffice, or the system did not let us read.
+    """
+    if path.name.lower().endswith(SEG_ENDING):
+        return read_seg(path, read_stack(image_path) if is_dicom_image(image_path) else image, scheme)
+    return read_labels(path, prefer_sform=prefer_sform, assume_orientation=assume_orientation)
+
+
+def is_dicom_image(path: Path) -> bool:
+    """Say whether a path is read as DICOM.
+
+    Raises:
+        InputError: There is nothing, or it is no regular file.
+        ResourceError: The system did not let us read.
+    """
+    return path.is_dir() or not (path.name.lower().endswith(_NIFTI) or not is_dicom(path))
+
+
+def image_sha256(path: Path, series: str | None = None) -> str:
+    """Hash the bytes of an image, in hex.
+
+    Args:
+        path: As in :func:`read_image`.
+        series: As in :func:`read_image`.
+
+    Raises:
+        InputError: The file or folder is refused.
+        ConfigError: None or several are chosen by ``series``.
+        ResourceError: The system did not let us read.
+    """
+    return series_sha256(path, series) if is_dicom_image(path) else gate.sha256(path)
+
+
+def find_dicom(path: Path, series: str | None = None) -> tuple[tuple[str, Path, str | None], ...]:
+    """Find the scans of a DICOM file, of a folder of DICOM files, or of a folder of such folders.
+
+    Args:
+        path: A file; a folder with DICOM files in it, of which each series is a scan; or a folder of folders, of which
+            each with DICOM files anywhere below it is a scan of one series.
+        series: Which series, see :func:`masam.io.dicom.read_dicom`.
+
+    Returns:
+        Name, path and series of each scan, sorted by name; nothing if there is no DICOM. Names are those of file or
+        folder, of several series ``series3_1a2b3c4d``: number and first digits of the UID's hash.
+
+    Raises:
+        InputError: A file is damaged.
+        ConfigError: None or several are chosen by ``series``.
+        ResourceError: pydicom is missing, or the system did not let us read.
+    """
+    if not path.is_dir():
+        return ((_name(path), path, series),) if is_dicom(path) else ()
+    with gate.system_border(path):
+        inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    if not any(_holds_dicom(entry) for entry in inside if entry.is_file()):
+        folders = [entry for entry in inside if entry.is_dir() and any(map(_holds_dicom, files_below(entry)))]
+        return tuple((_name(folder), folder, series) for folder in folders)
+    found = (choose_series(path, series),) if series else find_series(path)
+    if len(found) == 1:
+        return ((_name(path.resolve()), path, found[0].key if series else None),)
+    return tuple(sorted((f"series{one.number or '_'}_{one.key}", path, one.key) for one in found))
+
+
+def _holds_dicom(path: Path) -> bool:
+    # A damaged file makes its folder a scan too: one that is refused when it is read, beside the others.
+    return path.name.lower().endswith(SEG_ENDING) or is_dicom(path)
+
+
+def _name(path: Path) -> str:
+    name = unicodedata.normalize("NFC", path.name)
+    return re.sub(r"\.dcm$", "", name, flags=re.IGNORECASE) or "scan"
