@@ -91,10 +91,10 @@ def predict_cohort(predictor: Predictor, cases: Sequence[Case], out: Path, progr
     _require_own_folder(cases, out)
     atomic.remove_stale(out)
     cohort = Cohort()
-    earlier = _read_record(out / RECORD)
+    earlier = read_record(out / RECORD)
     # At once, so that a folder that cannot be written to is known before hours of work, and is known as ours after.
-    _write_record(out, cohort, earlier)
-    settings = _settings_sha256(predictor)
+    write_record(out, cohort, earlier)
+    settings = settings_sha256(predictor)
     for number, case in enumerate(cases, start=1):
         target = out / f"{case.id}.nii.gz"
         try:
@@ -112,7 +112,7 @@ def predict_cohort(predictor: Predictor, cases: Sequence[Case], out: Path, progr
                 raise
             cohort.failed[case.id] = error
             progress.say(f"{number} of {len(cases)}: failed, the reason follows at the end")
-        _write_record(out, cohort, earlier)
+        write_record(out, cohort, earlier)
     return cohort
 
 
@@ -130,10 +130,10 @@ def predict_file(predictor: Predictor, case: Case, out: Path, progress: Progress
         ConfigError: ``out`` is the scan itself.
         ResourceError: The file cannot be written, or memory ran out.
     """
-    if _is_one_of(out, case.images):
+    if is_one_of(out, case.images):
         raise ConfigError("the labels would take the place of the scan", where=out, fix="name another file")
     image, _ = load_case(case)
-    sources = {"scan_sha256": gate.sha256(case.images[0]), "settings_sha256": _settings_sha256(predictor)}
+    sources = {"scan_sha256": gate.sha256(case.images[0]), "settings_sha256": settings_sha256(predictor)}
     return Cohort(done={case.id: {**sources, **_write(predictor, image, out, progress)}})
 
 
@@ -148,7 +148,7 @@ def _require_own_folder(cases: Sequence[Case], out: Path) -> None:
     """Refuse a folder where labels would take the place of scans or of somebody's labels."""
     fix = "name another folder with --out"
     scans = [image for case in cases for image in case.images]
-    if _is_one_of(out, [image.parent for image in scans]):
+    if is_one_of(out, [image.parent for image in scans]):
         raise ConfigError("the folder holds the scans; labels would lie among them", where=out, fix=fix)
     if (out / RECORD).exists():
         return
@@ -159,12 +159,13 @@ def _require_own_folder(cases: Sequence[Case], out: Path) -> None:
             )
 
 
-def _is_one_of(path: Path, others: Iterable[Path]) -> bool:
+def is_one_of(path: Path, others: Iterable[Path]) -> bool:
+    """Say whether two paths lead to one place."""
     # Resolved, because a link or a second way to the same place would lose the data just as well.
     return path.resolve() in {other.resolve() for other in others}
 
 
-def _settings_sha256(predictor: Predictor) -> str:
+def settings_sha256(predictor: Predictor) -> str:
     """Hash all but the scan that decides the labels."""
     facts = {
         "model": content_sha256(predictor.model.state_dict()),
@@ -185,14 +186,24 @@ def _is_current(entry: Mapping[str, Any] | None, sources: Mapping[str, str], tar
     return gate.sha256(target) == entry.get("labels_sha256")
 
 
-def _write_record(out: Path, cohort: Cohort, earlier: Mapping[str, dict[str, str]]) -> None:
+def write_record(out: Path, cohort: Cohort, earlier: Mapping[str, dict[str, Any]]) -> None:
+    """Write the record of a folder of predictions.
+
+    Args:
+        out: The folder.
+        cohort: What came of this run's cases.
+        earlier: What earlier runs finished.
+
+    Raises:
+        ResourceError: It cannot be written.
+    """
     # What earlier runs made of other scans stays known.
     record = {**cohort.record(), "done": {**earlier, **cohort.done}}
     # Escaped, because a name of a scan need not be one that UTF-8 can hold.
     atomic.write_text(out / RECORD, json.dumps(record, indent=2) + "\n")
 
 
-def _read_record(path: Path) -> dict[str, dict[str, Any]]:
+def read_record(path: Path) -> dict[str, dict[str, Any]]:
     """Return the earlier run's finished cases; a record that is missing or not ours counts as none."""
     if not path.is_file():
         return {}

@@ -162,8 +162,9 @@ class Predictor:
 
         Raises:
             InputError: The file or its content is refused.
-            ModelError: The model predicts numbers that are not finite.
+            ModelError: The model is for videos, or predicts numbers that are not finite.
         """
+        self.require_modality(is_video=False, what="a volume")
         volume = volume_or_path if isinstance(volume_or_path, Volume) else read_volume(Path(volume_or_path))
         prepared = self.plan.preprocessing.prepare(volume)
         channels: NDArray[np.integer] = np.zeros((prepared.depth, *prepared.native_size), dtype=np.uint16)
@@ -176,6 +177,24 @@ class Predictor:
                 cleanings.append(cleaning)
         labels = prepared.trace.labels_to_volume(self.plan.scheme.to_values(channels))
         return Segmentation(labels, tuple(cleanings))
+
+    def require_modality(self, *, is_video: bool, what: object) -> None:
+        """Refuse to predict volumes with a model of videos, and the other way round.
+
+        Args:
+            is_video: Whether the input is a video.
+            what: The input, to be named.
+
+        Raises:
+            ModelError: The model is for the other kind.
+        """
+        if is_video != (self.plan.modality == "video"):
+            kind = "video" if self.plan.modality == "video" else f"{self.plan.modality} volumes"
+            raise ModelError(
+                f"the model is for {kind} ({self.plan.name}), the input is {'video' if is_video else 'a volume'}",
+                where=what,
+                fix="take a model that was trained on such data",
+            )
 
     def probabilities(
         self, prepared: PreparedVolume, progress: Progress
@@ -201,12 +220,16 @@ class Predictor:
         images = np.stack([read(index) for index in window.slices])
         return minmax_per_window(images) if self.plan.window_minmax else images
 
-    @torch.inference_mode()
     def _forward(self, images: NDArray[np.float32]) -> Float[Tensor, "B S K H W"]:
-        self.model.eval()
         grey = torch.from_numpy(images).to(self.device)[:, :, None]
+        return self.class_probabilities(grey.expand(-1, -1, 3, -1, -1))
+
+    @torch.inference_mode()
+    def class_probabilities(self, windows: Float[Tensor, "B S 3 H W"]) -> Float[Tensor, "B S K H W"]:
+        """Run the model on prepared windows [B, S, 3, H, W]; returns class probabilities in float32."""
+        self.model.eval()
         with autocast(self.device, self.precision):
-            logits = self.model(grey.expand(-1, -1, 3, -1, -1)).logits
+            logits = self.model(windows.to(self.device)).logits
         return logits.float().softmax(dim=2)
 
 

@@ -95,9 +95,7 @@ def stream_windows(
         yield _with_slices(SliceWindow(last, size, depth), held, depth)
 
 
-def _with_slices(
-    window: SliceWindow, held: deque[Slice], depth: int
-) -> tuple[SliceWindow, tuple[Slice, ...]]:
+def _with_slices(window: SliceWindow, held: deque[Slice], depth: int) -> tuple[SliceWindow, tuple[Slice, ...]]:
     first = depth - len(held)
     return window, tuple(held[index - first] for index in window.slices)
 

@@ -19,17 +19,28 @@ def register(app: typer.Typer) -> None:
 def plan(
     dataset: Annotated[Path, typer.Argument(help="Data set folder, nnU-Net v2 or MSD layout.")],
     out: Annotated[Path, typer.Option(help="YAML file to write; read it, edit it, give it to masam train --plan.")],
-    preset: Annotated[str | None, typer.Option(help="paper-ct, paper-mr or paper-tumor: the paper's rules.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="paper-ct, paper-mr, paper-tumor or paper-video: the paper's rules.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read every training case once and write a plan: slice axis, intensity rule, image size, classes."""
+    """Read every training case once and write a plan: slice axis, intensity rule, image size, classes.
+
+    Videos need no look: their plan is that of the preset.
+    """
     from masam.io.cases import read_dataset
+    from masam.io.video_cases import is_video_case
+    from masam.plan import make_video_plan
     from masam.train.run import plan_dataset
 
     require_writable(out)
-    with listening(quiet) as progress:
-        found = plan_dataset(read_dataset(dataset), progress, preset)
+    content = read_dataset(dataset)
+    if is_video_case((content.training or content.test)[0]):
+        found = make_video_plan(name=content.name, labels=content.labels, preset=preset)
+    else:
+        with listening(quiet) as progress:
+            found = plan_dataset(content, progress, preset)
     found.to_yaml(out)
     if json:
         print_json(found.model_dump(mode="json"))

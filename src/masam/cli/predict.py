@@ -1,4 +1,4 @@
-"""``masam predict``: labels for a scan or a folder of scans."""
+"""``masam predict``: labels for a scan or a folder of scans, or for videos."""
 
 from __future__ import annotations
 
@@ -15,15 +15,26 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         epilog="Examples: masam predict scans/ --model runs/spleen --out masks/ | "
-        "masam predict scan.nii.gz --model runs/spleen --out mask.nii.gz"
+        "masam predict scan.nii.gz --model runs/spleen --out mask.nii.gz | "
+        "masam predict operation.mp4 --model runs/instruments --out masks --overlay"
     )(predict)
 
 
 def predict(
-    images: Annotated[Path, typer.Argument(help="NIfTI file, or folder of NIfTI files; no labels are needed.")],
+    images: Annotated[
+        Path,
+        typer.Argument(
+            help="NIfTI file, or folder of NIfTI files; or a video file, a folder of frames, or a folder of those. "
+            "No labels are needed."
+        ),
+    ],
     model: Annotated[Path, typer.Option(help="Run folder or model.safetensors.")],
     out: Annotated[
-        Path, typer.Option(help="Folder for the label files, CASE.nii.gz each; for one scan also a .nii.gz file.")
+        Path,
+        typer.Option(
+            help="Folder for the label files, CASE.nii.gz each; for one scan also a .nii.gz file. Of a video, a folder "
+            "CASE of PNG files."
+        ),
     ],
     device: Device = "auto",
     precision: Annotated[Literal["auto", "float32", "bf16", "fp16"], typer.Option(help="Number format.")] = "auto",
@@ -38,19 +49,29 @@ def predict(
     fill_holes: Annotated[
         list[str] | None, typer.Option(metavar="CLASS", help="Fill background enclosed by this class; repeatable.")
     ] = None,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Of videos, also write the labels drawn on the frames.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Segment scans; each result lies on its scan's own grid. A rerun keeps what is finished and unchanged."""
     from masam.errors import ConfigError
     from masam.io.cases import ENDINGS, find_images
+    from masam.io.video_cases import find_videos, holds_videos
 
-    cases = find_images(images)
+    are_videos = holds_videos(images)
+    cases = find_videos(images) if are_videos else find_images(images)
     to_file = out.name.lower().endswith(ENDINGS) and not out.is_dir()
+    if to_file and are_videos:
+        raise ConfigError(f"{images} is video, so expected a folder for its labels", where=f"--out {out}")
     if to_file and images.is_dir():
         raise ConfigError(f"{images} is a folder, so expected a folder for its labels", where=f"--out {out}")
+    if overlay and not are_videos:
+        raise ConfigError("only videos have overlays", where="--overlay", fix="masam report draws labels over scans")
     from masam.cohort import predict_cohort, predict_file
     from masam.predict import Predictor
+    from masam.video_cohort import predict_videos
 
     predictor = Predictor(
         model,
@@ -62,8 +83,11 @@ def predict(
         keep_largest=keep_largest or (),
         fill_holes=fill_holes or (),
     )
+    predictor.require_modality(is_video=are_videos, what=images)
     with listening(quiet) as progress:
-        if to_file:
+        if are_videos:
+            cohort = predict_videos(predictor, cases, out, progress, overlay=overlay)
+        elif to_file:
             cohort = predict_file(predictor, cases[0], out, progress)
         else:
             cohort = predict_cohort(predictor, cases, out, progress)

@@ -2,7 +2,7 @@
 
 nnU-Net v2: ``dataset.json``, ``imagesTr/CASE_0000.nii.gz`` (one file a channel), ``labelsTr/CASE.nii.gz``, the same
 with ``Ts`` for testing (labels optional). MSD: a ``dataset.json`` that lists the files itself. Hidden files (macOS's
-``._*`` among them) are never data.
+``._*`` among them) are never data. Data sets of videos are those of :mod:`masam.io.video_cases`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from masam.errors import InputError
 from masam.io import gate
 from masam.io.nifti import read_labels, read_volume
 from masam.io.splits import Split, make_splits, read_splits, write_splits
+from masam.io.video import is_video
 from masam.labels import LabelScheme
 from masam.volume import Volume
 
@@ -86,7 +87,15 @@ def read_dataset(root: Path) -> CaseFolder:
     is_msd = "training" in content
     channels = _channel_names(_key(content, "modality" if is_msd else "channel_names", file), file)
     labels = LabelScheme.from_mapping(_key(content, "labels", file), where=f"{file}: labels")
-    training, test = _msd_cases(root, content, file) if is_msd else _nnunet_cases(root, content, len(channels), file)
+    # Imported late, as it builds on this module.
+    from masam.io.video_cases import is_video_ending, read_video_cases
+
+    if is_msd:
+        training, test = _msd_cases(root, content, file)
+    elif is_video_ending(content.get("file_ending")):
+        training, test = read_video_cases(root, content, channels, file)
+    else:
+        training, test = _nnunet_cases(root, content, len(channels), file)
     if not training and not test:
         raise InputError("no case found", where=root, fix="check imagesTr, imagesTs and the lists in dataset.json")
     return CaseFolder(root, str(content.get("name", root.name)), channels, labels, training, test)
@@ -160,6 +169,8 @@ def load_case(
             fix="keep one channel",
         )
     image_path = case.images[0]
+    if is_video(image_path):
+        raise InputError("expected a volume, got a video", where=image_path, fix="use load_video_case")
     image = read_volume(image_path, prefer_sform=prefer_sform, assume_orientation=assume_orientation, nan_fill=nan_fill)
     if case.label is None:
         return image, None
