@@ -107,5 +107,6 @@ def write_video_dataset(root, cases=2, count=4, as_files=False):
 def video_model(path, plan=PLAN):
     """Write a model for videos; weights this large make its predictions vary from pixel to pixel."""
     model = random_model(SPEC, scale=0.5)
-    save(model, path, ModelCard(plan=plan))
+    model.card = ModelCard(plan=plan)
+    save(path, model)
     return path

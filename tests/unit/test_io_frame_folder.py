@@ -36,7 +36,8 @@ def test_natural_order_is_the_order_of_numbers(numbers, name):
 
 @given(st.lists(st.text(max_size=8), max_size=8))
 def test_any_names_can_be_ordered(names):
-    assert sorted(sorted(names, key=natural_key), key=natural_key) == sorted(names, key=natural_key)
+    keys = sorted(map(natural_key, names))
+    assert keys == sorted(map(natural_key, reversed(names)))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_two_frames_of_one_number_are_refused(tmp_path, one, other):
 
 def test_no_frame_is_refused(tmp_path):
     (tmp_path / ".frame0.png").touch()
-    with pytest.raises(InputError, match="expected frames .*got 0 in this folder"):
+    with pytest.raises(InputError, match=r"expected frames .*got 0 in this folder"):
         open_folder(tmp_path)
 
 
@@ -65,7 +66,7 @@ def test_frames_of_several_sizes_are_refused_with_the_frame_named(tmp_path):
 def test_a_frame_that_changes_its_size_meanwhile_is_refused(tmp_path):
     source = open_folder(write_frames(tmp_path / "clip", [np.zeros((4, 6, 3), np.uint8)] * 3))
     Image.new("RGB", (6, 5)).save(tmp_path / "clip/frame1.png")
-    with pytest.raises(InputError, match="frame1.png: frame 1 of 3 changed while the folder was read"):
+    with pytest.raises(InputError, match=r"frame1.png: frame 1 of 3 changed while the folder was read"):
         list(source)
 
 
@@ -132,7 +133,7 @@ def test_a_jpeg_is_turned_as_its_exif_says(tmp_path):
 
 def test_images_that_are_no_frame_are_refused(tmp_path, monkeypatch):
     Image.fromarray(GREY.astype(np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(InputError, match="8 or 16 bits a colour, .*got Pillow's mode F"):
+    with pytest.raises(InputError, match=r"8 or 16 bits a colour, .*got Pillow's mode F"):
         read_frame(tmp_path / "a.tif")
     one = Image.fromarray(RGB)
     one.save(tmp_path / "b.tif", save_all=True, append_images=[one])

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from masam.errors import ConfigError, InputError
-from masam.preprocess import intensity
 from masam.model.sam import PIXEL_MEAN, PIXEL_STD
+from masam.preprocess import intensity
 from masam.preprocess.intensity import Percentiles, Rgb, Scaling, Window, minmax_per_window
 
 
