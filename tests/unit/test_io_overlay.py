@@ -1,3 +1,4 @@
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -67,10 +68,23 @@ def test_times_of_a_varying_rate_are_kept(tmp_path):
     assert [frame.time_s * 1000 for frame in written] == times
 
 
+def test_what_the_encoder_does_not_take_is_said(tmp_path):
+    source = replace(open_frames(write_lossless(tmp_path / "a.avi", PIXELS)), size=(0, 48))
+    with pytest.raises(
+        ResourceError, match=r"a.avi: the encoder does not take 48 x 0 pixels at .*; leave --overlay out"
+    ):
+        write(tmp_path / "b.mp4", source, VALUES)
+
+
 def test_mpeg4_is_taken_where_there_is_no_h264(tmp_path, monkeypatch):
     source = open_frames(write_lossless(tmp_path / "a.avi", PIXELS))
     monkeypatch.setattr(av, "codecs_available", {"mpeg4"})
     assert write(tmp_path / "b.mp4", source, VALUES).count == 6
+    times = [0, 40, 80, 300, 340, 1000]
+    uneven = write(tmp_path / "d.mp4", open_frames(write_lossless(tmp_path / "d.mkv", PIXELS, times=times)), VALUES)
+    assert [frame.time_s * 1000 for frame in uneven] == times
+    odd = open_frames(write_lossless(tmp_path / "e.avi", PIXELS[:, :31, :47]))
+    assert write(tmp_path / "e.mp4", odd, VALUES[:, :31, :47]).size == (31, 47)
     with av.open(str(tmp_path / "b.mp4")) as container:
         assert container.streams.video[0].codec_context.name == "mpeg4"
     monkeypatch.setattr(av, "codecs_available", {"vp9"})

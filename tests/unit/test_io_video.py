@@ -115,7 +115,10 @@ def test_a_video_is_turned_as_its_header_says(tmp_path, matrix, turns):
 
 @pytest.mark.parametrize(
     ("matrix", "message"),
-    [((0.6, 0.8, -0.8, 0.6), "to be turned by -?53"), ((-1, 0, 0, 1), "frame 0 is to be mirrored, expected quarter")],
+    [
+        ((0.6, 0.8, -0.8, 0.6), "to be turned by -?53"),
+        ((-1, 0, 0, 1), "frame 0 of 9 is to be mirrored, expected quarter"),
+    ],
 )
 def test_other_turns_are_refused(tmp_path, matrix, message):
     with pytest.raises(InputError, match=message):
@@ -157,8 +160,24 @@ def test_a_damaged_frame_is_refused(tmp_path):
     at = data.index(b"IDAT", len(data) // 2)
     data[at + 8 : at + 60] = bytes(52)
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"a.mov: (frame \d (cannot be decoded|is damaged)|expected 9 frames)"):
+    with pytest.raises(InputError, match=r"a.mov: (frame \d of 9 (cannot be decoded|is damaged)|expected 9 frames)"):
         list(open_frames(path))
+
+
+def test_frames_of_several_sizes_are_refused(tmp_path):
+    other = av.CodecContext.create("png", "w")
+    other.height, other.width, other.pix_fmt, other.time_base = 16, 24, "rgb24", 1 / NTSC
+    with av.open(str(tmp_path / "a.mov"), "w") as container:
+        stream = container.add_stream("png", rate=NTSC)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "rgb24"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(PIXELS[0], format="rgb24")))
+        small = av.VideoFrame.from_ndarray(np.ascontiguousarray(PIXELS[1, ::2, ::2]), format="rgb24")
+        small.pts, small.time_base = 1, 1 / NTSC
+        for packet in other.encode(small):
+            packet.stream = stream
+            container.mux(packet)
+    with pytest.raises(InputError, match=r"a.mov: frame 1 of 2 has 24 x 16 pixels, the first one has 48 x 32; bring"):
+        list(open_frames(tmp_path / "a.mov"))
 
 
 def test_a_playlist_under_a_videos_name_opens_nothing(tmp_path):

@@ -56,11 +56,12 @@ def describe(model: Masam) -> str:
     carries no plan.
     """
     plan = model.card.plan if model.card else None
+    colours = "red, green and blue" if plan is not None and plan.modality == "video" else "grey in three equal channels"
     side, channels = model.spec.image_size, model.spec.num_channels
     description: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "masam_version": __version__,
-        "input": {INPUT: f"float32 [B, S, 3, {side}, {side}], grey in three equal channels, prepared as the plan says"},
+        "input": {INPUT: f"float32 [B, S, 3, {side}, {side}], {colours}, prepared as the plan says"},
         "outputs": {
             OUTPUTS[0]: f"float32 [B, S, {channels}, {side}, {side}], softmax over the third axis",
             OUTPUTS[1]: f"float32 [B, S, {channels}], not trained by MA-SAM",

@@ -18,8 +18,10 @@ from masam.labels import LabelScheme
 # Enough colour to tell classes apart, enough of the frame to judge them.
 _OPACITY = 0.45
 _CODECS = ("libx264", "mpeg4")
-# Of a frame whose time varies: the clock of MPEG, in which all usual rates are whole numbers.
-_TICKS_PER_S = 90_000
+# For frames whose time varies. MPEG-4 takes 65535 at most; milliseconds and most usual rates are whole numbers in it.
+_TICKS_PER_S = 60_000
+# Encoders take rates of 32 bits, and a mean may be any fraction.
+_MAX_DENOMINATOR = 1001
 _DEFAULT_RATE = Fraction(25)
 
 
@@ -80,6 +82,8 @@ class _OverlayVideo:
         self._av = require_package("av")
         self._container, self._scheme = container, scheme
         rate = source.frame_rate or _DEFAULT_RATE
+        if not source.is_constant:
+            rate = rate.limit_denominator(_MAX_DENOMINATOR)
         self._tick = 1 / rate if source.is_constant else Fraction(1, _TICKS_PER_S)
         self._is_constant = source.is_constant
         rows, columns = source.size
@@ -125,7 +129,7 @@ def overlay_video(path: Path, source: FrameSource, scheme: LabelScheme) -> Itera
         scheme: Values and colours.
 
     Raises:
-        ResourceError: PyAV is not installed, or has neither encoder.
+        ResourceError: PyAV is not installed, has neither encoder, or the encoder refuses the size or the rate.
     """
     av = require_package("av")
     if not set(_CODECS) & set(av.codecs_available):
@@ -134,7 +138,18 @@ def overlay_video(path: Path, source: FrameSource, scheme: LabelScheme) -> Itera
             where=path,
             fix="install PyAV from PyPI, or leave --overlay out",
         )
-    with path.open("wb") as file, av.open(file, mode="w", format="mp4") as container:
-        writer = _OverlayVideo(container, source, scheme)
-        yield writer
-        writer.finish()
+    try:
+        with path.open("wb") as file, av.open(file, mode="w", format="mp4") as container:
+            writer = _OverlayVideo(container, source, scheme)
+            yield writer
+            writer.finish()
+    except av.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise  # what the system says of the disk
+        rows, columns = source.size
+        raise ResourceError(
+            f"the encoder does not take {columns} x {rows} pixels at {source.frame_rate} frames per second "
+            f"({error.strerror})",
+            where=source.path,
+            fix="leave --overlay out",
+        ) from error

@@ -59,10 +59,10 @@ def open_video(path: Path) -> FrameSource:
         timeline = _timeline(container, stream, path)
         declared = stream.average_rate
     with _opened(path) as (container, stream):
-        first = _next_frame(container.decode(stream), path, 0)
+        first = _next_frame(container.decode(stream), path, f"frame 0 of {timeline.packets}")
         if first is None:
             raise InputError(f"expected frames, got 0 of {timeline.packets}", where=path, fix=_COPY_AGAIN)
-        rows, columns = _pixels(first, path, 0).shape[:2]
+        rows, columns = _pixels(first, path, f"frame 0 of {timeline.packets}").shape[:2]
         notes = [*_notes_on_time(timeline, declared), *_notes_on_pixels(first)]
 
     def read() -> Iterator[Frame]:
@@ -77,11 +77,15 @@ def _read(path: Path, size: tuple[int, int], timeline: _Timeline) -> Iterator[Fr
     index = 0
     with _opened(path) as (container, stream):
         decoded = container.decode(stream)
-        while (frame := _next_frame(decoded, path, index)) is not None:
-            pixels = _pixels(frame, path, index)
+        while True:
+            which = f"frame {index} of {timeline.packets}"
+            frame = _next_frame(decoded, path, which)
+            if frame is None:
+                break
+            pixels = _pixels(frame, path, which)
             if pixels.shape[:2] != size:
                 raise InputError(
-                    f"frame {index} has {pixels.shape[1]} x {pixels.shape[0]} pixels, the first one has "
+                    f"{which} has {pixels.shape[1]} x {pixels.shape[0]} pixels, the first one has "
                     f"{size[1]} x {size[0]}",
                     where=path,
                     fix="bring all frames to one size",
@@ -195,24 +199,22 @@ def _next_packet(packets: Iterator[Any], path: Path, number: int) -> Any:
         return next(packets, None)
 
 
-def _next_frame(frames: Iterator[Any], path: Path, index: int) -> Any:
-    with _explained(path, f"frame {index} cannot be decoded"):
+def _next_frame(frames: Iterator[Any], path: Path, which: str) -> Any:
+    with _explained(path, f"{which} cannot be decoded"):
         frame = next(frames, None)
     if frame is not None and frame.is_corrupt:
-        raise InputError(f"frame {index} is damaged", where=path, fix=_COPY_AGAIN)
+        raise InputError(f"{which} is damaged", where=path, fix=_COPY_AGAIN)
     return frame
 
 
-def _pixels(frame: Any, path: Path, index: int) -> NDArray[np.uint8]:
+def _pixels(frame: Any, path: Path, which: str) -> NDArray[np.uint8]:
     """Return red, green and blue [H, W, 3] as a viewer shows them: 8 bits, without alpha, turned."""
     check_frame_size(frame.height, frame.width, path)
     turns, rest = divmod(round(frame.rotation), 90)
     if rest or _is_mirrored(frame):
         what = f"turned by {frame.rotation:g} degrees" if rest else "mirrored"
-        raise InputError(
-            f"frame {index} is to be {what}, expected quarter turns", where=path, fix="export the video upright"
-        )
-    with _explained(path, f"frame {index} cannot be converted to colours"):
+        raise InputError(f"{which} is to be {what}, expected quarter turns", where=path, fix="export the video upright")
+    with _explained(path, f"{which} cannot be converted to colours"):
         pixels = frame.to_ndarray(format="rgb24")
     # Both count counter-clockwise.
     return np.ascontiguousarray(np.rot90(pixels, turns))
