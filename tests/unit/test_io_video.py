@@ -144,6 +144,41 @@ def test_a_file_that_is_cut_off_is_refused_with_its_frames_counted(tmp_path, nam
         list(open_frames(path))
 
 
+def test_a_file_that_lacks_its_last_frame_is_refused(tmp_path):
+    path = write_lossless(tmp_path / "a.mkv", PIXELS)
+    with av.open(str(path)) as container:
+        last = [packet.pos for packet in container.demux(video=0) if packet.size][-1]
+    path.write_bytes(path.read_bytes()[: last - 2])
+    with pytest.raises(InputError, match=r"cut off: expected 0.300 s as the file declares, got 8 frames of 0.267 s"):
+        open_frames(path)
+
+
+def test_an_avi_that_ends_after_a_whole_frame_is_refused(tmp_path):
+    path = write_lossless(tmp_path / "a.avi", PIXELS)
+    with av.open(str(path)) as container:
+        ends = [packet.pos + packet.size + 8 for packet in container.demux(video=0) if packet.size]
+    path.write_bytes(path.read_bytes()[: ends[5] + ends[5] % 2])
+    with pytest.raises(InputError, match=r"a.avi: expected 9 frames as the file declares, got \d; copy or export"):
+        open_frames(path)
+
+
+def test_a_video_in_an_unknown_code_is_refused(tmp_path):
+    path = write_lossless(tmp_path / "a.mov", PIXELS, codec="png", pix_fmt="rgb24")
+    path.write_bytes(path.read_bytes().replace(b"png ", b"zzzz"))
+    with pytest.raises(InputError, match=r"in a code that PyAV does not know; convert it to H.264"):
+        open_frames(path)
+
+
+def test_a_video_that_was_trimmed_without_new_coding_is_accepted(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", PIXELS, rate=25)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"elst") + 12
+    data[at : at + 4] = (160).to_bytes(4, "big")  # of 360 ms
+    path.write_bytes(data)
+    source = open_frames(path)
+    assert source.count == len(list(source)) == 4
+
+
 @pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
 def test_a_file_without_frames_is_refused(tmp_path, name):
     with av.open(str(tmp_path / name), "w") as container:

@@ -23,6 +23,7 @@ VIDEO_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".avi": "avi", ".m
 _COPY_AGAIN = "copy or export it again"
 # Cameras for slow motion reach 1000; a header beyond it is more likely wrong.
 _MAX_RATE = 1000
+_CONTAINER_TICKS_PER_S = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,10 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         with container:
             if not container.streams.video:
                 raise InputError("expected a video, the file has no video stream (0 frames)", where=path)
+            if container.streams.video[0].codec_context is None:
+                raise InputError(
+                    "the video is in a code that PyAV does not know", where=path, fix="convert it to H.264"
+                )
             yield container, container.streams.video[0]
 
 
@@ -120,7 +125,8 @@ def _explained(path: Path, what: str) -> Iterator[None]:
         try:
             yield
         except require_package("av").FFmpegError as error:
-            if isinstance(error, OSError) and not isinstance(error, EOFError):
+            # What reading the file raises comes through as it is, so this is about the content, whatever its name.
+            if isinstance(error, MemoryError):
                 raise
             raise InputError(f"{what} ({error.strerror})", where=path, fix=_COPY_AGAIN) from error
 
@@ -151,10 +157,17 @@ def _timeline(container: Any, stream: Any, path: Path) -> _Timeline:
         last, end = max(last, time), max(end, time + (packet.duration or 0))
         on_grid = on_grid and _lies_on_grid((time - start) * tick, rate, tick)
     start = start or 0
-    if stream.frames and total < stream.frames:
-        raise InputError(f"expected {stream.frames} frames as the file declares, got {total}", where=path,
+    declared = stream.frames
+    if container.format.name.startswith("mov"):
+        # Of a video that was trimmed without new coding, the index has only what is left.
+        declared = min(declared, len(stream.index_entries))
+    if total < declared:
+        raise InputError(f"expected {declared} frames as the file declares, got {total}", where=path,
                          fix=_COPY_AGAIN)  # fmt: skip
-    _check_duration(container, stream, shown, (end - start) * tick, path)
+    if shown and not stream.frames:
+        # Without lengths of its own, the last frame's may be missing in the sum.
+        tolerance = Fraction(1, 2) if end > last else Fraction(3, 2)
+        _check_duration(container, stream, shown, (end - start) * tick, tolerance, path)
     span_s = (last - start) * tick
     is_constant = on_grid and round(span_s * rate) + 1 == shown
     if not is_constant and span_s > 0 and shown > 1:
@@ -168,20 +181,32 @@ def _lies_on_grid(time_s: Fraction, rate: Fraction, tick: Fraction) -> bool:
     return abs(frames - round(frames)) <= min(tick * rate, Fraction(1, 4))
 
 
-def _check_duration(container: Any, stream: Any, shown: int, length_s: Fraction, path: Path) -> None:
+def _check_duration(
+    container: Any, stream: Any, shown: int, length_s: Fraction, tolerance: Fraction, path: Path
+) -> None:
     """Compare the length with the one in the header of formats that declare no number of frames.
+
+    Args:
+        container: The library's.
+        stream: The library's.
+        shown: Number of frames found.
+        length_s: Time from the first frame to the end of the last one, in s.
+        tolerance: Frames that may be missing.
+        path: File to name in an error.
 
     Raises:
         InputError: The end of the video is missing.
     """
     text = stream.metadata.get("DURATION", "")
-    if stream.frames or not text:
+    if text:
+        with _explained(path, f"the declared length {text!r} is not one"):
+            hours, minutes, seconds = text.split(":")
+            declared_s = int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
+    elif container.duration and len(container.streams) == 1:
+        declared_s = Fraction(container.duration, _CONTAINER_TICKS_PER_S)
+    else:
         return
-    with _explained(path, f"the declared length {text!r} is not one"):
-        hours, minutes, seconds = text.split(":")
-        declared_s = int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
-    # A frame and a half, as some programs count the last frame's own length and others do not.
-    if shown and declared_s - length_s > Fraction(3, 2) * max(length_s / shown, stream.time_base):
+    if declared_s - length_s > tolerance * max(length_s / shown, stream.time_base):
         raise InputError(
             f"the video is cut off: expected {float(declared_s):.3f} s as the file declares, got {shown} frames of "
             f"{float(length_s):.3f} s",
