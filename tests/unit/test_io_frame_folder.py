@@ -1,9 +1,12 @@
 import io
+import tempfile
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
 from clips import frames, write_frames
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -156,3 +159,19 @@ def test_a_claim_of_many_pixels_is_refused_before_memory_is_taken(tmp_path):
     (tmp_path / "a.bmp").write_bytes(claim)
     with pytest.raises(InputError, match="pixels, got 12000 x 12000"):
         read_frame(tmp_path / "a.bmp")
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["PNG", "JPEG", "BMP", "TIFF"]))
+@settings(max_examples=60, deadline=None)
+def test_damaged_images_are_read_or_refused_and_nothing_else(seed, kind):
+    generator = np.random.default_rng(seed)
+    data = io.BytesIO()
+    Image.fromarray(RGB).save(data, format=kind)
+    damaged = bytearray(data.getvalue())
+    for at in generator.integers(0, len(damaged), 3):
+        damaged[at] ^= 1 << generator.integers(0, 8)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"a.{kind.lower()}"
+        path.write_bytes(damaged[: generator.integers(1, 2 * len(damaged))])
+        with suppress(InputError):
+            assert read_frame(path).dtype == np.uint8

@@ -89,7 +89,7 @@ def open_folder(folder: Path) -> FrameSource:
     notes |= dict.fromkeys(("have 16 bits a colour, of which the upper 8 are used", "are turned as their EXIF says"), 0)
     dropped, grey, deep, turned = notes
     for number, file in enumerate(files):
-        with _opened(file) as image:
+        with _opened(file) as image, _readable(file):
             found = _size(image)
             notes[dropped] += _has_alpha(image)
             notes[grey] += image.mode in _GREY_MODES
@@ -147,9 +147,11 @@ def _opened(path: Path) -> Iterator[Any]:
         with _readable(path):
             image = image_module.open(file, formats=_FORMATS)
         check_frame_size(image.height, image.width, path)
-        if getattr(image, "n_frames", 1) > 1:
-            raise InputError(f"expected one image, got {image.n_frames}", where=path, fix="store each frame as a file")
-        if image.mode not in _GREY_MODES + _COLOUR_MODES or (image.mode.startswith("I;16") and _turn(image) > 1):
+        with _readable(path):
+            pages, turn = getattr(image, "n_frames", 1), _turn(image)
+        if pages > 1:
+            raise InputError(f"expected one image, got {pages}", where=path, fix="store each frame as a file")
+        if image.mode not in _GREY_MODES + _COLOUR_MODES or (image.mode.startswith("I;16") and turn > 1):
             raise InputError(
                 f"expected 8 or 16 bits a colour, and 16 not turned, got Pillow's mode {image.mode}",
                 where=path,
@@ -162,8 +164,8 @@ def _opened(path: Path) -> Iterator[Any]:
 def _readable(path: Path) -> Iterator[None]:
     """Name the file in what Pillow raises."""
     with gate.border(path), warnings.catch_warnings():
-        # Pillow warns of sizes that we judge ourselves.
-        warnings.simplefilter("ignore", require_package("PIL.Image").DecompressionBombWarning)
+        # Pillow warns of sizes, which we judge ourselves, and of damaged EXIF, without which an image is not turned.
+        warnings.simplefilter("ignore")
         try:
             yield
         except OSError as error:
