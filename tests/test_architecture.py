@@ -36,6 +36,8 @@ ALLOWED = {
     "manifest": set(),
     "report": {"io", "evaluation", "manifest", "metrics"},
     "cohort": STAGES | {"model", "weights", "predict", "manifest"},  # prediction of many cases
+    "predict_video": STAGES | {"predict"},  # the same for streams of frames
+    "video_cohort": STAGES | {"predict", "predict_video", "cohort"},  # prediction of many videos
     "export": STAGES
     | {"model", "weights", "reference", "predict", "cohort"},  # a bundle predicts as masam predict does
     "demo": STAGES | {"model", "weights", "predict", "cohort", "train", "evaluation", "metrics", "manifest", "report"},

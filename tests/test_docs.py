@@ -25,7 +25,7 @@ from masam.export.onnx_file import write_onnx
 from masam.export.program import write_program
 from masam.io.nifti import write_volume
 from masam.plan import PRESETS, Plan, Suggestion
-from masam.preprocess.intensity import Percentiles, Window
+from masam.preprocess.intensity import Percentiles, Rgb, Window
 from masam.train.config import ModelSettings, TrainConfig
 from masam.volume import Volume
 
@@ -187,6 +187,7 @@ def shown(option):
         (3, "suggestion", Suggestion),
         (3, "intensity of kind window", Window),
         (3, "intensity of kind percentiles", Percentiles),
+        (3, "intensity of kind rgb", Rgb),
     ],
 )
 def test_configuration_page_has_every_key_with_its_default(level, heading, model):
@@ -222,11 +223,13 @@ def test_configuration_examples_are_valid(tmp_path):
 
 def test_configuration_page_has_every_preset():
     written = {row[0].strip("`"): row[1:3] for row in rows(sections(DOCS / "reference/configuration.md", 3)["Presets"])}
-    expected = {
-        name: [one.modality, f"{one.intensity.kind} {one.intensity.low:g} to {one.intensity.high:g}"]
-        for name, one in PRESETS.items()
-    }
-    assert written == expected
+    assert written == {name: [one.modality, rule_in_words(one.intensity)] for name, one in PRESETS.items()}
+
+
+def rule_in_words(rule):
+    if isinstance(rule, Rgb):
+        return f"{rule.kind} {rule.normalisation}"
+    return f"{rule.kind} {rule.low:g} to {rule.high:g}"
 
 
 def test_error_page_has_every_kind_with_its_exit_code():

@@ -11,14 +11,14 @@ from masam.windows import SliceWindow
 
 
 class WindowAggregator:
-    """A running mean over windows, in the order of ``plan_windows``.
+    """A running mean over windows, in the order of ``plan_windows`` or of ``stream_windows``.
 
     It holds the sums of as many slices as a window has, whatever the depth of the volume, in float32 whatever the type
     of the predictions. Votes for repeated end slices are discarded, and a mean is divided by its true number of votes
     (paper.md 1.8; the reference divides by one vote more, quirk 39, which no argmax notices).
 
     Args:
-        depth: Slices of the volume.
+        depth: Slices of the volume; None for a stream whose end is not known yet.
         num_channels: Classes with background K.
         size: Rows and columns (H, W) of a prediction.
         window: Slices of a window S.
@@ -29,9 +29,14 @@ class WindowAggregator:
     """
 
     def __init__(
-        self, depth: int, num_channels: int, size: tuple[int, int], window: int, device: torch.device | str = "cpu"
+        self,
+        depth: int | None,
+        num_channels: int,
+        size: tuple[int, int],
+        window: int,
+        device: torch.device | str = "cpu",
     ) -> None:
-        if min(depth, num_channels, window, *size) < 1:
+        if min(1 if depth is None else depth, num_channels, window, *size) < 1:
             raise ConfigError(
                 f"expected depth, channels, rows, columns and window of 1 or more, "
                 f"got {depth}, {num_channels}, {size[0]}, {size[1]} and {window}"
@@ -42,6 +47,7 @@ class WindowAggregator:
         self._sums = torch.empty((window, num_channels, *size), dtype=torch.float32, device=device)
         self._votes = [0] * window
         self._next = 0
+        self._voted = 0
         self._last_start: int | None = None
 
     @property
@@ -65,9 +71,13 @@ class WindowAggregator:
             ConfigError: The window does not fit the volume, comes out of order, or leaves a slice without a vote.
             ModelError: The prediction has another shape or is not finite.
         """
+        if self.depth is None:
+            # The windows over a stream's end know where it is.
+            self.depth = window.depth
         self._check(window, probabilities)
         # Windows start ever later, so slices before this start are finished, and make room for the new ones.
-        finished = self._finish(min(window.start, self.depth))
+        end = self._end(window)
+        finished = self._finish(min(window.start, end))
         for position in window.votes:
             slot = (window.start + position) % self.window
             votes = probabilities[position].to(self._sums.device)
@@ -78,7 +88,9 @@ class WindowAggregator:
                 self._sums[slot] += votes
             self._votes[slot] += 1
         self._last_start = window.start
-        return finished + self._finish(min(window.start + 1, self.depth))
+        if self.depth is None:
+            self._voted = end
+        return finished + self._finish(min(window.start + 1, end))
 
     def flush(self) -> list[tuple[int, Float[Tensor, "K H W"]]]:
         """Return the remaining slices after the last window.
@@ -87,7 +99,11 @@ class WindowAggregator:
             ConfigError: A slice got no vote.
             ModelError: A prediction is not finite.
         """
-        return self._finish(self.depth)
+        return self._finish(self._voted if self.depth is None else self.depth)
+
+    def _end(self, window: SliceWindow) -> int:
+        """Return the depth, or, while it is not known, what is known to be there: a window without overhang."""
+        return window.start + window.size if self.depth is None else self.depth
 
     def _check(self, window: SliceWindow, probabilities: Tensor) -> None:
         if (window.depth, window.size) != (self.depth, self.window):
@@ -104,7 +120,7 @@ class WindowAggregator:
                 f"windows must come in order: one that starts at {window.start} came after one at {self._last_start}",
                 fix="add them in the order of plan_windows",
             )
-        if self._next >= self.depth:
+        if self.depth is not None and self._next >= self.depth:
             raise ConfigError(
                 "a window came after all slices were finished", fix="use a new aggregator for each volume"
             )
@@ -119,7 +135,7 @@ class WindowAggregator:
             slot = index % self.window
             if self._votes[slot] == 0:
                 raise ConfigError(
-                    f"slice {index} of {self.depth} is in no window",
+                    f"slice {index} of {'a stream' if self.depth is None else self.depth} is in no window",
                     fix="choose a stride of at most the window's slices",
                 )
             mean = self._sums[slot] / self._votes[slot]

@@ -32,6 +32,8 @@ STALE_AFTER_S = 24 * 3600.0
 # temporary name would not fit into the 255 bytes of a file name.
 _MAX_SUFFIX_BYTES = 32
 
+_REPLACED = ".replaced"
+
 
 def write_bytes(path: Path, data: bytes | bytearray | memoryview, verify: Callable[[Path], None] | None = None) -> None:
     """Write bytes to a file; see :func:`write_with`."""
@@ -93,7 +95,7 @@ def put_in_place(temporary: Path, path: Path) -> None:
         _flush_folder(path.parent)
 
 
-def write_aside(path: Path, write: Callable[[Path], Result]) -> Result:
+def write_aside(path: Path, write: Callable[[Path], Result], *, replace: bool = False) -> Result:
     """Let a function write a folder, or a file with others that belong to it, aside, then put all of it in place.
 
     For what is more than one file, and for files that hold each other's names. Missing folders are created.
@@ -102,6 +104,8 @@ def write_aside(path: Path, write: Callable[[Path], Result]) -> Result:
         path: Final name; nothing of that name may be there.
         write: Called with the same name in a hidden folder; writes a file or a folder there, and beside it whatever
             else shall lie beside ``path``. It also checks what it has written, and raises if that is not right.
+        replace: Let what was written take the place of what is there, once it is whole. A kill between the two leaves
+            neither.
 
     Returns:
         What the function returned.
@@ -113,13 +117,15 @@ def write_aside(path: Path, write: Callable[[Path], Result]) -> Result:
     aside = path.with_name(_temporary_name(Path()))
     try:
         with _border(path):
-            _refuse_existing(path)
+            if not replace:
+                _refuse_existing(path)
             aside.mkdir(parents=True)
             result = write(aside / path.name)
             for written in aside.rglob("*"):
                 _flush_folder(written) if written.is_dir() else _flush(written, os.O_RDWR)
             # The one that is asked for comes last: when it is there, so is all that belongs to it.
-            _move_all(sorted(aside.iterdir(), key=lambda written: written.name == path.name), path.parent)
+            written_all = sorted(aside.iterdir(), key=lambda written: written.name == path.name)
+            _exchange(written_all, path.parent, aside / _REPLACED) if replace else _move_all(written_all, path.parent)
             _flush_folder(path.parent)
     except ResourceError as error:
         if error.where != str(aside / path.name):
@@ -129,6 +135,19 @@ def write_aside(path: Path, write: Callable[[Path], Result]) -> Result:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return result
+
+
+def _exchange(sources: list[Path], folder: Path, old: Path) -> None:
+    """Rename files and folders into a folder; what has their names there goes into ``old``, back if that fails."""
+    old.mkdir()
+    # Renamed, not removed: a kill while a folder is emptied would leave a part of it that looks whole.
+    there = [folder / source.name for source in sources]
+    _move_all([path for path in there if path.exists() or path.is_symlink()], old)
+    try:
+        _move_all(sources, folder)
+    except BaseException:
+        _move_all(list(old.iterdir()), folder)
+        raise
 
 
 def _move_all(sources: list[Path], folder: Path) -> None:

@@ -105,10 +105,10 @@ def predict_cohort(
     _require_sources(cases, ending)
     atomic.remove_stale(out)
     cohort = Cohort()
-    earlier = _read_record(out / RECORD)
+    earlier = read_record(out / RECORD)
     # At once, so that a folder that cannot be written to is known before hours of work, and is known as ours after.
-    _write_record(out, cohort, earlier)
-    settings = _settings_sha256(predictor)
+    write_record(out, cohort, earlier)
+    settings = settings_sha256(predictor)
     for number, case in enumerate(cases, start=1):
         target = out / f"{case.id}{ending}"
         try:
@@ -127,7 +127,7 @@ def predict_cohort(
                 raise
             cohort.failed[case.id] = error
             progress.say(f"{number} of {len(cases)}: failed, the reason follows at the end")
-        _write_record(out, cohort, earlier)
+        write_record(out, cohort, earlier)
     return cohort
 
 
@@ -145,12 +145,12 @@ def predict_file(predictor: Predictor, case: Case, out: Path, progress: Progress
         ConfigError: ``out`` is the scan itself or one of its files, or a DICOM SEG is asked of what is no DICOM.
         ResourceError: The file cannot be written, or memory ran out.
     """
-    if _is_one_of(out, case.images) or (case.images[0].is_dir() and _is_inside(out, case.images[0])):
+    if is_one_of(out, case.images) or (case.images[0].is_dir() and _is_inside(out, case.images[0])):
         raise ConfigError("the labels would take the place of the scan", where=out, fix="name another file")
     predictor.require_channels(len(case.images), where=case.id)
     _require_sources([case], out.suffix.lower())
     image, _ = load_case(case, say=progress.say)
-    sources = {"scan_sha256": _scan_sha256(case), "settings_sha256": _settings_sha256(predictor)}
+    sources = {"scan_sha256": _scan_sha256(case), "settings_sha256": settings_sha256(predictor)}
     return Cohort(done={case.id: {**sources, **_write(predictor, case, image, out, progress)}})
 
 
@@ -182,7 +182,7 @@ def _require_own_folder(cases: Sequence[Case], out: Path, ending: str) -> None:
     fix = "name another folder with --out"
     scans = [image for case in cases for image in case.images]
     folders = {image for image in scans if image.is_dir()}
-    if _is_one_of(out, [image.parent for image in scans]) or any(_is_inside(out, folder) for folder in folders):
+    if is_one_of(out, [image.parent for image in scans]) or any(_is_inside(out, folder) for folder in folders):
         raise ConfigError("the folder holds the scans; labels would lie among them", where=out, fix=fix)
     if (out / RECORD).exists():
         return
@@ -193,7 +193,8 @@ def _require_own_folder(cases: Sequence[Case], out: Path, ending: str) -> None:
             )
 
 
-def _is_one_of(path: Path, others: Iterable[Path]) -> bool:
+def is_one_of(path: Path, others: Iterable[Path]) -> bool:
+    """Say whether two paths lead to one place."""
     # Resolved, because a link or a second way to the same place would lose the data just as well.
     return path.resolve() in {other.resolve() for other in others}
 
@@ -217,7 +218,7 @@ def _is_inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def _settings_sha256(predictor: Predictor) -> str:
+def settings_sha256(predictor: Predictor) -> str:
     """Hash all but the scan that decides the labels."""
     facts = {
         "model": content_sha256(predictor.model.state_dict()),
@@ -238,14 +239,24 @@ def _is_current(entry: Mapping[str, Any] | None, sources: Mapping[str, str], tar
     return gate.sha256(target) == entry.get("labels_sha256")
 
 
-def _write_record(out: Path, cohort: Cohort, earlier: Mapping[str, dict[str, str]]) -> None:
+def write_record(out: Path, cohort: Cohort, earlier: Mapping[str, dict[str, Any]]) -> None:
+    """Write the record of a folder of predictions.
+
+    Args:
+        out: The folder.
+        cohort: What came of this run's cases.
+        earlier: What earlier runs finished.
+
+    Raises:
+        ResourceError: It cannot be written.
+    """
     # What earlier runs made of other scans stays known.
     record = {**cohort.record(), "done": {**earlier, **cohort.done}}
     # Escaped, because a name of a scan need not be one that UTF-8 can hold.
     atomic.write_text(out / RECORD, json.dumps(record, indent=2) + "\n")
 
 
-def _read_record(path: Path) -> dict[str, dict[str, Any]]:
+def read_record(path: Path) -> dict[str, dict[str, Any]]:
     """Return the earlier run's finished cases; a record that is missing or not ours counts as none."""
     if not path.is_file():
         return {}

@@ -111,7 +111,7 @@ class LabelScheme:
         """Turn values of a label file into channel numbers.
 
         Args:
-            values: Whole numbers of any shape.
+            values: Whole numbers of any shape; ``ignore_index`` stays what it is.
             where: File to name in an error.
             ignore_index: What the ignore label becomes.
 
@@ -125,14 +125,14 @@ class LabelScheme:
         table = {label.value: channel for channel, label in enumerate(self.labels)}
         if self.ignore_value is not None:
             table[self.ignore_value] = ignore_index
-        unknown = [int(v) for v in present if int(v) not in table]
+        unknown = [int(v) for v in present if int(v) not in table and int(v) != ignore_index]
         if unknown:
             raise InputError(
                 f"label value {', '.join(map(str, unknown[:8]))} is not in dataset.json (it knows {sorted(table)})",
                 where=where,
                 fix="add the class to dataset.json or correct the label file",
             )
-        channels = np.array([table[int(v)] for v in present], dtype=np.int16)
+        channels = np.array([table.get(int(v), ignore_index) for v in present], dtype=np.int16)
         return channels[inverse].reshape(values.shape)
 
     def to_values(self, channels: NDArray[np.integer]) -> NDArray[np.uint16] | NDArray[np.uint8]:

@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from masam.config import Settings
 from masam.errors import ConfigError, InputError
 from masam.labels import LabelScheme
-from masam.preprocess.intensity import IntensityRule, Percentiles, Window
+from masam.preprocess.intensity import IntensityRule, Percentiles, Rgb, Window
 from masam.preprocess.orientation import CANONICAL_AXES, SliceAxis, SliceView, largest_spacing_axis, world_order
 from masam.volume import Volume
 
 if TYPE_CHECKING:
+    from masam.preprocess.frames import FramePreparation
     from masam.preprocess.pipeline import Preprocessing
 
-Modality = Literal["CT", "MR", "other"]
+Modality = Literal["CT", "MR", "video", "other"]
 
 DEFAULT_MAX_IMAGE_SIZE = 512
 """The paper's size. The cost of attention over the whole image grows with its fourth power."""
@@ -123,7 +124,7 @@ class Plan(Settings):
     """How a data set is prepared, trained on and predicted; stored as ``plan.yaml`` in the run folder."""
 
     name: str = Field(description="name of the data set")
-    modality: Modality = Field(description="CT, MR or other")
+    modality: Modality = Field(description="CT, MR, video or other")
     channels: tuple[str, ...] = Field(
         default=("image",), min_length=1, description="what each image channel shows, in the order of the files"
     )
@@ -158,6 +159,20 @@ class Plan(Settings):
             raise ValueError(error.what) from error
         return labels
 
+    @model_validator(mode="after")
+    def _one_kind_of_data(self) -> Plan:
+        is_rgb = isinstance(self.intensity, Rgb)
+        if is_rgb != (self.modality == "video"):
+            raise ValueError(
+                f"expected modality video and intensity of kind rgb together, got {self.modality} and "
+                f"{self.intensity.kind}"
+            )
+        if is_rgb and len(self.channels) != 3:
+            raise ValueError(f"expected three channels for video, got {', '.join(self.channels)}")
+        if isinstance(self.intensity, Rgb) and self.intensity.normalisation == "sam" and self.window_minmax:
+            raise ValueError("window_minmax undoes the normalisation sam; take one of them")
+        return self
+
     @property
     def scheme(self) -> LabelScheme:
         """Which label value is which channel of the model."""
@@ -171,11 +186,24 @@ class Plan(Settings):
 
         return Preprocessing(self.slice_axis, self.intensity, self.image_size)
 
+    @property
+    def frame_preparation(self) -> FramePreparation:
+        """How a video's frames become images for the model.
+
+        Raises:
+            ConfigError: The plan is for volumes.
+        """
+        from masam.preprocess.frames import FramePreparation
+
+        if not isinstance(self.intensity, Rgb):
+            raise ConfigError(f"expected a plan for video, got one for {self.modality} volumes", where="plan")
+        return FramePreparation(self.intensity, self.image_size)
+
 
 class Preset(Settings):
     """The part of a plan that the paper fixes for a kind of data (paper.md 1.5)."""
 
-    modality: Modality = Field(description="CT, MR or other")
+    modality: Modality = Field(description="CT, MR, video or other")
     intensity: IntensityRule = Field(description="from the scanner's numbers to 0..1, per volume")
     window_minmax: bool = Field(default=True, description="stretch each window of slices to 0..1")
     window: int = Field(default=5, description="slices that the model sees at once")
@@ -187,9 +215,11 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "paper-ct": Preset(modality="CT", intensity=Window(low=-200, high=250)),
         "paper-mr": Preset(modality="MR", intensity=Percentiles(low=0, high=99)),
         "paper-tumor": Preset(modality="CT", intensity=Window(low=-50, high=200)),
+        # What the paper's own loader did for video was not released: docs/decisions/0019-video.md.
+        "paper-video": Preset(modality="video", intensity=Rgb(normalisation="unit")),
     }
 )
-"""Abdominal organs (BTCV), prostate (six sites), pancreas tumour (MSD)."""
+"""Abdominal organs (BTCV), prostate (six sites), pancreas tumour (MSD), scenes of surgery (EndoVis 2018)."""
 
 
 def modality_of(channel_names: Sequence[str]) -> Modality:
@@ -231,6 +261,8 @@ def make_plan(
     }
     if preset is not None:
         derived |= dict(_preset(preset))
+        if derived["modality"] == "video":
+            raise ConfigError(f"{preset!r} is for videos, the data set holds volumes", where="preset")
     derived |= overrides
     views = (*CANONICAL_AXES, "stored")
     if derived["slice_axis"] not in views:
@@ -243,6 +275,31 @@ def make_plan(
         derived["intensity"] = _intensity(found, is_ct=derived["modality"] == "CT")
     plain = {
         key: value.model_dump(mode="json") if isinstance(value, Settings) else value for key, value in derived.items()
+    }
+    return Plan.from_mapping(plain, where="plan")
+
+
+def make_video_plan(*, name: str, labels: LabelScheme, preset: str | None = None, **overrides: Any) -> Plan:
+    """Return a plan for a data set of videos, which asks for no fingerprint: colours mean the same in all of them.
+
+    Args:
+        name: Name of the data set.
+        labels: The label scheme.
+        preset: ``paper-video``, which is also what is taken without.
+        **overrides: Fields of ``Plan`` that the user decides.
+
+    Raises:
+        ConfigError: The preset is unknown or for volumes, or an override is not what its field expects.
+    """
+    chosen = _preset(preset or "paper-video")
+    if chosen.modality != "video":
+        raise ConfigError(f"{preset!r} is for volumes, the data set holds videos", where="preset")
+    values = chosen.model_dump(mode="json") | {
+        "name": name, "channels": ["R", "G", "B"], "slice_axis": "stored", "labels": labels.to_mapping()
+    }  # fmt: skip
+    plain = {
+        key: value.model_dump(mode="json") if isinstance(value, Settings) else value
+        for key, value in (values | overrides).items()
     }
     return Plan.from_mapping(plain, where="plan")
 

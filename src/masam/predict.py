@@ -165,8 +165,9 @@ class Predictor:
 
         Raises:
             InputError: The file or its content is refused.
-            ModelError: The model predicts numbers that are not finite.
+            ModelError: The model is for videos, or predicts numbers that are not finite.
         """
+        self.require_modality(is_video=False, what="a volume")
         volume = volume_or_path if isinstance(volume_or_path, Volume) else self._read(volume_or_path)
         self.require_channels(volume.channels)
         prepared = self.plan.preprocessing.prepare(volume)
@@ -204,6 +205,24 @@ class Predictor:
                 fix="give one file a channel, CASE_0000.nii.gz, CASE_0001.nii.gz and so on",
             )
 
+    def require_modality(self, *, is_video: bool, what: object) -> None:
+        """Refuse to predict volumes with a model of videos, and the other way round.
+
+        Args:
+            is_video: Whether the input is a video.
+            what: The input, to be named.
+
+        Raises:
+            ModelError: The model is for the other kind.
+        """
+        if is_video != (self.plan.modality == "video"):
+            kind = "video" if self.plan.modality == "video" else f"{self.plan.modality} volumes"
+            raise ModelError(
+                f"the model is for {kind} ({self.plan.name}), the input is {'video' if is_video else 'a volume'}",
+                where=what,
+                fix="take a model that was trained on such data",
+            )
+
     def probabilities(
         self, prepared: PreparedVolume, progress: Progress
     ) -> Iterator[tuple[int, Float[Tensor, "K H W"]]]:
@@ -228,12 +247,16 @@ class Predictor:
         images = np.stack([read(index) for index in window.slices])
         return minmax_per_window(images) if self.plan.window_minmax else images
 
-    @torch.inference_mode()
     def _forward(self, images: NDArray[np.float32]) -> Float[Tensor, "B S K H W"]:
+        return self.class_probabilities(torch.from_numpy(images))
+
+    @torch.inference_mode()
+    def class_probabilities(self, windows: Float[Tensor, "B S C H W"]) -> Float[Tensor, "B S K H W"]:
+        """Run the model on prepared windows [B, S, C, H, W]; returns class probabilities in float32."""
         self.model.eval()
-        windows = self.model.as_input(torch.from_numpy(images).to(self.device))
+        inputs = self.model.as_input(windows.to(self.device))
         with autocast(self.device, self.precision):
-            logits = self.model(windows).logits
+            logits = self.model(inputs).logits
         return logits.float().softmax(dim=2)
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from masam.errors import ConfigError
+
+Slice = TypeVar("Slice")
 
 
 @dataclass(frozen=True)
@@ -14,22 +19,24 @@ class SliceWindow:
     Attributes:
         start: Index of the first slice; negative where the window overhangs the volume's beginning.
         size: Number of slices S.
-        depth: Number of slices of the volume.
+        depth: Number of slices of the volume; None while a stream has not ended, where a window has no overhang.
     """
 
     start: int
     size: int
-    depth: int
+    depth: int | None
 
     @property
     def slices(self) -> tuple[int, ...]:
         """Volume index of each of the S slices; beyond an end of the volume the end slice is repeated."""
-        return tuple(min(max(i, 0), self.depth - 1) for i in range(self.start, self.start + self.size))
+        last = self.start + self.size - 1 if self.depth is None else self.depth - 1
+        return tuple(min(max(i, 0), last) for i in range(self.start, self.start + self.size))
 
     @property
     def votes(self) -> range:
         """Positions in the window whose prediction counts: those that are not repeated end slices (paper.md 1.8)."""
-        return range(max(0, -self.start), min(self.size, self.depth - self.start))
+        stop = self.size if self.depth is None else min(self.size, self.depth - self.start)
+        return range(max(0, -self.start), stop)
 
 
 def plan_windows(depth: int, size: int = 5, stride: int = 1) -> list[SliceWindow]:
@@ -48,12 +55,68 @@ def plan_windows(depth: int, size: int = 5, stride: int = 1) -> list[SliceWindow
     """
     if depth < 1 or size < 1:
         raise ConfigError(f"expected a depth and a window of 1 slice or more, got {depth} and {size}")
+    _check_stride(size, stride)
+    return [SliceWindow(start, size, depth) for start in _starts(-_before(size), depth, size, stride)]
+
+
+def stream_windows(
+    slices: Iterable[Slice], size: int = 5, stride: int = 1
+) -> Iterator[tuple[SliceWindow, tuple[Slice, ...]]]:
+    """Cover a stream whose end is not known, with the windows that ``plan_windows`` has for its depth.
+
+    A window comes as soon as its last slice has come. Never more than ``size`` slices are held.
+
+    Args:
+        slices: Slices, or frames, in order.
+        size: As for ``plan_windows``.
+        stride: As for ``plan_windows``.
+
+    Yields:
+        A window and its S slices, the end slices repeated. Its depth is None before the end of the stream is known.
+
+    Raises:
+        ConfigError: A number is out of its range, or the stream is empty.
+    """
+    if size < 1:
+        raise ConfigError(f"expected a window of 1 slice or more, got {size}")
+    _check_stride(size, stride)
+    held: deque[Slice] = deque(maxlen=size)
+    start, depth = -_before(size), 0
+    for one in slices:
+        held.append(one)
+        depth += 1
+        if start + size == depth:
+            yield _with_slices(SliceWindow(start, size, None), held, depth)
+            start += stride
+    if depth == 0:
+        raise ConfigError("expected a stream of 1 slice or more, got none")
+    # What is left overhangs the end, so it had to wait for it.
+    for last in _starts(start, depth, size, stride):
+        yield _with_slices(SliceWindow(last, size, depth), held, depth)
+
+
+def _with_slices(window: SliceWindow, held: deque[Slice], depth: int) -> tuple[SliceWindow, tuple[Slice, ...]]:
+    first = depth - len(held)
+    return window, tuple(held[index - first] for index in window.slices)
+
+
+def _starts(first: int, depth: int, size: int, stride: int) -> list[int]:
+    """Return the starts of a volume's windows from ``first`` on, which is one of them or beyond all."""
+    before = _before(size)
+    starts = list(range(first, depth - before, stride))
+    last_centre = (depth - 1) // stride * stride
+    if last_centre - before + size < depth:
+        starts.append(depth - 1 - before)
+    return starts
+
+
+def _before(size: int) -> int:
+    """Return the slices of a window before its centre."""
+    return (size - 1) // 2
+
+
+def _check_stride(size: int, stride: int) -> None:
     if not 1 <= stride <= size:
         raise ConfigError(
             f"expected a stride from 1 to the window's {size} slices, got {stride}: slices would be skipped"
         )
-    before = (size - 1) // 2
-    centres = list(range(0, depth, stride))
-    if centres[-1] - before + size < depth:
-        centres.append(depth - 1)
-    return [SliceWindow(centre - before, size, depth) for centre in centres]

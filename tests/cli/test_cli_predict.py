@@ -136,6 +136,8 @@ def test_other_files_are_not_scans(masam, trained, tmp_path):
     out = ("--model", trained, "--out", tmp_path / "masks")
     named = masam("predict", tmp_path / "scan.png", *out)
     assert named.error.endswith("expected a name that ends in .nii or .nii.gz, or DICOM; convert it to NIfTI")
+    assert "the model is for CT volumes (set), the input is video" in masam("predict", tmp_path, *out).error
+    (tmp_path / "scan.png").rename(tmp_path / "scan.txt")
     assert "no .nii or .nii.gz file in this folder" in masam("predict", tmp_path, *out).error
     assert not (tmp_path / "masks").exists()
 

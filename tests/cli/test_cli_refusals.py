@@ -213,7 +213,7 @@ def test_plan_refuses_bad_data_and_an_unknown_preset(masam, broken, tmp_path):
     out = tmp_path / "plan.yaml"
     preset = masam("plan", broken, "--out", out, "--preset", "paper-pet")
     assert preset.code == 2
-    assert "preset: expected one of paper-ct, paper-mr, paper-tumor, got 'paper-pet'" in preset.error
+    assert "preset: expected one of paper-ct, paper-mr, paper-tumor, paper-video, got 'paper-pet'" in preset.error
     _label(_other_shape)(broken)
     assert masam("plan", broken, "--out", out).code == 3
     assert masam("plan", tmp_path / "nowhere", "--out", out).code == 3

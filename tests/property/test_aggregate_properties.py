@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from masam.aggregate import WindowAggregator
 from masam.errors import ConfigError, ModelError
-from masam.windows import SliceWindow, plan_windows
+from masam.windows import SliceWindow, plan_windows, stream_windows
 
 COVERS = st.tuples(st.integers(1, 25), st.integers(1, 9)).flatmap(
     lambda pair: st.tuples(st.just(pair[0]), st.just(pair[1]), st.integers(1, pair[1]))
@@ -59,6 +59,32 @@ def test_it_equals_the_mean_over_the_whole_volume(cover, seed):
     remaining = iter(predictions)
     mean = run(depth, size, stride, lambda _: torch.from_numpy(next(remaining)))
     assert np.abs(mean.numpy() - total / votes[:, None, None, None]).max() < 1e-6
+
+
+@given(COVERS, st.integers(0, 2**32 - 1))
+@settings(deadline=None)
+def test_a_stream_gives_the_same_means_at_the_same_moments(cover, seed):
+    depth, size, stride = cover
+    generator = torch.Generator().manual_seed(seed)
+    known, unknown = WindowAggregator(depth, 2, (2, 3), size), WindowAggregator(None, 2, (2, 3), size)
+    for listed, (streamed, _) in zip(
+        plan_windows(depth, size, stride), stream_windows(range(depth), size, stride), strict=True
+    ):
+        votes = torch.rand(size, 2, 2, 3, generator=generator)
+        require_same(known.add(listed, votes), unknown.add(streamed, votes))
+    require_same(known.flush(), unknown.flush())
+
+
+def require_same(one, other):
+    assert [index for index, _ in one] == [index for index, _ in other]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(one, other, strict=True))
+
+
+def test_a_hole_in_a_stream_is_refused():
+    aggregator = WindowAggregator(None, 2, (4, 4), 3)
+    aggregator.add(SliceWindow(0, 3, None), ONES)
+    with pytest.raises(ConfigError, match="slice 3 of a stream is in no window; choose a stride"):
+        aggregator.add(SliceWindow(4, 3, None), ONES)
 
 
 def test_the_buffer_depends_on_the_window_and_not_on_the_depth():

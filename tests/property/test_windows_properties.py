@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from masam.errors import ConfigError
-from masam.windows import SliceWindow, plan_windows
+from masam.windows import SliceWindow, plan_windows, stream_windows
 
 COVERS = st.tuples(st.integers(1, 60), st.integers(1, 11)).flatmap(
     lambda pair: st.tuples(st.just(pair[0]), st.just(pair[1]), st.integers(1, pair[1]))
@@ -38,6 +38,39 @@ def test_the_papers_windows_vote_three_four_and_five_times(depth):
             votes[window.start + position] += 1
     assert votes[:2] == votes[:-3:-1] == [3, 4]
     assert set(votes[2:-2]) <= {5}
+
+
+@given(COVERS)
+def test_a_stream_has_the_windows_of_the_whole_volume(cover):
+    depth, size, stride = cover
+    listed = plan_windows(depth, size, stride)
+    streamed = list(stream_windows(iter(range(100, 100 + depth)), size, stride))
+    assert [(one.start, one.size, one.slices, one.votes) for one, _ in streamed] == [
+        (one.start, one.size, one.slices, one.votes) for one in listed
+    ]
+    assert [slices for _, slices in streamed] == [tuple(100 + i for i in one.slices) for one in listed]
+    assert {one.depth for one, _ in streamed} <= {None, depth}
+
+
+@given(COVERS)
+def test_a_window_of_a_stream_comes_as_soon_as_its_last_slice(cover):
+    depth, size, stride = cover
+    read = []
+    for window, _ in stream_windows((read.append(i) or i for i in range(depth)), size, stride):
+        assert len(read) == min(window.start + size, depth)
+
+
+@pytest.mark.parametrize(
+    ("slices", "numbers", "message"),
+    [
+        ([], (5, 1), "expected a stream of 1 slice or more, got none"),
+        ([1], (0, 1), "a window of 1 slice or more, got 0"),
+        ([1], (5, 6), "slices would be skipped"),
+    ],
+)
+def test_bad_streams_are_refused(slices, numbers, message):
+    with pytest.raises(ConfigError, match=message):
+        list(stream_windows(slices, *numbers))
 
 
 def test_end_slices_are_repeated():

@@ -314,6 +314,42 @@ def test_what_is_there_is_not_written_over_from_aside(tmp_path, there):
     assert contents(tmp_path) == {there: "mine"}
 
 
+def test_what_is_there_gives_way_once_the_new_is_whole(tmp_path):
+    (tmp_path / "a.onnx").mkdir()
+    (tmp_path / "a.onnx" / "old").write_text("old")
+    (tmp_path / "a.onnx.data").write_text("old data")
+
+    def write(path: Path) -> None:
+        assert contents(tmp_path) == {"a.onnx/old": "old", "a.onnx.data": "old data"}
+        write_pair(path)
+
+    write_aside(tmp_path / "a.onnx", write, replace=True)
+    assert contents(tmp_path) == {"a.onnx": "main", "a.onnx.data": "data"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "a.onnx.data"]
+
+
+@pytest.mark.parametrize("fails", ["aside", "move"])
+def test_what_is_there_stays_if_the_new_does_not_come_to_its_place(tmp_path, monkeypatch, fails):
+    (tmp_path / "a.onnx").write_text("old")
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.name == "a.onnx" and self.parent.parent == tmp_path and fails == "move":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    def write(path: Path) -> None:
+        write_pair(path)
+        if fails == "aside":
+            raise ResourceError("no space", where=path)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(ResourceError, match=r"a.onnx: (no space|cannot write the file)"):
+        write_aside(tmp_path / "a.onnx", write, replace=True)
+    assert contents(tmp_path) == {"a.onnx": "old"}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.onnx"]
+
+
 def test_errors_of_a_file_written_aside_name_its_place(tmp_path):
     def write(path: Path) -> None:
         raise ResourceError("no space", where=path, fix="free some")

@@ -7,6 +7,7 @@ from exported import PLAN, model_with_plan
 from tiny import SPEC, random_model, random_windows
 
 import masam
+from masam.card import ModelCard
 from masam.export.automatic import automatic, describe
 
 
@@ -38,6 +39,13 @@ def test_the_description_says_all_that_a_reader_needs():
         "classes": ["background", "ball", "box"],
         "plan": PLAN.model_dump(mode="json"),
     }
+
+
+def test_a_model_of_videos_takes_colours():
+    model = model_with_plan()
+    model.card = ModelCard(PLAN.model_copy(update={"modality": "video"}))
+    wanted = "float32 [B, S, 3, 32, 32], red, green and blue, prepared as the plan says"
+    assert json.loads(describe(model))["input"] == {"windows": wanted}
 
 
 @pytest.mark.parametrize(("window", "slices"), [(1, "1"), (2, "2"), (5, "3 or more; trained with 5")])

@@ -8,6 +8,7 @@ import torch
 from exported import PLAN, model_with_plan
 from tiny import random_model, random_windows
 
+from masam.card import ModelCard
 from masam.errors import ModelError, ResourceError
 from masam.export import monai_bundle
 from masam.export.agreement import TOLERANCE
@@ -34,6 +35,16 @@ def load_with_monai(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it says to trust nothing but one's own bundles
         return monai.bundle.load(folder.name, bundle_dir=folder.parent, workflow_type="inference", device="cpu")
+
+
+def test_a_model_of_videos_is_refused(model, tmp_path):
+    plan = model.card.plan.model_copy(update={"modality": "video"})
+    other = random_model()
+    other.card = ModelCard(plan)
+    with pytest.raises(
+        ModelError, match=r"the model is for video \(tiny\), and a bundle segments volumes; export it as"
+    ):
+        write_bundle(other, tmp_path / "tiny")
 
 
 def test_it_has_monais_layout(written):

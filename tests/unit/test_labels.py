@@ -59,3 +59,10 @@ def test_channels_and_values_are_inverse(values, data):
     back = scheme.to_values(scheme.to_channels(array))
     assert back.tolist() == drawn
     assert back.dtype == (np.uint8 if max(values) < 256 else np.uint16)
+
+
+def test_pixels_that_are_marked_as_ignored_stay_so():
+    scheme = LabelScheme.from_mapping({"background": 0, "a": 3})
+    assert scheme.to_channels(np.array([0, -100, 3], np.int16)).tolist() == [0, -100, 1]
+    with pytest.raises(InputError, match=r"label value -1 is not in dataset.json \(it knows \[0, 3\]\)"):
+        scheme.to_channels(np.array([-1, -100]))

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from masam.errors import ConfigError, InputError
 from masam.labels import LabelScheme
-from masam.plan import PRESETS, Plan, fingerprint, make_plan, modality_of
-from masam.preprocess.intensity import Percentiles, Window
+from masam.plan import PRESETS, Plan, fingerprint, make_plan, make_video_plan, modality_of
+from masam.preprocess.intensity import Percentiles, Rgb, Window
 from masam.volume import Geometry, Volume
 
 SCHEME = LabelScheme.from_mapping({"background": 0, "liver": 1, "ignore": 2})
@@ -87,7 +87,7 @@ def test_presets_are_the_papers(preset, modality, rule):
     plan = plan_of(pair(), channel_names=("whatever",), preset=preset)
     assert (plan.modality, plan.intensity) == (modality, rule)
     assert (plan.window_minmax, plan.image_size, plan.window) == (True, 512, 5)
-    assert set(PRESETS) == {"paper-ct", "paper-mr", "paper-tumor"}
+    assert set(PRESETS) == {"paper-ct", "paper-mr", "paper-tumor", "paper-video"}
 
 
 def test_what_the_user_decides_beats_preset_and_fingerprint():
@@ -102,7 +102,7 @@ def test_what_the_user_decides_beats_preset_and_fingerprint():
         ({"image_size": 100}, "plan: image_size: expected a multiple of 16, got 100"),
         ({"image_sise": 96}, "did you mean 'image_size'"),
         ({"slice_axis": "diagonal"}, "slice_axis: expected one of axial, coronal, sagittal, stored, got 'diagonal'"),
-        ({"modality": "PET"}, "plan: modality: expected 'CT', 'MR' or 'other', got 'PET'"),
+        ({"modality": "PET"}, "plan: modality: expected 'CT', 'MR', 'video' or 'other', got 'PET'"),
         ({"window": 0}, "window: expected greater than or equal to 1, got 0"),
     ],
 )
@@ -172,3 +172,29 @@ def test_modality_of_several_channels():
 def test_a_plan_is_read_without_torch():
     code = "import sys, masam.plan; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_plan_of_video_is_the_presets_and_needs_no_look_at_the_data():
+    labels = LabelScheme.from_mapping({"background": 0, "shaft": 1})
+    plan = make_video_plan(name="endo", labels=labels)
+    assert (plan.modality, plan.intensity, plan.window_minmax) == ("video", Rgb(normalisation="unit"), True)
+    assert (plan.window, plan.image_size, plan.labels) == (5, 512, {"background": 0, "shaft": 1})
+    assert make_video_plan(name="endo", labels=labels, preset="paper-video", image_size=64).image_size == 64
+    sam = make_video_plan(name="endo", labels=labels, intensity=Rgb(normalisation="sam"), window_minmax=False)
+    assert sam.frame_preparation.intensity.normalisation == "sam"
+
+
+def test_plans_of_video_and_of_volumes_are_not_mixed():
+    labels = LabelScheme.from_mapping({"background": 0, "shaft": 1})
+    with pytest.raises(ConfigError, match="preset: 'paper-ct' is for volumes, the data set holds videos"):
+        make_video_plan(name="endo", labels=labels, preset="paper-ct")
+    with pytest.raises(ConfigError, match="preset: 'paper-video' is for videos, the data set holds volumes"):
+        plan_of(pair(), preset="paper-video")
+    with pytest.raises(ConfigError, match="modality video and intensity of kind rgb together, got CT and rgb"):
+        plan_of(pair(), intensity=Rgb())
+    with pytest.raises(ConfigError, match="kind rgb together, got video and window"):
+        make_video_plan(name="endo", labels=labels, intensity=Window(low=0, high=1))
+    with pytest.raises(ConfigError, match="window_minmax undoes the normalisation sam"):
+        make_video_plan(name="endo", labels=labels, intensity=Rgb(normalisation="sam"))
+    with pytest.raises(ConfigError, match="expected a plan for video, got one for CT volumes"):
+        _ = plan_of(pair()).frame_preparation

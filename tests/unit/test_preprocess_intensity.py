@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from masam.errors import ConfigError, InputError
+from masam.model.sam import PIXEL_MEAN, PIXEL_STD
 from masam.preprocess import intensity
-from masam.preprocess.intensity import Percentiles, Scaling, Window, minmax_per_window
+from masam.preprocess.intensity import Percentiles, Rgb, Scaling, Window, minmax_per_window
 
 
 def test_window_clips_to_its_range_whatever_the_volume():
@@ -93,3 +94,32 @@ def test_minmax_is_the_references_and_cancels_any_affine_map():
     # Each channel by itself.
     both = minmax_per_window(np.concatenate([window, 7 * window + 3], axis=1))
     assert np.abs(both - scaled).max() < 1e-6
+
+
+def test_colours_become_0_to_1_or_what_sam_was_trained_on():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    assert np.array_equal(Rgb().apply(pixels), pixels.astype(np.float32) / np.float32(255))
+    expected = (pixels - np.array(PIXEL_MEAN)) / np.array(PIXEL_STD)
+    assert np.abs(Rgb(normalisation="sam").apply(pixels) - expected).max() < 1e-5
+    assert (intensity.SAM_MEAN, intensity.SAM_STD) == (PIXEL_MEAN, PIXEL_STD)
+
+
+@pytest.mark.parametrize("frame", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))])
+def test_what_is_no_frame_of_colours_is_refused(frame):
+    with pytest.raises(InputError, match=r"expected a frame \[H, W, 3\] of uint8, got"):
+        Rgb().apply(frame)
+
+
+def test_a_volume_has_no_colours():
+    with pytest.raises(
+        InputError, match=r"frames of a video, got a volume of shape \[2, 3, 4\]; take a plan for volumes"
+    ):
+        Rgb().fit(np.zeros((2, 3, 4)))
+
+
+def test_minmax_of_a_window_of_frames_keeps_hues():
+    window = np.random.default_rng(0).random((3, 3, 4, 4), dtype=np.float32) * 0.4 + 0.2
+    scaled = minmax_per_window(window, jointly=True)
+    assert np.ptp(scaled) == pytest.approx(1, abs=1e-6)
+    low, high = window.min(), window.max()
+    assert np.abs(scaled * (high - low) + low - window).max() < 1e-6

@@ -19,7 +19,9 @@ def register(app: typer.Typer) -> None:
 def plan(
     dataset: Annotated[Path, typer.Argument(help="Data set folder, nnU-Net v2 or MSD layout.")],
     out: Annotated[Path, typer.Option(help="YAML file to write; read it, edit it, give it to masam train --plan.")],
-    preset: Annotated[str | None, typer.Option(help="paper-ct, paper-mr or paper-tumor: the paper's rules.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="paper-ct, paper-mr, paper-tumor or paper-video: the paper's rules.")
+    ] = None,
     memory: Annotated[
         str | None, typer.Option(help="Memory to train in, such as 8GB: the largest model that fits is suggested.")
     ] = None,
@@ -32,10 +34,15 @@ def plan(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read every training case once and write a plan: slice axis, intensity rule, image size, classes."""
+    """Read every training case once and write a plan: slice axis, intensity rule, image size, classes.
+
+    Videos need no look: their plan is that of the preset.
+    """
     from masam.atomic import write_bytes
     from masam.errors import ConfigError
     from masam.io.cases import read_dataset
+    from masam.io.video_cases import is_video_case
+    from masam.plan import make_video_plan
     from masam.report.samples import sample_sheet
     from masam.train.config import TrainConfig
     from masam.train.preview import preview_samples
@@ -49,14 +56,20 @@ def plan(
         raise ConfigError("expected --preview with it, which says where to draw", where="--preview-config")
     config = TrainConfig() if preview_config is None else TrainConfig.from_yaml(preview_config)
     memory_bytes = None if memory is None else parse_memory(memory)
+    content = read_dataset(dataset)
+    are_videos = is_video_case((content.training or content.test)[0])
+    if are_videos and preview is not None:
+        raise ConfigError("videos have no preview yet", where="--preview", fix="leave it out")
     with listening(quiet) as progress:
-        cases = read_dataset(dataset)
-        found = plan_dataset(cases, progress, preset)
+        if are_videos:
+            found = make_video_plan(name=content.name, labels=content.labels, preset=preset)
+        else:
+            found = plan_dataset(content, progress, preset)
         if memory_bytes is not None:
             found = found.model_copy(update={"suggestion": suggest(found, memory_bytes, progress)})
         found.to_yaml(out)
         if preview is not None:
-            rows = preview_samples(cases, found, config.augmentation, config.seed, progress)
+            rows = preview_samples(content, found, config.augmentation, config.seed, progress)
             title = f"{found.name}: training samples, augmentation {config.augmentation.preset}, seed {config.seed}"
             write_bytes(preview, sample_sheet(rows, found.scheme, title))
     if json:

@@ -1,4 +1,4 @@
-"""``masam predict``: labels for a scan or a folder of scans."""
+"""``masam predict``: labels for a scan or a folder of scans, or for videos."""
 
 from __future__ import annotations
 
@@ -16,16 +16,25 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog="Examples: masam predict scans/ --model runs/spleen --out masks/ | "
         "masam predict scan.nii.gz --model runs/spleen --out mask.nii.gz | "
-        "masam predict dicom/ --model runs/spleen --out masks/ --format dicom-seg"
+        "masam predict dicom/ --model runs/spleen --out masks/ --format dicom-seg | "
+        "masam predict operation.mp4 --model runs/instruments --out masks --overlay"
     )(predict)
 
 
 def predict(
-    images: Annotated[Path, typer.Argument(help="NIfTI file, DICOM series, or folder of them; needs no labels.")],
+    images: Annotated[
+        Path,
+        typer.Argument(
+            help="NIfTI file, DICOM series, video file or folder of frames, or a folder of them; needs no labels."
+        ),
+    ],
     model: Annotated[Path, typer.Option(help="Run folder or model.safetensors.")],
     out: Annotated[
         Path,
-        typer.Option(help="Folder for the label files, CASE.nii.gz each; for one scan also a file."),
+        typer.Option(
+            help="Folder for the labels: CASE.nii.gz each, of a video a folder CASE of PNG files; for one scan also a "
+            "file."
+        ),
     ],
     file_format: Annotated[
         Literal["nifti", "dicom-seg"],
@@ -47,6 +56,9 @@ def predict(
     fill_holes: Annotated[
         list[str] | None, typer.Option(metavar="CLASS", help="Fill background enclosed by this class; repeatable.")
     ] = None,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Of videos, also write the labels drawn on the frames.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -54,15 +66,24 @@ def predict(
     from masam.errors import ConfigError
     from masam.io.cases import ENDINGS, find_images
     from masam.io.images import SEG_ENDING
+    from masam.io.video_cases import find_videos, holds_videos
 
-    cases = find_images(images, series)
+    are_videos = holds_videos(images)
+    cases = find_videos(images) if are_videos else find_images(images, series)
     to_file = out.name.lower().endswith((*ENDINGS, SEG_ENDING)) and not out.is_dir()
+    if to_file and are_videos:
+        raise ConfigError(f"{images} is video, so expected a folder for its labels", where=f"--out {out}")
+    if are_videos and file_format != "nifti":
+        raise ConfigError("labels of a video are PNG frames", where=f"--format {file_format}", fix="leave it out")
     if to_file and (len(cases) > 1 or (images.is_dir() and not cases[0].images[0].is_dir())):
         raise ConfigError(f"{images} is a folder, so expected a folder for its labels", where=f"--out {out}")
     if to_file and file_format == "dicom-seg" and out.name.lower().endswith(ENDINGS):
         raise ConfigError(f"expected a name that ends in {SEG_ENDING}, got {out.name}", where="--out")
+    if overlay and not are_videos:
+        raise ConfigError("only videos have overlays", where="--overlay", fix="masam report draws labels over scans")
     from masam.cohort import predict_cohort, predict_file
     from masam.predict import Predictor
+    from masam.video_cohort import predict_videos
 
     predictor = Predictor(
         model,
@@ -74,8 +95,11 @@ def predict(
         keep_largest=keep_largest or (),
         fill_holes=fill_holes or (),
     )
+    predictor.require_modality(is_video=are_videos, what=images)
     with listening(quiet) as progress:
-        if to_file:
+        if are_videos:
+            cohort = predict_videos(predictor, cases, out, progress, overlay=overlay)
+        elif to_file:
             cohort = predict_file(predictor, cases[0], out, progress)
         else:
             cohort = predict_cohort(predictor, cases, out, progress, file_format)

@@ -56,12 +56,15 @@ def describe(model: Masam) -> str:
     carries no plan.
     """
     plan = model.card.plan if model.card else None
-    side, channels, colours = model.spec.image_size, model.spec.num_channels, model.spec.input_channels
-    seen = ", grey in three equal channels" if model.spec.image_channels == 1 else ""
+    side, channels, inputs = model.spec.image_size, model.spec.num_channels, model.spec.input_channels
+    seen = ""
+    if model.spec.image_channels == 1:
+        is_video = plan is not None and plan.modality == "video"
+        seen = ", red, green and blue" if is_video else ", grey in three equal channels"
     description: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "masam_version": __version__,
-        "input": {INPUT: f"float32 [B, S, {colours}, {side}, {side}]{seen}, prepared as the plan says"},
+        "input": {INPUT: f"float32 [B, S, {inputs}, {side}, {side}]{seen}, prepared as the plan says"},
         "outputs": {
             OUTPUTS[0]: f"float32 [B, S, {channels}, {side}, {side}], softmax over the third axis",
             OUTPUTS[1]: f"float32 [B, S, {channels}], not trained by MA-SAM",

@@ -36,7 +36,7 @@ def write_bundle(model: Masam, path: Path, *, merge: bool = False) -> Exported:
 
     Raises:
         ConfigError: A class has a name that MONAI would run as code.
-        ModelError: The model carries no plan, or the bundle does not compute what the model does.
+        ModelError: The model carries no plan or one for video, or the bundle does not compute what the model does.
         ResourceError: The folder cannot be written, or MONAI is not installed.
     """
     plan: Plan | None = model.card.plan if model.card else None
@@ -44,6 +44,10 @@ def write_bundle(model: Masam, path: Path, *, merge: bool = False) -> Exported:
         raise ModelError(
             "the model carries no plan, so a bundle could not prepare a volume for it",
             fix="give the model a plan, or export it as onnx or torch",
+        )
+    if plan.modality == "video":
+        raise ModelError(
+            f"the model is for video ({plan.name}), and a bundle segments volumes", fix="export it as onnx or torch"
         )
     with _quiet():
         monai = require("monai")

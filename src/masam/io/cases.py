@@ -2,7 +2,7 @@
 
 nnU-Net v2: ``dataset.json``, ``imagesTr/CASE_0000.nii.gz`` (one file a channel), ``labelsTr/CASE.nii.gz``, the same
 with ``Ts`` for testing (labels optional). MSD: a ``dataset.json`` that lists the files itself. Hidden files (macOS's
-``._*`` among them) are never data.
+``._*`` among them) are never data. Data sets of videos are those of :mod:`masam.io.video_cases`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import numpy as np
 
 from masam.errors import InputError
 from masam.io import gate
-from masam.io.images import SEG_ENDING, find_dicom, read_image, read_label_image
+from masam.io.images import SEG_ENDING, find_dicom, read_image, read_label_image, require_same_grid
 from masam.io.splits import Split, make_splits, read_splits, write_splits
+from masam.io.video import is_video
 from masam.labels import LabelScheme
 from masam.volume import Volume
 
@@ -100,8 +101,13 @@ def read_dataset(root: Path) -> CaseFolder:
     is_msd = "training" in content
     channels = channel_names(_key(content, "modality" if is_msd else "channel_names", file), file)
     labels = LabelScheme.from_mapping(_key(content, "labels", file), where=f"{file}: labels")
+    # Imported late, as it builds on this module.
+    from masam.io.video_cases import is_video_ending, read_video_cases
+
     if is_msd:
         training, test = _msd_cases(root, content, labels, file)
+    elif is_video_ending(content.get("file_ending")):
+        training, test = read_video_cases(root, content, channels, file)
     else:
         training, test = _nnunet_cases(root, content, len(channels), file)
     if not training and not test:
@@ -181,6 +187,8 @@ def load_case(
     """
     transform: _Transform = {"prefer_sform": prefer_sform, "assume_orientation": assume_orientation}
     first, *others = case.images
+    if is_video(first):
+        raise InputError("expected a volume, got a video", where=first, fix="use load_video_case")
     image = read_image(first, series=case.series, say=say, nan_fill=nan_fill, **transform)
     if others:
         with gate.system_border(first):
@@ -189,29 +197,14 @@ def load_case(
         array[..., 0] = image.array
         for index, path in enumerate(others, start=1):
             channel = read_image(path, say=say, nan_fill=nan_fill, **transform)
-            _require_same_grid("channel", channel, path, image, first)
+            require_same_grid("channel", channel, path, image, first)
             array[..., index] = channel.array
         image = Volume(array, image.geometry)
     if case.label is None:
         return image, None
     label = read_label_image(case.label, image, first, case.scheme, **transform)
-    _require_same_grid("label", label, case.label, image, first)
+    require_same_grid("label", label, case.label, image, first)
     return image, label
-
-
-def _require_same_grid(what: str, volume: Volume, path: Path, image: Volume, image_path: Path) -> None:
-    if volume.shape != image.shape:
-        raise InputError(
-            f"the {what}'s shape {volume.shape} is not {image.shape}, the shape of the image {image_path}",
-            where=path,
-            fix=f"resample the {what} to the image's grid",
-        )
-    if not image.geometry.matches(volume.geometry, image.shape):
-        raise InputError(
-            f"the {what}'s affine {_rows(volume)} is not {_rows(image)}, the affine of the image {image_path}",
-            where=path,
-            fix=f"resample the {what} to the image's grid, or copy the header if the voxels do correspond",
-        )
 
 
 def _key(content: Mapping[str, Any], key: str, file: Path) -> Any:
@@ -380,10 +373,6 @@ def _group(found: Iterable[tuple[str, int, Path]], *, where: object, channels: i
                 f"case {case_id} has a channel {min(further):04d}, dataset.json has {channels}", where=where
             )
     return tuple(Case(i, tuple(groups[i][c] for c in sorted(groups[i]))) for i in sorted(groups))
-
-
-def _rows(volume: Volume) -> list[list[float]]:
-    return [[float(f"{x:.6g}") for x in row] for row in volume.geometry.affine[:3]]
 
 
 def _some(names: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
+from masam.errors import InputError
 from masam.io import gate
 from masam.io.dicom import read_pixels
 from masam.io.dicom_file import is_dicom
@@ -91,6 +92,33 @@ def read_label_image(
     return read_labels(path, prefer_sform=prefer_sform, assume_orientation=assume_orientation)
 
 
+def require_same_grid(what: str, volume: Volume, path: Path, image: Volume, image_path: Path) -> None:
+    """Refuse what does not lie on the grid of its image.
+
+    Args:
+        what: ``"label"`` or ``"channel"``, for the error.
+        volume: The label or the channel.
+        path: Where that was read from.
+        image: The image.
+        image_path: Where that was read from.
+
+    Raises:
+        InputError: They differ in shape or place.
+    """
+    if volume.shape != image.shape:
+        raise InputError(
+            f"the {what}'s shape {volume.shape} is not {image.shape}, the shape of the image {image_path}",
+            where=path,
+            fix=f"resample the {what} to the image's grid",
+        )
+    if not image.geometry.matches(volume.geometry, image.shape):
+        raise InputError(
+            f"the {what}'s affine {_rows(volume)} is not {_rows(image)}, the affine of the image {image_path}",
+            where=path,
+            fix=f"resample the {what} to the image's grid, or copy the header if the voxels do correspond",
+        )
+
+
 def is_dicom_image(path: Path) -> bool:
     """Say whether a path is read as DICOM.
 
@@ -144,6 +172,10 @@ def find_dicom(path: Path, series: str | None = None) -> tuple[tuple[str, Path, 
     if len(found) == 1:
         return ((_name(path.resolve()), path, found[0].key if series else None),)
     return tuple(sorted((f"series{one.number or '_'}_{one.key}", path, one.key) for one in found))
+
+
+def _rows(volume: Volume) -> list[list[float]]:
+    return [[float(f"{x:.6g}") for x in row] for row in volume.geometry.affine[:3]]
 
 
 def _holds_dicom(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """Intensity rules: from the scanner's numbers to 0..1.
 
 A rule is fitted to a volume once; the scaling that comes out is applied slice by slice. A volume without contrast
-becomes 0 everywhere, and no rule ever makes a NaN.
+becomes 0 everywhere, and no rule ever makes a NaN. The rule for the colours of video frames needs no fit.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from masam.errors import InputError
 # Above this many voxels a percentile is taken of every n-th row and column of each slice. On a 512 x 512 x 300 CT that
 # keeps a fifth to a quarter of the voxels; the minimum and maximum (percentiles 0 and 100) always see all of them.
 _MAX_SAMPLE = 1 << 24
+
+SAM_MEAN = (123.675, 116.28, 103.53)
+SAM_STD = (58.395, 57.12, 57.375)
+"""Mean and deviation of red, green and blue on 0..255 that SAM's own weights were trained with."""
 
 
 @dataclass(frozen=True)
@@ -102,22 +106,65 @@ class Percentiles(_Range):
         return Scaling(float(found.get(self.low, least)), float(found.get(self.high, most)))
 
 
-IntensityRule = Annotated[Window | Percentiles, Field(discriminator="kind")]
+class Rgb(Settings):
+    """The colours of a video frame, whose unit is the same in every video, so nothing is fitted."""
+
+    kind: Literal["rgb"] = Field(default="rgb", description="names this rule")
+    normalisation: Literal["unit", "sam"] = Field(
+        default="unit",
+        description="unit: 0..255 becomes 0..1; sam: less the mean and divided by the deviation that SAM was trained "
+        "with, a colour at a time",
+    )
+
+    def apply(self, pixels: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Scale the colours of a frame.
+
+        Args:
+            pixels: [H, W, 3] red, green and blue.
+
+        Returns:
+            [H, W, 3], 0 to 1, or about -2.1 to 2.6 for ``sam``.
+
+        Raises:
+            InputError: It is no such frame.
+        """
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise InputError(f"expected a frame [H, W, 3] of uint8, got {list(pixels.shape)} of {pixels.dtype}")
+        values = pixels.astype(np.float32)
+        if self.normalisation == "unit":
+            return values / np.float32(255)
+        mean, deviation = np.array(SAM_MEAN, np.float32), np.array(SAM_STD, np.float32)
+        return ((values - mean) / deviation).astype(np.float32)
+
+    def fit(self, array: NDArray[np.generic]) -> Scaling:
+        """Refuse a volume.
+
+        Raises:
+            InputError: Always: a volume of grey values has no colours.
+        """
+        raise InputError(
+            f"expected the frames of a video, got a volume of shape {list(array.shape)}",
+            fix="take a plan for volumes",
+        )
 
 
-def minmax_per_window(window: NDArray[np.floating]) -> NDArray[np.float32]:
+IntensityRule = Annotated[Window | Percentiles | Rgb, Field(discriminator="kind")]
+
+
+def minmax_per_window(window: NDArray[np.floating], *, jointly: bool = False) -> NDArray[np.float32]:
     """Scale one window of slices to its own minimum..maximum, as the published checkpoints were trained.
 
     Args:
-        window: [S, C, H, W] finite intensities, after the clip of the rule; each channel is scaled by itself.
+        window: [S, C, H, W] finite intensities, after the clip of the rule.
+        jointly: Over all channels, which keeps the hues of colours; else each channel is scaled by itself.
 
     Returns:
-        [S, C, H, W], 0 to 1; a constant channel becomes 0.
+        [S, C, H, W], 0 to 1; what is constant becomes 0.
 
     Source: paper.md, quirk 18: (x - min) / (max - min + 1e-8), after an affine map that cancels out (quirk 19).
     """
     values = np.asarray(window, dtype=np.float32)
-    low, high = (end(axis=(0, 2, 3), keepdims=True) for end in (values.min, values.max))
+    low, high = (end(axis=None if jointly else (0, 2, 3), keepdims=True) for end in (values.min, values.max))
     scaled: NDArray[np.float32] = (values - low) / (high - low + np.float32(1e-8))
     return scaled
 

@@ -1,0 +1,94 @@
+"""Peak memory of a video's prediction against the number of frames, each length in a process of its own.
+
+The frames are made as they are asked for, are segmented, and their labels and overlay are written and thrown away, so
+nothing but the prediction is measured. The last column is what it takes to hold the video and its class probabilities.
+The peak is VmHWM of /proc/self/status: getrusage's is inherited from the process that starts this one.
+
+    python benchmarks/video_memory.py
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from masam import Predictor
+from masam.io.frames import Frame, FrameSource
+from masam.io.overlay import overlay_video
+from masam.model.masam import Masam
+from masam.model.sizes import MasamSpec, find_size
+from masam.plan import Plan
+from masam.predict_video import predict_video
+from masam.preprocess.intensity import Rgb
+
+ROWS, COLUMNS, SIDE, CLASSES, LENGTHS = 512, 640, 128, 11, (50, 200, 800)
+MIB = 2**20
+
+
+def peak_mib() -> float:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+
+
+def made(count: int) -> FrameSource:
+    scene = np.random.default_rng(0).integers(0, 256, (ROWS // 16, COLUMNS // 16, 3), dtype=np.uint8)
+    scene = scene.repeat(16, 0).repeat(16, 1)
+
+    def read() -> Iterator[Frame]:
+        for index in range(count):
+            yield Frame(index, f"frame{index:06d}", np.roll(scene, index, axis=1))
+
+    return FrameSource(Path("made.mp4"), (ROWS, COLUMNS), count, Fraction(25), True, (), read)
+
+
+def predict(count: int) -> None:
+    """Predict one made video; print the peak, the peak above what was held before, in MiB, and seconds."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    labels = {"background": 0, **{f"class {n}": n for n in range(1, CLASSES + 1)}}
+    plan = Plan(
+        name="made",
+        modality="video",
+        channels=("R", "G", "B"),
+        slice_axis="stored",
+        intensity=Rgb(),
+        window_minmax=True,
+        image_size=SIDE,
+        labels=labels,
+    )
+    model = Masam(MasamSpec(find_size("vit_t"), CLASSES, SIDE, adapter_channels=64, image_channels=3))
+    predictor = Predictor(model, device="cpu", stride=5, plan=plan)
+    source, before, begun = made(count), peak_mib(), time.monotonic()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        overlay_video(Path(folder) / "overlay.mp4", source, plan.scheme) as writer,
+    ):
+        predict_video(predictor, source, writer.write)
+    print(peak_mib(), peak_mib() - before, time.monotonic() - begun)
+
+
+def main() -> None:
+    """Print one row a length."""
+    print(f"{COLUMNS} x {ROWS} pixels, {CLASSES} classes, windows of 5 at {SIDE} pixels, stride 5; MiB")
+    print("frames  peak  above model  frame/s  all frames and probabilities")
+    for count in LENGTHS:
+        done = subprocess.run([sys.executable, __file__, str(count)], capture_output=True, text=True, check=True)
+        peak, above, seconds = map(float, done.stdout.split())
+        everything = ROWS * COLUMNS * count * (3 + 4 * (CLASSES + 1)) / MIB
+        print(f"{count:6d}  {peak:4.0f}  {above:11.0f}  {count / seconds:7.1f}  {everything:28.0f}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        predict(int(sys.argv[1]))
+    else:
+        main()

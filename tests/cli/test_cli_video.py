@@ -1,0 +1,224 @@
+"""Prediction of videos: indexed frames of the input's names and size, overlays, mismatches, reruns, kills."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clips import NTSC, PLAN, frames, video_model, write_frames, write_lossless, write_video_dataset
+from masam_cli import arrays, finish, save, start
+from PIL import Image
+from tiny import LABELS
+
+from masam.io.overlay import draw_labels
+from masam.io.video import open_frames
+from masam.labels import LabelScheme
+from masam.predict import Predictor
+from masam.predict_video import predict_video
+from masam.weights import load
+
+PIXELS, _ = frames(4)
+SCHEME = LabelScheme.from_mapping(LABELS)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return video_model(tmp_path_factory.mktemp("model") / "model.safetensors")
+
+
+@pytest.fixture
+def clip(tmp_path):
+    return write_lossless(tmp_path / "in/clip.mkv", PIXELS)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_frames(tmp_path / "folders/case", PIXELS)
+
+
+def expected(model: Path, video: Path) -> dict[str, np.ndarray]:
+    found = {}
+    predictor = Predictor(load(model), device="cpu")
+    predict_video(predictor, open_frames(video), lambda frame, labels: found.update({f"{frame.name}.png": labels}))
+    return found
+
+
+def written(folder: Path) -> dict[str, np.ndarray]:
+    found = {}
+    for file in folder.iterdir():
+        with Image.open(file) as image:
+            assert image.mode == "P"
+            found[file.name] = np.array(image)
+    return found
+
+
+def require_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    assert one.keys() == other.keys()
+    for name, values in one.items():
+        assert np.array_equal(values, other[name]), name
+
+
+def test_a_video_file_becomes_a_folder_of_numbered_frames_and_an_overlay_of_its_rate(masam, model, clip, tmp_path):
+    result = masam("predict", clip, "--model", model, "--out", tmp_path / "out", "--overlay", "--json")
+    assert result.code == 0
+    labels = expected(model, clip)
+    assert sorted(labels) == [f"frame{t:06d}.png" for t in range(4)]
+    require_same(written(tmp_path / "out/clip"), labels)
+    overlay = open_frames(tmp_path / "out/clip.overlay.mp4")
+    assert (overlay.size, overlay.frame_rate, overlay.count) == ((20, 26), NTSC, 4)
+    entry = result.json["done"]["clip"]
+    assert (entry["frames"], entry["frame_rate"], entry["overlay"]) == (4, "30000/1001", "clip.overlay.mp4")
+    assert result.json["failed"] == {}
+    assert json.loads((tmp_path / "out/predictions.json").read_text())["done"]["clip"] == entry
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["clip", "clip.overlay.mp4", "predictions.json"]
+
+
+def test_a_folder_of_frames_keeps_its_names(masam, model, folder, tmp_path):
+    result = masam("predict", folder, "--model", model, "--out", tmp_path / "out", "--overlay", "--stride", 1)
+    assert result.code == 0
+    assert result.out == f"1 of 1 cases in {tmp_path / 'out'} (0 kept from an earlier run)\n"
+    labels = written(tmp_path / "out/case")
+    require_same(labels, expected(model, folder))
+    for t in range(4):
+        with Image.open(tmp_path / f"out/case.overlay/frame{t}.png") as image:
+            assert np.array_equal(np.asarray(image), draw_labels(PIXELS[t], labels[f"frame{t}.png"], SCHEME))
+
+
+def test_a_folder_of_videos_is_a_batch_and_a_bad_one_stops_no_other(masam, model, clip, tmp_path):
+    write_frames(clip.parent / "seq.1", PIXELS[:2])
+    bad = write_frames(clip.parent / "bad", PIXELS)
+    Image.new("RGB", (5, 5)).save(bad / "frame2.png")
+    result = masam("predict", clip.parent, "--model", model, "--out", tmp_path / "out")
+    assert result.code == 4
+    assert "1 of 3 scans failed" in result.error
+    assert "frame2.png: frame 2 of 4 has 5 x 5 pixels, the first one has 26 x 20" in result.error
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["clip", "predictions.json", "seq.1"]
+    for name in ("clip.mkv", "seq.1"):
+        require_same(written(tmp_path / "out" / name.removesuffix(".mkv")), expected(model, clip.parent / name))
+
+
+def test_a_video_that_breaks_off_leaves_nothing_that_looks_finished(masam, model, folder, tmp_path):
+    data = (folder / "frame3.png").read_bytes()
+    (folder / "frame3.png").write_bytes(data[: len(data) - 30])
+    result = masam("predict", folder, "--model", model, "--out", tmp_path / "out", "--overlay")
+    assert result.code == 3
+    assert "frame3.png: expected a whole image" in result.error
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["predictions.json"]
+
+
+def test_a_rerun_keeps_what_is_unchanged_and_does_the_rest_again(masam, model, folder, tmp_path):
+    out = tmp_path / "out"
+
+    def again(*options: object) -> tuple[list[str], int]:
+        result = masam("predict", folder, "--model", model, "--out", out, "--json", *options)
+        assert result.code == 0, result.err
+        return result.json["kept"], (out / "case/frame0.png").stat().st_mtime_ns
+
+    kept, first = again()
+    assert (kept, again()) == ([], (["case"], first))
+    # An overlay is asked for, a written frame is damaged, a setting and a frame change: each makes it anew.
+    kept, second = again("--overlay")
+    assert kept == []
+    assert second > first
+    assert again("--overlay") == (["case"], second)
+    assert again() == (["case"], second)
+    (out / "case/frame1.png").write_bytes(b"")
+    assert again("--overlay")[0] == []
+    assert again("--overlay", "--stride", 2)[0] == []
+    Image.fromarray(PIXELS[0]).save(folder / "frame1.png")
+    assert again("--stride", 2)[0] == []
+    assert not (out / "case.overlay").exists(), "an overlay of other labels"
+    assert len(written(out / "case")) == 4
+
+
+def test_a_killed_run_leaves_no_half_case_and_the_next_one_does_it_again(masam, model, tmp_path):
+    many = write_frames(tmp_path / "in/long", frames(1)[0].repeat(600, 0))
+    out = tmp_path / "out"
+    process = start("predict", many, "--model", model, "--out", out, "--device", "cpu", "--quiet")
+    until = time.monotonic() + 60
+    while not list(out.glob(".masam-tmp-*/long/*.png")):
+        assert process.poll() is None, finish(process).err
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert finish(process).code == -signal.SIGKILL
+    assert not (out / "long").exists()
+    for file in sorted(many.iterdir())[3:]:
+        file.unlink()
+    assert masam("predict", many, "--model", model, "--out", out).code == 0
+    assert len(written(out / "long")) == 3
+    assert sorted(p.name for p in out.iterdir()) == ["long", "predictions.json"]
+
+
+def test_model_and_input_must_be_of_one_kind(masam, model, trained, clip, tmp_path):
+    result = masam("predict", clip, "--model", trained, "--out", tmp_path / "out")
+    assert result.code == 6
+    assert "clip.mkv: the model is for CT volumes (set), the input is video; take a model" in result.error
+    scan = save(tmp_path / "scan.nii.gz", arrays()[0])
+    result = masam("predict", scan, "--model", model, "--out", tmp_path / "out")
+    assert result.code == 6
+    assert "scan.nii.gz: the model is for video (endo), the input is a volume; take a model" in result.error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--out", "masks.nii.gz"), "clip.mkv is video, so expected a folder for its labels"),
+        (("--out", "out", "--fill-holes", "ball"), "keep-largest and fill-holes need the whole volume at once"),
+    ],
+)
+def test_options_of_volumes_are_refused(masam, model, clip, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    result = masam("predict", clip, "--model", model, *options)
+    assert result.code == 2
+    assert message in result.error
+
+
+def test_volumes_have_no_overlay(masam, trained, tmp_path):
+    scan = save(tmp_path / "scan.nii.gz", arrays()[0])
+    result = masam("predict", scan, "--model", trained, "--out", tmp_path / "out", "--overlay")
+    assert result.code == 2
+    assert "--overlay: only videos have overlays; masam report draws labels over scans" in result.error
+
+
+def test_nothing_of_the_users_is_written_over(masam, model, clip, folder, tmp_path):
+    for video, out in ((clip, clip.parent), (folder, folder), (folder, folder.parent)):
+        result = masam("predict", video, "--model", model, "--out", out)
+        assert result.code == 2
+        assert "the folder holds the videos; labels would lie among them; name another folder" in result.error
+    for name in ("clip", "clip.overlay.mp4"):
+        mine = tmp_path / "out" / name
+        mine.mkdir(parents=True)
+        result = masam("predict", clip, "--model", model, "--out", tmp_path / "out")
+        assert result.code == 2
+        assert f"the folder holds {name}, which masam predict did not write there" in result.error
+        shutil.rmtree(mine)
+    assert len(list(folder.iterdir())) == 4
+
+
+def test_a_plan_for_videos_comes_from_the_preset(masam, tmp_path):
+    root = write_video_dataset(tmp_path / "set")
+    result = masam("plan", root, "--out", tmp_path / "plan.yaml", "--json")
+    assert result.code == 0
+    assert (result.json["modality"], result.json["intensity"]) == ("video", {"kind": "rgb", "normalisation": "unit"})
+    assert result.json["labels"] == LABELS
+    result = masam("plan", root, "--out", tmp_path / "plan.yaml", "--preset", "paper-mr")
+    assert result.code == 2
+    assert "'paper-mr' is for volumes, the data set holds videos" in result.error
+
+
+def test_training_on_videos_is_refused_in_a_line(masam, tmp_path):
+    root = write_video_dataset(tmp_path / "set")
+    result = masam("train", root, "--out", tmp_path / "run", "--device", "cpu", "--size", "vit_t")
+    assert result.code == 3
+    assert "expected a volume, got a video" in result.error
+
+
+def test_the_plan_travels_with_the_model(model):
+    assert load(model).card.plan == PLAN
