@@ -30,7 +30,7 @@ ALLOWED = {
     "predict": STAGES | {"model", "weights", "card"},
     "check": {"io"},  # all that is wrong with a data set
     "metrics": {"io"},  # the table of a run's figures, written by train and read by report
-    "train": STAGES | {"model", "weights", "predict", "evaluation", "metrics"},
+    "train": STAGES | {"model", "weights", "predict", "predict_video", "evaluation", "metrics"},
     "published": {"io"},  # which files others publish, and where they lie here
     "weights_cache": {"io", "published"},  # their download
     "manifest": set(),

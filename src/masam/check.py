@@ -18,6 +18,7 @@ import numpy as np
 from masam.errors import InputError, MasamError
 from masam.io.cases import Case, load_case
 from masam.io.inventory import Inventory, take_inventory
+from masam.io.video_cases import UNLABELLED, is_video_case, load_video_case
 from masam.labels import LabelScheme
 from masam.progress import Progress, Silent
 
@@ -129,6 +130,8 @@ def check_dataset(root: Path, progress: Progress | None = None, workers: int | N
 
 def _look(case: Case, inventory: Inventory) -> CaseFacts:
     try:
+        if is_video_case(case):
+            return _look_at_video(case, inventory)
         image, label = load_case(case)
     except MasamError as error:
         return CaseFacts(findings=(Finding("error", case.id, str(error)),))
@@ -147,6 +150,23 @@ def _look(case: Case, inventory: Inventory) -> CaseFacts:
     digest = hashlib.sha256(np.ascontiguousarray(image.array.T).data)
     digest.update(image.geometry.affine.tobytes())
     return CaseFacts(image.geometry.spacing_mm, digest.hexdigest(), values, tuple(findings))
+
+
+def _look_at_video(case: Case, inventory: Inventory) -> CaseFacts:
+    frames, labels = load_video_case(case, unlabelled="ignore")
+    findings = []
+    if frames.min() == frames.max():
+        findings.append(Finding("warning", case.id, f"{case.images[0].name} is {frames.flat[0]} everywhere"))
+    values: dict[int, int] = {}
+    if labels is not None:
+        has_label = (labels != UNLABELLED).any(axis=(1, 2))
+        if not has_label.all():
+            what = f"{np.count_nonzero(~has_label)} of {len(frames)} frames have no label; they do not count"
+            findings.append(Finding("warning", case.id, what))
+        found, counts = np.unique(labels[has_label], return_counts=True)
+        values = dict(zip(found.tolist(), counts.tolist(), strict=True))
+        findings += _judge_values(case, values, inventory.labels)
+    return CaseFacts(None, hashlib.sha256(frames.data).hexdigest(), values, tuple(findings))
 
 
 def _judge_values(case: Case, values: dict[int, int], scheme: LabelScheme | None) -> list[Finding]:

@@ -187,6 +187,11 @@ class Plan(Settings):
         return Preprocessing(self.slice_axis, self.intensity, self.image_size)
 
     @property
+    def colours(self) -> Rgb | None:
+        """How colours are scaled; None of volumes."""
+        return self.intensity if isinstance(self.intensity, Rgb) else None
+
+    @property
     def frame_preparation(self) -> FramePreparation:
         """How a video's frames become images for the model.
 

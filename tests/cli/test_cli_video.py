@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clips import NTSC, PLAN, frames, video_model, write_frames, write_lossless, write_video_dataset
+from clips import NTSC, PLAN, frames, video_model, write_frames, write_label_frames, write_lossless, write_video_dataset
 from masam_cli import arrays, finish, save, start
 from PIL import Image
 from tiny import LABELS
@@ -18,8 +19,10 @@ from tiny import LABELS
 from masam.io.overlay import draw_labels
 from masam.io.video import open_frames
 from masam.labels import LabelScheme
+from masam.plan import Plan
 from masam.predict import Predictor
 from masam.predict_video import predict_video
+from masam.preprocess.intensity import Window
 from masam.weights import load
 
 PIXELS, _ = frames(4)
@@ -50,7 +53,7 @@ def expected(model: Path, video: Path) -> dict[str, np.ndarray]:
 
 def written(folder: Path) -> dict[str, np.ndarray]:
     found = {}
-    for file in folder.iterdir():
+    for file in sorted(folder.iterdir()):
         with Image.open(file) as image:
             assert image.mode == "P"
             found[file.name] = np.array(image)
@@ -213,11 +216,63 @@ def test_a_plan_for_videos_comes_from_the_preset(masam, tmp_path):
     assert "'paper-mr' is for volumes, the data set holds videos" in result.error
 
 
-def test_training_on_videos_is_refused_in_a_line(masam, tmp_path):
-    root = write_video_dataset(tmp_path / "set")
-    result = masam("train", root, "--out", tmp_path / "run", "--device", "cpu", "--size", "vit_t")
+@pytest.mark.parametrize("as_files", [False, True])
+def test_training_on_videos(masam, tmp_path, as_files):
+    root, run = write_video_dataset(tmp_path / "set", cases=3, as_files=as_files), tmp_path / "run"
+    next((root / "labelsTr/case0").iterdir()).unlink()
+    masam("plan", root, "--out", tmp_path / "plan.yaml")
+    plan = Plan.from_yaml(tmp_path / "plan.yaml").model_copy(update={"image_size": 32, "window": 3})
+    plan.to_yaml(tmp_path / "plan.yaml")
+    words = ("--plan", tmp_path / "plan.yaml", "--epochs", 1, "--size", "vit_t", "--device", "cpu", "--set", "folds=3")
+    result = masam("train", root, "--out", run, *words, "--set", "model.adapter_channels=8", "--set", "fold=1")
+    assert result.code == 0, result.err
+    assert "case0: 1 of 4 frames have no label; they do not count" in result.err
+    trained = load(run / "model.safetensors")
+    assert (trained.card.plan, trained.spec.image_channels) == (plan, 3)
+    with (run / "metrics.csv").open() as file:
+        reported = float(list(csv.DictReader(file))[-1]["validation_dice"])
+    # The same by the command line: predict the held-out video, count.
+    (held_out,) = json.loads((run / "splits.json").read_text())[1]["val"]
+    video = root / f"imagesTr/{held_out}{'.mp4' if as_files else ''}"
+    assert masam("predict", video, "--model", run, "--out", tmp_path / "masks", "--stride", 3, "--quiet").code == 0
+    found = np.stack(list(written(tmp_path / "masks" / held_out).values()))
+    reference = np.stack(list(written(root / "labelsTr" / held_out).values()))
+    dice = [
+        2 * np.sum((found == value) & (reference == value)) / (np.sum(found == value) + np.sum(reference == value))
+        for name, value in LABELS.items() if value > 0 and name != "ignore"
+    ]  # fmt: skip
+    assert reported == pytest.approx(np.nanmean(dice), abs=1e-4)
+
+
+def test_check_looks_at_videos(masam, tmp_path):
+    root = write_video_dataset(tmp_path / "set", cases=3)
+    shutil.rmtree(root / "imagesTr/case1")
+    shutil.copytree(root / "imagesTr/case0", root / "imagesTr/case1")
+    (root / "labelsTr/case0/frame3.png").unlink()
+    values = np.array(Image.open(root / "labelsTr/case2/frame0.png"))
+    values[0, 0] = 77
+    write_label_frames(tmp_path / "other", values[None])
+    shutil.copy(tmp_path / "other/frame0.png", root / "labelsTr/case2/frame0.png")
+    result = masam("check", root, "--quiet", "--json")
     assert result.code == 3
-    assert "expected a volume, got a video" in result.error
+    found = {(one["severity"], one["case"], one["what"].split(":")[0]) for one in result.json["findings"]}
+    assert ("warning", "case0", "1 of 4 frames have no label; they do not count") in found
+    assert ("warning", "case1", "has the same image as case0") in found
+    unknown = "label value 77 (1 voxels) is not in dataset.json"
+    assert any(case == "case2" and unknown in what for _, case, what in found)
+    assert result.json["errors"] == 1
+
+
+def test_a_plan_for_the_other_kind_is_refused(masam, tmp_path):
+    root = write_video_dataset(tmp_path / "set")
+    plan = Plan(
+        name="ct", modality="CT", slice_axis="axial", intensity=Window(low=0, high=9), image_size=32, labels=LABELS
+    )
+    plan.to_yaml(tmp_path / "plan.yaml")
+    result = masam("train", root, "--out", tmp_path / "run", "--plan", tmp_path / "plan.yaml", "--device", "cpu")
+    assert result.code == 2
+    assert "the plan is for volumes, the data set holds videos; give the plan of this data set" in result.error
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_plan_travels_with_the_model(model):

@@ -185,6 +185,8 @@ class Killed(WindowSamples):
         return super().__getitem__(index)
 
 
+# The loader's own end is told of the killed process once more.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_killed_reader_ends_training_with_its_cause(tmp_path):
     samples = Killed([prepared_case(tmp_path)], 3, seed=1, window_minmax=False, augmentation=NONE)
     message = r"^training: a process that reads samples died .*; lower workers$"

@@ -41,9 +41,8 @@ def plan(
     from masam.atomic import write_bytes
     from masam.errors import ConfigError
     from masam.io.cases import read_dataset
-    from masam.io.video_cases import is_video_case
-    from masam.plan import make_video_plan
     from masam.report.samples import sample_sheet
+    from masam.train.cases import are_videos
     from masam.train.config import TrainConfig
     from masam.train.preview import preview_samples
     from masam.train.run import plan_dataset
@@ -57,14 +56,10 @@ def plan(
     config = TrainConfig() if preview_config is None else TrainConfig.from_yaml(preview_config)
     memory_bytes = None if memory is None else parse_memory(memory)
     content = read_dataset(dataset)
-    are_videos = is_video_case((content.training or content.test)[0])
-    if are_videos and preview is not None:
+    if preview is not None and are_videos(content.training or content.test):
         raise ConfigError("videos have no preview yet", where="--preview", fix="leave it out")
     with listening(quiet) as progress:
-        if are_videos:
-            found = make_video_plan(name=content.name, labels=content.labels, preset=preset)
-        else:
-            found = plan_dataset(content, progress, preset)
+        found = plan_dataset(content, progress, preset)
         if memory_bytes is not None:
             found = found.model_copy(update={"suggestion": suggest(found, memory_bytes, progress)})
         found.to_yaml(out)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,6 @@ from numpy.typing import NDArray
 from masam.atomic import STALE_AFTER_S, is_running
 from masam.errors import InputError, MasamError, ResourceError
 from masam.labels import LabelScheme
-from masam.preprocess.pipeline import PreparedLabels, PreparedVolume, Preprocessing
-from masam.volume import Volume
 
 FORMAT_VERSION = 2
 """Part of the hash; it goes up when anything changes that a cached voxel depends on."""
@@ -53,6 +51,53 @@ class SourceFiles(Protocol):
     @property
     def label(self) -> Path | None:
         """Label file."""
+
+
+@runtime_checkable
+class LabelSlices(Protocol):
+    """Prepared labels, slice after slice."""
+
+    @property
+    def depth(self) -> int:
+        """Number of slices."""
+
+    def slice(self, index: int) -> NDArray[np.integer]:
+        """Return label values [H, W] of a slice at the model's size."""
+
+
+@runtime_checkable
+class ImageSlices(Protocol):
+    """A prepared volume or video, slice after slice."""
+
+    @property
+    def depth(self) -> int:
+        """Number of slices."""
+
+    @property
+    def channels(self) -> int:
+        """Number of image channels."""
+
+    def slice(self, index: int) -> NDArray[np.float32]:
+        """Return a slice [C, H, W] at the model's size, 0 to 1."""
+
+    def labels(self, reference: Any) -> LabelSlices:
+        """Bring labels into the same form."""
+
+
+@runtime_checkable
+class Preparation(Protocol):
+    """How a case is prepared: ``Preprocessing`` of volumes, or ``FramePreparation`` of videos."""
+
+    @property
+    def image_size(self) -> int:
+        """Rows and columns of a prepared slice."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return all that decides what comes out, as JSON has it."""
+
+    def prepare(self, image: Any) -> ImageSlices:
+        """Prepare what was loaded."""
 
 
 Case = TypeVar("Case", bound=SourceFiles)
@@ -116,8 +161,8 @@ class PreparedCase:
 
 def prepare_cases(
     cases: Sequence[Case],
-    load: Callable[[Case], tuple[Volume, Volume | None]],
-    preprocessing: Preprocessing,
+    load: Callable[[Case], tuple[Any, Any]],
+    preparation: Preparation,
     scheme: LabelScheme,
     cache_root: Path,
     progress: Callable[[Case], None] | None = None,
@@ -129,8 +174,8 @@ def prepare_cases(
 
     Args:
         cases: The cases; their files' bytes decide whether the cache still holds.
-        load: Reads the image and the labels of a case.
-        preprocessing: How they are prepared.
+        load: Reads the image and the labels of a case, as ``preparation`` takes them.
+        preparation: How they are prepared.
         scheme: Which label value is which channel.
         cache_root: Folder of the cache; it is made if need be.
         progress: Called after each case.
@@ -145,29 +190,27 @@ def prepare_cases(
         _remove_left_overs(cache_root)
     prepared = []
     for case in cases:
-        folder = cache_root / _key(case, preprocessing, scheme, load_options)
+        folder = cache_root / _key(case, preparation, scheme, load_options)
         if not folder.is_dir():
-            _build(case, load, preprocessing, scheme, folder)
+            _build(case, load, preparation, scheme, folder)
         prepared.append(_open(case.id, folder))
         if progress is not None:
             progress(case)
     return prepared
 
 
-def _key(case: SourceFiles, preprocessing: Preprocessing, scheme: LabelScheme, load_options: str) -> str:
+def _key(case: SourceFiles, preparation: Preparation, scheme: LabelScheme, load_options: str) -> str:
     """Hash all that decides what the prepared arrays hold."""
     sources = []
     for path in (*case.images, *([case.label] if case.label else [])):
-        # A DICOM series is a folder.
+        # A DICOM series is a folder, and so are the frames of a video.
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
         sources += [[file.name, _sha256(file, case.id)] for file in files]
     facts = {
         "format": FORMAT_VERSION,
         "sources": sources,
         "load_options": load_options,
-        "slice_axis": preprocessing.slice_axis,
-        "intensity": preprocessing.intensity.model_dump(mode="json"),
-        "image_size": preprocessing.image_size,
+        **preparation.facts,
         "labels": scheme.to_mapping(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
@@ -185,8 +228,8 @@ def _sha256(path: Path, case_id: str) -> str:
 
 def _build(
     case: Case,
-    load: Callable[[Case], tuple[Volume, Volume | None]],
-    preprocessing: Preprocessing,
+    load: Callable[[Case], tuple[Any, Any]],
+    preparation: Preparation,
     scheme: LabelScheme,
     folder: Path,
 ) -> None:
@@ -195,8 +238,8 @@ def _build(
         image, labels = load(case)
         if labels is None:
             raise InputError("expected labels to train on, found none")
-        volume = preprocessing.prepare(image)
-        reference = volume.labels(labels)
+        prepared = preparation.prepare(image)
+        reference = prepared.labels(labels)
     except MasamError as error:
         if error.where and case.id in error.where:
             raise
@@ -206,8 +249,8 @@ def _build(
     with _disk_errors(folder):
         partial = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{platform.node()}-{os.getpid()}-", dir=folder.parent))
         try:
-            _write_images(partial / "images.npy", volume)
-            _write_labels(partial / "labels.npy", reference, preprocessing.image_size, scheme, case.id)
+            _write_images(partial / "images.npy", prepared, preparation.image_size)
+            _write_labels(partial / "labels.npy", reference, preparation.image_size, scheme, case.id)
             _sync(partial)
             try:
                 partial.rename(folder)
@@ -220,16 +263,15 @@ def _build(
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_images(path: Path, volume: PreparedVolume) -> None:
+def _write_images(path: Path, images: ImageSlices, image_size: int) -> None:
     def rows() -> Iterator[NDArray[np.generic]]:
-        for index in range(volume.depth):
-            yield np.rint(volume.slice(index) * np.float32(_IMAGE_LEVELS)).astype(np.uint16)
+        for index in range(images.depth):
+            yield np.rint(images.slice(index) * np.float32(_IMAGE_LEVELS)).astype(np.uint16)
 
-    height, width = volume.trace.resize.image_size
-    _write_npy(path, (volume.depth, volume.channels, height, width), np.dtype(np.uint16), rows())
+    _write_npy(path, (images.depth, images.channels, image_size, image_size), np.dtype(np.uint16), rows())
 
 
-def _write_labels(path: Path, labels: PreparedLabels, image_size: int, scheme: LabelScheme, case_id: str) -> None:
+def _write_labels(path: Path, labels: LabelSlices, image_size: int, scheme: LabelScheme, case_id: str) -> None:
     # The ignore index, -100, fits in both.
     dtype = np.dtype(np.int8 if scheme.num_classes <= 127 else np.int16)
 

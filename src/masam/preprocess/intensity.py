@@ -131,10 +131,11 @@ class Rgb(Settings):
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise InputError(f"expected a frame [H, W, 3] of uint8, got {list(pixels.shape)} of {pixels.dtype}")
         values = pixels.astype(np.float32)
-        if self.normalisation == "unit":
-            return values / np.float32(255)
-        mean, deviation = np.array(SAM_MEAN, np.float32), np.array(SAM_STD, np.float32)
-        return ((values - mean) / deviation).astype(np.float32)
+        return values / np.float32(255) if self.normalisation == "unit" else _as_sam(values, axis=2)
+
+    def from_unit(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scale colours [S, 3, H, W] of 0 to 1 as ``apply`` scales those of 0 to 255."""
+        return images if self.normalisation == "unit" else _as_sam(images * np.float32(255), axis=1)
 
     def fit(self, array: NDArray[np.generic]) -> Scaling:
         """Refuse a volume.
@@ -146,6 +147,13 @@ class Rgb(Settings):
             f"expected the frames of a video, got a volume of shape {list(array.shape)}",
             fix="take a plan for volumes",
         )
+
+
+def _as_sam(colours: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    shape = [3 if number == axis else 1 for number in range(colours.ndim)]
+    mean, deviation = (np.array(one, np.float32).reshape(shape) for one in (SAM_MEAN, SAM_STD))
+    scaled: NDArray[np.float32] = (colours - mean) / deviation
+    return scaled
 
 
 IntensityRule = Annotated[Window | Percentiles | Rgb, Field(discriminator="kind")]

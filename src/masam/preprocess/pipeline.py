@@ -6,7 +6,7 @@ Slices are made when they are asked for, so nothing but the source array is held
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float
@@ -178,6 +178,15 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.image_size < 1:
             raise ConfigError(f"expected an image size of 1 pixel or more, got {self.image_size}")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return all that decides the prepared slices."""
+        return {
+            "slice_axis": self.slice_axis,
+            "intensity": self.intensity.model_dump(mode="json"),
+            "image_size": self.image_size,
+        }
 
     def prepare(self, volume: Volume) -> PreparedVolume:
         """Orient a volume and fit the intensity rule to it; the slices follow on demand.

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from masam.augment import AugmentSettings, augment
 from masam.errors import InputError
 from masam.preprocess.cache import PreparedCase
-from masam.preprocess.intensity import minmax_per_window
+from masam.preprocess.intensity import Rgb, minmax_per_window
 from masam.reproducibility import epoch_order, sample_generator
 from masam.windows import SliceWindow, plan_windows
 
@@ -38,6 +38,7 @@ class WindowSamples(Dataset[tuple[Tensor, Tensor, str]]):
         seed: Seed of order and augmentation.
         window_minmax: Stretch each window to 0..1, as the paper does.
         augmentation: How the samples are varied.
+        colours: How the colours of video frames are scaled; None for volumes.
 
     Raises:
         InputError: There is no case.
@@ -50,12 +51,14 @@ class WindowSamples(Dataset[tuple[Tensor, Tensor, str]]):
         seed: int,
         window_minmax: bool,
         augmentation: AugmentSettings,
+        colours: Rgb | None = None,
     ) -> None:
         if not cases:
             raise InputError("expected at least one training case, got none")
         self.seed = seed
         self.window_minmax = window_minmax
         self.augmentation = augmentation
+        self.colours = colours
         self._windows: list[tuple[PreparedCase, SliceWindow]] = [
             (case, one) for case in cases for one in plan_windows(case.depth, window)
         ]
@@ -71,9 +74,11 @@ class WindowSamples(Dataset[tuple[Tensor, Tensor, str]]):
         case, window = self._windows[epoch_order(self.seed, epoch, self.per_epoch)[position]]
         images, labels = case.read_window(window.slices)
         if self.window_minmax:
-            images = minmax_per_window(images)
+            images = minmax_per_window(images, jointly=self.colours is not None)
         generator = sample_generator(self.seed, index)
         images, labels = augment(images, labels, generator, self.augmentation)
+        if self.colours is not None:
+            images = self.colours.from_unit(images)
         return torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels), case.case_id
 
 

@@ -19,10 +19,11 @@ from masam import weights
 from masam.errors import ConfigError, InputError, StoppedError
 from masam.io.cases import Case, CaseFolder, Split, load_case, make_splits, read_dataset, read_splits, write_splits
 from masam.model.masam import Masam
-from masam.plan import Plan, fingerprint, make_plan
+from masam.plan import Plan, fingerprint, make_plan, make_video_plan
 from masam.predict import choose_device
 from masam.preprocess.cache import PreparedCase, prepare_cases
 from masam.progress import Progress, Silent
+from masam.train.cases import are_videos, labelled_loader, preparation_of
 from masam.train.config import TrainConfig
 from masam.train.dataset import WindowSamples
 from masam.train.interrupt import StopFlag
@@ -57,12 +58,14 @@ class TrainResult:
 
 
 def plan_dataset(dataset: CaseFolder, progress: Progress | None = None, preset: str | None = None) -> Plan:
-    """Look at every training case of a data set and derive its plan.
+    """Look at every training case of a data set and derive its plan; that of videos is the preset's.
 
     Raises:
         InputError: A case is refused.
         ConfigError: There is no such preset.
     """
+    if are_videos(dataset.training or dataset.test):
+        return make_video_plan(name=dataset.name, labels=dataset.labels, preset=preset)
     progress = progress or Silent()
     progress.start("reading cases", len(dataset.training))
 
@@ -143,17 +146,24 @@ def _train(
             where=dataset.root,
             fix="give the plan of this data set",
         )
+    if (plan.modality == "video") != are_videos(dataset.training):
+        kinds = ("videos", "volumes") if plan.modality == "video" else ("volumes", "videos")
+        raise ConfigError(
+            f"the plan is for {kinds[0]}, the data set holds {kinds[1]}",
+            where=dataset.root,
+            fix="give the plan of this data set",
+        )
     training, validation, splits = _split(dataset, config)
     progress.start("preparing cases", len(training))
     cases = prepare_cases(
         training,
-        _load_labelled,
-        plan.preprocessing,
+        labelled_loader(plan, progress),
+        preparation_of(plan),
         plan.scheme,
         folder.root.parent / "prepared",
         lambda case: progress.advance(case.id),
     )
-    samples = WindowSamples(cases, plan.window, config.seed, plan.window_minmax, config.augmentation)
+    samples = WindowSamples(cases, plan.window, config.seed, plan.window_minmax, config.augmentation, plan.colours)
     if config.model.sam_checkpoint is None and config.model.trained == "adaptation":
         progress.say(
             "warning: the encoder is frozen at random numbers; give SAM's weights (--sam-checkpoint), "
@@ -196,13 +206,6 @@ def _split(dataset: CaseFolder, config: TrainConfig) -> tuple[list[Case], list[C
         raise ConfigError(f"expected 0 to {len(splits) - 1}, got {config.fold}", where=where)
     split = splits[config.fold]
     return [by_id[case] for case in split["train"]], [by_id[case] for case in split["val"]], splits
-
-
-def _load_labelled(case: Case) -> tuple[Volume, Volume]:
-    image, labels = load_case(case)
-    if labels is None:
-        raise InputError("expected a labelled case, found no label file", where=case.id)
-    return image, labels
 
 
 def _build(config: TrainConfig, plan: Plan) -> Masam:

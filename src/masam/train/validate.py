@@ -1,4 +1,4 @@
-"""Validation on whole volumes, the way predictions are made."""
+"""Validation on whole volumes and videos, the way predictions are made."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from masam.evaluation.overlap import count_overlap
-from masam.io.cases import Case, load_case
+from masam.io.cases import Case
 from masam.model.masam import Masam
 from masam.plan import Plan
 from masam.predict import Precision, Predictor
 from masam.progress import Progress, Silent
+from masam.train.cases import predict_case
 
 
 def validate(
@@ -45,17 +46,11 @@ def validate(
     progress.start("validation", len(cases))
     scores = []
     for case in cases:
-        image, reference = load_case(case)
-        if reference is None:
-            continue
-        prediction = predictor.predict(image).array
-        ignored = None if scheme.ignore_value is None else reference.array == scheme.ignore_value
-        scores.append(
-            [
-                count_overlap(reference.array == label.value, prediction == label.value, ignored).dice()
-                for label in scheme.foreground
-            ]
-        )
+        prediction, reference, ignored = predict_case(predictor, case, progress)
+        scores.append([
+            count_overlap(reference == label.value, prediction == label.value, ignored).dice()
+            for label in scheme.foreground
+        ])  # fmt: skip
         progress.advance(case.id)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a class that is in no case: its mean is NaN, as promised
