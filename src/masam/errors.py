@@ -6,7 +6,7 @@ Every message says what was expected, what came, where, and what to do. The comm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 
@@ -104,3 +104,15 @@ class StoppedError(MasamError):
     def __init__(self, signal_number: int, what: str, *, fix: str | None = None) -> None:
         super().__init__(what, fix=fix)
         self.exit_code = 128 + signal_number
+
+
+def some_of(names: Iterable[str], most: int = 5) -> str:
+    """List names for a message: the first, and how many more there are.
+
+    Args:
+        names: Names in the order to show.
+        most: Names to show.
+    """
+    listed = list(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more

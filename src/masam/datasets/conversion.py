@@ -7,14 +7,14 @@ A data set's own module says which file becomes which (``Conversion``); here all
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from masam import __version__, atomic
 from masam.datasets.products import COPY, Product, Rewrite, begin_record, finished, make, note, writing
-from masam.errors import InputError
+from masam.errors import InputError, some_of
 from masam.progress import Progress, Silent
 
 SPLITS = "splits_final.json"
@@ -179,8 +179,8 @@ def _check_downloads(conversions: Sequence[Conversion], partial: bool) -> None:
     missing = [name for one in conversions for name in one.missing]
     surplus = [name for one in conversions for name in one.surplus]
     if (missing or surplus) and not partial:
-        parts = [f"{len(missing)} missing ({_names(missing)})"] if missing else []
-        parts += [f"{len(surplus)} surplus ({_names(surplus)})"] if surplus else []
+        parts = [f"{len(missing)} missing ({some_of(missing, _MOST_NAMES)})"] if missing else []
+        parts += [f"{len(surplus)} surplus ({some_of(surplus, _MOST_NAMES)})"] if surplus else []
         raise InputError(
             f"this is not the published data set: {'; '.join(parts)}",
             where=source,
@@ -258,7 +258,7 @@ def _finish(one: Conversion) -> None:
     description = one.description
     if one.missing or one.surplus:
         faults = (("missing", one.missing), ("surplus", one.surplus))
-        listed = "; ".join(f"{len(names)} {word} ({_names(names)})" for word, names in faults if names)
+        listed = "; ".join(f"{len(names)} {word} ({some_of(names, _MOST_NAMES)})" for word, names in faults if names)
         description += f" Not the whole published data set: {listed}."
     content = {
         "name": one.name,
@@ -273,9 +273,3 @@ def _finish(one: Conversion) -> None:
         "masam_convert": {"version": __version__, **one.options},
     }
     atomic.write_text(one.root / "dataset.json", json.dumps(content, indent=2) + "\n")
-
-
-def _names(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - _MOST_NAMES} more" if len(listed) > _MOST_NAMES else ""
-    return ", ".join(listed[:_MOST_NAMES]) + more

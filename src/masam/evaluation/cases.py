@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from masam.errors import InputError
+from masam.errors import InputError, some_of
 from masam.volume import Volume
 
 Cases = str | Path | Sequence[str | Path] | Mapping[str, str | Path | Volume]
@@ -81,12 +81,12 @@ def pair_cases(
     extra = [case for case in predictions if case not in references]
     if extra and not allow_extra:
         raise InputError(
-            f"{len(extra)} of {len(predictions)} predictions have no reference: {_names(extra)}",
+            f"{len(extra)} of {len(predictions)} predictions have no reference: {some_of(extra, 8)}",
             fix="give their references, or ignore them with extra=ignore",
         )
     if missing and not allow_missing:
         raise InputError(
-            f"{len(missing)} of {len(references)} cases have no prediction: {_names(missing)}",
+            f"{len(missing)} of {len(references)} cases have no prediction: {some_of(missing, 8)}",
             fix="predict them, or count each as a total failure with missing=worst",
         )
     return tuple(missing)
@@ -146,8 +146,3 @@ def _case_id(path: Path) -> str:
         if path.name.endswith(suffix):
             return path.name.removesuffix(suffix)
     raise InputError(f"expected a {' or '.join(SUFFIXES)} file", where=path)
-
-
-def _names(cases: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(cases) - most} more" if len(cases) > most else ""
-    return ", ".join(cases[:most]) + more

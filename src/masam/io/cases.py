@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from masam.errors import InputError
+from masam.errors import InputError, some_of
 from masam.io import gate
 from masam.io.images import SEG_ENDING, find_dicom, read_image, read_label_image, require_same_grid
 from masam.io.splits import Split, make_splits, read_splits, write_splits
@@ -242,9 +242,9 @@ def _nnunet_cases(
     labels = _nnunet_labels(root / "labelsTr", ending)
     ids = {case.id for case in images}
     if alone := ids - set(labels):
-        raise InputError(f"no label for image {_some(alone)}", where=root / "labelsTr")
+        raise InputError(f"no label for image {some_of(sorted(alone))}", where=root / "labelsTr")
     if alone := set(labels) - ids:
-        raise InputError(f"no image for label {_some(alone)}", where=root / "imagesTr")
+        raise InputError(f"no image for label {some_of(sorted(alone))}", where=root / "imagesTr")
     expected = content.get("numTraining", len(images))
     if expected != len(images):
         raise InputError(f"dataset.json says {expected!r} training cases, found {len(images)}", where=root / "imagesTr")
@@ -373,11 +373,6 @@ def _group(found: Iterable[tuple[str, int, Path]], *, where: object, channels: i
                 f"case {case_id} has a channel {min(further):04d}, dataset.json has {channels}", where=where
             )
     return tuple(Case(i, tuple(groups[i][c] for c in sorted(groups[i]))) for i in sorted(groups))
-
-
-def _some(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    return ", ".join(ordered[:5]) + (f" and {len(ordered) - 5} more" if len(ordered) > 5 else "")
 
 
 def _brief(value: Any) -> str:

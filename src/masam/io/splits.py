@@ -11,7 +11,7 @@ from typing import TypedDict
 import numpy as np
 
 from masam import atomic
-from masam.errors import ConfigError, InputError
+from masam.errors import ConfigError, InputError, some_of
 from masam.io import gate
 
 
@@ -39,7 +39,7 @@ def make_splits(case_ids: Iterable[str], folds: int = 5, seed: int = 12345) -> l
     """
     ids = sorted(case_ids)
     if repeated := _repeated(ids):
-        raise InputError(f"case ids repeat: {_some(repeated)}")
+        raise InputError(f"case ids repeat: {some_of(sorted(repeated))}")
     if not 2 <= folds <= len(ids):
         raise ConfigError(f"expected 2 to {len(ids)} folds for {len(ids)} cases, got {folds}", where="folds")
     if seed < 0:
@@ -100,18 +100,13 @@ def _check_splits(splits: Sequence[Split], case_ids: Iterable[str], path: Path) 
             if not ids:
                 raise InputError("expected at least one case", where=f"{where}: {key}")
             if unknown := set(ids) - known:
-                raise InputError(f"the data set has no case {_some(unknown)}", where=f"{where}: {key}")
+                raise InputError(f"the data set has no case {some_of(sorted(unknown))}", where=f"{where}: {key}")
             if repeated := _repeated(ids):
-                raise InputError(f"ids repeat: {_some(repeated)}", where=f"{where}: {key}")
+                raise InputError(f"ids repeat: {some_of(sorted(repeated))}", where=f"{where}: {key}")
         if both := set(split["train"]) & set(split["val"]):
-            raise InputError(f"in train and in val: {_some(both)}", where=where)
+            raise InputError(f"in train and in val: {some_of(sorted(both))}", where=where)
 
 
 def _repeated(ids: Sequence[str]) -> list[str]:
     ordered = sorted(ids)
     return [a for a, b in pairwise(ordered) if a == b]
-
-
-def _some(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    return ", ".join(ordered[:5]) + (f" and {len(ordered) - 5} more" if len(ordered) > 5 else "")

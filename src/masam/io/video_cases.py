@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from masam.errors import InputError, ResourceError
+from masam.errors import InputError, ResourceError, some_of
 from masam.io import gate
 from masam.io.cases import ENDINGS, Case
 from masam.io.frame_folder import FRAME_ENDINGS
@@ -71,7 +71,7 @@ def read_video_cases(
     training = _pair(root / "imagesTr", root / "labelsTr", ending)
     test = _pair(root / "imagesTs", root / "labelsTs", ending)
     if alone := [case.id for case in training if case.label is None]:
-        raise InputError(f"no folder of labels for video {_some(alone)}", where=root / "labelsTr")
+        raise InputError(f"no folder of labels for video {some_of(sorted(alone))}", where=root / "labelsTr")
     expected = content.get("numTraining", len(training))
     if expected != len(training):
         raise InputError(
@@ -166,11 +166,11 @@ def load_video_case(
         else:
             labels[frame.index] = _labels_of(file, source)
     if files:
-        raise InputError(f"no frame for label {_some(files)} ({count} frames)", where=case.label)
+        raise InputError(f"no frame for label {some_of(sorted(files))} ({count} frames)", where=case.label)
     if without and labels is not None:
         if unlabelled == "refuse" or len(without) == count:
             raise InputError(
-                f"no label for {len(without)} of {count} frames ({_some(without)})",
+                f"no label for {len(without)} of {count} frames ({some_of(sorted(without))})",
                 where=case.label,
                 fix="add them, or let frames without a label be ignored",
             )
@@ -208,7 +208,7 @@ def _pair(images: Path, labels: Path, ending: str) -> tuple[Case, ...]:
     by_id = _by_id(folders, labels)
     found = tuple(Case(case_id, (one,), by_id.pop(case_id, None)) for case_id, one in _by_id(videos, images).items())
     if by_id:
-        raise InputError(f"no video for the labels of {_some(by_id)}", where=images)
+        raise InputError(f"no video for the labels of {some_of(sorted(by_id))}", where=images)
     return tuple(sorted(found, key=lambda case: case.id))
 
 
@@ -236,8 +236,3 @@ def _id(path: Path) -> str:
     # Only what is no folder has an ending: a folder's name may hold dots.
     name = path.name if path.is_dir() else path.stem
     return unicodedata.normalize("NFC", name)
-
-
-def _some(names: Any) -> str:
-    ordered = sorted(names)
-    return ", ".join(ordered[:5]) + (f" and {len(ordered) - 5} more" if len(ordered) > 5 else "")
