@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,8 @@ ENDINGS: dict[Format, str] = {"nifti": ".nii.gz", "dicom-seg": SEG_ENDING}
 
 RECORD = "predictions.json"
 """Record of a folder of predictions: what each file was made of."""
+
+_OTHER_FOLDER = "name another folder with --out"
 
 _MOST_REASONS = 5
 """Failed scans whose reasons go into the one line; the record has all."""
@@ -103,31 +105,71 @@ def predict_cohort(
     ending = ENDINGS[file_format]
     _require_own_folder(cases, out, ending)
     _require_sources(cases, ending)
+
+    def identify(case: Case) -> str:
+        predictor.require_channels(len(case.images), where=case.id)
+        return _scan_sha256(case)
+
+    def is_whole(case: Case, entry: Mapping[str, Any]) -> bool:
+        target = out / f"{case.id}{ending}"
+        return target.is_file() and gate.sha256(target) == entry.get("labels_sha256")
+
+    def write(case: Case, title: str) -> dict[str, Any]:
+        image, _ = load_case(case, say=progress.say)
+        progress.say(f"{title}, {' x '.join(map(str, image.shape))} voxels")
+        return _write(predictor, case, image, out / f"{case.id}{ending}", progress)
+
+    return run_cases(predictor, cases, out, progress, identify, is_whole, write)
+
+
+def run_cases(
+    predictor: Predictor,
+    cases: Sequence[Case],
+    out: Path,
+    progress: Progress,
+    identify: Callable[[Case], str],
+    is_whole: Callable[[Case, Mapping[str, Any]], bool],
+    write: Callable[[Case, str], dict[str, Any]],
+) -> Cohort:
+    """Segment one case after another into a folder with a record; what an earlier run finished is kept.
+
+    Args:
+        predictor: Model and settings.
+        cases: What to segment.
+        out: Folder to write to; it is made if need be.
+        progress: Told of each case that failed.
+        identify: Hashes the bytes of a case's scan.
+        is_whole: Says whether what an entry of the record tells of is there as it was written.
+        write: Segments a case and writes its labels, given the words that name it; returns what the record keeps.
+
+    Returns:
+        What came of each case.
+
+    Raises:
+        ResourceError: The folder cannot be written, or memory ran out.
+    """
     atomic.remove_stale(out)
     cohort = Cohort()
-    earlier = read_record(out / RECORD)
+    earlier = _read_record(out / RECORD)
     # At once, so that a folder that cannot be written to is known before hours of work, and is known as ours after.
-    write_record(out, cohort, earlier)
-    settings = settings_sha256(predictor)
+    _write_record(out, cohort, earlier)
+    settings = _settings_sha256(predictor)
     for number, case in enumerate(cases, start=1):
-        target = out / f"{case.id}{ending}"
         try:
-            predictor.require_channels(len(case.images), where=case.id)
-            sources = {"scan_sha256": _scan_sha256(case), "settings_sha256": settings}
-            if _is_current(earlier.get(case.id), sources, target):
+            sources = {"scan_sha256": identify(case), "settings_sha256": settings}
+            entry = earlier.get(case.id)
+            if entry is not None and sources.items() <= entry.items() and is_whole(case, entry):
                 cohort.kept.append(case.id)
-                cohort.done[case.id] = dict(earlier[case.id])
+                cohort.done[case.id] = dict(entry)
                 continue
-            image, _ = load_case(case, say=progress.say)
-            progress.say(f"{number} of {len(cases)}: {case.id}, {' x '.join(map(str, image.shape))} voxels")
-            cohort.done[case.id] = {**sources, **_write(predictor, case, image, target, progress)}
+            cohort.done[case.id] = {**sources, **write(case, f"{number} of {len(cases)}: {case.id}")}
         except (InputError, ResourceError) as error:
             # A scan that the system does not let us read is one bad scan; a full disk would befall all that follow.
             if isinstance(error, ResourceError) and not _is_at_scan(error, case):
                 raise
             cohort.failed[case.id] = error
             progress.say(f"{number} of {len(cases)}: failed, the reason follows at the end")
-        write_record(out, cohort, earlier)
+        _write_record(out, cohort, earlier)
     return cohort
 
 
@@ -150,7 +192,7 @@ def predict_file(predictor: Predictor, case: Case, out: Path, progress: Progress
     predictor.require_channels(len(case.images), where=case.id)
     _require_sources([case], out.suffix.lower())
     image, _ = load_case(case, say=progress.say)
-    sources = {"scan_sha256": _scan_sha256(case), "settings_sha256": settings_sha256(predictor)}
+    sources = {"scan_sha256": _scan_sha256(case), "settings_sha256": _settings_sha256(predictor)}
     return Cohort(done={case.id: {**sources, **_write(predictor, case, image, out, progress)}})
 
 
@@ -179,17 +221,31 @@ def _require_sources(cases: Sequence[Case], ending: str) -> None:
 
 def _require_own_folder(cases: Sequence[Case], out: Path, ending: str) -> None:
     """Refuse a folder where labels would take the place of scans or of somebody's labels."""
-    fix = "name another folder with --out"
     scans = [image for case in cases for image in case.images]
     folders = {image for image in scans if image.is_dir()}
     if is_one_of(out, [image.parent for image in scans]) or any(_is_inside(out, folder) for folder in folders):
-        raise ConfigError("the folder holds the scans; labels would lie among them", where=out, fix=fix)
+        raise ConfigError("the folder holds the scans; labels would lie among them", where=out, fix=_OTHER_FOLDER)
+    require_no_others(out, [f"{case.id}{ending}" for case in cases])
+
+
+def require_no_others(out: Path, names: Iterable[str]) -> None:
+    """Refuse to write over what no earlier run wrote.
+
+    Args:
+        out: Folder to write to; one with a record is ours.
+        names: What is to be written there.
+
+    Raises:
+        ConfigError: One of them is there, in a folder without a record.
+    """
     if (out / RECORD).exists():
         return
-    for case in cases:
-        if (out / f"{case.id}{ending}").exists():
+    for name in names:
+        if (out / name).exists():
             raise ConfigError(
-                f"the folder holds {case.id}{ending}, which masam predict did not write there", where=out, fix=fix
+                f"the folder holds {name}, which masam predict did not write there",
+                where=out,
+                fix=_OTHER_FOLDER,
             )
 
 
@@ -218,7 +274,7 @@ def _is_inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def settings_sha256(predictor: Predictor) -> str:
+def _settings_sha256(predictor: Predictor) -> str:
     """Hash all but the scan that decides the labels."""
     facts = {
         "model": content_sha256(predictor.model.state_dict()),
@@ -233,13 +289,7 @@ def settings_sha256(predictor: Predictor) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _is_current(entry: Mapping[str, Any] | None, sources: Mapping[str, str], target: Path) -> bool:
-    if entry is None or not target.is_file() or any(entry.get(key) != value for key, value in sources.items()):
-        return False
-    return gate.sha256(target) == entry.get("labels_sha256")
-
-
-def write_record(out: Path, cohort: Cohort, earlier: Mapping[str, dict[str, Any]]) -> None:
+def _write_record(out: Path, cohort: Cohort, earlier: Mapping[str, dict[str, Any]]) -> None:
     """Write the record of a folder of predictions.
 
     Args:
@@ -256,7 +306,7 @@ def write_record(out: Path, cohort: Cohort, earlier: Mapping[str, dict[str, Any]
     atomic.write_text(out / RECORD, json.dumps(record, indent=2) + "\n")
 
 
-def read_record(path: Path) -> dict[str, dict[str, Any]]:
+def _read_record(path: Path) -> dict[str, dict[str, Any]]:
     """Return the earlier run's finished cases; a record that is missing or not ours counts as none."""
     if not path.is_file():
         return {}

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masam import atomic
-from masam.cohort import RECORD, Cohort, is_one_of, read_record, settings_sha256, write_record
-from masam.errors import ConfigError, InputError, MasamError, ResourceError
+from masam.cohort import Cohort, is_one_of, require_no_others, run_cases
+from masam.errors import ConfigError, InputError
 from masam.io.cases import Case
 from masam.io.frames import Frame, FrameSource
 from masam.io.label_frames import write_labels
@@ -56,29 +56,18 @@ def predict_videos(
         raise InputError("expected at least one video, found none")
     require_predictable(predictor, cases[0].images[0])
     _require_own_folder(cases, out)
-    atomic.remove_stale(out)
-    cohort = Cohort()
-    earlier = read_record(out / RECORD)
-    write_record(out, cohort, earlier)
-    settings = settings_sha256(predictor)
-    for number, case in enumerate(cases, start=1):
-        target, video = out / case.id, case.images[0]
-        try:
-            sources = {"scan_sha256": video_sha256(video), "settings_sha256": settings}
-            if _is_current(earlier.get(case.id), sources, target, overlay):
-                cohort.kept.append(case.id)
-                cohort.done[case.id] = dict(earlier[case.id])
-                continue
-            source = open_frames(video)
-            _say(progress, f"{number} of {len(cases)}: {case.id}", source)
-            cohort.done[case.id] = sources | _write(predictor, source, target, progress, overlay)
-        except (InputError, ResourceError) as error:
-            if isinstance(error, ResourceError) and not _is_about(error, video):
-                raise
-            cohort.failed[case.id] = error
-            progress.say(f"{number} of {len(cases)}: failed, the reason follows at the end")
-        write_record(out, cohort, earlier)
-    return cohort
+
+    def is_whole(case: Case, entry: Mapping[str, Any]) -> bool:
+        if not _has_hash(out / case.id, entry.get("labels_sha256")):
+            return False
+        return not overlay or _has_hash(out / str(entry.get("overlay")), entry.get("overlay_sha256"))
+
+    def write(case: Case, title: str) -> dict[str, Any]:
+        source = open_frames(case.images[0])
+        _say(progress, title, source)
+        return _write(predictor, source, out / case.id, progress, overlay)
+
+    return run_cases(predictor, cases, out, progress, lambda case: video_sha256(case.images[0]), is_whole, write)
 
 
 def _write(
@@ -141,22 +130,8 @@ def _require_own_folder(cases: Sequence[Case], out: Path) -> None:
     videos = [case.images[0] for case in cases]
     if is_one_of(out, [folder for video in videos for folder in (video, video.parent)]):
         raise ConfigError("the folder holds the videos; labels would lie among them", where=out, fix=fix)
-    if (out / RECORD).exists():
-        return
-    for case in cases:
-        for path in (out / case.id, _overlay_path(out / case.id, case.images[0])):
-            if path.exists():
-                raise ConfigError(
-                    f"the folder holds {path.name}, which masam predict did not write there", where=out, fix=fix
-                )
-
-
-def _is_current(entry: Mapping[str, Any] | None, sources: Mapping[str, str], target: Path, overlay: bool) -> bool:
-    if entry is None or any(entry.get(key) != value for key, value in sources.items()):
-        return False
-    if not _has_hash(target, entry.get("labels_sha256")):
-        return False
-    return not overlay or _has_hash(target.with_name(str(entry.get("overlay"))), entry.get("overlay_sha256"))
+    paths = [path for case in cases for path in (out / case.id, _overlay_path(out / case.id, case.images[0]))]
+    require_no_others(out, [path.name for path in paths])
 
 
 def _has_hash(path: Path, sha256: Any) -> bool:
@@ -164,9 +139,3 @@ def _has_hash(path: Path, sha256: Any) -> bool:
         return path.exists() and video_sha256(path) == sha256
     except InputError:
         return False  # one of its files has been emptied, say
-
-
-def _is_about(error: MasamError, video: Path) -> bool:
-    """Say whether an error names a video, or a frame of it."""
-    where = Path(error.where or "")
-    return video == where or video in where.parents
