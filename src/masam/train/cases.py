@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from masam.errors import InputError
 from masam.io.cases import Case, load_case
-from masam.io.video import open_frames
+from masam.io.frames import Frame, FrameSource
 from masam.io.video_cases import UNLABELLED, is_video_case, load_video_case
 from masam.plan import Plan
 from masam.predict import Predictor
@@ -70,7 +70,14 @@ def predict_case(
     if predictor.plan.modality != "video":
         found, values = (np.asarray(volume.array, np.int32) for volume in (predictor.predict(image), reference))
         return found, values, None if ignored_value is None else values == ignored_value
+
+    def read() -> Iterator[Frame]:
+        return (Frame(index, f"frame{index:06d}", pixels) for index, pixels in enumerate(image))
+
+    count, rows, columns, _ = image.shape
+    # Of the frames in memory, as decoding them once more takes as long as the first time.
+    source = FrameSource(case.images[0], (rows, columns), count, None, True, (), read)
     frames: list[NDArray[np.uint8]] = []
-    predict_video(predictor, open_frames(case.images[0]), lambda _, labels: frames.append(labels))
+    predict_video(predictor, source, lambda _, labels: frames.append(labels))
     ignored = reference == UNLABELLED
     return np.stack(frames), reference, ignored if ignored_value is None else ignored | (reference == ignored_value)
