@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import socket
@@ -17,6 +18,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from masam.published import PublishedWeights
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,21 @@ def serving(content: bytes = b"", certificate: Path | None = None) -> Iterator[F
             server.released.set()
             server.shutdown()
             thread.join()
+
+
+def published(name: str, filename: str, url: str, content: bytes) -> PublishedWeights:
+    """An entry of the registry for what a server serves."""
+    return PublishedWeights(
+        name=name,
+        title="for tests",
+        size="vit_b",
+        url=url,
+        filename=filename,
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        licence="Apache-2.0",
+        page=f"https://example.org/{Path(filename).stem}",
+    )
 
 
 class Listener:

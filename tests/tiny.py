@@ -1,6 +1,7 @@
 """Models and a data set that are small enough for tests: everything they share, in one place."""
 
 import json
+import os
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -29,6 +30,16 @@ TINY = replace(SAM, name="vit_t")
 SPEC = MasamSpec(SAM, num_classes=2, image_size=32, window=3, fact_rank=3, adapter_channels=6)
 
 LABELS = {"background": 0, "ball": 1, "box": 4}
+
+
+class Bomb:
+    """A pickle that makes a folder when it is loaded by code that runs it."""
+
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.canary),))
 
 
 def randomise(module, seed=0, scale=0.2):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -217,11 +217,7 @@ def published_by_sha256(sha256: str) -> PublishedWeights | None:
     Raises:
         ResourceError: The system did not let us read.
     """
-    for entry in PUBLISHED.values():
-        receipt = read_receipt(cache_folder() / entry.filename)
-        if sha256 in (entry.sha256, receipt and receipt.sha256):
-            return entry
-    return None
+    return next((entry for entry, _, verified in _known() if sha256 in (entry.sha256, verified)), None)
 
 
 def find_cached_by_sha256(sha256: str) -> Path | None:
@@ -233,9 +229,12 @@ def find_cached_by_sha256(sha256: str) -> Path | None:
     Raises:
         ResourceError: The system did not let us read.
     """
+    return next((path for _, path, verified in _known() if sha256 == verified), None)
+
+
+def _known() -> Iterator[tuple[PublishedWeights, Path, str | None]]:
+    """Yield published weights, where each lies here, and the SHA-256 that it was verified by."""
     for entry in PUBLISHED.values():
         path = cache_folder() / entry.filename
         receipt = read_receipt(path)
-        if receipt and receipt.sha256 == sha256:
-            return path
-    return None
+        yield entry, path, receipt.sha256 if receipt else None

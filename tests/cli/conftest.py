@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,13 @@ def masam(capsys: pytest.CaptureFixture[str]) -> Masam:
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("data") / "set")
+
+
+@pytest.fixture
+def broken(dataset: Path, tmp_path: Path) -> Path:
+    """A data set of one's own, to break."""
+    shutil.copytree(dataset, tmp_path / "data")
+    return tmp_path / "data"
 
 
 @pytest.fixture(scope="session")

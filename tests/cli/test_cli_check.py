@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from masam_cli import SPACING, arrays, save, write_msd_dataset
-
-
-@pytest.fixture
-def broken(dataset, tmp_path) -> Path:
-    shutil.copytree(dataset, tmp_path / "data")
-    return tmp_path / "data"
 
 
 def edit(root: Path, **changes: object) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import torch
 from masam_cli import TINY, save
 from safetensors.torch import save_file
+from tiny import Bomb
 
 from masam.published import PUBLISHED, PublishedWeights, cache_folder
 from masam.reference import LABELS, load_reference
@@ -155,16 +155,6 @@ def test_a_published_name_serves_as_base_everywhere(masam, dataset, home, tmp_pa
     assert lost.code == 6
     assert lost.error.endswith("give that file with --sam-checkpoint, or run masam weights get sam-tiny")
     assert masam("predict", scan, "--model", run, "--out", masks, "--sam-checkpoint", SAM).code == 0
-
-
-class Bomb:
-    """A pickle that makes a folder when it is loaded by code that runs it."""
-
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.canary),))
 
 
 def plant(folder: Path, canary: Path) -> list[Path]:

@@ -15,13 +15,6 @@ from safetensors.torch import save_file
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-@pytest.fixture
-def broken(dataset, tmp_path) -> Path:
-    """A data set of one's own, to break."""
-    shutil.copytree(dataset, tmp_path / "data")
-    return tmp_path / "data"
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [

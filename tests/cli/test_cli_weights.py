@@ -13,11 +13,11 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from fault_server import Fault, serving
+from fault_server import Fault, published, serving
 from masam_cli import environment, finish
 
 from masam.io import download
-from masam.published import PUBLISHED, PublishedWeights, cache_folder
+from masam.published import PUBLISHED, cache_folder
 
 CONTENT = np.random.default_rng(0).bytes(2_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -41,18 +41,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setenv("MASAM_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("MASAM_OFFLINE", raising=False)
     with serving(CONTENT) as server:
-        entry = PublishedWeights(
-            name=NAME,
-            title="for tests",
-            size="vit_b",
-            url=server.url,
-            filename="test.pth",
-            bytes=len(CONTENT),
-            sha256=SHA256,
-            licence="Apache-2.0",
-            page="https://example.org/test",
-        )
-        monkeypatch.setitem(PUBLISHED, NAME, entry)
+        monkeypatch.setitem(PUBLISHED, NAME, published(NAME, "test.pth", server.url, CONTENT))
         yield server
 
 

@@ -1,6 +1,5 @@
 import errno
 import io
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -8,20 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from test_io_tensors import TENSORS, same
+from tiny import Bomb
 
 from masam.errors import InputError, ModelError, ResourceError
 from masam.io.pytorch_file import read_pytorch, write_archive, write_pytorch
 from masam.io.tensors import read_tensors
-
-
-class Bomb:
-    """A pickle that creates a file when it is loaded by code that runs it."""
-
-    def __init__(self, canary):
-        self.canary = canary
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.canary),))
 
 
 def rewrite(path, change, compression=zipfile.ZIP_STORED):

@@ -4,11 +4,11 @@ import hashlib
 from dataclasses import replace
 
 import pytest
-from fault_server import Fault, Listener, free_port, serving
+from fault_server import Fault, Listener, free_port, published, serving
 
 from masam.errors import ConfigError, InputError, ModelError, ResourceError
 from masam.io.receipt import read_receipt, receipt_path
-from masam.published import PUBLISHED, PublishedWeights, cache_folder, state
+from masam.published import PUBLISHED, cache_folder, state
 from masam.weights_cache import get, verify
 
 CONTENT = bytes(range(256)) * 100
@@ -23,17 +23,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setenv("MASAM_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("MASAM_OFFLINE", raising=False)
     with serving(CONTENT) as server:
-        pinned = PublishedWeights(
-            name="pinned",
-            title="for tests",
-            size="vit_b",
-            url=server.url,
-            filename="pinned.pth",
-            bytes=len(CONTENT),
-            sha256=SHA256,
-            licence="Apache-2.0",
-            page="https://example.org/pinned",
-        )
+        pinned = published("pinned", "pinned.pth", server.url, CONTENT)
         stated = replace(pinned, name="stated", filename="stated.safetensors", sha256=None, bytes=1)
         for name in list(PUBLISHED):
             monkeypatch.delitem(PUBLISHED, name)

@@ -164,7 +164,7 @@ def _legend_entries(
     # A zero-width space keeps matplotlib from dropping names that start with an underscore.
     names = [scheme.labels[c].name.replace("$", r"\$") for c in present]
     classes = [
-        Patch(color=_rgb(scheme.labels[c].colour), label=f"\u200b{name}" if name.startswith("_") else name)
+        Patch(color=unit_colour(scheme.labels[c].colour), label=f"\u200b{name}" if name.startswith("_") else name)
         for c, name in zip(present, names, strict=True)
     ]
     errors = [Patch(color=colour, label=name) for name, colour in ERRORS] if len(channels) > 1 else []
@@ -190,7 +190,7 @@ def _grey(axes: Axes, grey: NDArray[np.float32], view: _View, *, dim: bool) -> N
 def _classes(axes: Axes, plane: NDArray[Any], view: _View, scheme: LabelScheme) -> None:
     colours = np.zeros((*plane.shape, 4))
     for channel in np.unique(plane[plane > 0]):
-        colour = _rgb(scheme.labels[channel].colour)
+        colour = unit_colour(scheme.labels[channel].colour)
         colours[plane == channel] = (*colour, 0.38)
         _contour(axes, plane == channel, view, colour, 1.1)
     axes.imshow(colours, extent=view.extent, interpolation="nearest", aspect="equal")
@@ -307,5 +307,6 @@ def _display_window(array: NDArray[np.generic]) -> tuple[float, float]:
     return (float(low), float(high)) if high > low else (float(sample.min()), float(sample.max()))
 
 
-def _rgb(colour: tuple[int, int, int]) -> tuple[float, float, float]:
+def unit_colour(colour: tuple[int, int, int]) -> tuple[float, float, float]:
+    """Return red, green and blue of 0 to 255 as 0 to 1."""
     return colour[0] / 255, colour[1] / 255, colour[2] / 255

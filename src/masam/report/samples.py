@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from masam.errors import InputError
 from masam.labels import LabelScheme
+from masam.report.overlay import unit_colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,7 +93,7 @@ def _draw(axes: Axes, image: NDArray[np.floating], labels: NDArray[np.integer], 
         # An empty border closes outlines that run into the edge.
         mask = np.pad(labels == channel, 1).astype(np.float32)
         rows, columns = (np.arange(n) - 1 for n in mask.shape)
-        colour = _rgb(scheme.labels[channel].colour)
+        colour = unit_colour(scheme.labels[channel].colour)
         axes.contour(columns, rows, mask, levels=[0.5], colors=[colour], linewidths=1.1)
     axes.set(xlim=(-0.5, labels.shape[1] - 0.5), ylim=(labels.shape[0] - 0.5, -0.5))
     axes.set_axis_off()
@@ -104,12 +105,8 @@ def _entries(rows: Sequence[SampleRow], scheme: LabelScheme) -> list[Patch]:
     shown = {int(channel) for _, samples in rows for _, labels, _ in samples for channel in np.unique(labels)}
     # A zero-width space keeps matplotlib from dropping names that start with an underscore.
     entries = [
-        Patch(color=_rgb(scheme.labels[c].colour), label="\u200b" + scheme.labels[c].name.replace("$", r"\$"))
+        Patch(color=unit_colour(scheme.labels[c].colour), label="\u200b" + scheme.labels[c].name.replace("$", r"\$"))
         for c in sorted(shown)
         if c > 0
     ]
     return entries + ([Patch(color=_NO_LABEL, alpha=0.6, label="no label")] if min(shown) < 0 else [])
-
-
-def _rgb(colour: tuple[int, int, int]) -> tuple[float, float, float]:
-    return colour[0] / 255, colour[1] / 255, colour[2] / 255
