@@ -99,7 +99,8 @@ def read_base(name_or_path: str | Path) -> tuple[dict[str, Tensor], Base]:
     """
     path = resolve(name_or_path)
     state = require_sam(tensors.read_tensors(path)[0], path)
-    return state, Base(infer_sam_size(state, where=path).name, gate.sha256(path), _hash(state), path.name)
+    size, tensors_sha256 = infer_sam_size(state, where=path).name, tensors.content_sha256(state)
+    return state, Base(size, gate.sha256(path), tensors_sha256, path.name)
 
 
 def save(path: Path, model: Masam, *, embed_base: bool = False) -> None:
@@ -195,7 +196,7 @@ def _find_base(given: str | Path | None, base: Base, file: Path) -> tuple[dict[s
         get = f", or run masam weights get {published.name}" if published else ""
         raise ModelError(f"the model stands on {wanted}", where=file, fix=f"give that file with --sam-checkpoint{get}")
     state = require_sam(tensors.read_tensors(path)[0], path)
-    if base.tensors_sha256 is None or _hash(state) != base.tensors_sha256:
+    if base.tensors_sha256 is None or tensors.content_sha256(state) != base.tensors_sha256:
         # The tensors decide, so that the same weights in another container are as good; old models know the file only.
         found = gate.sha256(path)
         if found != base.sha256:
@@ -203,7 +204,3 @@ def _find_base(given: str | Path | None, base: Base, file: Path) -> tuple[dict[s
                 f"expected {wanted}, got a file with SHA-256 {found}", where=path, fix="give the right file"
             )
     return state, path
-
-
-def _hash(state: dict[str, Tensor]) -> str:
-    return tensors.content_sha256(state)
