@@ -18,9 +18,11 @@ import numpy as np
 
 from masam.errors import InputError, some_of
 from masam.io import gate
+from masam.io.case import ENDINGS, Case
 from masam.io.images import SEG_ENDING, find_dicom, read_image, read_label_image, require_same_grid
 from masam.io.splits import Split, make_splits, read_splits, write_splits
 from masam.io.video import is_video
+from masam.io.video_cases import is_video_ending, read_video_cases
 from masam.labels import LabelScheme
 from masam.volume import Volume
 
@@ -29,28 +31,8 @@ __all__ = [
     "make_splits", "read_dataset", "read_splits", "stem_of", "write_splits",
 ]  # fmt: skip
 
-ENDINGS = (".nii.gz", ".nii")
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})", re.DOTALL)
 """How nnU-Net names the file of one channel."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """The files of one patient or scan.
-
-    Attributes:
-        id: Name of the case, from its file's, in Unicode's NFC form.
-        images: One file a channel, in channel order; of DICOM a folder.
-        label: Label file, or None.
-        series: Which DICOM series of the folder, where it holds several.
-        scheme: Classes by whose names the segments of a DICOM label are known.
-    """
-
-    id: str
-    images: tuple[Path, ...]
-    label: Path | None = None
-    series: str | None = None
-    scheme: LabelScheme | None = None
 
 
 class _Transform(TypedDict):
@@ -101,9 +83,6 @@ def read_dataset(root: Path) -> CaseFolder:
     is_msd = "training" in content
     channels = channel_names(_key(content, "modality" if is_msd else "channel_names", file), file)
     labels = LabelScheme.from_mapping(_key(content, "labels", file), where=f"{file}: labels")
-    # Imported late, as it builds on this module.
-    from masam.io.video_cases import is_video_ending, read_video_cases
-
     if is_msd:
         training, test = _msd_cases(root, content, labels, file)
     elif is_video_ending(content.get("file_ending")):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from masam.errors import InputError, ResourceError, some_of
 from masam.io import gate
-from masam.io.cases import ENDINGS, Case
+from masam.io.case import ENDINGS, Case
 from masam.io.frame_folder import FRAME_ENDINGS
 from masam.io.label_frames import read_labels
 from masam.io.video import VIDEO_ENDINGS, FrameSource, is_video, open_frames
