@@ -12,14 +12,15 @@ ROOT = Path(__file__).parent.parent / "src" / "masam"
 FILES = sorted(ROOT.rglob("*.py"))
 
 VOCABULARY = {"errors", "atomic", "axes", "volume", "labels", "config", "reproducibility", "progress"}
-STAGES = {"io", "datasets", "plan", "preprocess", "windows", "augment", "aggregate", "postprocess"}
+STAGES = {"io", "datasets", "fingerprint", "plan", "preprocess", "windows", "augment", "aggregate", "postprocess"}
 DOORS = {"cli", "__main__"}
 
 # What each part may import beside itself and the vocabulary. Between stages only what is named here, with its reason.
 ALLOWED = {
     **{part: set() for part in VOCABULARY | STAGES},
     "aggregate": {"windows"},  # its contract is the SliceWindow
-    "plan": {"preprocess"},  # a plan holds the intensity rule and the slice direction, and makes the Preprocessing
+    "fingerprint": {"preprocess"},  # measured in the anatomical order and with the rules of preparation
+    "plan": {"fingerprint", "preprocess"},  # derived from one; holds the rules of preparation and makes it
     "datasets": {"io"},  # data sets are written as files
     "model": set(),
     "evaluation": {"io"},  # reads the label files that it compares
@@ -136,11 +137,14 @@ def test_the_contract_has_no_circle():
 
 def test_stages_import_no_other_stage_but_by_leave():
     exceptions = {(part, other) for part in STAGES for other in ALLOWED[part] & STAGES}
-    assert exceptions == {("aggregate", "windows"), ("plan", "preprocess"), ("datasets", "io")}
+    assert exceptions == {
+        ("aggregate", "windows"), ("fingerprint", "preprocess"), ("plan", "fingerprint"), ("plan", "preprocess"),
+        ("datasets", "io"),
+    }  # fmt: skip
 
 
 def test_inside_preprocess_the_pipeline_alone_knows_the_steps():
-    steps = {"orientation", "intensity", "resize"}
+    steps = {"orientation", "intensity", "crop", "resize"}
     for name in steps:
         others = {m for m, _ in imports(ROOT / "preprocess" / f"{name}.py") if m.startswith("masam.preprocess.")}
         assert not others, name

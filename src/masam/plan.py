@@ -5,21 +5,19 @@ from __future__ import annotations
 import difflib
 import math
 import statistics
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from masam.config import Settings
 from masam.errors import ConfigError, InputError
+from masam.fingerprint import Fingerprint
 from masam.labels import LabelScheme
+from masam.preprocess.crop import CropRule
 from masam.preprocess.intensity import IntensityRule, Percentiles, Rgb, Window
-from masam.preprocess.orientation import CANONICAL_AXES, SliceAxis, SliceView, largest_spacing_axis, world_order
-from masam.volume import Volume
+from masam.preprocess.orientation import CANONICAL_AXES, SliceView
 
 if TYPE_CHECKING:
     from masam.preprocess.frames import FramePreparation
@@ -30,81 +28,10 @@ Modality = Literal["CT", "MR", "video", "other"]
 DEFAULT_MAX_IMAGE_SIZE = 512
 """The paper's size. The cost of attention over the whole image grows with its fourth power."""
 
-# Voxels of a case that go into the percentiles; nnU-Net takes as many. Evenly spaced, so that no chance is involved.
-_SAMPLE_PER_CASE = 10_000
-_PERCENTILES = (0.5, 99.5)
+
+# A crop pays where it shows slices at least this many times larger; for less, scans keep their common frame.
+_WORTH_CROPPING = 1.15
 _MR_NAMES = frozenset({"mr", "mri", "t1", "t1w", "t1c", "t1ce", "t1gd", "t2", "t2w", "flair", "adc", "dwi", "pd"})
-
-
-class CaseFingerprint(Settings):
-    """One volume's size and grid, in anatomical order whatever the order in the file."""
-
-    shape: tuple[int, int, int] = Field(description="voxels left-right, front-back, feet-head")
-    spacing_mm: tuple[float, float, float] = Field(description="voxel spacing left-right, front-back, feet-head, in mm")
-    slice_axis: SliceAxis = Field(description="direction of the largest spacing")
-
-    def in_plane_size(self, slice_axis: SliceAxis) -> int:
-        """Return the longer side of a slice cut along an axis, in pixels."""
-        left_right, front_back, feet_head = self.shape
-        sides = {
-            "axial": (left_right, front_back),
-            "coronal": (left_right, feet_head),
-            "sagittal": (front_back, feet_head),
-        }
-        return max(sides[slice_axis])
-
-
-class Fingerprint(Settings):
-    """What a data set looks like."""
-
-    cases: tuple[CaseFingerprint, ...] = Field(min_length=1, description="each volume's size and grid")
-    intensity_percentiles: tuple[float, float] = Field(
-        description="0.5 % and 99.5 % percentile of all voxels, in their unit"
-    )
-    foreground_percentiles: tuple[float, float] | None = Field(
-        description="the same of the voxels inside labels, in their unit; null without labels"
-    )
-
-    @property
-    def slice_axis(self) -> SliceAxis:
-        """The direction in which most volumes were sliced; axial where votes are equal."""
-        votes = Counter(case.slice_axis for case in self.cases)
-        ranked: tuple[SliceAxis, ...] = ("axial", "coronal", "sagittal")
-        return max(ranked, key=lambda axis: votes[axis])
-
-
-def fingerprint(pairs: Iterable[tuple[Volume, Volume | None]], ignore_value: int | None = None) -> Fingerprint:
-    """Look at every volume of a data set once; only one is held at a time.
-
-    Args:
-        pairs: Images, each with its labels where there are any. All label values but 0 are foreground.
-        ignore_value: Label value of voxels without a label, which are not foreground either.
-
-    Raises:
-        InputError: There is no volume, or an image and its labels differ in shape.
-    """
-    cases, overall, inside = [], [], []
-    for image, labels in pairs:
-        cases.append(
-            CaseFingerprint(
-                shape=world_order(image.geometry, image.shape),
-                spacing_mm=world_order(image.geometry, image.geometry.spacing_mm),
-                slice_axis=largest_spacing_axis(image.geometry),
-            )
-        )
-        overall.append(_sample(image.array.reshape(-1)))
-        if labels is not None:
-            if labels.shape != image.shape:
-                raise InputError(f"expected labels of shape {image.shape} like the image, got {labels.shape}")
-            inside.append(_sample(image.array[(labels.array != 0) & (labels.array != ignore_value)].reshape(-1)))
-    if not cases:
-        raise InputError("the data set holds no volume", fix="check imagesTr and dataset.json")
-    pooled = np.concatenate(inside) if inside else np.empty(0)
-    return Fingerprint(
-        cases=tuple(cases),
-        intensity_percentiles=_percentiles(np.concatenate(overall)),
-        foreground_percentiles=_percentiles(pooled) if pooled.size else None,
-    )
 
 
 class Suggestion(Settings):
@@ -141,6 +68,10 @@ class Plan(Settings):
     image_size: int = Field(
         ge=16, le=2048, multiple_of=16, description="rows and columns of the model's input, in pixels"
     )
+    crop: CropRule = Field(
+        default="none",
+        description="content cuts away the border that the intensity rule makes 0, so that what is left is seen larger",
+    )
     labels: dict[str, int] = Field(
         description="value in the label files by class name; 'ignore' marks voxels without label"
     )
@@ -167,6 +98,8 @@ class Plan(Settings):
                 f"expected modality video and intensity of kind rgb together, got {self.modality} and "
                 f"{self.intensity.kind}"
             )
+        if is_rgb and self.crop != "none":
+            raise ValueError(f"expected crop none for video, got {self.crop}")
         if is_rgb and len(self.channels) != 3:
             raise ValueError(f"expected three channels for video, got {', '.join(self.channels)}")
         if isinstance(self.intensity, Rgb) and self.intensity.normalisation == "sam" and self.window_minmax:
@@ -184,7 +117,7 @@ class Plan(Settings):
         # Imported late: a plan is read by commands that start without torch.
         from masam.preprocess.pipeline import Preprocessing
 
-        return Preprocessing(self.slice_axis, self.intensity, self.image_size)
+        return Preprocessing(self.slice_axis, self.intensity, self.image_size, self.crop)
 
     @property
     def colours(self) -> Rgb | None:
@@ -272,12 +205,15 @@ def make_plan(
     views = (*CANONICAL_AXES, "stored")
     if derived["slice_axis"] not in views:
         raise ConfigError(f"expected one of {', '.join(views)}, got {derived['slice_axis']!r}", where="slice_axis")
-    if "image_size" not in derived:
-        # How files are stored is no part of the fingerprint; they are mostly stored as they were sliced.
-        axis = found.slice_axis if derived["slice_axis"] == "stored" else derived["slice_axis"]
-        derived["image_size"] = _image_size(found, axis)
+    # How files are stored is no part of the fingerprint; they are mostly stored as they were sliced.
+    axis = found.slice_axis if derived["slice_axis"] == "stored" else derived["slice_axis"]
     if "intensity" not in derived:
-        derived["intensity"] = _intensity(found, is_ct=derived["modality"] == "CT")
+        rule = _intensity(found, is_ct=derived["modality"] == "CT")
+        derived["intensity"] = rule
+        derived.setdefault("crop", "content" if _zoom(found, axis, rule) >= _WORTH_CROPPING else "none")
+    if "image_size" not in derived:
+        is_cropped = derived.get("crop") == "content"
+        derived["image_size"] = _image_size(found, axis, derived["intensity"] if is_cropped else None)
     plain = {
         key: value.model_dump(mode="json") if isinstance(value, Settings) else value for key, value in derived.items()
     }
@@ -317,9 +253,16 @@ def _preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def _image_size(found: Fingerprint, slice_axis: SliceAxis) -> int:
-    """Return the median in-plane size, rounded up to a multiple of 32, at most 512."""
-    median = statistics.median(case.in_plane_size(slice_axis) for case in found.cases)
+def _zoom(found: Fingerprint, slice_axis: SliceAxis, rule: Window | Percentiles) -> float:
+    """Return how many times larger a crop to the content shows the slices of the median case."""
+    return statistics.median(
+        case.in_plane_size(slice_axis) / case.in_plane_size(slice_axis, rule) for case in found.cases
+    )
+
+
+def _image_size(found: Fingerprint, slice_axis: SliceAxis, cropped_by: Window | Percentiles | None) -> int:
+    """Return the median in-plane size, after the crop if there is one, rounded up to a multiple of 32, at most 512."""
+    median = statistics.median(case.in_plane_size(slice_axis, cropped_by) for case in found.cases)
     return min(math.ceil(median / 32) * 32, DEFAULT_MAX_IMAGE_SIZE)
 
 
@@ -330,23 +273,3 @@ def _intensity(found: Fingerprint, is_ct: bool) -> Window | Percentiles:
     low, high = (round(value) for value in found.foreground_percentiles or found.intensity_percentiles)
     # A CT without contrast still needs a window that is one.
     return Window(low=low, high=max(high, low + 1))
-
-
-def _sample(values: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Take evenly spaced voxels of a flat array.
-
-    Raises:
-        InputError: One of them is not a finite real number.
-    """
-    step = max(1, values.size // _SAMPLE_PER_CASE)
-    if values.dtype.kind not in "biuf":
-        raise InputError(f"expected voxels that are real numbers, got type {values.dtype}")
-    sample = values[::step].astype(np.float64)
-    if not np.isfinite(sample).all():
-        raise InputError("the volume holds NaN or infinite voxels", fix="repair them, or let the reader fill them")
-    return sample
-
-
-def _percentiles(values: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.percentile(values, _PERCENTILES)
-    return float(low), float(high)

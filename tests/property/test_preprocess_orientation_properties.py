@@ -106,14 +106,18 @@ def test_slices_were_cut_along_the_largest_spacing(spacing_mm, expected):
         assert largest_spacing_axis(volume.geometry) == expected
 
 
+@pytest.mark.parametrize("crop", ["none", "content"])
 @pytest.mark.parametrize("image_size", [16, 5])
 @pytest.mark.parametrize("affine", OBLIQUES[:2], ids=["straight", "oblique"])
-def test_pipeline_sees_one_anatomy_and_puts_labels_back_for_all_48(affine, image_size):
-    preprocessing = Preprocessing("axial", Percentiles(low=0, high=99), image_size)
-    labels = (ARRAY % 7).astype(np.uint8)
+def test_pipeline_sees_one_anatomy_and_puts_labels_back_for_all_48(affine, image_size, crop):
+    preprocessing = Preprocessing("axial", Percentiles(low=0, high=99), image_size, crop)
+    # With a black border on some sides, which holds no label.
+    array, labels = ARRAY.copy(), (ARRAY % 7).astype(np.uint8)
+    for dark in (np.s_[:, 0], np.s_[..., -1], np.s_[-1]):
+        array[dark], labels[dark] = array.min(), 0
     first = None
     for order, flips in STORED:
-        image, reference = stored_as(ARRAY, affine, order, flips), stored_as(labels, affine, order, flips)
+        image, reference = stored_as(array, affine, order, flips), stored_as(labels, affine, order, flips)
         prepared = preprocessing.prepare(image)
         slices = np.stack([prepared.slice(index) for index in range(prepared.depth)])
         first = slices if first is None else first
@@ -144,7 +148,7 @@ def test_a_label_map_survives_the_way_to_the_model_and_back():
 def test_wrong_label_stacks_and_grids_are_refused():
     volume = Volume(ARRAY, Geometry(STRAIGHT))
     prepared = Preprocessing("axial", Percentiles(), 16).prepare(volume)
-    with pytest.raises(InputError, match=r"label slices of size \(5, 4\), got \(16, 16\)"):
+    with pytest.raises(InputError, match=r"label slices of shape \(6, 5, 4\), got \(6, 16, 16\)"):
         prepared.trace.labels_to_volume(np.zeros((6, 16, 16), np.uint8))
     with pytest.raises(InputError, match=r"labels of shape \(4, 5, 6\) like the image, got \(5, 4, 6\)"):
         prepared.labels(Volume(np.zeros((5, 4, 6), np.uint8), Geometry(STRAIGHT)))

@@ -65,6 +65,22 @@ def reorient(source, order, flips):
     return Volume(np.ascontiguousarray(array), Geometry(affine))
 
 
+def test_a_cropped_scan_gets_the_labels_of_its_content_on_the_whole_grid(model):
+    inside = volume((16, 20, 4), oblique(), seed=3)
+    inside = inside.with_array(np.maximum(inside.array, -99))
+    array = np.full((32, 40, 9), -1000, np.float32)
+    box = np.s_[4:20, 12:32, 3:7]
+    array[box] = inside.array
+    scan = Volume(array, Geometry(oblique()))
+    cropped = predictor(model, plan=PLAN.model_copy(update={"crop": "content"}), fill_holes=["ball"])
+    labels = cropped.predict(scan)
+    expected = np.zeros(array.shape, labels.array.dtype)
+    expected[box] = predictor(model, fill_holes=["ball"]).predict(inside).array
+    assert len(np.unique(expected)) > 1
+    assert np.array_equal(labels.array, expected)
+    assert labels.geometry is scan.geometry
+
+
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product([False, True], repeat=3)))
 
 

@@ -70,7 +70,8 @@ def plan(
     if json:
         print_json(found.model_dump(mode="json"))
     else:
-        print_line(f"wrote {out}: {found.modality}, {found.slice_axis} slices of {found.image_size} pixels")
+        cropped = "" if found.crop == "none" else f", cropped to their {found.crop}"
+        print_line(f"wrote {out}: {found.modality}, {found.slice_axis} slices of {found.image_size} pixels{cropped}")
         if (best := found.suggestion) is not None:
             at_once = f"{best.micro_batch_windows} of {best.batch_windows} windows at once"
             peak = f"predicted peak {best.predicted_peak_gb:g} GB"

@@ -40,13 +40,22 @@ class Scaling:
 
     def apply(self, array: NDArray[np.generic]) -> NDArray[np.float32]:
         """Return the array scaled to 0..1, of the same shape."""
-        # Halves, so that the difference of two values near the largest float64 stays finite.
-        half_low, half_span = self.low / 2, self.high / 2 - self.low / 2
-        if not half_span > 0:
+        if not self._half_span > 0:
             return np.zeros(array.shape, np.float32)
         values = np.clip(array.astype(np.float64), self.low, self.high) / 2
         # The quotient of values near a tiny span can round to just above 1.
-        return np.clip((values - half_low) / half_span, 0, 1).astype(np.float32)
+        return np.clip((values - self.low / 2) / self._half_span, 0, 1).astype(np.float32)
+
+    def shows(self, array: NDArray[np.generic]) -> NDArray[np.bool_]:
+        """Say which voxels become more than 0; an array of the same shape."""
+        if not self._half_span > 0:
+            return np.zeros(array.shape, bool)
+        return np.greater(array, np.float64(self.low))
+
+    @property
+    def _half_span(self) -> float:
+        # Halves, so that the difference of two values near the largest float64 stays finite.
+        return self.high / 2 - self.low / 2
 
 
 class _Range(Settings):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from masam.volume import Geometry
 
 Scalar = TypeVar("Scalar", bound=np.generic)
-Number = TypeVar("Number", int, float)
+PerAxis = TypeVar("PerAxis")
 SliceAxis = Literal["axial", "coronal", "sagittal"]
 SliceView = Literal["axial", "coronal", "sagittal", "stored"]
 """``stored`` takes a file's third axis, whatever its anatomical direction, as the official MA-SAM does."""
@@ -91,8 +91,8 @@ def largest_spacing_axis(geometry: Geometry) -> SliceAxis:
     return _SLICE_AXIS_OF_WORLD[spacing_mm.index(largest)]
 
 
-def world_order(geometry: Geometry, per_axis: tuple[Number, Number, Number]) -> tuple[Number, Number, Number]:
-    """Reorder three numbers, one an array axis, to left-right, front-back, feet-head."""
+def world_order(geometry: Geometry, per_axis: tuple[PerAxis, PerAxis, PerAxis]) -> tuple[PerAxis, PerAxis, PerAxis]:
+    """Reorder three things, one an array axis, to left-right, front-back, feet-head."""
     (first, second, third), _ = _nearest_axes(geometry)
     return per_axis[first], per_axis[second], per_axis[third]
 

@@ -5,6 +5,7 @@ Slices are made when they are asked for, so nothing but the source array is held
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from masam.errors import ConfigError, InputError
+from masam.preprocess.crop import Crop, CropRule, crop_to_content
 from masam.preprocess.intensity import IntensityRule, Scaling
 from masam.preprocess.orientation import Orientation, SliceView
 from masam.preprocess.resize import resize_image, resize_labels, resize_probabilities
@@ -25,7 +27,7 @@ class InPlaneResize:
     """The change of a slice's size.
 
     Attributes:
-        native_size: Rows and columns of a slice of the volume.
+        native_size: Rows and columns of a slice of the volume, as cropped.
         image_size: Rows and columns of the model's input.
     """
 
@@ -42,12 +44,14 @@ class Trace:
         orientation: First step: array axes to slices, rows, columns.
         scalings: Second step: intensities to 0..1, for each channel. It has no part in the way back, as labels carry no
             intensity.
-        resize: Third step: slices to the model's square.
+        crop: Third step: the box that the model sees.
+        resize: Fourth step: slices to the model's square.
     """
 
     source: Geometry
     orientation: Orientation
     scalings: tuple[Scaling, ...]
+    crop: Crop
     resize: InPlaneResize
 
     def probabilities_to_native(self, probabilities: Float[Tensor, "K h w"]) -> Float[Tensor, "K H W"]:
@@ -57,25 +61,23 @@ class Trace:
             probabilities: [K, h, w] at the model's size.
 
         Returns:
-            [K, H, W] float32 at the slice's own size, on the same device.
+            [K, H, W] float32 at the cropped slice's own size, on the same device.
         """
         return resize_probabilities(probabilities, self.resize.native_size)
 
     def labels_to_volume(self, labels: NDArray[np.integer]) -> Volume:
-        """Undo the orientation for a stack of label slices.
+        """Undo crop and orientation for a stack of label slices.
 
         Args:
-            labels: [D, H, W], each slice at its own size.
+            labels: [D, H, W] label values, each slice at its own size.
 
         Returns:
-            The labels on the input volume's own grid.
+            The labels on the input volume's own grid, 0 outside the crop.
 
         Raises:
-            InputError: The slices do not have the size of the volume's.
+            InputError: The stack does not have the size of the crop.
         """
-        if labels.shape[1:] != self.resize.native_size:
-            raise InputError(f"expected label slices of size {self.resize.native_size}, got {labels.shape[1:]}")
-        return Volume(self.orientation.invert(labels), self.source)
+        return Volume(self.orientation.invert(self.crop.invert(labels)), self.source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +85,7 @@ class PreparedLabels:
     """The reference labels of a prepared volume, slice by slice.
 
     Attributes:
-        array: [D, rows, columns] whole numbers, a view of the label volume.
+        array: [D, rows, columns] whole numbers, a view of the cropped label volume.
         resize: The change of a slice's size.
     """
 
@@ -105,7 +107,7 @@ class PreparedVolume:
     """A volume seen as slices for the model.
 
     Attributes:
-        array: [D, rows, columns, C] intensities, a view of the volume's array.
+        array: [D, rows, columns, C] intensities, a view of the volume's array, cropped.
         trace: What was done, and the way back.
     """
 
@@ -145,8 +147,8 @@ class PreparedVolume:
             raise InputError(
                 f"expected one whole number a voxel as label, got type {volume.array.dtype}, shape {volume.array.shape}"
             )
-        order = self.trace.orientation.order
-        expected = tuple(self.array.shape[order.index(axis)] for axis in range(3))
+        order, whole = self.trace.orientation.order, self.trace.crop.whole
+        expected = tuple(whole[order.index(axis)] for axis in range(3))
         if volume.shape != expected:
             raise InputError(f"expected labels of shape {expected} like the image, got {volume.shape}")
         if not self.trace.source.matches(volume.geometry, expected):
@@ -155,7 +157,7 @@ class PreparedVolume:
                 fix="resample the labels to the image's grid",
             )
         labels = cast(NDArray[np.integer], volume.array)
-        return PreparedLabels(self.trace.orientation.apply(labels), self.trace.resize)
+        return PreparedLabels(self.trace.crop.apply(self.trace.orientation.apply(labels)), self.trace.resize)
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,7 @@ class Preprocessing:
         slice_axis: Anatomical direction along which a volume is cut into slices, or ``stored``.
         intensity: From the scanner's numbers to 0..1.
         image_size: Rows and columns of the model's square input.
+        crop: What is cut away before slices are resized.
 
     Raises:
         ConfigError: The image size is less than one pixel.
@@ -174,6 +177,7 @@ class Preprocessing:
     slice_axis: SliceView
     intensity: IntensityRule
     image_size: int
+    crop: CropRule = "none"
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
@@ -182,23 +186,35 @@ class Preprocessing:
     @property
     def facts(self) -> dict[str, Any]:
         """Return all that decides the prepared slices."""
-        return {
+        facts: dict[str, Any] = {
             "slice_axis": self.slice_axis,
             "intensity": self.intensity.model_dump(mode="json"),
             "image_size": self.image_size,
         }
+        # Left out without a crop, so that cases that were cached, and runs that began, before there was one go on.
+        return facts if self.crop == "none" else facts | {"crop": self.crop}
 
     def prepare(self, volume: Volume) -> PreparedVolume:
-        """Orient a volume and fit the intensity rule to it; the slices follow on demand.
+        """Orient a volume, fit the intensity rule to it and crop it; the slices follow on demand.
 
         Raises:
             InputError: The volume does not hold finite real numbers.
         """
         orientation = Orientation.of(volume.geometry, self.slice_axis)
         array = orientation.apply(volume.array if volume.array.ndim == 4 else volume.array[..., None])
-        _, rows, columns, channels = array.shape
-        resize = InPlaneResize((rows, columns), (self.image_size, self.image_size))
+        depth, rows, columns, channels = array.shape
         # Fitted in canonical order: what is sampled then does not depend on how the file stores its axes.
         # Channels have units of their own, so each is fitted by itself.
         scalings = tuple(self.intensity.fit(array[..., channel]) for channel in range(channels))
-        return PreparedVolume(array, Trace(volume.geometry, orientation, scalings, resize))
+        if self.crop == "content":
+            crop = crop_to_content(_shown(one, scalings) for one in array)
+        else:
+            crop = Crop.nothing((depth, rows, columns))
+        resize = InPlaneResize(crop.size[1:], (self.image_size, self.image_size))
+        return PreparedVolume(crop.apply(array), Trace(volume.geometry, orientation, scalings, crop, resize))
+
+
+def _shown(slice_: NDArray[np.generic], scalings: Sequence[Scaling]) -> NDArray[np.bool_]:
+    """Say which pixels of a slice [rows, columns, C] become more than 0 in any channel."""
+    shown: NDArray[np.bool_] = np.any([scaling.shows(slice_[..., c]) for c, scaling in enumerate(scalings)], axis=0)
+    return shown

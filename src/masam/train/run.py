@@ -17,9 +17,10 @@ import torch
 
 from masam import weights
 from masam.errors import ConfigError, InputError, StoppedError
+from masam.fingerprint import fingerprint
 from masam.io.cases import Case, CaseFolder, Split, load_case, make_splits, read_dataset, read_splits, write_splits
 from masam.model.masam import Masam
-from masam.plan import Plan, fingerprint, make_plan, make_video_plan
+from masam.plan import Plan, make_plan, make_video_plan
 from masam.predict import choose_device
 from masam.preprocess.cache import PreparedCase, prepare_cases
 from masam.progress import Progress, Silent
