@@ -13,9 +13,10 @@ from masam.model.masam import Masam
 from masam.train import loop as loop_module
 from masam.train.config import TrainConfig
 from masam.train.dataset import WindowSamples
-from masam.train.loop import MAX_SKIPPED_STEPS, Loop
-from masam.train.loss import LossParts, segmentation_loss
+from masam.train.loop import Loop
+from masam.train.loss import LossSums, loss_sums
 
+MOST = TrainConfig().max_bad_steps
 CPU = torch.device("cpu")
 NONE = AugmentSettings(preset="none")
 
@@ -105,29 +106,29 @@ def broken_loss(at):
     calls = iter(range(1, 10_000))
 
     def loss(*args):
-        parts = segmentation_loss(*args)
-        return LossParts(*(part * torch.nan for part in parts)) if next(calls) in at else parts
+        sums = loss_sums(*args)
+        return LossSums(*(value * torch.nan for value in sums)) if next(calls) in at else sums
 
     return loss
 
 
 def test_loss_that_stays_nan_ends_training_with_sound_weights(samples, monkeypatch):
-    monkeypatch.setattr(loop_module, "segmentation_loss", broken_loss(range(3, 10_000)))
+    monkeypatch.setattr(loop_module, "loss_sums", broken_loss(range(3, 10_000)))
     loop = make(samples, epochs=100, batch_windows=1)
     done = []
     message = (
-        rf"^loss or gradients were not finite for {MAX_SKIPPED_STEPS} steps in a row, the last at step "
-        rf"{2 + MAX_SKIPPED_STEPS - 1} with windows of a; lower learning_rate, or use precision float32 or bf16$"
+        rf"^loss or gradients were not finite for {MOST} steps in a row, the last at step "
+        rf"{2 + MOST - 1} with windows of a; lower learning_rate, or use precision float32 or bf16$"
     )
     with pytest.raises(DivergedError, match=message):
         done.extend(report.step for report in loop.steps())
-    assert len(done) == 2 + MAX_SKIPPED_STEPS - 1
+    assert len(done) == 2 + MOST - 1
     assert all(tensor.isfinite().all() for tensor in loop.model.state_dict().values())
     assert all(v.isfinite().all() for moments in loop.optimizer.state.values() for v in moments.values())
 
 
 def test_a_few_bad_steps_are_skipped(samples, monkeypatch):
-    monkeypatch.setattr(loop_module, "segmentation_loss", broken_loss({2, 3}))
+    monkeypatch.setattr(loop_module, "loss_sums", broken_loss({2, 3}))
     loop = make(samples, epochs=2, batch_windows=1)
     changes = []
     previous = state(loop.model)["image_encoder.fact.v"]
@@ -158,20 +159,20 @@ def test_half_precision_trains(samples, precision):
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
 def test_lack_of_memory_says_what_to_lower(samples, monkeypatch, error):
-    def fail(self, batch):
+    def fail(self, *arguments):
         raise error
 
-    monkeypatch.setattr(Loop, "_loss", fail)
+    monkeypatch.setattr(Loop, "_sums", fail)
     message = "^training: memory ran out with 1 windows at once; lower micro_batch_windows, the image size or the model"
     with pytest.raises(ResourceError, match=message):
         list(make(samples).steps())
 
 
 def test_our_own_bugs_stay_visible(samples, monkeypatch):
-    def fail(self, batch):
+    def fail(self, *arguments):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(Loop, "_loss", fail)
+    monkeypatch.setattr(Loop, "_sums", fail)
     with pytest.raises(RuntimeError, match=r"^shapes do not match$"):
         list(make(samples).steps())
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from masam.train.loss import IGNORE_INDEX, segmentation_loss, soft_dice_loss
+from masam.train.loss import IGNORE_INDEX, LossSums, loss_of, loss_sums, part_of_loss, segmentation_loss
 
 
 def plain_loss(logits, labels):
@@ -38,7 +38,6 @@ def test_it_is_the_formula(classes, ignored):
     torch.testing.assert_close(loss.cross_entropy, cross_entropy, rtol=0, atol=1e-12)
     torch.testing.assert_close(loss.dice, dice, rtol=0, atol=1e-12)
     torch.testing.assert_close(loss.total, 0.2 * cross_entropy + 0.8 * dice, rtol=0, atol=1e-12)
-    torch.testing.assert_close(soft_dice_loss(logits, labels), dice, rtol=0, atol=1e-12)
 
 
 def test_weights_of_the_parts():
@@ -70,7 +69,7 @@ def test_absent_classes_count_as_the_reference_counts_them():
     # Background right, the two others absent in both: Dice 1 each.
     assert segmentation_loss(logits, labels).total.item() == pytest.approx(0, abs=1e-6)
     logits[:, 1] = 120  # all pixels predicted as class 1, which is not there
-    assert soft_dice_loss(logits, labels).item() == pytest.approx(2 / 3, abs=1e-6)
+    assert segmentation_loss(logits, labels).dice.item() == pytest.approx(2 / 3, abs=1e-6)
 
 
 def test_a_uniform_prediction_has_the_entropy_of_its_classes():
@@ -100,13 +99,38 @@ def test_more_pixels_than_float32_can_count():
     # 2 ** 24 + 2 ** 20 pixels of one class: counted one by one in float32 they stop at 2 ** 24.
     labels = torch.zeros(17, 1024, 1024, dtype=torch.long)
     logits = torch.zeros(17, 1, 1024, 1024)
-    assert soft_dice_loss(logits, labels).item() == pytest.approx(0, abs=1e-6)
+    assert segmentation_loss(logits, labels).dice.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_batches_pool():
     """Dice is of the whole batch: that of two samples is not the mean of theirs."""
     logits, labels = sample(2, ignored=0)
-    apart = (soft_dice_loss(logits[:1], labels[:1]) + soft_dice_loss(logits[1:], labels[1:])) / 2
-    assert abs(soft_dice_loss(logits, labels) - apart) > 1e-6
-    twice = soft_dice_loss(logits.repeat(2, 1, 1, 1), labels.repeat(2, 1, 1))
-    torch.testing.assert_close(twice, soft_dice_loss(logits, labels), rtol=0, atol=1e-6)
+    apart = (segmentation_loss(logits[:1], labels[:1]).dice + segmentation_loss(logits[1:], labels[1:]).dice) / 2
+    assert abs(segmentation_loss(logits, labels).dice - apart) > 1e-6
+    twice = segmentation_loss(logits.repeat(2, 1, 1, 1), labels.repeat(2, 1, 1)).dice
+    torch.testing.assert_close(twice, segmentation_loss(logits, labels).dice, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [{}, {"cross_entropy_weight": 1.0, "dice_weight": 0.0}])
+def test_gradients_of_parts_add_up_to_that_of_the_whole(weights):
+    logits, labels = sample(n=6, ignored=0.3)
+    logits.requires_grad_()
+    segmentation_loss(logits, labels, **weights).total.backward()
+    whole, logits.grad = logits.grad, None
+    parts = [slice(0, 1), slice(1, 4), slice(4, 6)]
+    sums = [loss_sums(logits[part], labels[part]) for part in parts]
+    batch = LossSums(*(torch.stack(values).detach().sum(dim=0) for values in zip(*sums, strict=True)))
+    torch.testing.assert_close(loss_of(batch, **weights), segmentation_loss(logits.detach(), labels, **weights))
+    for part in sums:
+        part_of_loss(part, batch, **weights).backward()
+    torch.testing.assert_close(logits.grad, whole, rtol=0, atol=1e-14)
+    assert whole.abs().max() > 1e-4
+
+
+def test_a_part_without_labels_adds_nothing():
+    logits, labels = sample(n=2)
+    unknown = torch.full_like(labels, IGNORE_INDEX)
+    sums = [loss_sums(logits, labels), loss_sums(logits.requires_grad_(), unknown)]
+    batch = LossSums(*(a + b.detach() for a, b in zip(*sums, strict=True)))
+    part_of_loss(sums[1], batch).backward()
+    assert not logits.grad.any()

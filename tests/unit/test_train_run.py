@@ -23,8 +23,9 @@ from masam.progress import Silent
 from masam.train import loop as loop_module
 from masam.train import run as run_module
 from masam.train.config import TrainConfig
-from masam.train.loss import LossParts, segmentation_loss
+from masam.train.loss import LossSums, loss_sums
 from masam.train.run import plan_dataset, train
+from masam.train.session import Session
 from masam.weights import load
 
 TINY = replace(SAM, name="vit_t", decoder_heads=8)
@@ -82,7 +83,8 @@ def whole(dataset, tmp_path_factory):
 
 
 def rows(folder):
-    return [{k: v for k, v in row.items() if k != "seconds_per_step"} for row in read_rows(folder.metrics)]
+    timed = ("seconds_per_step", "windows_per_second")
+    return [{k: v for k, v in row.items() if k not in timed} for row in read_rows(folder.metrics)]
 
 
 def assert_same_run(one, other):
@@ -213,7 +215,7 @@ def test_a_run_killed_after_a_row_writes_it_again(whole, dataset, tmp_path, monk
         train(dataset, out, config(), plan=PLAN, progress=StopAt(4))
     with monkeypatch.context() as patch:
         # As if killed at the end: metrics and model are later than the state.
-        patch.setattr(run_module._Run, "save_state", lambda self: None)
+        patch.setattr(Session, "save_state", lambda self: None)
         train(dataset, out, resume=True)
     assert [row["step"] for row in read_rows(out / "metrics.csv")] == ["3", "6"]
     assert json.loads((out / "last" / "state.json").read_text())["step"] == 4
@@ -290,10 +292,10 @@ def test_a_diverged_run_keeps_its_last_good_model(whole, dataset, tmp_path, monk
     calls = iter(range(10_000))
 
     def loss(*args):
-        parts = segmentation_loss(*args)
-        return LossParts(*(part * torch.nan for part in parts)) if next(calls) >= 6 else parts
+        sums = loss_sums(*args)
+        return LossSums(*(value * torch.nan for value in sums)) if next(calls) >= 6 else sums
 
-    monkeypatch.setattr(loop_module, "segmentation_loss", loss)
+    monkeypatch.setattr(loop_module, "loss_sums", loss)
     with pytest.raises(
         DivergedError, match="loss or gradients were not finite for 20 steps in a row, the last at step 22"
     ):

@@ -12,7 +12,7 @@ from masam.plan import Plan
 from masam.preprocess.intensity import Window
 from masam.train.config import TrainConfig
 from masam.train.loop import StepReport
-from masam.train.run_folder import RunFolder, RunState
+from masam.train.run_folder import RunFolder, RunState, optimizer_moments, trained_weights
 
 PLAN = Plan(
     name="tiny", modality="CT", slice_axis="axial", intensity=Window(low=-100, high=200), window=3, image_size=32,
@@ -21,6 +21,10 @@ PLAN = Plan(
 STATE = RunState(
     4, 0.5, {}, "key", [StepReport(3, 0.1, 0.2, 0.3, 1e-3, 0.5), StepReport(4, 0.1, 0.25, 0.35, 1e-3, 0.5)]
 )
+
+
+def save(folder, model, optimizer, state):
+    folder.save_state(trained_weights(model), optimizer_moments(model, optimizer), state)
 
 
 def trained(seed, steps=2, everything=False):
@@ -48,7 +52,7 @@ def same_moments(model, optimizer, other_model, other_optimizer):
 def test_the_state_comes_back_bit_for_bit(tmp_path, everything):
     folder = RunFolder(tmp_path)
     model, optimizer = trained(1, everything=everything)
-    folder.save_state(model, optimizer, STATE)
+    save(folder, model, optimizer, STATE)
     assert sorted(p.name for p in folder.last.iterdir()) == [
         "optimizer.safetensors",
         "state.json",
@@ -66,7 +70,7 @@ def test_the_state_comes_back_bit_for_bit(tmp_path, everything):
 def test_training_goes_on_as_if_nothing_had_been(tmp_path):
     folder = RunFolder(tmp_path)
     model, optimizer = trained(1)
-    folder.save_state(model, optimizer, STATE)
+    save(folder, model, optimizer, STATE)
     other, other_optimizer = trained(1, steps=0)
     folder.load_state(other, other_optimizer)
     for net, opt in ((model, optimizer), (other, other_optimizer)):
@@ -81,17 +85,17 @@ def test_training_goes_on_as_if_nothing_had_been(tmp_path):
 def test_a_run_killed_between_two_renames_has_its_state(tmp_path, name):
     folder = RunFolder(tmp_path)
     model, optimizer = trained(1)
-    folder.save_state(model, optimizer, STATE)
+    save(folder, model, optimizer, STATE)
     folder.last.rename(tmp_path / name)
     assert folder.load_state(*trained(2, steps=0)) == STATE
-    folder.save_state(model, optimizer, replace(STATE, step=5))
+    save(folder, model, optimizer, replace(STATE, step=5))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last"]
     assert folder.load_state(*trained(2, steps=0)).step == 5
 
 
 def test_a_half_written_state_does_not_count(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.save_state(*trained(1), STATE)
+    save(folder, *trained(1), STATE)
     shutil.copytree(folder.last, tmp_path / "last.new")
     (tmp_path / "last.new" / "state.json").unlink()
     assert folder.load_state(*trained(2, steps=0)) == STATE
@@ -103,7 +107,7 @@ def test_a_half_written_state_does_not_count(tmp_path):
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors"])
 def test_a_damaged_state_is_refused(tmp_path, name):
     folder = RunFolder(tmp_path)
-    folder.save_state(*trained(1), STATE)
+    save(folder, *trained(1), STATE)
     path = folder.last / name
     whole = path.read_bytes()
     damaged = bytearray(whole)
@@ -127,7 +131,7 @@ def test_a_damaged_state_is_refused(tmp_path, name):
 )
 def test_a_damaged_state_file_is_refused(tmp_path, text, message):
     folder = RunFolder(tmp_path)
-    folder.save_state(*trained(1), STATE)
+    save(folder, *trained(1), STATE)
     (folder.last / "state.json").write_text(text)
     with pytest.raises(ModelError, match=message):
         folder.load_state(*trained(2, steps=0))
@@ -135,7 +139,7 @@ def test_a_damaged_state_file_is_refused(tmp_path, text, message):
 
 def test_the_state_of_another_model_is_refused(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.save_state(*trained(1), STATE)
+    save(folder, *trained(1), STATE)
     other = random_model(replace(SPEC, fact_rank=4))
     optimizer = torch.optim.AdamW([p for p in other.parameters() if p.requires_grad])
     message = (
@@ -147,14 +151,14 @@ def test_the_state_of_another_model_is_refused(tmp_path):
 
 def test_optimizer_moments_of_another_model_are_refused(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.save_state(*trained(1), STATE)
+    save(folder, *trained(1), STATE)
     other = RunFolder(tmp_path / "other")
     spec = replace(SPEC, adapter_channels=8)
     model = random_model(spec).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     model(random_windows()).logits.mean().backward()
     optimizer.step()
-    other.save_state(model, optimizer, STATE)
+    save(other, model, optimizer, STATE)
     shutil.copy(other.last / "optimizer.safetensors", folder.last)
     with pytest.raises(ModelError, match=r"last: the optimizer's exp_avg.*adapter.* does not belong to this model$"):
         folder.load_state(*trained(2, steps=0))
@@ -170,7 +174,7 @@ def test_settings_are_kept(tmp_path):
     folder.append_metrics({"step": 1, "loss": 2.0})
     folder.create(PLAN, config)
     assert not folder.metrics.exists()
-    folder.save_state(*trained(2, steps=0), STATE)
+    save(folder, *trained(2, steps=0), STATE)
     for refuse in (lambda: folder.create(PLAN, config), folder.require_free):
         with pytest.raises(InputError, match=r"run: the folder holds a run already; use --resume, or another --out$"):
             refuse()
@@ -195,7 +199,7 @@ def test_metrics_gain_rows_and_columns(tmp_path):
 
 def test_state_json_is_plain(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.save_state(*trained(1), STATE)
+    save(folder, *trained(1), STATE)
     facts = json.loads((folder.last / "state.json").read_text())
     assert (facts["version"], facts["step"], facts["best_dice"], facts["dataset"]) == (1, 4, 0.5, "key")
     assert facts["pending"][1] == [4, 0.1, 0.25, 0.35, 0.001, 0.5]

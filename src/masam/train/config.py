@@ -45,7 +45,7 @@ class TrainConfig(Settings):
     )
     batch_windows: int = Field(default=24, ge=1, description="windows that one optimiser step is made of")
     micro_batch_windows: int = Field(
-        default=1, ge=1, description="windows that go through the model at once; decides the memory"
+        default=1, ge=1, description="windows that go through the model at once in each process; decides the memory"
     )
     learning_rate: float = Field(default=8e-4, gt=0, description="largest learning rate of AdamW")
     weight_decay: float = Field(default=0.1, ge=0, description="AdamW's weight decay, on every trained tensor")
@@ -56,6 +56,11 @@ class TrainConfig(Settings):
     )
     cross_entropy_weight: float = Field(default=0.2, ge=0, description="factor of the cross-entropy in the loss")
     dice_weight: float = Field(default=0.8, ge=0, description="factor of the soft Dice loss")
+    dice_pooling: Literal["micro_batch", "batch"] = Field(
+        default="micro_batch",
+        description="windows over which the Dice loss is pooled: those that go through the model at once, or all of a "
+        "step as in the paper, which costs a second forward pass where a process has several micro-batches",
+    )
     augmentation: AugmentSettings = Field(
         default=AugmentSettings(),
         description="random variation of training samples: a preset (default, paper, none), or keys of their own",
@@ -68,9 +73,24 @@ class TrainConfig(Settings):
     validation_stride: int | None = Field(
         default=None, ge=1, description="stride of windows in validation; null for the window's size, the fastest"
     )
+    max_hours: float | None = Field(
+        default=None, gt=0, description="hours that the run may take: it is shortened to fit, its learning rate too"
+    )
+    patience: int | None = Field(
+        default=None, ge=1, description="validations without a better Dice after which the run ends; null for no limit"
+    )
+    max_bad_steps: int = Field(
+        default=20,
+        ge=1,
+        description="steps in a row whose loss or gradients are not finite that end the run; fewer are skipped",
+    )
     precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
         default="auto", description="number format of the forward pass; 'auto' is bf16 on a GPU that has it"
     )
     device: str = Field(default="auto", description="'auto', 'cpu', 'cuda' or 'cuda:1'")
+    sharing: Literal["ddp", "fsdp"] = Field(
+        default="ddp",
+        description="how several processes hold the model: 'ddp' each the whole, 'fsdp' each a part of every tensor",
+    )
     workers: int = Field(default=0, ge=0, description="processes that read samples; they do not change the result")
     seed: int = Field(default=1234, ge=0, description="seed of everything that is drawn")

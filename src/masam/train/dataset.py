@@ -82,15 +82,19 @@ class WindowSamples(Dataset[tuple[Tensor, Tensor, str]]):
         return torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels), case.case_id
 
 
-class _Consecutive(Sampler[int]):
-    def __init__(self, start: int, stop: int) -> None:
-        self._range = range(start, stop)
+class _Turns(Sampler[list[int]]):
+    """Micro-batches of consecutive samples, those of one process of the run: every process takes its turn."""
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._range)
+    def __init__(self, start: int, stop: int, batch: int, turn: tuple[int, int]) -> None:
+        rank, processes = turn
+        self._batch, self._stop = batch, stop
+        self._firsts = range(start + rank * batch, stop, batch * processes)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (list(range(first, min(first + self._batch, self._stop))) for first in self._firsts)
 
     def __len__(self) -> int:
-        return len(self._range)
+        return len(self._firsts)
 
 
 def _collate(samples: list[tuple[Tensor, Tensor, str]]) -> Batch:
@@ -110,15 +114,17 @@ def _stack(tensors: tuple[Tensor, ...]) -> Tensor:
     return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
 
 
-def load_batches(samples: WindowSamples, start: int, stop: int, batch: int, workers: int) -> Iterable[Batch]:
+def load_batches(
+    samples: WindowSamples, start: int, stop: int, batch: int, workers: int, turn: tuple[int, int] = (0, 1)
+) -> Iterable[Batch]:
     """Return a loader of samples ``start`` to ``stop`` of the run, ``batch`` at a time.
 
-    A run that goes on in the middle starts at its sample; nothing is skipped, no worker holds a state.
+    Of several processes each has the batches of its ``turn``: its rank, and how many take turns. A run that goes on in
+    the middle starts at its sample; nothing is skipped, no worker holds a state.
     """
     loader: DataLoader[Any] = DataLoader(
         samples,
-        batch_size=batch,
-        sampler=_Consecutive(start, stop),
+        batch_sampler=_Turns(start, stop, batch, turn),
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),

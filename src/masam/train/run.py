@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from masam import weights
-from masam.errors import ConfigError, InputError, StoppedError
+from masam.errors import ConfigError, InputError
 from masam.fingerprint import fingerprint
 from masam.io.cases import Case, CaseFolder, Split, load_case, make_splits, read_dataset, read_splits, write_splits
 from masam.model.masam import Masam
@@ -27,18 +25,11 @@ from masam.progress import Progress, Silent
 from masam.train.cases import are_videos, labelled_loader, preparation_of
 from masam.train.config import TrainConfig
 from masam.train.dataset import WindowSamples
-from masam.train.interrupt import StopFlag
 from masam.train.lock import locked
-from masam.train.loop import Loop, StepReport
-from masam.train.run_folder import RunFolder, RunState
-from masam.train.validate import validate
+from masam.train.parallel import Place, World, find_place, joined
+from masam.train.run_folder import RunFolder
+from masam.train.session import Session, dataset_key
 from masam.volume import Volume
-
-_SAVE_SECONDS = 600.0
-"""The state is saved at least this often; a crash costs no more."""
-
-_LOG_STEPS = 20
-"""Most steps that share a row of metrics.csv."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +109,24 @@ def train(
         DivergedError: Numbers do not stay finite.
         StoppedError: A signal asked to stop; the state is saved.
     """
-    # Held from the start: a folder that cannot be written to is refused before the data are read.
-    with locked(out):
-        return _train(dataset_root, RunFolder(out), config, plan, resume, progress or Silent())
+    place = find_place(os.environ)
+    progress = (progress or Silent()) if place.is_first else Silent()
+    # The settings say on which device; every process reads them by itself, before it can meet the others.
+    chosen = (RunFolder(out).read_settings()[1] if resume else config) or TrainConfig()
+    device = _own_device(choose_device(chosen.device), place)
+    with joined(place, device) as world, ExitStack() as held:
+        # Held from the start: a folder that cannot be written to is refused before the data are read.
+        world.once(lambda: held.enter_context(locked(out)))
+        return _train(dataset_root, RunFolder(out), config, plan, resume, progress, world, device)
+
+
+def _own_device(device: torch.device, place: Place) -> torch.device:
+    """Return a process's own GPU where there are several processes."""
+    if device.type != "cuda" or place.size == 1:
+        return device
+    own = choose_device(f"cuda:{place.local_rank}")
+    torch.cuda.set_device(own)
+    return own
 
 
 def _train(
@@ -130,15 +136,69 @@ def _train(
     plan: Plan | None,
     resume: bool,
     progress: Progress,
+    world: World,
+    device: torch.device,
 ) -> TrainResult:
     started = time.monotonic()
+    setup = world.once(lambda: _set_up(dataset_root, folder, config, plan, resume, progress))
+    plan, config = setup.plan, setup.config
+    cases = _prepare(setup, folder, progress, world)
+    samples = WindowSamples(cases, plan.window, config.seed, plan.window_minmax, config.augmentation, plan.colours)
+    if config.model.sam_checkpoint is None and config.model.trained == "adaptation":
+        progress.say(
+            "warning: the encoder is frozen at random numbers; give SAM's weights (--sam-checkpoint), "
+            "or train it too (--set model.trained=everything)"
+        )
+    model = world.agree(lambda: _build(config, plan).to(device))
+    session = Session(
+        folder, plan, config, model, samples, dataset_key(cases), setup.validation, progress, world, device, started
+    )
+    # Everything has been checked by now: what is refused leaves no folder behind.
+    if resume:
+        world.agree(session.restore)
+    else:
+        world.once(lambda: _create(folder, setup))
+        # Now, so that whatever ends the run it can be gone on with, and a full disk is known before hours of work.
+        session.save_state()
+    session.go()
+    return TrainResult(folder, session.loop.step, session.best_dice, time.monotonic() - started)
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What is decided before the data are prepared.
+
+    Attributes:
+        plan: How cases are prepared.
+        config: How to train.
+        case_ids: All training cases of the data set.
+        training: Cases to train on.
+        validation: Cases to validate on.
+        splits: All folds.
+    """
+
+    plan: Plan
+    config: TrainConfig
+    case_ids: list[str]
+    training: list[Case]
+    validation: list[Case]
+    splits: list[Split]
+
+
+def _set_up(
+    dataset_root: Path,
+    folder: RunFolder,
+    config: TrainConfig | None,
+    plan: Plan | None,
+    resume: bool,
+    progress: Progress,
+) -> _Setup:
     if resume:
         plan, config = folder.read_settings()
     else:
         folder.require_free()
     dataset = read_dataset(dataset_root)
     config = config or TrainConfig()
-    device = choose_device(config.device)
     if plan is None:
         plan = plan_dataset(dataset, progress)
     elif plan.labels != dataset.labels.to_mapping():
@@ -155,36 +215,31 @@ def _train(
             fix="give the plan of this data set",
         )
     training, validation, splits = _split(dataset, config)
-    progress.start("preparing cases", len(training))
-    cases = prepare_cases(
-        training,
-        labelled_loader(plan, progress),
-        preparation_of(plan),
-        plan.scheme,
-        folder.root.parent / "prepared",
-        lambda case: progress.advance(case.id),
-    )
-    samples = WindowSamples(cases, plan.window, config.seed, plan.window_minmax, config.augmentation, plan.colours)
-    if config.model.sam_checkpoint is None and config.model.trained == "adaptation":
-        progress.say(
-            "warning: the encoder is frozen at random numbers; give SAM's weights (--sam-checkpoint), "
-            "or train it too (--set model.trained=everything)"
+    return _Setup(plan, config, [case.id for case in dataset.training], training, validation, splits)
+
+
+def _prepare(setup: _Setup, folder: RunFolder, progress: Progress, world: World) -> list[PreparedCase]:
+    """Prepare the training cases, each process its share."""
+    own = setup.training[world.rank :: world.size]
+    progress.start("preparing cases", len(own))
+    share = world.agree(
+        lambda: prepare_cases(
+            own,
+            labelled_loader(setup.plan, progress),
+            preparation_of(setup.plan),
+            setup.plan.scheme,
+            folder.root.parent / "prepared",
+            lambda case: progress.advance(case.id),
         )
-    model = _build(config, plan).to(device)
-    loop = Loop(model, samples, config, device)
-    # Everything has been checked by now: what is refused leaves no folder behind.
-    if not resume:
-        folder.create(plan, config)
-        if splits:
-            write_splits(folder.root / "splits.json", splits, [case.id for case in dataset.training])
-    run = _Run(folder, plan, config, loop, validation, _dataset_key(cases), progress)
-    if resume:
-        run.restore()
-    else:
-        # Now, so that whatever ends the run it can be gone on with, and a full disk is known before hours of work.
-        run.save_state()
-    run.go()
-    return TrainResult(folder, loop.step, run.best_dice, time.monotonic() - started)
+    )
+    prepared = {case.case_id: case for some in world.gather(share) for case in some}
+    return [prepared[case.id] for case in setup.training]
+
+
+def _create(folder: RunFolder, setup: _Setup) -> None:
+    folder.create(setup.plan, setup.config)
+    if setup.splits:
+        write_splits(folder.root / "splits.json", setup.splits, setup.case_ids)
 
 
 def _split(dataset: CaseFolder, config: TrainConfig) -> tuple[list[Case], list[Case], list[Split]]:
@@ -229,144 +284,3 @@ def _build(config: TrainConfig, plan: Plan) -> Masam:
     if settings.trained == "everything":
         model.train_everything()
     return model
-
-
-def _dataset_key(cases: Sequence[PreparedCase]) -> str:
-    """Name the training windows: cached cases are named by their content and settings."""
-    return hashlib.sha256(json.dumps([case.folder.name for case in cases]).encode()).hexdigest()
-
-
-class _Run:
-    """The loop with its log, its validation and its files."""
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        plan: Plan,
-        config: TrainConfig,
-        loop: Loop,
-        validation: Sequence[Case],
-        dataset: str,
-        progress: Progress,
-    ) -> None:
-        self.folder, self.plan, self.config, self.loop = folder, plan, config, loop
-        self.validation, self.dataset, self.progress = validation, dataset, progress
-        self.best_dice: float | None = None
-        self._pending: list[StepReport] = []
-        self._saved_at = time.monotonic()
-
-    def restore(self) -> None:
-        """Go back to the saved state."""
-        state = self.folder.load_state(self.loop.model, self.loop.optimizer)
-        if state.dataset != self.dataset:
-            raise InputError(
-                "the training cases, their preparation or the split have changed since the run began",
-                where=self.folder.root,
-                fix="restore them, or start a new run",
-            )
-        if state.base not in (None, self._base()):
-            raise InputError(
-                "the SAM file is another one than when the run began",
-                where=self.config.model.sam_checkpoint,
-                fix="put the old one in its place, or start a new run",
-            )
-        self.loop.step, self.best_dice, self._pending = state.step, state.best_dice, list(state.pending)
-        if state.scaler:
-            self.loop.scaler.load_state_dict(dict(state.scaler))
-        self.folder.drop_metrics_after(state.step)
-
-    def _base(self) -> str | None:
-        base = self.loop.model.card.base
-        return None if base is None else base.tensors_sha256
-
-    def go(self) -> None:
-        """Train to the end, or to a signal."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        loop = self.loop
-        with StopFlag() as stop, SummaryWriter(str(self.folder.root / "tensorboard"), purge_step=loop.step) as board:
-            self.progress.start("training", loop.total_steps - loop.step)
-            for report in loop.steps():
-                self._pending.append(report)
-                self.progress.advance(f"epoch {loop.epoch_of(report.step)} loss {report.loss:.3f}")
-                row = self._log_row()
-                validated = self._validation_due(report.step)
-                if validated:
-                    row = {**(row or self._flush()), **self._validate()}
-                    self.progress.start("training", loop.total_steps - loop.step)
-                if row:
-                    self.folder.append_metrics(row)
-                    for key, value in row.items():
-                        if key != "step" and isinstance(value, float):
-                            board.add_scalar(key, value, report.step)
-                if stop.signal_number is not None:
-                    self.save_state()
-                    raise StoppedError(
-                        stop.signal_number,
-                        f"stopped after step {report.step} of {loop.total_steps}, the state is in {self.folder.last}",
-                        fix="go on with --resume",
-                    )
-                if validated or time.monotonic() - self._saved_at > _SAVE_SECONDS:
-                    self.save_state()
-            # Still inside: a signal that comes while the result is written shall not lose it.
-            if not self.validation:
-                self._save_model(None)
-            self.save_state()
-
-    def _log_row(self) -> dict[str, float | int]:
-        every = min(_LOG_STEPS, max(1, self.loop.samples.per_epoch // self.config.batch_windows))
-        step = self.loop.step
-        return self._flush() if step % every == 0 or step == self.loop.total_steps else {}
-
-    def _flush(self) -> dict[str, float | int]:
-        """Return the mean of the steps since the last row."""
-        reports, self._pending = self._pending, []
-        count = len(reports)
-        return {
-            "step": self.loop.step,
-            "epoch": self.loop.epoch_of(self.loop.step),
-            "loss": sum(r.loss for r in reports) / count,
-            "cross_entropy": sum(r.cross_entropy for r in reports) / count,
-            "dice_loss": sum(r.dice_loss for r in reports) / count,
-            "learning_rate": reports[-1].learning_rate,
-            "seconds_per_step": sum(r.seconds for r in reports) / count,
-        }
-
-    def _validation_due(self, step: int) -> bool:
-        if not self.validation:
-            return False
-        every = self.config.validate_every
-        crossed = self.loop.epoch_of(step) // every > self.loop.epoch_of(step - 1) // every
-        return crossed or step == self.loop.total_steps
-
-    def _validate(self) -> dict[str, float]:
-        scores = validate(
-            self.loop.model,
-            self.plan,
-            self.validation,
-            device=str(self.loop.device),
-            precision=self.config.precision,
-            stride=self.config.validation_stride or self.plan.window,
-            progress=self.progress,
-        )
-        known = [dice for dice in scores.values() if not math.isnan(dice)]
-        mean = sum(known) / len(known) if known else 0.0
-        self.progress.say(f"step {self.loop.step}: validation Dice {mean:.4f}")
-        if self.best_dice is None or mean > self.best_dice:
-            self.best_dice = mean
-            self._save_model(mean)
-        return {"validation_dice": mean, **{f"dice.{name}": dice for name, dice in scores.items()}}
-
-    def _save_model(self, dice: float | None) -> None:
-        model = self.loop.model
-        facts = {"steps": self.loop.step, "validation_dice": dice, "dataset": self.plan.name}
-        model.card = replace(model.card, plan=self.plan, training=facts)
-        weights.save(self.folder.model, model)
-
-    def save_state(self) -> None:
-        """Write all that it takes to go on from here."""
-        loop = self.loop
-        scaler = loop.scaler.state_dict()
-        state = RunState(loop.step, self.best_dice, scaler, self.dataset, self._pending, self._base())
-        self.folder.save_state(loop.model, loop.optimizer, state)
-        self._saved_at = time.monotonic()

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from masam import atomic, metrics, weights
 from masam.errors import InputError, ModelError, ResourceError
 from masam.io import gate
 from masam.io.tensors import read_tensors, write_tensors
+from masam.model.checkpoint import require_fit
 from masam.model.masam import Masam
 from masam.plan import Plan
 from masam.train.config import TrainConfig
 from masam.train.loop import StepReport
+from masam.train.parallel import like, whole
 
 STATE_VERSION = 1
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -36,6 +38,9 @@ class RunState:
         dataset: Fingerprint of the training windows, which a resume must find again.
         pending: Steps that no row of ``metrics.csv`` holds yet.
         base: Hash of the tensors of the SAM file that the model stands on, which a resume must find again, or None.
+        total_steps: Steps of the run, if that is fewer than its epochs have.
+        seconds: Time that the run has taken so far.
+        worse: Validations since the best one.
     """
 
     step: int
@@ -44,6 +49,9 @@ class RunState:
     dataset: str
     pending: Sequence[StepReport] = ()
     base: str | None = None
+    total_steps: int | None = None
+    seconds: float = 0.0
+    worse: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class RunFolder:
 
         plan.yaml  config.yaml        what was asked for
         metrics.csv  tensorboard/     what happened
+        diverged/                     windows of steps whose numbers were not finite
         last/                         full state, to go on from
         model.safetensors             best model so far
         manifest.json                 versions, hardware, result
@@ -130,17 +139,21 @@ class RunFolder:
         candidates = (self.last, self.root / "last.new", self.root / "last.old")
         return next((folder for folder in candidates if _is_complete(folder)), None)
 
-    def save_state(self, model: Masam, optimizer: torch.optim.Optimizer, state: RunState) -> None:
+    def save_state(self, tensors: Mapping[str, Tensor], moments: Mapping[str, Tensor], state: RunState) -> None:
         """Replace ``last/`` by a new one, which is complete before the old one goes.
+
+        Args:
+            tensors: Of ``trained_weights``.
+            moments: Of ``optimizer_moments``.
+            state: How far the run is.
 
         Raises:
             ResourceError: The disk does not take it; the old one is untouched.
         """
         new, old = self.root / "last.new", self.root / "last.old"
         shutil.rmtree(new, ignore_errors=True)
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        write_tensors(new / "weights.safetensors", _trained_state(model), {})
-        write_tensors(new / "optimizer.safetensors", _moments(trained, optimizer), {})
+        write_tensors(new / "weights.safetensors", tensors, {})
+        write_tensors(new / "optimizer.safetensors", moments, {})
         facts = {
             "version": STATE_VERSION,
             "step": state.step,
@@ -149,6 +162,9 @@ class RunFolder:
             "dataset": state.dataset,
             "pending": state.pending,
             "base": state.base,
+            "total_steps": state.total_steps,
+            "seconds": state.seconds,
+            "worse": state.worse,
         }
         atomic.write_text(new / "state.json", json.dumps(facts, indent=2) + "\n")
         try:
@@ -176,32 +192,48 @@ class RunFolder:
                 raise ModelError(f"expected state version {STATE_VERSION}, got {facts['version']}", where=folder)
             pending = [StepReport(*report) for report in facts["pending"]]
             state = RunState(
-                facts["step"], facts["best_dice"], facts["scaler"], facts["dataset"], pending, facts.get("base")
+                facts["step"],
+                facts["best_dice"],
+                facts["scaler"],
+                facts["dataset"],
+                pending,
+                facts.get("base"),
+                facts.get("total_steps"),
+                facts.get("seconds", 0.0),
+                facts.get("worse", 0),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError("the state file is damaged", where=folder / "state.json") from error
-        tensors, _ = read_tensors(folder / "weights.safetensors", ours=True)
-        from masam.model.checkpoint import load_strictly
-
-        load_strictly(model, tensors, kept=set(model.state_dict()) - set(_trained_state(model)), where=folder)
-        moments, _ = read_tensors(folder / "optimizer.safetensors", ours=True)
-        _load_moments(model, optimizer, moments, folder)
+        _load_weights(model, read_tensors(folder / "weights.safetensors", ours=True)[0], folder)
+        _load_moments(model, optimizer, read_tensors(folder / "optimizer.safetensors", ours=True)[0], folder)
         return state
 
 
-def _trained_state(model: Masam) -> dict[str, Tensor]:
-    """Return what training changes, and the decoder's buffers that belong to it."""
-    changed = {name for name, parameter in model.named_parameters() if parameter.requires_grad} | model.trained_names()
-    return {name: tensor for name, tensor in model.state_dict().items() if name in changed}
+def trained_weights(model: Masam) -> dict[str, Tensor]:
+    """Return what training changes, put together where it is sharded; all processes of a run must call this."""
+    changed = _changed_names(model)
+    return {name: whole(tensor) for name, tensor in model.state_dict().items() if name in changed}
 
 
-def _moments(trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_moments(model: Masam, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimiser's state by parameter, put together where it is sharded; all processes must call this."""
     tensors = {}
-    for name, parameter in trained.items():
+    for name, parameter in model.named_parameters():
         # A parameter that never got a gradient (the IoU head) has no moments.
         for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{key}.{name}"] = torch.as_tensor(value)
+            tensors[f"{key}.{name}"] = whole(torch.as_tensor(value))
     return tensors
+
+
+def _changed_names(model: Masam) -> frozenset[str]:
+    """Return the names of what training changes, and of the decoder's buffers that belong to it."""
+    return model.trained_names() | {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _load_weights(model: Masam, tensors: Mapping[str, Tensor], where: Path) -> None:
+    own = model.state_dict()
+    require_fit(own, tensors, kept=set(own) - _changed_names(model), where=where)
+    model.load_state_dict({name: like(own[name], value) for name, value in tensors.items()}, strict=False)
 
 
 def _load_moments(model: Masam, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor], where: Path) -> None:
@@ -212,7 +244,8 @@ def _load_moments(model: Masam, optimizer: torch.optim.Optimizer, moments: Mappi
         if parameter is None or (moment in _MOMENTS and parameter.shape != value.shape):
             raise ModelError(f"the optimizer's {key} does not belong to this model", where=where)
         # The step count too: a fused optimiser keeps it beside the parameter.
-        optimizer.state[parameter][moment] = value.to(parameter.device)
+        is_sharded = moment in _MOMENTS
+        optimizer.state[parameter][moment] = like(parameter, value) if is_sharded else value.to(parameter.device)
 
 
 def _is_complete(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from masam.progress import Progress, Silent
 from masam.train.cases import predict_case
 
 
-def validate(
+def score_cases(
     model: Masam,
     plan: Plan,
     cases: Sequence[Case],
@@ -25,7 +25,7 @@ def validate(
     precision: Precision,
     stride: int,
     progress: Progress | None = None,
-) -> dict[str, float]:
+) -> list[list[float]]:
     """Predict cases and score them by Dice.
 
     Args:
@@ -38,10 +38,9 @@ def validate(
         progress: Told of each case.
 
     Returns:
-        Mean Dice over cases, by class name; NaN for a class that is in no case.
+        For each case the Dice of each foreground class; NaN where neither mask holds it.
     """
     predictor = Predictor(model, device=device, precision=precision, stride=stride, plan=plan)
-    scheme = plan.scheme
     progress = progress or Silent()
     progress.start("validation", len(cases))
     scores = []
@@ -49,10 +48,15 @@ def validate(
         prediction, reference, ignored = predict_case(predictor, case, progress)
         scores.append([
             count_overlap(reference == label.value, prediction == label.value, ignored).dice()
-            for label in scheme.foreground
+            for label in plan.scheme.foreground
         ])  # fmt: skip
         progress.advance(case.id)
+    return scores
+
+
+def mean_scores(plan: Plan, scores: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Return the mean over cases of ``score_cases``, by class name; NaN for a class that is in no case."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a class that is in no case: its mean is NaN, as promised
         means = np.nanmean(np.array(scores, dtype=float), axis=0)
-    return {label.name: float(mean) for label, mean in zip(scheme.foreground, means, strict=True)}
+    return {label.name: float(mean) for label, mean in zip(plan.scheme.foreground, means, strict=True)}
