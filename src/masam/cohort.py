@@ -277,8 +277,7 @@ def _is_inside(path: Path, folder: Path) -> bool:
 def _settings_sha256(predictor: Predictor) -> str:
     """Hash all but the scan that decides the labels."""
     facts = {
-        "model": content_sha256(predictor.model.state_dict()),
-        "fact_scale": predictor.model.spec.fact_scale,
+        "models": [[content_sha256(model.state_dict()), asdict(model.spec)] for model in predictor.models],
         "plan": predictor.plan.model_dump(mode="json"),
         "stride": predictor.stride,
         "keep_largest": predictor.keep_largest,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +27,7 @@ from masam.preprocess.intensity import minmax_per_window
 from masam.preprocess.pipeline import PreparedVolume
 from masam.progress import Progress, Silent
 from masam.volume import Volume
-from masam.weights import load
+from masam.weights import load_folds
 from masam.windows import SliceWindow, plan_windows
 
 Precision = Literal["auto", "float32", "bf16", "fp16"]
@@ -90,7 +90,8 @@ class Predictor:
     """A model with all that it takes to segment volumes.
 
     Args:
-        model_or_path: A model with a plan, a run folder, or a ``model.safetensors``.
+        model_or_path: A model with a plan, a run folder, or a ``model.safetensors``; or several models, or a folder of
+            folds, whose probabilities are averaged.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto``, ``float32``, ``bf16`` or ``fp16``.
         stride: Slices from one window to the next, 1 to the model's window. 1 is the paper's and gives most votes a
@@ -109,7 +110,7 @@ class Predictor:
 
     def __init__(
         self,
-        model_or_path: Masam | str | Path,
+        model_or_path: Masam | Sequence[Masam] | str | Path,
         device: str = "auto",
         precision: Precision = "auto",
         stride: int = 1,
@@ -120,13 +121,20 @@ class Predictor:
         keep_largest: Sequence[str] = (),
         fill_holes: Sequence[str] = (),
     ) -> None:
-        model = model_or_path if isinstance(model_or_path, Masam) else load(model_or_path, sam_checkpoint)
-        plan = plan or (model.card.plan if model.card else None)
+        models = _models(model_or_path, sam_checkpoint)
+        plans = [plan] if plan else [model.card.plan if model.card else None for model in models]
+        plan = plans[0]
         if plan is None:
             raise ModelError(
                 "the model carries no plan, so it is unknown how to prepare a volume for it", fix="give one with plan="
             )
-        require_fitting(plan, model.spec)
+        if any(other != plan for other in plans):
+            raise ModelError(
+                "the models were trained with different plans, so their answers cannot be averaged",
+                fix="take the folds of one data set, trained with one plan",
+            )
+        for model in models:
+            require_fitting(plan, model.spec)
         if batch < 1:
             raise ConfigError(f"expected 1 window or more, got {batch}", where="batch")
         plan_windows(1, plan.window, stride)
@@ -137,7 +145,7 @@ class Predictor:
         self.batch = batch
         self.precision: Precision = precision
         self.device = choose_device(device)
-        self.model = model.to(self.device)
+        self.models = [model.to(self.device) for model in models]
 
     def predict(self, volume_or_path: Scan, progress: Progress | None = None) -> Volume:
         """Segment one volume; ``segment`` without its record.
@@ -230,7 +238,7 @@ class Predictor:
         side, size = self.plan.image_size, self.plan.window
         windows = plan_windows(prepared.depth, size, self.stride)
         aggregator = WindowAggregator(
-            prepared.depth, self.model.spec.num_channels, (side, side), size, device=self.device
+            prepared.depth, self.models[0].spec.num_channels, (side, side), size, device=self.device
         )
         # Neighbouring windows share slices; a slice is prepared once.
         read = lru_cache(maxsize=size + self.batch * self.stride)(prepared.slice)
@@ -252,12 +260,27 @@ class Predictor:
 
     @torch.inference_mode()
     def class_probabilities(self, windows: Float[Tensor, "B S C H W"]) -> Float[Tensor, "B S K H W"]:
-        """Run the model on prepared windows [B, S, C, H, W]; returns class probabilities in float32."""
-        self.model.eval()
-        inputs = self.model.as_input(windows.to(self.device))
+        """Run the model on prepared windows [B, S, C, H, W]; returns class probabilities in float32.
+
+        Those of several models are averaged.
+        """
+        # Each model's are added as they come, so that there are never more than two.
+        return reduce(Tensor.add_, (self._share(model, windows.to(self.device)) for model in self.models))
+
+    def _share(self, model: Masam, windows: Float[Tensor, "B S C H W"]) -> Float[Tensor, "B S K H W"]:
+        model.eval()
         with autocast(self.device, self.precision):
-            logits = self.model(inputs).logits
-        return logits.float().softmax(dim=2)
+            logits = model(model.as_input(windows)).logits
+        return logits.float().softmax(dim=2).div_(len(self.models))
+
+
+def _models(model_or_path: Masam | Sequence[Masam] | str | Path, sam_checkpoint: str | Path | None) -> list[Masam]:
+    if isinstance(model_or_path, str | Path):
+        return load_folds(model_or_path, sam_checkpoint)
+    models = [model_or_path] if isinstance(model_or_path, Masam) else list(model_or_path)
+    if not models:
+        raise ModelError("expected at least one model, got none")
+    return models
 
 
 def _channels(plan: Plan, names: Sequence[str]) -> tuple[int, ...]:

@@ -94,7 +94,7 @@ def _probabilities(predictor: Predictor, source: FrameSource) -> Iterator[tuple[
     plan = predictor.plan
     aggregator = WindowAggregator(
         None,
-        predictor.model.spec.num_channels,
+        predictor.models[0].spec.num_channels,
         (plan.image_size, plan.image_size),
         plan.window,
         device=predictor.device,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +137,46 @@ def stands_on_base(model: Masam) -> bool:
     return is_frozen and model.card is not None and model.card.base is not None
 
 
+def fold_folder(root: Path, fold: int) -> Path:
+    """Return the run folder of a fold, in the folder of all."""
+    return root / f"fold_{fold}"
+
+
+def load_folds(path: str | Path, sam_checkpoint: str | Path | None = None) -> list[Masam]:
+    """Load the models of all folds, or one that stands alone.
+
+    Args:
+        path: The folder of all folds, or what ``load`` takes.
+        sam_checkpoint: As of ``load``.
+
+    Returns:
+        The models in evaluation mode; frozen tensors that they have in common are held once.
+
+    Raises:
+        InputError: As of ``load``.
+        ModelError: As of ``load``.
+    """
+    folders = _fold_folders(path)
+    models = [load(folder, sam_checkpoint) for folder in folders or [Path(path)]]
+    first = models[0]
+    frozen = {name: p for name, p in first.named_parameters() if name not in first.trained_names()}
+    for model in models[1:]:
+        if model.card.base is not None and model.card.base == first.card.base:
+            for name, parameter in model.named_parameters():
+                if name in frozen:
+                    parameter.data = frozen[name].data
+    return models
+
+
+def _fold_folders(path: str | Path) -> list[Path]:
+    """Return the run folders of folds whose training has come to a model, in order; none if the path is no such."""
+    root = Path(path)
+    if not root.is_dir() or (root / MODEL_FILE).exists():
+        return []
+    found = (fold_folder(root, fold) for fold in itertools.count())
+    return list(itertools.takewhile(lambda folder: (folder / MODEL_FILE).is_file(), found))
+
+
 def load(path: str | Path, sam_checkpoint: str | Path | None = None) -> Masam:
     """Load a model that was trained here.
 
@@ -151,6 +192,12 @@ def load(path: str | Path, sam_checkpoint: str | Path | None = None) -> Masam:
         InputError: A file cannot be opened.
         ModelError: The file is damaged, of a newer format, or needs another SAM file.
     """
+    if folds := _fold_folders(path):
+        raise ModelError(
+            f"expected one model, got a folder of {len(folds)} folds",
+            where=path,
+            fix="name one of them, such as fold_0; masam predict takes them all",
+        )
     file = model_file(path)
     shapes, spec, card = inspect(file)
     model = empty_model(spec)

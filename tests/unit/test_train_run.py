@@ -6,12 +6,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import LABELS, SAM, randomise, write_dataset
 
-from masam.errors import ConfigError, DivergedError, InputError, StoppedError
+import masam
+from masam.errors import ConfigError, DivergedError, InputError, ModelError, StoppedError
 from masam.io.cases import read_dataset
 from masam.metrics import read_rows
 from masam.model.sam import Sam
@@ -24,7 +26,7 @@ from masam.train import loop as loop_module
 from masam.train import run as run_module
 from masam.train.config import TrainConfig
 from masam.train.loss import LossSums, loss_sums
-from masam.train.run import plan_dataset, train
+from masam.train.run import plan_dataset, train, train_folds
 from masam.train.session import Session
 from masam.weights import load
 
@@ -199,7 +201,7 @@ except MasamError as error:
 def test_ctrl_c_stops_in_good_order(whole, dataset, tmp_path):
     out, here = tmp_path / "run", Path(__file__).parent
     command = [sys.executable, "-c", CHILD, str(dataset), str(out), str(here)]
-    environment = {"PYTHONPATH": str(here.parent), "PATH": "/usr/bin:/bin"}
+    environment = {"PYTHONPATH": f"{here.parent}:{Path(masam.__file__).parent.parent}", "PATH": "/usr/bin:/bin"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
         assert child.stdout.readline() == "ready\n"
         child.send_signal(signal.SIGINT)
@@ -256,6 +258,92 @@ def test_a_run_is_not_overwritten(whole, dataset):
     with pytest.raises(InputError, match=r"run: the folder holds a run already; use --resume, or another --out$"):
         train(dataset, whole.folder.root, config(folds=2), plan=PLAN)
     assert (whole.folder.root / "splits.json").read_bytes() == before
+
+
+class Told(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
+
+
+def test_patience_ends_a_run_that_gets_no_better(dataset, tmp_path, monkeypatch):
+    dices = iter([0.3, 0.5, 0.4, 0.5, 0.1, 0.9])
+    monkeypatch.setattr("masam.train.session.score_cases", lambda *_, **__: [[next(dices), float("nan")]])
+    told = Told()
+    result = train(dataset, tmp_path / "run", config(epochs=6, patience=3), plan=PLAN, progress=told)
+    assert (result.steps, result.best_dice) == (15, 0.5)
+    assert told.lines[-1] == "step 15: the run ends after 15 steps (3 validations without a better Dice)"
+    assert load(tmp_path / "run").card.training["steps"] == 6
+    again = train(dataset, tmp_path / "run", resume=True)
+    assert (again.steps, again.best_dice) == (15, 0.5)
+
+
+def test_patience_counts_on_after_a_resume(dataset, tmp_path, monkeypatch):
+    dices = iter([0.5, 0.4, 0.3, 0.2])
+    monkeypatch.setattr("masam.train.session.score_cases", lambda *_, **__: [[next(dices), float("nan")]])
+    with pytest.raises(StoppedError):
+        train(dataset, tmp_path / "run", config(epochs=6, patience=2), plan=PLAN, progress=StopAt(7))
+    assert train(dataset, tmp_path / "run", resume=True).steps == 9
+
+
+def test_a_run_is_shortened_to_its_hours_and_stays_so(dataset, tmp_path, monkeypatch):
+    class Halve:
+        """Finds after four steps that ten fit."""
+
+        def __init__(self, seconds):
+            assert seconds == 1800
+
+        def fitting(self, step, total, spent):
+            assert spent > 0
+            return min(total, 10) if step >= 4 else total
+
+    monkeypatch.setattr("masam.train.session.Budget", Halve)
+    told = Told()
+    settings = config(epochs=6, max_hours=0.5, validate_every=3, power=1.0)
+    with pytest.raises(StoppedError, match="stopped after step 5 of 10"):
+        train(dataset, tmp_path / "run", settings, plan=PLAN, progress=StopAt(5))
+    monkeypatch.setattr(Halve, "fitting", lambda self, step, total, spent: total)
+    result = train(dataset, tmp_path / "run", resume=True, progress=told)
+    assert result.steps == 10
+    found = rows(result.folder)
+    assert found[-1]["step"] == "10"
+    # It falls to zero within ten steps after the warm-up of one; within eighteen it would be at 4.4e-4 by now.
+    assert float(found[-1]["learning_rate"]) == pytest.approx(8e-4 * 0.2)
+    assert found[-1]["validation_dice"]
+
+
+def test_all_folds_train_one_after_the_other_and_go_on(dataset, tmp_path):
+    out = tmp_path / "runs"
+    settings = config(epochs=1)
+    with pytest.raises(StoppedError):
+        # Three steps a fold: in the middle of the second.
+        train_folds(dataset, out, settings, plan=PLAN, progress=StopAt(5))
+    assert sorted(path.name for path in out.iterdir()) == ["fold_0", "fold_1", "prepared"]
+    with pytest.raises(InputError, match="fold_0: the folder holds a run already"):
+        train_folds(dataset, out, settings, plan=PLAN)
+    results = train_folds(dataset, out, resume=True)
+    assert [result.folder.root for result in results] == [out / f"fold_{fold}" for fold in range(3)]
+    held_out = [json.loads((out / f"fold_{n}/splits.json").read_text())[n]["val"] for n in range(3)]
+    assert sorted(case for cases in held_out for case in cases) == ["case0", "case1", "case2"]
+    assert [result.folder.read_settings()[1].fold for result in results] == [0, 1, 2]
+    assert_same_run(results[1].folder, train(dataset, tmp_path / "alone", config(epochs=1, fold=1), plan=PLAN).folder)
+    with pytest.raises(
+        ModelError, match="expected one model, got a folder of 3 folds; name one of them, such as fold_0"
+    ):
+        load(out)
+    scan = dataset / "imagesTr" / "case0_0000.nii.gz"
+    voted = Predictor(out, device="cpu").predict(scan)
+    models = [load(result.folder.root) for result in results]
+    assert np.array_equal(voted.array, Predictor(models, device="cpu").predict(scan).array)
+
+
+def test_folds_need_validation(dataset, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"^validate_every: folds are held out for validation, of which there is none"
+    ):
+        train_folds(dataset, tmp_path / "runs", config(validate_every=0), plan=PLAN)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def predict(
             help="NIfTI file, DICOM series, video file or folder of frames, or a folder of them; needs no labels."
         ),
     ],
-    model: Annotated[Path, typer.Option(help="Run folder or model.safetensors.")],
+    model: Annotated[Path, typer.Option(help="Run folder, model.safetensors, or folder of folds, which vote.")],
     out: Annotated[
         Path,
         typer.Option(

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from masam.cli.console import listening, print_json, print_line
 from masam.cli.options import Json, Quiet
+
+if TYPE_CHECKING:
+    from masam.train.run import TrainResult
+
+_ALL_FOLDS = "all"
 
 
 def register(app: typer.Typer) -> None:
@@ -30,8 +38,19 @@ def train(
     sam_checkpoint: Annotated[
         str | None, typer.Option(help="SAM's or MedSAM's weights to stand on: a file or a published name.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over all windows; the paper's recipe has 160.")] = None,
-    fold: Annotated[int | None, typer.Option(help="Fold that is held out for validation; 0 without.")] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option("--epochs", "--max-epochs", help="Passes over all windows; the paper's recipe has 160."),
+    ] = None,
+    max_hours: Annotated[
+        float | None, typer.Option(help="Hours that the run may take: it is shortened to fit, learning rate included.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Validations without a better Dice after which the run ends; never without.")
+    ] = None,
+    fold: Annotated[
+        str | None, typer.Option(help="Fold that is held out for validation, or all: a run for each; 0 without.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N; auto without.")] = None,
     setting: Annotated[
         list[str] | None,
@@ -41,20 +60,21 @@ def train(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train on a data set; the run folder then serves masam predict."""
-    from datetime import UTC, datetime
-
+    """Train on a data set; the run folder then serves masam predict. Under torchrun or srun, on many devices."""
     from masam.errors import ConfigError
-    from masam.manifest import build_manifest, write_manifest
     from masam.plan import Plan
     from masam.train.config import TrainConfig
+    from masam.train.parallel import find_place
     from masam.train.run import train as train_model
+    from masam.train.run import train_folds
 
     chosen = {
         "model.size": size,
         "model.sam_checkpoint": sam_checkpoint,
         "epochs": epochs,
-        "fold": fold,
+        "max_hours": max_hours,
+        "patience": patience,
+        "fold": None if fold == _ALL_FOLDS else _number(fold),
         "device": device,
     }
     started = datetime.now(UTC)
@@ -69,15 +89,22 @@ def train(
         suggested |= {} if sam_checkpoint else {"model.size": best.size}
         given = suggested | given
     settings = _with_settings(base, given, setting or [])
-    with listening(quiet) as progress:
-        result = train_model(
-            dataset,
-            out,
-            settings,
-            plan=chosen_plan,
-            resume=resume,
-            progress=progress,
-        )
+    # Of several processes one talks to the user.
+    is_first = find_place(os.environ).is_first
+    with listening(quiet or not is_first) as progress:
+        if fold == _ALL_FOLDS:
+            results = train_folds(dataset, out, settings, plan=chosen_plan, resume=resume, progress=progress)
+        else:
+            results = [train_model(dataset, out, settings, plan=chosen_plan, resume=resume, progress=progress)]
+    if is_first:
+        facts = [_conclude(result, dataset, started) for result in results]
+        _tell(results, facts, out, as_json=json)
+
+
+def _conclude(result: TrainResult, dataset: Path, started: datetime) -> dict[str, Any]:
+    """Write a run's manifest and return its facts."""
+    from masam.manifest import build_manifest, write_manifest
+
     facts: dict[str, Any] = {
         "steps": result.steps,
         "best_dice": result.best_dice,
@@ -85,12 +112,22 @@ def train(
         # A resumed run has its own settings.
         "seed": result.folder.read_settings()[1].seed,
     }
-    write_manifest(out / "manifest.json", build_manifest("train", started=started, dataset=dataset, **facts))
-    if json:
-        print_json({"run": str(out), **facts})
-    else:
+    manifest = build_manifest("train", started=started, dataset=dataset, **facts)
+    write_manifest(result.folder.root / "manifest.json", manifest)
+    return facts
+
+
+def _tell(results: Sequence[TrainResult], facts: Sequence[dict[str, Any]], out: Path, *, as_json: bool) -> None:
+    runs = [{"run": str(result.folder.root), **some} for result, some in zip(results, facts, strict=True)]
+    if as_json:
+        print_json(runs[0] if len(runs) == 1 else {"run": str(out), "folds": runs})
+        return
+    for result in results:
         dice = "without validation" if result.best_dice is None else f"best validation Dice {result.best_dice:.4f}"
-        print_line(f"trained {result.steps} steps in {result.seconds:.0f} s, {dice}: {out}")
+        print_line(f"trained {result.steps} steps in {result.seconds:.0f} s, {dice}: {result.folder.root}")
+    scores = [result.best_dice for result in results if result.best_dice is not None]
+    if len(scores) > 1:
+        print_line(f"mean over {len(scores)} folds {sum(scores) / len(scores):.4f}: masam predict {out} takes them all")
 
 
 def _with_settings(base: Any, given: dict[str, Any], assignments: list[str]) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -143,14 +143,14 @@ class _SaidElsewhereError(MasamError):
 
 
 @contextmanager
-def joined(place: Place, device: torch.device, environment: Mapping[str, str] = os.environ) -> Iterator[World]:
+def joined(place: Place, device: torch.device, environment: MutableMapping[str, str] = os.environ) -> Iterator[World]:
     """Meet the other processes of the run while inside.
 
     Args:
         place: Which of them this is.
         device: Where this process trains.
-        environment: Says where the first process waits: ``MASTER_ADDR`` and ``MASTER_PORT``, as torchrun sets them;
-            in a SLURM step the first of its nodes and a port made of the job's number serve without them.
+        environment: Says where the first process waits: ``MASTER_ADDR`` and ``MASTER_PORT``, as torchrun sets them. In
+            a SLURM step without them they are set to the first of its nodes and a port made of the job's number.
 
     Raises:
         ConfigError: It does not say.
@@ -160,10 +160,12 @@ def joined(place: Place, device: torch.device, environment: Mapping[str, str] = 
         yield World(place)
         return
     address, port = _meeting_point(environment)
+    # Where PyTorch looks for them; torchrun's processes find there that it keeps the meeting point itself.
+    environment.update(MASTER_ADDR=address, MASTER_PORT=port)
     try:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            init_method=f"tcp://{address}:{port}",
+            init_method="env://",
             rank=place.rank,
             world_size=place.size,
             timeout=datetime.timedelta(minutes=30),

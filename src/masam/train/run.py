@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +26,11 @@ from masam.train.cases import are_videos, labelled_loader, preparation_of
 from masam.train.config import TrainConfig
 from masam.train.dataset import WindowSamples
 from masam.train.lock import locked
-from masam.train.parallel import Place, World, find_place, joined
+from masam.train.parallel import World, find_place, joined
 from masam.train.run_folder import RunFolder
 from masam.train.session import Session, dataset_key
 from masam.volume import Volume
+from masam.weights import fold_folder
 
 
 @dataclass(frozen=True)
@@ -109,29 +110,83 @@ def train(
         DivergedError: Numbers do not stay finite.
         StoppedError: A signal asked to stop; the state is saved.
     """
+    # The device is a setting, which a resumed run has in its folder.
+    known = RunFolder(out).read_settings()[1] if resume else config
+    with _processes(known, progress) as (world, device, heard):
+        return _train(dataset_root, out, config, plan, resume, heard, world, device)
+
+
+def train_folds(
+    dataset_root: Path,
+    out: Path,
+    config: TrainConfig | None = None,
+    *,
+    plan: Plan | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> list[TrainResult]:
+    """Train a model for each fold of the split, one after the other, into ``out/fold_0`` and so on.
+
+    Args:
+        dataset_root: The data set.
+        out: Folder of the run folders.
+        config: How to train; its fold does not matter.
+        plan: How volumes are prepared; None derives it from the data.
+        resume: Go on where it stopped; folds that have not begun take ``config`` and ``plan`` of those that have.
+        progress: Told of everything.
+
+    Raises:
+        InputError: As of ``train``; also if the split has no folds.
+        ConfigError: As of ``train``.
+        ResourceError: As of ``train``.
+        DivergedError: As of ``train``.
+        StoppedError: As of ``train``.
+    """
+    if resume:
+        plan, config = RunFolder(fold_folder(out, 0)).read_settings()
+    config = config or TrainConfig()
+    with _processes(config, progress) as (world, device, heard):
+        plan, count = world.once(lambda: _plan_folds(dataset_root, out, config, plan, resume, heard))
+        results = []
+        for fold in range(count):
+            folder = fold_folder(out, fold)
+            heard.say(f"fold {fold} of 0 to {count - 1}")
+            goes_on = resume and world.once(RunFolder(folder).has_state)
+            own = None if goes_on else config.model_copy(update={"fold": fold})
+            results.append(_train(dataset_root, folder, own, None if goes_on else plan, goes_on, heard, world, device))
+        return results
+
+
+def _plan_folds(
+    dataset_root: Path, out: Path, config: TrainConfig, plan: Plan | None, resume: bool, progress: Progress
+) -> tuple[Plan, int]:
+    """Return the plan of all folds, and their number."""
+    dataset = read_dataset(dataset_root)
+    count = len(_split(dataset, config.model_copy(update={"fold": 0}))[2])
+    if count == 0:
+        raise ConfigError("folds are held out for validation, of which there is none", where="validate_every",
+                          fix="set it to 1 or more, or train one run without folds")  # fmt: skip
+    for fold in range(count):
+        if not resume:
+            RunFolder(fold_folder(out, fold)).require_free()
+    return plan or plan_dataset(dataset, progress), count
+
+
+@contextmanager
+def _processes(config: TrainConfig | None, progress: Progress | None) -> Iterator[tuple[World, torch.device, Progress]]:
+    """Meet the other processes of the run; yields them, this one's device, and whom it tells of everything."""
     place = find_place(os.environ)
-    progress = (progress or Silent()) if place.is_first else Silent()
-    # The settings say on which device; every process reads them by itself, before it can meet the others.
-    chosen = (RunFolder(out).read_settings()[1] if resume else config) or TrainConfig()
-    device = _own_device(choose_device(chosen.device), place)
-    with joined(place, device) as world, ExitStack() as held:
-        # Held from the start: a folder that cannot be written to is refused before the data are read.
-        world.once(lambda: held.enter_context(locked(out)))
-        return _train(dataset_root, RunFolder(out), config, plan, resume, progress, world, device)
-
-
-def _own_device(device: torch.device, place: Place) -> torch.device:
-    """Return a process's own GPU where there are several processes."""
-    if device.type != "cuda" or place.size == 1:
-        return device
-    own = choose_device(f"cuda:{place.local_rank}")
-    torch.cuda.set_device(own)
-    return own
+    device = choose_device((config or TrainConfig()).device)
+    if device.type == "cuda" and place.size > 1:
+        device = choose_device(f"cuda:{place.local_rank}")
+        torch.cuda.set_device(device)
+    with joined(place, device) as world:
+        yield world, device, (progress or Silent()) if place.is_first else Silent()
 
 
 def _train(
     dataset_root: Path,
-    folder: RunFolder,
+    out: Path,
     config: TrainConfig | None,
     plan: Plan | None,
     resume: bool,
@@ -139,10 +194,34 @@ def _train(
     world: World,
     device: torch.device,
 ) -> TrainResult:
-    started = time.monotonic()
-    setup = world.once(lambda: _set_up(dataset_root, folder, config, plan, resume, progress))
+    started, folder = time.monotonic(), RunFolder(out)
+    with ExitStack() as held:
+        # Held from the start: a folder that cannot be written to is refused before the data are read.
+        world.once(lambda: held.enter_context(locked(out)))
+        setup = world.once(lambda: _set_up(dataset_root, folder, config, plan, resume, progress))
+        cases = _prepare(setup, folder, progress, world)
+        session = _begin(folder, setup, cases, progress, world, device, started)
+        # Everything has been checked by now: what is refused leaves no folder behind.
+        if resume:
+            world.agree(session.restore)
+        else:
+            world.once(lambda: _create(folder, setup))
+            # Now, so that whatever ends the run it can be gone on with, and a full disk is known before hours of work.
+            session.save_state()
+        session.go()
+    return TrainResult(folder, session.loop.step, session.best_dice, time.monotonic() - started)
+
+
+def _begin(
+    folder: RunFolder,
+    setup: _Setup,
+    cases: list[PreparedCase],
+    progress: Progress,
+    world: World,
+    device: torch.device,
+    started: float,
+) -> Session:
     plan, config = setup.plan, setup.config
-    cases = _prepare(setup, folder, progress, world)
     samples = WindowSamples(cases, plan.window, config.seed, plan.window_minmax, config.augmentation, plan.colours)
     if config.model.sam_checkpoint is None and config.model.trained == "adaptation":
         progress.say(
@@ -150,18 +229,9 @@ def _train(
             "or train it too (--set model.trained=everything)"
         )
     model = world.agree(lambda: _build(config, plan).to(device))
-    session = Session(
+    return Session(
         folder, plan, config, model, samples, dataset_key(cases), setup.validation, progress, world, device, started
     )
-    # Everything has been checked by now: what is refused leaves no folder behind.
-    if resume:
-        world.agree(session.restore)
-    else:
-        world.once(lambda: _create(folder, setup))
-        # Now, so that whatever ends the run it can be gone on with, and a full disk is known before hours of work.
-        session.save_state()
-    session.go()
-    return TrainResult(folder, session.loop.step, session.best_dice, time.monotonic() - started)
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,10 @@ class RunFolder:
         """Folder of the full state."""
         return self.root / "last"
 
+    def has_state(self) -> bool:
+        """Say whether there is a state to go on from."""
+        return self._saved_state() is not None
+
     def require_free(self) -> None:
         """Refuse a folder that is taken; a run that ended before its first saved state takes none.
 
