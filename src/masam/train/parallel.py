@@ -225,7 +225,6 @@ def share(model: nn.Module, layers: nn.ModuleList, world: World, sharing: Sharin
         return nn.parallel.DistributedDataParallel(
             model,
             device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=False,
             # The IoU head gets no gradient, and prompts have parts that a batch does not use.
             find_unused_parameters=True,
         )
