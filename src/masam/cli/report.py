@@ -65,4 +65,5 @@ def report(
         said = "no class to score" if dice is None else f"mean Dice {dice:.4f}"
         if not math.isnan(miou := evaluation.miou_per_frame):
             said += f", mIoU per frame {miou:.4f}"
-        print_line(f"{said} over {len(evaluation.cases)} cases: {out}")
+        cases = len(evaluation.cases)
+        print_line(f"{said} over {cases} case{'s' * (cases != 1)}: {out}")

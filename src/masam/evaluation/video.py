@@ -1,8 +1,8 @@
 """Scores of a video: label frames are read and counted one after the other, whatever the length.
 
 Overlap is that of the whole video: pixels of all frames are counted together, as the voxels of a volume are. Beside it
-stands ``miou_per_frame``, the measure of the EndoVis challenges: the IoU of each class that is present in a frame, the
-mean over these classes, then the mean over the frames. *Present* is what the reference of the frame holds; the
+stands ``miou_per_frame``, the measure of the EndoVis 2018 challenge: the IoU of each class that is present in a frame,
+the mean over these classes, then the mean over the frames. *Present* is what the reference of the frame holds; the
 background is no class, and a frame whose reference holds none has no score.
 
 Source: "mean intersection-over-union [...] for all classes that are present in a given frame. The average over all
