@@ -109,6 +109,21 @@ def test_a_video_with_nothing_to_see_is_still_a_picture(tmp_path):
     assert pixels(frame_overlay(video, [("reference", labels)], SCHEME)).std() > 0
 
 
+def test_a_large_frame_is_drawn_at_twice_its_panels_size(tmp_path, monkeypatch):
+    truth = np.zeros((1, 61, 1701), np.uint8)
+    truth[:, :30, :900] = 1
+    pixels = np.repeat(truth[..., None] * 200, 3, axis=-1)
+    pixels[:, 0, 0] = 20  # one of the nine of the first block
+    video, labels = write_frames(tmp_path / "video", pixels), write_label_frames(tmp_path / "labels", truth)
+    (row,) = rows_of(monkeypatch, video, [("reference", labels)])
+    assert row.image.shape == (20, 567, 3)
+    expected = truth[0, 1:60:3, 1:1701:3]
+    np.testing.assert_array_equal(row.labels[0], expected)
+    image = np.repeat(expected[..., None] * np.float32(200 / 255), 3, axis=-1)
+    image[0, 0] = (8 * 200 + 20) / 9 / 255
+    np.testing.assert_allclose(row.image, image, atol=1e-6)
+
+
 def test_a_long_name_is_cut_at_its_start(tmp_path, monkeypatch):
     name = "operation_of_a_tuesday_morning_in_november_frame0"
     video = write_frames(tmp_path / "video", np.zeros((1, 8, 9, 3), np.uint8), f"{name}.png")

@@ -18,6 +18,8 @@ from masam.report.planes import telling_slices
 
 # What fits beside a panel.
 _MOST_LETTERS = 40
+# Longer side of a drawn frame, in pixels: twice that of its panel. Outlines of larger ones take time to no effect.
+_MOST_PIXELS = 820
 
 
 def frame_overlay(video: Path, labels: Sequence[tuple[str, Path]], scheme: LabelScheme, *, frames: int = 3) -> bytes:
@@ -47,27 +49,39 @@ def frame_overlay(video: Path, labels: Sequence[tuple[str, Path]], scheme: Label
     names = list(files[0])
     if not names:
         raise InputError("expected label frames (PNG files), found none", where=labels[0][1])
-    weights = np.array([float(telling_weight(_channels(name, files, scheme))) for name in names])
+    table = to_channels(np.arange(256), scheme)
+    ignored = np.arange(256) == scheme.ignore_value
+    weights = np.array([float(telling_weight(_channels(name, files, table, ignored))) for name in names])
     chosen = telling_slices(weights, frames)
     pixels = _frames(video, [names[index] for index in chosen])
     rows = []
     for index in chosen:
         name = names[index]
-        channels = _channels(name, files, scheme)
+        channels = _channels(name, files, table, ignored)
         if pixels[name].shape[:2] != channels[0].shape:
             sizes = [f"{columns} x {rows}" for rows, columns in (pixels[name].shape[:2], channels[0].shape)]
             raise InputError(f"frame {name} has {sizes[0]} pixels, its label {sizes[1]}", where=video)
         short = name if len(name) <= _MOST_LETTERS else f"...{name[3 - _MOST_LETTERS :]}"
-        rows.append(Row(short, pixels[name] / np.float32(255), channels))
-    height, width = rows[0].image.shape[:2]
+        height, width = channels[0].shape
+        step = -(-max(height, width) // _MOST_PIXELS)
+        rows.append(Row(short, _reduced(pixels[name], step), [_sampled(one, step) for one in channels]))
     caption = f"{width} x {height} pixels  ·  {len(rows)} of {len(names)} labelled frames"
     return draw_panels(rows, [title for title, _ in labels], scheme, caption=caption)
 
 
-def _channels(name: str, files: Sequence[dict[str, Path]], scheme: LabelScheme) -> list[NDArray[np.uint16]]:
-    """Return a frame's channel numbers in each labelling, background where the reference has the ignore label."""
+def _channels(
+    name: str, files: Sequence[dict[str, Path]], table: NDArray[np.uint16], ignored: NDArray[np.bool_]
+) -> list[NDArray[np.uint16]]:
+    """Return a frame's channel numbers in each labelling, background where the reference has the ignore label.
+
+    Args:
+        name: Of the frame.
+        files: Of each labelling, the reference first.
+        table: Channel number of each label value.
+        ignored: Whether a label value is the ignore label.
+    """
     truth = read_labels(files[0][name])
-    channels = [to_channels(truth, scheme)]
+    channels = [table[truth]]
     for further in files[1:]:
         guess = read_labels(further[name]) if name in further else np.zeros_like(truth)
         if guess.shape != truth.shape:
@@ -76,8 +90,22 @@ def _channels(name: str, files: Sequence[dict[str, Path]], scheme: LabelScheme) 
                 f"{guess.shape[1]} x {guess.shape[0]}",
                 where=further[name],
             )
-        channels.append(np.where(truth == scheme.ignore_value, 0, to_channels(guess, scheme)).astype(np.uint16))
+        channels.append(np.where(ignored[truth], 0, table[guess]).astype(np.uint16))
     return channels
+
+
+def _reduced(pixels: NDArray[np.uint8], step: int) -> NDArray[np.float32]:
+    """Return colours of 0 to 1, of each block of ``step`` x ``step`` pixels the mean."""
+    rows, columns = (length // step for length in pixels.shape[:2])
+    # What does not fill a block, at the rim, is left out.
+    blocks = pixels[: rows * step, : columns * step].reshape(rows, step, columns, step, 3)
+    return np.asarray(blocks.mean(axis=(1, 3), dtype=np.float32) / np.float32(255))
+
+
+def _sampled(labels: NDArray[np.uint16], step: int) -> NDArray[np.uint16]:
+    """Return the middle label of each such block."""
+    rows, columns = (length // step for length in labels.shape)
+    return labels[step // 2 : rows * step : step, step // 2 : columns * step : step]
 
 
 def _frames(video: Path, names: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
