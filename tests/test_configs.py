@@ -112,15 +112,15 @@ def test_its_commands_lead_from_the_download_to_the_score(file):
     assert data_set.is_relative_to(convert["out"])
     assert (train["dataset"], train["plan"]) == (data_set, plan["out"])
     assert (predict["images"], predict["model"]) == (data_set / "imagesTs", train["out"])
-    if file.stem == "endovis18":
-        assert len(calls) == 5, "label frames can be scored by now: check the command here too"
-        return
     name, evaluate = calls[5]
     assert name == "evaluate"
     assert (evaluate["predictions"], evaluate["references"]) == (predict["out"], data_set / "labelsTs")
     assert evaluate["labels"] == data_set
     for name, given in calls[6:]:
         assert given.get("model") in (None, train["out"]), name
+        if name == "report":
+            assert given["images"] == predict["images"]
+            assert all(given[key] == evaluate[key] for key in ("predictions", "references", "labels"))
 
 
 @PARAMETRISED_FILES

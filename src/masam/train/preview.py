@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masam.augment import AugmentSettings, augment_window
-from masam.io.cases import CaseFolder, load_case
+from masam.io.cases import Case, CaseFolder, load_case
+from masam.io.video_cases import load_video_case
 from masam.plan import Plan
+from masam.preprocess.frames import PreparedFrameLabels, PreparedFrames
 from masam.preprocess.intensity import minmax_per_window
+from masam.preprocess.pipeline import PreparedLabels, PreparedVolume
 from masam.progress import Progress
 from masam.reproducibility import sample_generator
 from masam.windows import SliceWindow, plan_windows
@@ -22,10 +25,10 @@ _TELLING = 0.5
 
 
 class Sample(NamedTuple):
-    """The middle slice of a window.
+    """The middle slice, or frame, of a window.
 
     Attributes:
-        image: [H, W], 0 to 1; the first channel.
+        image: [H, W], 0 to 1, the first channel; of video [H, W, 3], red, green and blue.
         labels: [H, W] channel numbers, -100 where there is none.
         words: What was done to it.
     """
@@ -39,7 +42,7 @@ class PreviewRow(NamedTuple):
     """One window, as prepared and then varied.
 
     Attributes:
-        title: Its case and slice.
+        title: Its case and slice, or frame.
         samples: The window as prepared, then its variations.
     """
 
@@ -73,11 +76,10 @@ def preview_samples(
     progress.start("making samples", rows)
     found: list[PreviewRow] = []
     numbers = itertools.count()
+    is_video = plan.modality == "video"
     for case in itertools.islice(itertools.cycle(dataset.training[:rows]), rows):
         name = case.id
-        image, reference = load_case(case)
-        prepared = plan.preprocessing.prepare(image)
-        labels = None if reference is None else prepared.labels(reference)
+        prepared, labels = _prepare(case, plan, progress)
         sizes = np.ones(prepared.depth) if labels is None else _labelled(labels.array, plan)
         window = _choose(sizes, plan.window, sample_generator(seed, len(found)))
         images = np.stack([prepared.slice(index) for index in window.slices])
@@ -86,17 +88,30 @@ def preview_samples(
             slices = [plan.scheme.to_channels(labels.slice(index), where=name) for index in window.slices]
             channels = np.stack(slices).astype(np.int64)
         if plan.window_minmax:
-            images = minmax_per_window(images)
-        samples = list(_vary(images, channels, settings, seed, [next(numbers) for _ in range(columns)]))
+            images = minmax_per_window(images, jointly=is_video)
+        samples = list(_vary(images, channels, settings, seed, [next(numbers) for _ in range(columns)], is_video))
         middle = window.slices[plan.window // 2]
-        found.append(PreviewRow(f"{name}\nslice {middle + 1} of {prepared.depth}", samples))
+        place = f"{'frame' if is_video else 'slice'} {middle + 1} of {prepared.depth}"
+        found.append(PreviewRow(f"{name}\n{place}", samples))
         progress.advance(name)
     return found
 
 
+def _prepare(
+    case: Case, plan: Plan, progress: Progress
+) -> tuple[PreparedVolume | PreparedFrames, PreparedLabels | PreparedFrameLabels | None]:
+    if plan.modality == "video":
+        pixels, values = load_video_case(case, unlabelled="ignore", progress=progress)
+        frames = plan.frame_preparation.prepare(pixels)
+        return frames, None if values is None else frames.labels(values)
+    image, reference = load_case(case)
+    volume = plan.preprocessing.prepare(image)
+    return volume, None if reference is None else volume.labels(reference)
+
+
 def _labelled(labels: NDArray[np.integer], plan: Plan) -> NDArray[np.int64]:
     """Count the labelled pixels of each slice."""
-    inside = (labels != 0) & (labels != plan.scheme.ignore_value)
+    inside = (labels > 0) & (labels != plan.scheme.ignore_value)  # below 0 are frames without a label
     return np.count_nonzero(inside, axis=(1, 2)).astype(np.int64)
 
 
@@ -109,12 +124,21 @@ def _choose(sizes: NDArray[np.generic], window: int, generator: np.random.Genera
 
 
 def _vary(
-    images: NDArray[np.float32], labels: NDArray[np.int64], settings: AugmentSettings, seed: int, numbers: list[int]
+    images: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    settings: AugmentSettings,
+    seed: int,
+    numbers: list[int],
+    is_video: bool,
 ) -> Iterator[Sample]:
     middle = len(images) // 2
-    yield Sample(images[middle, 0], labels[middle], "as prepared")
+
+    def shown(window: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.moveaxis(window[middle], 0, -1) if is_video else window[middle, 0]  # colours [H, W, 3]
+
+    yield Sample(shown(images), labels[middle], "as prepared")
     for number in numbers:
         done = augment_window(images, labels, sample_generator(seed, number), settings)
         # Spaces that do not break: a line ends between two operations.
         words = ", ".join(word.replace(" ", "\u00a0") for word in done.variation.words()) or "unchanged"
-        yield Sample(done.images[middle, 0], done.labels[middle], words)
+        yield Sample(shown(done.images), done.labels[middle], words)
