@@ -118,7 +118,7 @@ def test_msd_lists_with_macos_files_and_test_pairs(tmp_path):
         ({}, ["imagesTr/A_0000.nii.gz", "labelsTr/A.nii.gz"], "A_0000.nii.gz and a_0000.nii.gz are one case"),
         ({}, ["imagesTr/b_0000.nii"], r"b_0000.nii: expected the file_ending .nii.gz of dataset.json"),
         ({"file_ending": ".nii"}, [], "expected the file_ending .nii of dataset.json"),
-        ({"file_ending": ".mha"}, [], r"file_ending: expected .nii.gz or .nii, got '.mha'"),
+        ({"file_ending": ".mha"}, [], r"file_ending: expected .nii.gz, .nii or .dcm, got '.mha'"),
         ({"file_ending": None}, [], "the key 'file_ending' is missing"),
         ({"channel_names": None}, [], r"'channel_names' is missing \(found \['file_ending', 'labels'\]\); nnU-Net v2"),
         ({"labels": None}, [], "the key 'labels' is missing"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,13 @@ def write_seg(path: Path, labels: Volume, stack: Stack, scheme: LabelScheme) -> 
     return tuple(label.name for label in scheme.foreground if label not in present)
 
 
-def read_seg(path: Path, reference: Volume | Stack, scheme: LabelScheme | None = None) -> Volume:
+def read_seg(path: Path, reference: Volume | Stack | Sequence[Stack], scheme: LabelScheme | None = None) -> Volume:
     """Read a DICOM segmentation object as a label file.
 
     Args:
         path: A SEG of type BINARY.
-        reference: The image that it segments, or its series; a series is also compared by its UID.
+        reference: The image that it segments, or its series, which is also compared by its UID; of several channels
+            their series, on one grid, of which any may be the one that it was drawn on.
         scheme: Its classes, by the segments' labels; without it, values are the numbers of the segments.
 
     Returns:
@@ -93,8 +94,10 @@ def read_seg(path: Path, reference: Volume | Stack, scheme: LabelScheme | None =
     if file.sop_class != _SEGMENTATION or kind != "BINARY":
         shown = f"type {kind}" if kind in _OTHER_TYPES else "another object"
         raise InputError(f"expected a DICOM SEG of type BINARY, got {shown}", where=path)
-    if isinstance(reference, Stack):
-        _require_same_series(file, reference)
+    if not isinstance(reference, Volume):
+        stacks = [reference] if isinstance(reference, Stack) else list(reference)
+        _require_same_series(file, stacks)
+        reference = stacks[0]
     geometry, shape = reference.geometry, reference.shape
     array = np.zeros(shape, np.int32, order="F")
     values = _values(file, scheme)
@@ -198,15 +201,16 @@ def _segment_numbers(labels: Volume, stack: Stack, present: list[Label]) -> NDAr
     return np.ascontiguousarray(slices)
 
 
-def _require_same_series(file: DicomFile, stack: Stack) -> None:
-    first = stack.frames[0].file
+def _require_same_series(file: DicomFile, stacks: Sequence[Stack]) -> None:
     with quiet_border(file.path):
-        named = [str(item.get("SeriesInstanceUID")) for item in file.dataset.get("ReferencedSeriesSequence") or []]
-        frames = [str(one.dataset.get("FrameOfReferenceUID") or "") for one in (file, first)]
-    if stack.series.uid not in named if named else frames[0] != frames[1]:
-        raise InputError(
-            f"the SEG was drawn on another series than {stack.series.describe()}", where=file.path, fix="pair them anew"
+        named = {str(item.get("SeriesInstanceUID")) for item in file.dataset.get("ReferencedSeriesSequence") or []}
+        frame, *frames = (
+            str(one.dataset.get("FrameOfReferenceUID") or "")
+            for one in (file, *(stack.frames[0].file for stack in stacks))
         )
+    if not named & {stack.series.uid for stack in stacks} if named else frame not in frames:
+        described = " or ".join(stack.series.describe() for stack in stacks)
+        raise InputError(f"the SEG was drawn on another series than {described}", where=file.path, fix="pair them anew")
 
 
 def _values(file: DicomFile, scheme: LabelScheme | None) -> Mapping[int, int]:
