@@ -22,6 +22,7 @@ MAX_FILES = 50_000
 _NO_SCAN = ("Segmentation", "Presentation State", "Parametric Map", "RT Dose", "RT Image")
 _MODALITIES = ("CR", "CT", "DX", "MG", "MR", "NM", "OCT", "OPT", "OT", "PT", "RF", "US", "XA")
 _KEY_LENGTH = 8
+_ONE = "choose one with --series, or keep one in the folder"
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +164,9 @@ def choose_series(path: Path, wanted: str | None = None) -> Series:
     if wanted is None:
         if len(found) > 1:
             raise InputError(
-                f"expected one series, found {len(found)}: {_list(found)}", where=path, fix="choose one with --series"
+                f"expected one series, found {len(found)}: {_list(found)}",
+                where=path,
+                fix="choose one with --series, or keep one in the folder",
             )
         return found[0]
     chosen = [series for series in found if wanted in (series.key, series.uid, series.number)]
