@@ -15,7 +15,8 @@ import torch
 from dicom_maker import CANARIES, make, save
 from masam_cli import TINY, arrays
 
-from masam.io.dicom_seg import read_seg, write_seg
+from masam.io.dicom_seg import write_seg
+from masam.io.dicom_segments import read_seg
 from masam.io.dicom_series import read_stack
 from masam.io.images import read_image
 from masam.io.nifti import write_volume

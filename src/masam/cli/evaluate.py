@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="Folder of predicted label files, CASE.nii.gz, or one file.")],
+    predictions: Annotated[
+        Path, typer.Argument(help="Folder of predicted label files, CASE.nii.gz or DICOM SEG CASE.dcm, or one.")
+    ],
     references: Annotated[Path, typer.Argument(help="Folder of reference label files of the same names, or one file.")],
     labels: Annotated[Path, typer.Option(help="The data set's folder, or its dataset.json.")],
     out: Annotated[Path | None, typer.Option(help="File to write, .json or .csv.")] = None,
@@ -81,5 +83,5 @@ def _pair(predictions: Path, references: Path) -> tuple[Cases, Cases]:
         return predictions, references
     if predictions.is_dir():
         raise InputError(f"{references} is a file, so expected a file here too", where=predictions)
-    case = references.name.removesuffix(".gz").removesuffix(".nii")
+    case = references.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".dcm")
     return {case: predictions}, {case: references}

@@ -9,16 +9,20 @@ from pathlib import Path
 import numpy as np
 
 from masam.errors import InputError, some_of
+from masam.labels import LabelScheme
 from masam.volume import Volume
 
 Cases = str | Path | Sequence[str | Path] | Mapping[str, str | Path | Volume]
-"""A folder of NIfTI files, a list of them, or case id to file or volume in memory."""
+"""A folder of label files, a list of them, or case id to file or volume in memory."""
 
-SUFFIXES = (".nii.gz", ".nii")
+SUFFIXES = (".nii.gz", ".nii", ".dcm")
+"""Endings of label files: NIfTI, and DICOM SEG."""
+
+_ANY_OF = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 
 
 def collect_cases(source: Cases, role: str) -> dict[str, Path | Volume]:
-    """Give every case its id, the file name without ``.nii`` or ``.nii.gz``.
+    """Give every case its id, the file name without ``.nii.gz``, ``.nii`` or ``.dcm``.
 
     Args:
         source: Where the label volumes are.
@@ -38,9 +42,7 @@ def collect_cases(source: Cases, role: str) -> dict[str, Path | Volume]:
     else:
         pairs = [(_case_id(Path(path)), Path(path)) for path in source]
     if not pairs:
-        raise InputError(
-            f"expected at least one {' or '.join(SUFFIXES)} file among the {role}, found none", where=source
-        )
+        raise InputError(f"expected at least one {_ANY_OF} file among the {role}, found none", where=source)
     known: dict[str, str] = {}
     for case, item in pairs:
         name = item.name if isinstance(item, Path) else case
@@ -92,19 +94,28 @@ def pair_cases(
     return tuple(missing)
 
 
-def load_labels(item: Path | Volume, case: str) -> Volume:
-    """Return a label volume, read from its file if it is one.
+def load_labels(items: Sequence[Path | Volume], case: str, scheme: LabelScheme) -> list[Volume]:
+    """Return the label volumes of a case, read from their files where they are files.
+
+    Args:
+        items: Files or volumes. A DICOM SEG is put on the grid of the first that is none.
+        case: The case's id, to name in an error.
+        scheme: Classes by whose names the segments of a SEG are known.
 
     Raises:
-        InputError: The file is refused, or the values are not whole numbers.
+        InputError: A file is refused, or the values are not whole numbers.
     """
-    if isinstance(item, Path):
-        from masam.io.nifti import read_labels
+    volumes = [item for item in items if isinstance(item, Volume)]
+    for volume in volumes:
+        if not (np.issubdtype(volume.array.dtype, np.integer) or volume.array.dtype == np.bool_):
+            raise InputError(f"expected label values of an integer type, got {volume.array.dtype}", where=case)
+    files = [item for item in items if not isinstance(item, Volume)]
+    if not files:
+        return volumes
+    from masam.io.images import read_label_files
 
-        return read_labels(item)
-    if not (np.issubdtype(item.array.dtype, np.integer) or item.array.dtype == np.bool_):
-        raise InputError(f"expected label values of an integer type, got {item.array.dtype}", where=case)
-    return item
+    read = iter(read_label_files(files, scheme, volumes[0] if volumes else None))
+    return [item if isinstance(item, Volume) else next(read) for item in items]
 
 
 def check_same_grid(prediction: Volume, reference: Volume, where: object) -> None:
@@ -145,4 +156,4 @@ def _case_id(path: Path) -> str:
     for suffix in SUFFIXES:
         if path.name.endswith(suffix):
             return path.name.removesuffix(suffix)
-    raise InputError(f"expected a {' or '.join(SUFFIXES)} file", where=path)
+    raise InputError(f"expected a {_ANY_OF} file", where=path)

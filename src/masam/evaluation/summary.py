@@ -40,7 +40,7 @@ def evaluate(
     place, so an ignored region neither adds nor hides a distance except along its own rim.
 
     Args:
-        predictions: Folder of NIfTI files, list of files, or case id to file or volume.
+        predictions: Folder of label files (NIfTI or DICOM SEG), list of files, or case id to file or volume.
         references: The same for the references; they say which cases there are.
         labels: The label scheme, the ``labels`` of a ``dataset.json``, or the path of that file.
         nsd_tolerance_mm: Distance up to which surfaces count as the same in ``nsd``.
@@ -70,11 +70,12 @@ def evaluate(
     absent = pair_cases(found, wanted, allow_missing=missing == "worst", allow_extra=extra == "ignore")
 
     def score(case: str) -> list[CaseScore]:
-        reference = load_labels(wanted[case], case)
+        pair = [wanted[case]] if case in absent else [wanted[case], found[case]]
+        reference, *predicted = load_labels(pair, case, scheme)
         truth = _to_channels(reference, scheme, _where(wanted[case], f"reference {case}"), ignore=True)
-        if case in absent:
+        if not predicted:
             return _worst(case, truth, reference.geometry.spacing_mm, scheme, reference_empty)
-        prediction = load_labels(found[case], case)
+        (prediction,) = predicted
         where = _where(found[case], f"prediction {case}")
         check_same_grid(prediction, reference, where)
         guess = _to_channels(prediction, scheme, where, ignore=False)

@@ -185,7 +185,7 @@ def load_case(
         image = Volume(array, image.geometry)
     if case.label is None:
         return image, None
-    label = read_label_image(case.label, image, case.images, case.scheme, **transform)
+    label = read_label_image(case.label, image, case.images, case.scheme, series=case.series, **transform)
     require_same_grid("label", label, case.label, image, first)
     return image, label
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from masam.errors import ConfigError, InputError
 from masam.io import gate
 from masam.io.dicom_file import DicomFile, is_dicom, quiet_border, read_header
-from masam.io.dicom_frames import Frame, read_frames, text
+from masam.io.dicom_frames import LABEL_MAP, Frame, read_frames, text
 from masam.io.dicom_stack import stack
 from masam.volume import Geometry
 
@@ -235,7 +235,7 @@ def _is_scan(file: DicomFile) -> bool:
         from pydicom.uid import UID
 
         name = UID(file.sop_class).name
-    if any(word in name for word in _NO_SCAN):
+    if file.sop_class == LABEL_MAP or any(word in name for word in _NO_SCAN):
         return False
     # A private class has no name; pixels make it an image.
     return "Image Storage" in name or file.pixels is not None

@@ -12,7 +12,7 @@ from masam.io import gate
 from masam.io.case import DICOM_ENDING, ENDINGS
 from masam.io.dicom import read_pixels
 from masam.io.dicom_file import is_dicom
-from masam.io.dicom_seg import read_seg
+from masam.io.dicom_segments import read_seg, seg_grid
 from masam.io.dicom_series import choose_series, files_below, find_series, read_stack
 from masam.io.dicom_series import sha256 as series_sha256
 from masam.io.nifti import read_geometry, read_labels, read_volume
@@ -76,16 +76,18 @@ def read_label_image(
     image_paths: Sequence[Path],
     scheme: LabelScheme | None = None,
     *,
+    series: str | None = None,
     prefer_sform: bool = False,
     assume_orientation: str | None = None,
 ) -> Volume:
-    """Read labels: a NIfTI file, or a DICOM SEG if the name ends in ``.dcm``.
+    """Read the labels of an image: a NIfTI file, or a DICOM SEG if the name ends in ``.dcm``.
 
     Args:
         path: The label file.
         image: The image that it labels.
         image_paths: Where its channels were read from; a SEG may have been drawn on any of them.
-        scheme: See :func:`masam.io.dicom_seg.read_seg`.
+        scheme: See :func:`masam.io.dicom_segments.read_seg`.
+        series: Which series of the image, see :func:`masam.io.dicom.read_dicom`.
         prefer_sform: See :func:`masam.io.nifti.read_labels`.
         assume_orientation: Letters such as ``"RAS"`` for files without any transform.
 
@@ -97,10 +99,31 @@ def read_label_image(
         ConfigError: ``assume_orientation`` is not an orientation.
         ResourceError: A package is missing, memory does not suffice, or the system did not let us read.
     """
-    if path.name.lower().endswith(DICOM_ENDING):
-        stacks = [read_stack(one) for one in image_paths if is_dicom_image(one)]
+    if _is_seg(path):
+        stacks = [read_stack(one, series) for one in image_paths if is_dicom_image(one)]
         return read_seg(path, stacks or image, scheme)
     return read_labels(path, prefer_sform=prefer_sform, assume_orientation=assume_orientation)
+
+
+def read_label_files(paths: Sequence[Path], scheme: LabelScheme, grid: Volume | None = None) -> list[Volume]:
+    """Read label files of one case without its image: NIfTI files, and DICOM SEG by their endings.
+
+    Args:
+        paths: The files, at least one.
+        scheme: Classes by whose names segments are known.
+        grid: Where the voxels of a SEG lie; by default the grid of the first NIfTI file, or the smallest that holds
+            every frame of all SEG.
+
+    Returns:
+        int32 values of each; NIfTI files keep their own grids, which are not yet compared.
+
+    Raises:
+        InputError: A file is refused, or a SEG lies on another grid.
+        ResourceError: A package is missing, memory does not suffice, or the system did not let us read.
+    """
+    volumes = {path: read_labels(path) for path in paths if not _is_seg(path)}
+    grid = grid or next(iter(volumes.values()), None) or seg_grid(paths)
+    return [volumes[path] if path in volumes else read_seg(path, grid, scheme) for path in paths]
 
 
 def require_same_grid(what: str, volume: Volume, path: Path, image: Volume, image_path: Path) -> None:
@@ -193,6 +216,10 @@ def find_dicom(path: Path, series: str | None = None) -> tuple[tuple[str, Path, 
     if len(found) == 1:
         return ((_name(path.resolve()), path, found[0].key if series else None),)
     return tuple(sorted((f"series{one.number or '_'}_{one.key}", path, one.key) for one in found))
+
+
+def _is_seg(path: Path) -> bool:
+    return path.name.lower().endswith(DICOM_ENDING)
 
 
 def _rows(volume: Volume) -> list[list[float]]:

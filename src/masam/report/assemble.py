@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 from masam.errors import InputError
 from masam.evaluation import Evaluation, evaluate
-from masam.evaluation.cases import collect_cases
-from masam.io.cases import find_images
-from masam.io.images import read_image
-from masam.io.nifti import read_labels
+from masam.evaluation.cases import SUFFIXES, collect_cases
+from masam.io.cases import Case, find_images
+from masam.io.images import read_image, read_label_image
 from masam.labels import LabelScheme
 from masam.manifest import build_manifest
 from masam.progress import Progress
 from masam.report.page import write_report
+from masam.volume import Volume
 
 MAX_FIGURES = 12
 """Most cases that get a figure: the worst half and the best half of so many, for a page that still opens."""
@@ -40,7 +40,7 @@ def report_on(
 
     Args:
         images: Folder of scans, with or without nnU-Net's channel suffix.
-        predictions: Folder of predicted labels, CASE.nii.gz.
+        predictions: Folder of predicted labels, CASE.nii.gz, or CASE.dcm for a DICOM SEG.
         references: Folder of reference labels of the same names; they say which cases there are.
         scheme: The classes.
         out: HTML file to write.
@@ -78,11 +78,14 @@ def report_on(
     progress.start("drawing", len(drawn))
     overlays = []
     for case in drawn:
-        volumes = [("reference", read_labels(_label_file(references, case)))]
-        if case not in evaluation.missing:
-            volumes.append(("prediction", read_labels(_label_file(predictions, case))))
         scan = scans[unicodedata.normalize("NFC", case)]
-        picture = overlay(read_image(scan.images[0], series=scan.series), volumes, scheme)
+        image = _first_channel(scan)
+        volumes = [
+            (name, read_label_image(_label_file(folder, case), image, scan.images, scheme, series=scan.series))
+            for name, folder in (("reference", references), ("prediction", predictions))
+            if name == "reference" or case not in evaluation.missing
+        ]
+        picture = overlay(image, volumes, scheme)
         overlays.append((case, picture, f"mean Dice {evaluation.case_dice[case]:.3f}"))
         progress.advance(case)
     write_report(
@@ -106,4 +109,9 @@ def _worst_and_best(evaluation: Evaluation) -> list[str]:
 
 
 def _label_file(folder: Path, case: str) -> Path:
-    return next((path for path in (folder / f"{case}.nii.gz", folder / f"{case}.nii") if path.exists()), folder / case)
+    return next((path for path in (folder / f"{case}{suffix}" for suffix in SUFFIXES) if path.exists()), folder / case)
+
+
+def _first_channel(scan: Case) -> Volume:
+    image = read_image(scan.images[0], channels=None, series=scan.series)
+    return Volume(image.channel(0), image.geometry)
