@@ -12,6 +12,8 @@ import pytest
 from masam_cli import TINY, arrays, save
 from safetensors.numpy import load_file
 
+from masam.predict import Predictor
+
 
 @pytest.fixture(scope="module", params=[2, 3, 4])
 def sequences(request, tmp_path_factory) -> Path:
@@ -127,6 +129,13 @@ def test_sequences_in_one_file_make_the_same_model_and_the_same_masks(masam, seq
     assert alone.code == 0, alone.err
     among = nib.load(tmp_path / f"masks{stacked.name}/case1.nii.gz")
     np.testing.assert_array_equal(nib.load(tmp_path / "one.nii.gz").get_fdata(), among.get_fdata())
+    directly = Predictor(runs[stacked], device="cpu").predict(stacked / "imagesTr/case1.nii.gz")
+    np.testing.assert_array_equal(directly.array, among.get_fdata())
+    words = ("--images", stacked / "imagesTr", "--predictions", tmp_path / f"masks{stacked.name}", "--json")
+    page = masam(
+        "report", *words, "--references", stacked / "labelsTr", "--labels", stacked, "--out", tmp_path / "a.html"
+    )
+    assert (page.code, page.json["cases"]) == (0, 3), page.err
 
 
 @pytest.mark.parametrize("sequences", [4], indirect=True)
@@ -142,6 +151,10 @@ def test_a_file_of_other_channels_than_dataset_json_says(masam, stacked, tmp_pat
     wanted = f"{file}: expected {count} channels along the fourth axis, got {count + 1} (axes of lengths "
     assert wanted in result.out
     assert wanted in masam("train", root, "--out", tmp_path / "run", *TINY).error
+    image = image.copy()
+    image[..., 1] = 7
+    save(file, image)
+    assert "warning: case1: channel 1 of case1.nii.gz is 7 everywhere" in masam("check", root).out
 
 
 def test_a_time_series_is_no_scan_of_a_model_of_one_channel(masam, trained, tmp_path):
