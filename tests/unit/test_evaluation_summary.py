@@ -170,10 +170,10 @@ def test_folders_and_lists_are_refused_with_a_reason(tmp_path):
         evaluate(tmp_path / "nowhere", {"a": row(1)}, LABELS)
     with pytest.raises(
         InputError,
-        match=r"expected at least one .nii.gz or .nii file, or folder of label frames, among the predictions",
+        match=r"expected at least one .nii.gz, .nii or .dcm file, or folder of label frames, among the predictions",
     ):
         evaluate(tmp_path, {"a": row(1)}, LABELS)
-    with pytest.raises(InputError, match=r"a.mha: expected a .nii.gz or .nii file"):
+    with pytest.raises(InputError, match=r"a.mha: expected a .nii.gz, .nii or .dcm file"):
         evaluate([tmp_path / "a.mha"], {"a": row(1)}, LABELS)
     with pytest.raises(InputError, match=r"'a.nii' and 'a.nii.gz' have the same case id"):
         evaluate([tmp_path / "a.nii", tmp_path / "a.nii.gz"], {"a": row(1)}, LABELS)

@@ -21,7 +21,8 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     predictions: Annotated[
-        Path, typer.Argument(help="Folder of predictions: CASE.nii.gz, of a video a folder CASE of PNG files; or one.")
+        Path,
+        typer.Argument(help="Folder of predictions: CASE.nii.gz, a SEG CASE.dcm, of a video a folder CASE; or one."),
     ],
     references: Annotated[Path, typer.Argument(help="Folder of references of the same names, or one.")],
     labels: Annotated[Path, typer.Option(help="The data set's folder, or its dataset.json.")],

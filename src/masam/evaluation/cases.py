@@ -1,6 +1,7 @@
 """Which prediction belongs to which reference: case ids from file names, and no case lost on the way.
 
-A case is a volume, in a NIfTI file or in memory, or a video, whose labels are a folder of PNG files, one a frame.
+A case is a volume, in a NIfTI file, a DICOM SEG or in memory, or a video, whose labels are a folder of PNG files, one a
+frame.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from masam.labels import LabelScheme
 from masam.volume import Volume
 
 Cases = str | Path | Sequence[str | Path] | Mapping[str, str | Path | Volume]
-"""A folder of NIfTI files or of folders of label frames, a list of these, or case id to one or to a volume in memory.
+"""A folder of label files or of folders of label frames, a list of these, or case id to one or to a volume in memory.
 
 A folder that holds label frames itself is one case.
 """
 
-SUFFIXES = (".nii.gz", ".nii")
+SUFFIXES = (".nii.gz", ".nii", ".dcm")
+"""Endings of label files: NIfTI, and DICOM SEG."""
+
+_ANY_OF = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 
 
 def name_alike(predictions: Cases, references: Cases) -> tuple[Cases, Cases]:
@@ -54,7 +58,7 @@ def name_alike(predictions: Cases, references: Cases) -> tuple[Cases, Cases]:
 
 
 def collect_cases(source: Cases, role: str) -> dict[str, Path | Volume]:
-    """Give every case its id: the file name without ``.nii`` or ``.nii.gz``, or the name of the folder.
+    """Give every case its id: the file name without its ending of ``SUFFIXES``, or the name of the folder.
 
     Overlays that lie beside predicted label frames are no cases.
 
@@ -79,8 +83,7 @@ def collect_cases(source: Cases, role: str) -> dict[str, Path | Volume]:
         pairs = [(_case_id(Path(path)), Path(path)) for path in source]
     if not pairs:
         raise InputError(
-            f"expected at least one {' or '.join(SUFFIXES)} file, or folder of label frames, among the {role}, found "
-            "none",
+            f"expected at least one {_ANY_OF} file, or folder of label frames, among the {role}, found none",
             where=source,
         )
     folders = [case for case, item in pairs if is_video(item)]
@@ -163,19 +166,28 @@ def is_video(item: Path | Volume) -> bool:
     return isinstance(item, Path) and item.is_dir()
 
 
-def load_labels(item: Path | Volume, case: str) -> Volume:
-    """Return a label volume, read from its file if it is one.
+def load_labels(items: Sequence[Path | Volume], case: str, scheme: LabelScheme) -> list[Volume]:
+    """Return the label volumes of a case, read from their files where they are files.
+
+    Args:
+        items: Files or volumes. A DICOM SEG is put on the grid of the first that is none.
+        case: The case's id, to name in an error.
+        scheme: Classes by whose names the segments of a SEG are known.
 
     Raises:
-        InputError: The file is refused, or the values are not whole numbers.
+        InputError: A file is refused, or the values are not whole numbers.
     """
-    if isinstance(item, Path):
-        from masam.io.nifti import read_labels
+    volumes = [item for item in items if isinstance(item, Volume)]
+    for volume in volumes:
+        if not (np.issubdtype(volume.array.dtype, np.integer) or volume.array.dtype == np.bool_):
+            raise InputError(f"expected label values of an integer type, got {volume.array.dtype}", where=case)
+    files = [item for item in items if not isinstance(item, Volume)]
+    if not files:
+        return volumes
+    from masam.io.images import read_label_files
 
-        return read_labels(item)
-    if not (np.issubdtype(item.array.dtype, np.integer) or item.array.dtype == np.bool_):
-        raise InputError(f"expected label values of an integer type, got {item.array.dtype}", where=case)
-    return item
+    read = iter(read_label_files(files, scheme, volumes[0] if volumes else None))
+    return [item if isinstance(item, Volume) else next(read) for item in items]
 
 
 def check_same_grid(prediction: Volume, reference: Volume, where: object) -> None:
@@ -273,4 +285,4 @@ def _case_id(path: Path) -> str:
     for suffix in SUFFIXES:
         if name.endswith(suffix):
             return name.removesuffix(suffix)
-    raise InputError(f"expected a {' or '.join(SUFFIXES)} file", where=path)
+    raise InputError(f"expected a {_ANY_OF} file", where=path)

@@ -51,8 +51,9 @@ def evaluate(
     place, so an ignored region neither adds nor hides a distance except along its own rim.
 
     Args:
-        predictions: Folder of NIfTI files, or of a folder of label frames a video; a list of such files or folders; or
-            case id to one of them or to a volume. A file, or a folder that holds label frames itself, is one case.
+        predictions: Folder of label files (NIfTI or DICOM SEG), or of a folder of label frames a video; a list of such
+            files or folders; or case id to one of them or to a volume. A file, or a folder that holds label frames
+            itself, is one case.
         references: The same for the references; they say which cases, and which frames of a video, there are.
         labels: The label scheme, the ``labels`` of a ``dataset.json``, or the path of that file.
         nsd_tolerance_mm: Distance up to which surfaces count as the same in ``nsd``.
@@ -113,12 +114,12 @@ def _score_volume(
     reference_empty: ReferenceEmpty,
 ) -> list[CaseScore]:
     """Score a volume; None is one that was not predicted."""
-    reference = load_labels(wanted, case)
+    reference, *predicted = load_labels([wanted] if found is None else [wanted, found], case, scheme)
     truth = _to_channels(reference, scheme, _where(wanted, f"reference {case}"), ignore=True)
     spacing_mm = reference.geometry.spacing_mm
     if found is None:
         return _worst(case, truth, spacing_mm, scheme, reference_empty)
-    prediction = load_labels(found, case)
+    (prediction,) = predicted
     where = _where(found, f"prediction {case}")
     check_same_grid(prediction, reference, where)
     guess = _to_channels(prediction, scheme, where, ignore=False)

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from masam.errors import InputError
 from masam.evaluation import Evaluation, evaluate
-from masam.evaluation.cases import are_videos, collect_cases, load_labels, name_alike
+from masam.evaluation.cases import are_videos, collect_cases, is_video, name_alike
 from masam.io.cases import Case, find_images
-from masam.io.images import read_image
+from masam.io.images import read_image, read_label_image
 from masam.io.video_cases import find_videos
 from masam.labels import LabelScheme
 from masam.manifest import build_manifest
@@ -41,7 +41,8 @@ def report_on(
 
     Args:
         images: Folder of scans, with or without nnU-Net's channel suffix, or of videos; or one of them.
-        predictions: Folder of predicted labels, CASE.nii.gz or, of a video, a folder CASE of label frames; or one.
+        predictions: Folder of predicted labels, CASE.nii.gz, CASE.dcm for a DICOM SEG or, of a video, a folder CASE of
+            label frames; or one.
         references: The same for reference labels; they say which cases there are.
         scheme: The classes.
         out: HTML file to write.
@@ -113,14 +114,20 @@ def _draw(scan: Case, labels: Sequence[tuple[str, Path | Volume]], scheme: Label
     from masam.report.overlay import overlay
     from masam.report.video import frame_overlay
 
-    folders = [(title, item) for title, item in labels if isinstance(item, Path) and item.is_dir()]
-    if folders:
-        return frame_overlay(scan.images[0], folders, scheme)
-    volumes = [(title, load_labels(item, scan.id)) for title, item in labels]
-    return overlay(read_image(scan.images[0], series=scan.series), volumes, scheme)
+    files = [(title, item) for title, item in labels if isinstance(item, Path)]
+    if files and is_video(files[0][1]):
+        return frame_overlay(scan.images[0], files, scheme)
+    image = _first_channel(scan)
+    volumes = [(title, read_label_image(item, image, scan.images, scheme, series=scan.series)) for title, item in files]
+    return overlay(image, volumes, scheme)
 
 
 def _said_of(case: str, evaluation: Evaluation) -> str:
     said = f"mean Dice {evaluation.case_dice[case]:.3f}"
     miou = next((video.miou_per_frame for video in evaluation.videos if video.case == case), math.nan)
     return said if math.isnan(miou) else f"{said}, mIoU per frame {miou:.3f}"
+
+
+def _first_channel(scan: Case) -> Volume:
+    image = read_image(scan.images[0], channels=None, series=scan.series)
+    return Volume(image.channel(0), image.geometry)
