@@ -2,9 +2,10 @@
 
 The reference's way is written out below as docs/reference/paper.md, 1.7, describes it: one operation after another, a
 rotation by SciPy, the others slice by slice through 8-bit Pillow images, on arrays [H, W, S] of float32; its labels go
-through the loader in 64 bits. Both read the same cache of random numbers, stretch each window to 0..1 and have the same
-number of worker processes; rounds alternate. What the reference does besides (a label at low resolution that it never
-uses) is left out.
+through torch's DataLoader, with its worker processes, in 64 bits. masam has as many threads instead. Both read the same
+cache of random numbers and stretch each window to 0..1; rounds alternate. Nobody reads what comes, which spares the
+reference the mapping of what its processes send. What it does besides (a label at low resolution that it never uses) is
+left out.
 
     python benchmarks/augment.py [--windows 60] [--rounds 5] [--workers 2]
 """
@@ -38,7 +39,7 @@ def make_case(folder: Path, depth: int) -> PreparedCase:
     folder.mkdir()
     coarse = generator.random((depth, 17, 17), np.float32)
     images = ndimage.zoom(coarse, (1, SIDE / 17, SIDE / 17), order=1)
-    np.save(folder / "images.npy", np.rint(images * 65535).astype(np.uint16))
+    np.save(folder / "images.npy", np.rint(images * 65535).astype(np.uint16)[:, None])
     np.save(folder / "labels.npy", (images * 12.99).astype(np.int8))
     return PreparedCase(folder.name, folder, depth, SIDE)
 
@@ -113,7 +114,7 @@ class ReferenceSamples(WindowSamples):
         epoch, position = divmod(index, self.per_epoch)
         case, window = self._windows[epoch_order(self.seed, epoch, self.per_epoch)[position]]
         images, labels = case.read_window(window.slices)
-        images = np.ascontiguousarray(minmax_per_window(images).transpose(1, 2, 0))
+        images = np.ascontiguousarray(minmax_per_window(images)[:, 0].transpose(1, 2, 0))
         floats = np.ascontiguousarray(labels.transpose(1, 2, 0)).astype(np.float32)
         images, floats = reference_way(images, floats, sample_generator(self.seed, index))
         images, floats = (torch.from_numpy(x).permute(2, 0, 1).contiguous() for x in (images, floats))
