@@ -31,7 +31,7 @@ class Sample(NamedTuple):
     """
 
     image: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.signedinteger]
     words: str
 
 
@@ -109,7 +109,11 @@ def _choose(sizes: NDArray[np.generic], window: int, generator: np.random.Genera
 
 
 def _vary(
-    images: NDArray[np.float32], labels: NDArray[np.int64], settings: AugmentSettings, seed: int, numbers: list[int]
+    images: NDArray[np.float32],
+    labels: NDArray[np.signedinteger],
+    settings: AugmentSettings,
+    seed: int,
+    numbers: list[int],
 ) -> Iterator[Sample]:
     middle = len(images) // 2
     yield Sample(images[middle, 0], labels[middle], "as prepared")
