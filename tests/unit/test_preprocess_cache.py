@@ -1,6 +1,5 @@
 import multiprocessing
 import os
-import pickle
 import signal
 import time
 from dataclasses import dataclass, replace
@@ -86,13 +85,6 @@ def test_a_second_run_reads_and_a_change_of_anything_prepares_again(tmp_path):
     write_case(tmp_path, seed=1)
     os.utime(case.images[0], ns=(time_before, time_before))
     assert prepare([case], root)[0].folder != first.folder
-
-
-def test_a_prepared_case_is_cheap_to_send_to_a_worker(tmp_path):
-    (prepared,) = prepare([write_case(tmp_path)], tmp_path / "cache")
-    sent = pickle.dumps(prepared)
-    assert len(sent) < 1000
-    assert np.array_equal(pickle.loads(sent).read_window([2])[0], prepared.read_window([2])[0])  # noqa: S301
 
 
 def slow_load(case):
