@@ -221,7 +221,7 @@ def test_a_folder_without_frames_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: expected label frames \(PNG files\), found none"):
         evaluate({"a": truth}, {"a": tmp_path / "empty"}, LABELS)
-    message = "expected at least one .nii.gz or .nii file, or folder of label frames, among the predictions, found none"
+    message = r"expected at least one .nii.gz, .nii or .dcm file, or folder of label frames, among the predictions"
     with pytest.raises(InputError, match=message):
         evaluate(tmp_path / "empty", truth.parent, LABELS)
 

@@ -10,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masam.augment import AugmentSettings, augment_window
-from masam.io.cases import Case, CaseFolder, load_case
-from masam.io.video_cases import load_video_case
+from masam.io.cases import CaseFolder
 from masam.plan import Plan
-from masam.preprocess.frames import PreparedFrameLabels, PreparedFrames
 from masam.preprocess.intensity import minmax_per_window
-from masam.preprocess.pipeline import PreparedLabels, PreparedVolume
 from masam.progress import Progress
 from masam.reproducibility import sample_generator
+from masam.train.cases import labelled_loader, preparation_of
 from masam.windows import SliceWindow, plan_windows
 
 # Share of a case's fullest slice that a window's middle must reach to be worth a look.
@@ -34,7 +32,7 @@ class Sample(NamedTuple):
     """
 
     image: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.signedinteger]
     words: str
 
 
@@ -77,16 +75,16 @@ def preview_samples(
     found: list[PreviewRow] = []
     numbers = itertools.count()
     is_video = plan.modality == "video"
+    load = labelled_loader(plan, progress)
     for case in itertools.islice(itertools.cycle(dataset.training[:rows]), rows):
         name = case.id
-        prepared, labels = _prepare(case, plan, progress)
-        sizes = np.ones(prepared.depth) if labels is None else _labelled(labels.array, plan)
-        window = _choose(sizes, plan.window, sample_generator(seed, len(found)))
+        image, reference = load(case)
+        prepared = preparation_of(plan).prepare(image)
+        labels = prepared.labels(reference)
+        sizes = [_labelled(labels.slice(index), plan) for index in range(labels.depth)]
+        window = _choose(np.array(sizes), plan.window, sample_generator(seed, len(found)))
         images = np.stack([prepared.slice(index) for index in window.slices])
-        channels = np.zeros(images.shape, np.int64)
-        if labels is not None:
-            slices = [plan.scheme.to_channels(labels.slice(index), where=name) for index in window.slices]
-            channels = np.stack(slices).astype(np.int64)
+        channels = np.stack([plan.scheme.to_channels(labels.slice(index), where=name) for index in window.slices])
         if plan.window_minmax:
             images = minmax_per_window(images, jointly=is_video)
         samples = list(_vary(images, channels, settings, seed, [next(numbers) for _ in range(columns)], is_video))
@@ -97,22 +95,10 @@ def preview_samples(
     return found
 
 
-def _prepare(
-    case: Case, plan: Plan, progress: Progress
-) -> tuple[PreparedVolume | PreparedFrames, PreparedLabels | PreparedFrameLabels | None]:
-    if plan.modality == "video":
-        pixels, values = load_video_case(case, unlabelled="ignore", progress=progress)
-        frames = plan.frame_preparation.prepare(pixels)
-        return frames, None if values is None else frames.labels(values)
-    image, reference = load_case(case)
-    volume = plan.preprocessing.prepare(image)
-    return volume, None if reference is None else volume.labels(reference)
-
-
-def _labelled(labels: NDArray[np.integer], plan: Plan) -> NDArray[np.int64]:
-    """Count the labelled pixels of each slice."""
-    inside = (labels > 0) & (labels != plan.scheme.ignore_value)  # below 0 are frames without a label
-    return np.count_nonzero(inside, axis=(1, 2)).astype(np.int64)
+def _labelled(labels: NDArray[np.integer], plan: Plan) -> int:
+    """Count the labelled pixels of a slice."""
+    # Below 0 are frames without a label.
+    return int(np.count_nonzero((labels > 0) & (labels != plan.scheme.ignore_value)))
 
 
 def _choose(sizes: NDArray[np.generic], window: int, generator: np.random.Generator) -> SliceWindow:
@@ -125,7 +111,7 @@ def _choose(sizes: NDArray[np.generic], window: int, generator: np.random.Genera
 
 def _vary(
     images: NDArray[np.float32],
-    labels: NDArray[np.int64],
+    labels: NDArray[np.signedinteger],
     settings: AugmentSettings,
     seed: int,
     numbers: list[int],
