@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from masam.config import Settings
 
@@ -25,11 +25,11 @@ class AblationConfig(Settings):
     dataset: str = Field(description="data set folder, nnU-Net v2 or MSD layout")
     config: str | None = Field(default=None, description="config.yaml that all rows start from; null for the defaults")
     plan: str | None = Field(default=None, description="plan.yaml of all rows; null derives it from the data")
-    settings: Changes = Field(default={}, description="keys that all rows change, as in a row")
     seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1, description="every row is trained with each")
     folds: tuple[int, ...] | None = Field(
         default=None, min_length=1, description="every row is trained with each fold held out; null for that in config"
     )
+    settings: Changes = Field(default={}, description="keys that all rows change, as in a row")
     rows: dict[str, Changes] = Field(min_length=1, description="the variants by name, and what each changes")
     baseline: str | None = Field(
         default=None, description="row that the others are compared with; null for the first one"
@@ -59,19 +59,30 @@ class AblationConfig(Settings):
             known[key] = name
         return rows
 
-    @model_validator(mode="after")
-    def _one_comparison(self) -> AblationConfig:
-        if self.baseline is not None and self.baseline not in self.rows:
-            raise ValueError(f"baseline: expected one of {', '.join(self.rows)}, got {self.baseline!r}")
-        varied = ("seed",) if self.folds is None else ("seed", "fold")
-        for name, changes, taken in (
-            ("settings", self.settings, varied),
-            *((f"rows.{row}", changes, _OF_THE_TABLE) for row, changes in self.rows.items()),
-        ):
-            for key in changes:
-                if key in taken:
-                    raise ValueError(f"{name}: {key} is the same for all rows; set seeds, folds or settings instead")
-        return self
+    # pydantic's ValidationInfo is a protocol that cannot be checked at run time, hence Any.
+    @field_validator("settings")
+    @classmethod
+    def _not_varied(cls, settings: Changes, info: Any) -> Changes:
+        varied = ("seed",) if info.data.get("folds") is None else ("seed", "fold")
+        if taken := [key for key in varied if key in settings]:
+            raise ValueError(f"expected no key {taken[0]} here, which the table varies by {taken[0]}s")
+        return settings
+
+    @field_validator("rows")
+    @classmethod
+    def _comparable(cls, rows: dict[str, Changes]) -> dict[str, Changes]:
+        for name, changes in rows.items():
+            if taken := [key for key in _OF_THE_TABLE if key in changes]:
+                raise ValueError(f"expected no key {taken[0]} in row {name!r}, as rows share seeds and cases")
+        return rows
+
+    @field_validator("baseline")
+    @classmethod
+    def _one_of_the_rows(cls, baseline: str | None, info: Any) -> str | None:
+        rows = info.data.get("rows", {baseline})
+        if baseline is not None and baseline not in rows:
+            raise ValueError(f"expected one of {', '.join(rows)}")
+        return baseline
 
     @property
     def first(self) -> str:
