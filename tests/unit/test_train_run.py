@@ -99,11 +99,11 @@ def test_a_published_split_goes_before_one_of_our_own(dataset, tmp_path):
     shutil.copytree(dataset, copy)
     splits = [{"train": ["case0"], "val": ["case2"]}]
     (copy / "splits_final.json").write_text(json.dumps(splits))
-    training, validation, used = run_module._split(read_dataset(copy), config())
+    training, validation, used = run_module.split_cases(read_dataset(copy), config())
     assert ([one.id for one in training], [one.id for one in validation], used) == (["case0"], ["case2"], splits)
     with pytest.raises(ConfigError, match=r"^fold, of the split in .*splits_final.json: expected 0 to 0, got 1$"):
-        run_module._split(read_dataset(copy), config(fold=1))
-    everything, nothing, none = run_module._split(read_dataset(copy), config(validate_every=0))
+        run_module.split_cases(read_dataset(copy), config(fold=1))
+    everything, nothing, none = run_module.split_cases(read_dataset(copy), config(validate_every=0))
     assert ([one.id for one in everything], nothing, none) == (["case0", "case1", "case2"], [], [])
 
 

@@ -154,7 +154,7 @@ def _train(
             where=dataset.root,
             fix="give the plan of this data set",
         )
-    training, validation, splits = _split(dataset, config)
+    training, validation, splits = split_cases(dataset, config)
     progress.start("preparing cases", len(training))
     cases = prepare_cases(
         training,
@@ -170,7 +170,7 @@ def _train(
             "warning: the encoder is frozen at random numbers; give SAM's weights (--sam-checkpoint), "
             "or train it too (--set model.trained=everything)"
         )
-    model = _build(config, plan).to(device)
+    model = build_model(config, plan).to(device)
     loop = Loop(model, samples, config, device)
     # Everything has been checked by now: what is refused leaves no folder behind.
     if not resume:
@@ -187,8 +187,13 @@ def _train(
     return TrainResult(folder, loop.step, run.best_dice, time.monotonic() - started)
 
 
-def _split(dataset: CaseFolder, config: TrainConfig) -> tuple[list[Case], list[Case], list[Split]]:
-    """Return training and validation cases and all folds; without validation every case trains."""
+def split_cases(dataset: CaseFolder, config: TrainConfig) -> tuple[list[Case], list[Case], list[Split]]:
+    """Return training and validation cases and all folds; without validation every case trains.
+
+    Raises:
+        InputError: There are too few cases, or the published split is refused.
+        ConfigError: There is no such fold.
+    """
     by_id = {case.id: case for case in dataset.training}
     if config.validate_every == 0:
         return list(dataset.training), [], []
@@ -209,7 +214,14 @@ def _split(dataset: CaseFolder, config: TrainConfig) -> tuple[list[Case], list[C
     return [by_id[case] for case in split["train"]], [by_id[case] for case in split["val"]], splits
 
 
-def _build(config: TrainConfig, plan: Plan) -> Masam:
+def build_model(config: TrainConfig, plan: Plan) -> Masam:
+    """Build the model that a run trains, at its first numbers.
+
+    Raises:
+        ConfigError: A number is out of its range.
+        InputError: The SAM file cannot be opened.
+        ModelError: The SAM file does not hold a SAM of this size.
+    """
     settings = config.model
     torch.manual_seed(config.seed)
     model = weights.build_masam(
