@@ -50,7 +50,7 @@ def slow(call):
 
 os.replace, os.fsync = slow(replace), slow(fsync)
 out = Path(sys.argv[2])
-resume = RunFolder(out).has_state()
+resume = RunFolder(out).has_state
 config = TrainConfig.from_mapping({**SETTINGS, **CHANGES, "workers": int(sys.argv[5])}, where="test")
 print("ready", flush=True)
 train(Path(sys.argv[1]), out, None if resume else config, plan=None if resume else PLAN, resume=resume)
@@ -103,7 +103,7 @@ def test_a_killed_run_comes_to_the_same_end_bit_for_bit(dataset, undisturbed, se
             time.sleep(chance.uniform(0, seconds))
             child.kill()
         # Whatever moment that was, what lies there can be read or is not there.
-        if RunFolder(out).has_state():
+        if RunFolder(out).has_state:
             for name in ("weights", "optimizer"):
                 load_file(RunFolder(out)._saved_state() / f"{name}.safetensors")
     with start(dataset, out, workers) as child:
@@ -121,9 +121,9 @@ def test_a_killed_run_comes_to_the_same_end_bit_for_bit(dataset, undisturbed, se
 def test_the_child_of_these_tests_trains(dataset, tmp_path):
     with start(dataset, tmp_path / "run", 0) as child:
         assert child.stdout.readline() == "ready\n"
-        while not RunFolder(tmp_path / "run").has_state() and child.poll() is None:
+        while not RunFolder(tmp_path / "run").has_state and child.poll() is None:
             time.sleep(0.05)
         child.kill()
-    assert RunFolder(tmp_path / "run").has_state()
+    assert RunFolder(tmp_path / "run").has_state
     with pytest.raises(InputError, match="the folder holds a run already"):
         RunFolder(tmp_path / "run").require_free()

@@ -92,5 +92,5 @@ class TrainConfig(Settings):
         default="ddp",
         description="how several processes hold the model: 'ddp' each the whole, 'fsdp' each a part of every tensor",
     )
-    workers: int = Field(default=0, ge=0, description="processes that read samples; they do not change the result")
+    workers: int = Field(default=0, ge=0, description="threads that make samples ahead; they do not change the result")
     seed: int = Field(default=1234, ge=0, description="seed of everything that is drawn")

@@ -146,30 +146,32 @@ def train_folds(
         plan, config = RunFolder(fold_folder(out, 0)).read_settings()
     config = config or TrainConfig()
     with _processes(config, progress) as (world, device, heard):
-        plan, count = world.once(lambda: _plan_folds(dataset_root, out, config, plan, resume, heard))
+        plan, begun = world.once(lambda: _plan_folds(dataset_root, out, config, plan, resume, heard))
         results = []
-        for fold in range(count):
-            folder = fold_folder(out, fold)
-            heard.say(f"fold {fold} of 0 to {count - 1}")
-            goes_on = resume and world.once(RunFolder(folder).has_state)
-            own = None if goes_on else config.model_copy(update={"fold": fold})
-            results.append(_train(dataset_root, folder, own, None if goes_on else plan, goes_on, heard, world, device))
+        for fold, goes_on in enumerate(begun):
+            heard.say(f"fold {fold} of 0 to {len(begun) - 1}")
+            own = (None, None) if goes_on else (config.model_copy(update={"fold": fold}), plan)
+            results.append(_train(dataset_root, fold_folder(out, fold), *own, goes_on, heard, world, device))
         return results
 
 
 def _plan_folds(
     dataset_root: Path, out: Path, config: TrainConfig, plan: Plan | None, resume: bool, progress: Progress
-) -> tuple[Plan, int]:
-    """Return the plan of all folds, and their number."""
+) -> tuple[Plan, list[bool]]:
+    """Return the plan of all folds, and which of them have begun."""
     dataset = read_dataset(dataset_root)
-    count = len(_split(dataset, config.model_copy(update={"fold": 0}))[2])
-    if count == 0:
-        raise ConfigError("folds are held out for validation, of which there is none", where="validate_every",
-                          fix="set it to 1 or more, or train one run without folds")  # fmt: skip
-    for fold in range(count):
-        if not resume:
-            RunFolder(fold_folder(out, fold)).require_free()
-    return plan or plan_dataset(dataset, progress), count
+    splits = split_cases(dataset, config.model_copy(update={"fold": 0}))[2]
+    if not splits:
+        raise ConfigError(
+            "folds are held out for validation, of which there is none",
+            where="validate_every",
+            fix="set it to 1 or more, or train one run without folds",
+        )
+    folders = [RunFolder(fold_folder(out, fold)) for fold in range(len(splits))]
+    if not resume:
+        for folder in folders:
+            folder.require_free()
+    return plan or plan_dataset(dataset, progress), [folder.has_state for folder in folders]
 
 
 @contextmanager
@@ -228,7 +230,7 @@ def _begin(
             "warning: the encoder is frozen at random numbers; give SAM's weights (--sam-checkpoint), "
             "or train it too (--set model.trained=everything)"
         )
-    model = world.agree(lambda: _build(config, plan).to(device))
+    model = world.agree(lambda: build_model(config, plan).to(device))
     return Session(
         folder, plan, config, model, samples, dataset_key(cases), setup.validation, progress, world, device, started
     )
@@ -284,7 +286,7 @@ def _set_up(
             where=dataset.root,
             fix="give the plan of this data set",
         )
-    training, validation, splits = _split(dataset, config)
+    training, validation, splits = split_cases(dataset, config)
     return _Setup(plan, config, [case.id for case in dataset.training], training, validation, splits)
 
 
@@ -312,8 +314,13 @@ def _create(folder: RunFolder, setup: _Setup) -> None:
         write_splits(folder.root / "splits.json", setup.splits, setup.case_ids)
 
 
-def _split(dataset: CaseFolder, config: TrainConfig) -> tuple[list[Case], list[Case], list[Split]]:
-    """Return training and validation cases and all folds; without validation every case trains."""
+def split_cases(dataset: CaseFolder, config: TrainConfig) -> tuple[list[Case], list[Case], list[Split]]:
+    """Return training and validation cases and all folds; without validation every case trains.
+
+    Raises:
+        InputError: There are too few cases, or the published split is refused.
+        ConfigError: There is no such fold.
+    """
     by_id = {case.id: case for case in dataset.training}
     if config.validate_every == 0:
         return list(dataset.training), [], []
@@ -334,7 +341,14 @@ def _split(dataset: CaseFolder, config: TrainConfig) -> tuple[list[Case], list[C
     return [by_id[case] for case in split["train"]], [by_id[case] for case in split["val"]], splits
 
 
-def _build(config: TrainConfig, plan: Plan) -> Masam:
+def build_model(config: TrainConfig, plan: Plan) -> Masam:
+    """Build the model that a run trains, at its first numbers.
+
+    Raises:
+        ConfigError: A number is out of its range.
+        InputError: The SAM file cannot be opened.
+        ModelError: The SAM file does not hold a SAM of this size.
+    """
     settings = config.model
     torch.manual_seed(config.seed)
     model = weights.build_masam(

@@ -88,8 +88,9 @@ class RunFolder:
         """Folder of the full state."""
         return self.root / "last"
 
+    @property
     def has_state(self) -> bool:
-        """Say whether there is a state to go on from."""
+        """Whether there is a complete state to go on from."""
         return self._saved_state() is not None
 
     def require_free(self) -> None:
@@ -98,7 +99,7 @@ class RunFolder:
         Raises:
             InputError: The folder holds a run already.
         """
-        if self.model.exists() or self._saved_state() is not None:
+        if self.model.exists() or self.has_state:
             raise InputError("the folder holds a run already", where=self.root, fix="use --resume, or another --out")
 
     def create(self, plan: Plan, config: TrainConfig) -> None:
