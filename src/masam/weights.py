@@ -105,7 +105,7 @@ def read_base(name_or_path: str | Path) -> tuple[dict[str, Tensor], Base]:
     return state, Base(size, gate.sha256(path), tensors_sha256, path.name)
 
 
-def save(path: Path, model: Masam, *, embed_base: bool = False, state: Mapping[str, Tensor] | None = None) -> None:
+def save(path: Path, model: Masam, *, embed_base: bool = False) -> None:
     """Write a model with its card as one safetensors file.
 
     The frozen encoder of a known SAM file is not repeated: the card names that file, and ``load`` asks for it. An
@@ -115,13 +115,26 @@ def save(path: Path, model: Masam, *, embed_base: bool = False, state: Mapping[s
         path: File to write.
         model: The model, with its card.
         embed_base: Put the encoder into the file in any case, so that the file stands alone.
-        state: The model's tensors, where it holds but parts of them; None takes its own.
+
+    Raises:
+        ResourceError: The file cannot be written.
+    """
+    write_model(path, model, model.state_dict(), embed_base=embed_base)
+
+
+def write_model(path: Path, model: Masam, state: Mapping[str, Tensor], *, embed_base: bool = False) -> None:
+    """Write a model of which this process may hold but a part.
+
+    Args:
+        path: File to write.
+        model: The model, with its card.
+        state: All its tensors, whole.
+        embed_base: As of ``save``.
 
     Raises:
         ResourceError: The file cannot be written.
     """
     card = model.card or ModelCard()
-    state = model.state_dict() if state is None else dict(state)
     if embed_base or not stands_on_base(model):
         card = replace(card, base=None)
     else:

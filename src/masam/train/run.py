@@ -150,8 +150,8 @@ def train_folds(
         results = []
         for fold, goes_on in enumerate(begun):
             heard.say(f"fold {fold} of 0 to {len(begun) - 1}")
-            own = (None, None) if goes_on else (config.model_copy(update={"fold": fold}), plan)
-            results.append(_train(dataset_root, fold_folder(out, fold), *own, goes_on, heard, world, device))
+            folder, own = fold_folder(out, fold), None if goes_on else config.model_copy(update={"fold": fold})
+            results.append(_train(dataset_root, folder, own, None if goes_on else plan, goes_on, heard, world, device))
         return results
 
 

@@ -268,7 +268,7 @@ class Session:
         facts = {"steps": self.loop.step, "validation_dice": dice, "dataset": self.plan.name}
         model.card = replace(model.card, plan=self.plan, training=facts)
         tensors = {name: whole(tensor) for name, tensor in model.state_dict().items()}
-        self.world.once(lambda: weights.save(self.folder.model, model, state=tensors))
+        self.world.once(lambda: weights.write_model(self.folder.model, model, tensors))
 
     def _keep_bad_step(self, step: int, cases: list[str]) -> None:
         """Write the windows of a step whose numbers were not finite, so that one can look at them."""
