@@ -45,6 +45,8 @@ def build_manifest(kind: str, *, started: datetime | None = None, **facts: Any) 
         "masam": masam.__version__,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
         "libraries": _libraries(),
         "git": _git(),
         "started_utc": _utc(started or now),
@@ -66,6 +68,17 @@ def write_manifest(path: Path | str, manifest: Mapping[str, Any]) -> None:
         ResourceError: The file cannot be written.
     """
     write_text(Path(path), json.dumps(_plain(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _cpu() -> str | None:
+    """Return the processor's model as Linux tells it, or else what Python knows of it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None) or (
+        platform.processor() or None
+    )
 
 
 def _libraries() -> dict[str, str]:

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from masam.cli import console
-from masam.cli.console import listening, print_json, print_line, print_table, visible
+from masam.cli.console import duration, listening, print_json, print_line, print_table, visible
 
 
 def test_visible_leaves_words_alone_and_shows_control_characters():
@@ -27,9 +27,17 @@ def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
             progress.advance(f"loss {second}")
         progress.say("done\x1b")
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "training 32/1000 loss 31"
+    assert lines[0] == "training 32/1000, 16 min left loss 31"
     assert len(lines) == 1000 // 31 + 1
     assert lines[-1] == "done\\x1b"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "0 s"), (29, "29 s"), (31, "1 min"), (3540, "59 min"), (3600, "1 h 0 min"), (19_200, "5 h 20 min")],
+)
+def test_times_as_people_say_them(seconds, text):
+    assert duration(float(seconds)) == text
 
 
 def test_quiet_says_nothing(capsys):

@@ -56,6 +56,14 @@ def print_table(rows: Sequence[Sequence[str]], title: str | None = None) -> None
     console.print(table)
 
 
+def duration(seconds: float) -> str:
+    """Return a time as people say it: 40 s, 3 min, 5 h 20 min."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{round(seconds)} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 class _Bars:
     """Progress bars on stderr."""
 
@@ -81,15 +89,19 @@ class _Lines:
 
     def __init__(self) -> None:
         self._task, self._total, self._done, self._said = "", 0, 0, time.monotonic()
+        self._began = self._said
 
     def start(self, task: str, total: int) -> None:
         self._task, self._total, self._done = task, total, 0
+        self._began = time.monotonic()
 
     def advance(self, note: str = "") -> None:
         self._done += 1
-        if time.monotonic() - self._said > _PLAIN_SECONDS:
-            self._said = time.monotonic()
-            self.say(f"{self._task} {self._done}/{self._total} {note}".rstrip())
+        now = time.monotonic()
+        if now - self._said > _PLAIN_SECONDS:
+            self._said = now
+            left = (now - self._began) / self._done * max(0, self._total - self._done)
+            self.say(f"{self._task} {self._done}/{self._total}, {duration(left)} left {note}".rstrip())
 
     def say(self, line: str) -> None:
         sys.stderr.write(visible(line) + "\n")

@@ -103,6 +103,8 @@ def train(
 
 def _conclude(result: TrainResult, dataset: Path, started: datetime) -> dict[str, Any]:
     """Write a run's manifest and return its facts."""
+    import torch
+
     from masam.manifest import build_manifest, write_manifest
 
     facts: dict[str, Any] = {
@@ -112,7 +114,16 @@ def _conclude(result: TrainResult, dataset: Path, started: datetime) -> dict[str
         # A resumed run has its own settings.
         "seed": result.folder.read_settings()[1].seed,
     }
-    manifest = build_manifest("train", started=started, dataset=dataset, **facts)
+    manifest = build_manifest(
+        "train",
+        started=started,
+        dataset=dataset,
+        dataset_sha256=result.dataset,
+        base_tensors_sha256=result.base,
+        processes=result.processes,
+        gpus=[torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+        **facts,
+    )
     write_manifest(result.folder.root / "manifest.json", manifest)
     return facts
 

@@ -93,4 +93,9 @@ class TrainConfig(Settings):
         description="how several processes hold the model: 'ddp' each the whole, 'fsdp' each a part of every tensor",
     )
     workers: int = Field(default=0, ge=0, description="threads that make samples ahead; they do not change the result")
+    mlflow: str | None = Field(
+        default=None,
+        min_length=1,
+        description="MLflow experiment that also gets the figures, on the server of MLFLOW_TRACKING_URI; null for none",
+    )
     seed: int = Field(default=1234, ge=0, description="seed of everything that is drawn")

@@ -26,6 +26,7 @@ from masam.train.cases import are_videos, labelled_loader, preparation_of
 from masam.train.config import TrainConfig
 from masam.train.dataset import WindowSamples
 from masam.train.lock import locked
+from masam.train.logs import require_logs
 from masam.train.parallel import World, find_place, joined
 from masam.train.run_folder import RunFolder
 from masam.train.session import Session, dataset_key
@@ -42,12 +43,18 @@ class TrainResult:
         steps: Optimiser steps done.
         best_dice: Best mean foreground Dice in validation; None without validation.
         seconds: Time spent, of this process.
+        dataset: Hash of the prepared training cases.
+        base: Hash of the tensors of the SAM file that the model stands on; None without one.
+        processes: Number of processes that took part.
     """
 
     folder: RunFolder
     steps: int
     best_dice: float | None
     seconds: float
+    dataset: str
+    base: str | None
+    processes: int
 
 
 def plan_dataset(dataset: CaseFolder, progress: Progress | None = None, preset: str | None = None) -> Plan:
@@ -211,7 +218,16 @@ def _train(
             # Now, so that whatever ends the run it can be gone on with, and a full disk is known before hours of work.
             session.save_state()
         session.go()
-    return TrainResult(folder, session.loop.step, session.best_dice, time.monotonic() - started)
+    base = session.loop.model.card.base
+    return TrainResult(
+        folder,
+        session.loop.step,
+        session.best_dice,
+        time.monotonic() - started,
+        dataset_key(cases),
+        None if base is None else base.tensors_sha256,
+        world.size,
+    )
 
 
 def _begin(
@@ -271,6 +287,7 @@ def _set_up(
         folder.require_free()
     dataset = read_dataset(dataset_root)
     config = config or TrainConfig()
+    require_logs(config)
     if plan is None:
         plan = plan_dataset(dataset, progress)
     elif plan.labels != dataset.labels.to_mapping():

@@ -93,6 +93,7 @@ class Session:
         self._saved_at = time.monotonic()
         # Of the whole run, earlier processes included.
         self._began = started
+        self._log_folder = folder if world.is_first else None
         self._budget = None if config.max_hours is None else Budget(config.max_hours * 3600)
 
     def restore(self) -> None:
@@ -134,7 +135,7 @@ class Session:
             ResourceError: Disk, memory or device is not enough, or another process has gone.
         """
         loop = self.loop
-        with StopFlag() as stop, Logs(self.folder, loop.step, self.world.is_first) as logs:
+        with StopFlag() as stop, Logs(self._log_folder, self.config, loop.step, self.progress) as logs:
             self.progress.start("training", loop.total_steps - loop.step)
             for report in loop.steps():
                 self._pending.append(report)
