@@ -51,7 +51,7 @@ def test_version_1_is_brought_to_the_newest():
         ({"base_sha256": [3]}, r"x: expected plan, base and training in the metadata \(expected texts"),
         ({"training": "many"}, r"x: expected plan, base and training in the metadata \("),
         ({"plan": [1]}, r"x: expected plan, base and training in the metadata \("),
-        ({"format_version": "1"}, r"x: the file has format version 1, this masam reads versions 1 to 2"),
+        ({"format_version": "1"}, r"x: the file has format version 1, this masam reads versions 1 to 3"),
         ({"format_version": None}, r"x: the file has format version None"),
     ],
 )

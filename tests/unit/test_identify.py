@@ -59,7 +59,7 @@ def test_a_model_of_masam(tmp_path):
     expected = {
         "kind": "masam model", "size": "custom", "num_classes": 2, "classes": LABELS, "window": 3, "image_size": 32,
         "fact_rank": 3, "adapter_channels": 6, "training": {"steps": 7}, "licence": "MIT", "base": None,
-        "encoder": "in the file", "format_version": 2,
+        "encoder": "in the file", "format_version": 3,
     }  # fmt: skip
     assert expected.items() <= facts.items()
     assert facts["values"] == sum(tensor.numel() for tensor in model.state_dict().values())

@@ -54,7 +54,7 @@ GRIDS = [(3, 3), (6, 6), (5, 5), (4, 7), (2, 2), (1, 4)]
 @pytest.mark.parametrize("adapted", [False, True])
 def test_it_is_plain_attention_with_explicit_padding(grid, adapted):
     attn = randomise(Attention(8, 2, side=3), scale=0.5).double()
-    fact = randomise(FacT(8, 1, rank=2), seed=1).double().eval()
+    fact = randomise(FacT(8, (0,), rank=2), seed=1).double().eval()
     increment = (lambda x: fact(x, 0)) if adapted else None
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(2, *grid, 8, dtype=torch.float64, generator=generator).requires_grad_()

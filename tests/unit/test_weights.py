@@ -207,7 +207,7 @@ def test_the_file_says_what_it_is(tmp_path, sam_file):
     save(path, model)
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["masam"])
-    assert header["format_version"] == 2
+    assert header["format_version"] == 3
     assert header["base"] == asdict(model.card.base)
     assert header["classes"] == [
         {"value": 0, "name": "background", "colour": [0, 0, 0]},
@@ -253,8 +253,8 @@ def rewrite(path, change):
     ("change", "message"),
     [
         (
-            lambda h: h.update(format_version=3),
-            "the file has format version 3, this masam reads versions 1 to 2; update masam",
+            lambda h: h.update(format_version=4),
+            "the file has format version 4, this masam reads versions 1 to 3; update masam",
         ),
         (lambda h: h.pop("plan"), "the metadata lack plan; copy the file again, or export it anew"),
         (lambda h: (h.pop("base"), h.pop("licence")), "the metadata lack base, licence"),

@@ -30,6 +30,12 @@ def train(
     sam_checkpoint: Annotated[
         str | None, typer.Option(help="SAM's or MedSAM's weights to stand on: a file or a published name.")
     ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Trained model to start from, run folder or model file; classes it lacks are added."
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over all windows; the paper's recipe has 160.")] = None,
     fold: Annotated[int | None, typer.Option(help="Fold that is held out for validation; 0 without.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N; auto without.")] = None,
@@ -53,6 +59,7 @@ def train(
     chosen = {
         "model.size": size,
         "model.sam_checkpoint": sam_checkpoint,
+        "model.init": init,
         "epochs": epochs,
         "fold": fold,
         "device": device,
@@ -65,8 +72,8 @@ def train(
     chosen_plan = None if plan is None else Plan.from_yaml(plan)
     if config is None and chosen_plan is not None and (best := chosen_plan.suggestion) is not None:
         suggested: dict[str, Any] = {"micro_batch_windows": best.micro_batch_windows}
-        # The size of a SAM file that is given is its own.
-        suggested |= {} if sam_checkpoint else {"model.size": best.size}
+        # The size of a SAM file or of a model that is given is its own.
+        suggested |= {} if sam_checkpoint or init else {"model.size": best.size}
         given = suggested | given
     settings = _with_settings(base, given, setting or [])
     with listening(quiet) as progress:

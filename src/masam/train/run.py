@@ -13,13 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from masam import weights
 from masam.errors import ConfigError, InputError, StoppedError
 from masam.fingerprint import fingerprint
 from masam.io.cases import Case, CaseFolder, Split, load_case, make_splits, read_dataset, read_splits, write_splits
-from masam.model.masam import Masam
 from masam.plan import Plan, make_plan, make_video_plan
 from masam.predict import choose_device
 from masam.preprocess.cache import PreparedCase, prepare_cases
@@ -27,6 +24,7 @@ from masam.progress import Progress, Silent
 from masam.train.cases import are_videos, labelled_loader, preparation_of
 from masam.train.config import TrainConfig
 from masam.train.dataset import WindowSamples
+from masam.train.initial_model import STARTED_FROM, build_model, plan_to_continue, require_start
 from masam.train.interrupt import StopFlag
 from masam.train.lock import locked
 from masam.train.loop import Loop, StepReport
@@ -140,7 +138,8 @@ def _train(
     config = config or TrainConfig()
     device = choose_device(config.device)
     if plan is None:
-        plan = plan_dataset(dataset, progress)
+        init = config.model.init
+        plan = plan_dataset(dataset, progress) if init is None else plan_to_continue(init, dataset)
     elif plan.labels != dataset.labels.to_mapping():
         raise ConfigError(
             f"the plan has the classes {plan.labels}, dataset.json has {dataset.labels.to_mapping()}",
@@ -154,6 +153,7 @@ def _train(
             where=dataset.root,
             fix="give the plan of this data set",
         )
+    require_start(config, plan, device)
     training, validation, splits = _split(dataset, config)
     progress.start("preparing cases", len(training))
     cases = prepare_cases(
@@ -164,13 +164,22 @@ def _train(
         folder.root.parent / "prepared",
         lambda case: progress.advance(case.id),
     )
-    samples = WindowSamples(cases, plan.window, config.seed, plan.window_minmax, config.augmentation, plan.colours)
-    if config.model.sam_checkpoint is None and config.model.trained == "adaptation":
+    samples = WindowSamples(
+        cases,
+        plan.window,
+        config.seed,
+        plan.window_minmax,
+        config.augmentation,
+        plan.colours,
+        config.window_depths,
+        config.batch_windows,
+    )
+    if config.model.sam_checkpoint is None and config.model.init is None and config.model.trained != "everything":
         progress.say(
             "warning: the encoder is frozen at random numbers; give SAM's weights (--sam-checkpoint), "
             "or train it too (--set model.trained=everything)"
         )
-    model = _build(config, plan).to(device)
+    model = build_model(config, plan, device).to(device)
     loop = Loop(model, samples, config, device)
     # Everything has been checked by now: what is refused leaves no folder behind.
     if not resume:
@@ -209,28 +218,6 @@ def _split(dataset: CaseFolder, config: TrainConfig) -> tuple[list[Case], list[C
     return [by_id[case] for case in split["train"]], [by_id[case] for case in split["val"]], splits
 
 
-def _build(config: TrainConfig, plan: Plan) -> Masam:
-    settings = config.model
-    torch.manual_seed(config.seed)
-    model = weights.build_masam(
-        settings.size,
-        plan.scheme.num_classes,
-        plan.image_size,
-        plan.window,
-        settings.fact_rank,
-        settings.fact_scale,
-        settings.adapter_channels,
-        settings.sam_checkpoint,
-        fact_dropout=settings.fact_dropout,
-        image_channels=len(plan.channels),
-    )
-    if settings.adapter_zero_start:
-        model.zero_adapters()
-    if settings.trained == "everything":
-        model.train_everything()
-    return model
-
-
 def _dataset_key(cases: Sequence[PreparedCase]) -> str:
     """Name the training windows: cached cases are named by their content and settings."""
     return hashlib.sha256(json.dumps([case.folder.name for case in cases]).encode()).hexdigest()
@@ -264,6 +251,12 @@ class _Run:
                 where=self.folder.root,
                 fix="restore them, or start a new run",
             )
+        if state.init != self._init():
+            raise InputError(
+                "the model that the run started from is another one than when it began",
+                where=self.config.model.init,
+                fix="put the old one in its place, or start a new run",
+            )
         if state.base not in (None, self._base()):
             raise InputError(
                 "the SAM file is another one than when the run began",
@@ -278,6 +271,10 @@ class _Run:
     def _base(self) -> str | None:
         base = self.loop.model.card.base
         return None if base is None else base.tensors_sha256
+
+    def _init(self) -> str | None:
+        started = self.loop.model.card.training.get(STARTED_FROM)
+        return None if started is None else started["content_sha256"]
 
     def go(self) -> None:
         """Train to the end, or to a signal."""
@@ -359,7 +356,7 @@ class _Run:
 
     def _save_model(self, dice: float | None) -> None:
         model = self.loop.model
-        facts = {"steps": self.loop.step, "validation_dice": dice, "dataset": self.plan.name}
+        facts = {**model.card.training, "steps": self.loop.step, "validation_dice": dice, "dataset": self.plan.name}
         model.card = replace(model.card, plan=self.plan, training=facts)
         weights.save(self.folder.model, model)
 
@@ -367,6 +364,6 @@ class _Run:
         """Write all that it takes to go on from here."""
         loop = self.loop
         scaler = loop.scaler.state_dict()
-        state = RunState(loop.step, self.best_dice, scaler, self.dataset, self._pending, self._base())
+        state = RunState(loop.step, self.best_dice, scaler, self.dataset, self._pending, self._base(), self._init())
         self.folder.save_state(loop.model, loop.optimizer, state)
         self._saved_at = time.monotonic()

@@ -36,6 +36,7 @@ class RunState:
         dataset: Fingerprint of the training windows, which a resume must find again.
         pending: Steps that no row of ``metrics.csv`` holds yet.
         base: Hash of the tensors of the SAM file that the model stands on, which a resume must find again, or None.
+        init: Hash of the trained model that the run started from, which a resume must find again, or None.
     """
 
     step: int
@@ -44,6 +45,7 @@ class RunState:
     dataset: str
     pending: Sequence[StepReport] = ()
     base: str | None = None
+    init: str | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ class RunFolder:
             "dataset": state.dataset,
             "pending": state.pending,
             "base": state.base,
+            "init": state.init,
         }
         atomic.write_text(new / "state.json", json.dumps(facts, indent=2) + "\n")
         try:
@@ -176,7 +179,13 @@ class RunFolder:
                 raise ModelError(f"expected state version {STATE_VERSION}, got {facts['version']}", where=folder)
             pending = [StepReport(*report) for report in facts["pending"]]
             state = RunState(
-                facts["step"], facts["best_dice"], facts["scaler"], facts["dataset"], pending, facts.get("base")
+                facts["step"],
+                facts["best_dice"],
+                facts["scaler"],
+                facts["dataset"],
+                pending,
+                facts.get("base"),
+                facts.get("init"),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError("the state file is damaged", where=folder / "state.json") from error
