@@ -3,7 +3,7 @@ import json
 import onnx
 import pytest
 from exported import IN_ONNXRUNTIME, PLAN, assert_same_outputs, model_with_plan, run_fresh
-from tiny import without_type_checks
+from tiny import VARIED, without_type_checks
 
 from masam.errors import ModelError, ResourceError
 from masam.export import onnx_file
@@ -74,6 +74,11 @@ def test_an_export_that_fails_or_is_stopped_leaves_nothing(tmp_path, monkeypatch
 
 
 @pytest.mark.usefixtures("convert_once")
+def test_a_varied_model_is_exported_as_it_is(tmp_path):
+    with without_type_checks():
+        assert write_onnx(model_with_plan(VARIED), tmp_path / "varied.onnx").difference <= TOLERANCE
+
+
 def test_weights_of_another_file_are_not_written_over(model, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_file, "EXTERNAL_ABOVE_BYTES", 0)
     (tmp_path / "model.onnx.data").write_text("mine")

@@ -167,7 +167,7 @@ def test_settings_reach_the_model():
     [
         (
             {},
-            "^frozen_dtype: expected frozen layers and precision bf16, in which they compute, got precision float32; l",
+            "^frozen_dtype: expected frozen layers and precision bf16, in which they compute, got precision float32",
         ),
         ({"precision": "fp16"}, "in which they compute, got precision fp16"),
         ({"precision": "bf16", "model": {**MODEL, "trained": "everything"}}, "compute, got trained everything; leave"),

@@ -71,7 +71,10 @@ def train(
     base = TrainConfig() if config is None else TrainConfig.from_yaml(config)
     chosen_plan = None if plan is None else Plan.from_yaml(plan)
     if config is None and chosen_plan is not None and (best := chosen_plan.suggestion) is not None:
-        suggested: dict[str, Any] = {"micro_batch_windows": best.micro_batch_windows}
+        suggested: dict[str, Any] = {
+            "micro_batch_windows": best.micro_batch_windows,
+            "checkpointing": best.checkpointing,
+        }
         # The size of a SAM file or of a model that is given is its own.
         suggested |= {} if sam_checkpoint or init else {"model.size": best.size}
         given = suggested | given

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -46,18 +47,31 @@ class TrainingMemory:
         return round(_ALLOCATOR * (self.tensor_bytes + self.optimizer_bytes)) + _PROCESS_BYTES
 
 
-def predict_memory(spec: MasamSpec, micro_batch_windows: int, *, train_everything: bool = False) -> TrainingMemory:
+def predict_memory(
+    spec: MasamSpec,
+    micro_batch_windows: int,
+    *,
+    train_everything: bool = False,
+    checkpointing: bool = False,
+    frozen_dtype: Literal["float32", "bf16"] = "float32",
+) -> TrainingMemory:
     """Predict the memory of training, without taking it.
 
     Args:
-        spec: The model.
+        spec: The model; its ``window`` is the depth of the training windows.
         micro_batch_windows: Windows that go through it at once.
         train_everything: Train the encoder too.
+        checkpointing: Run each encoder block again for its gradients.
+        frozen_dtype: In what the encoder's frozen layers are kept; with ``bf16`` the forward pass is in it, too.
     """
-    with FakeTensorMode():
+    is_halved = frozen_dtype == "bf16"
+    with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16) if is_halved else nullcontext():
         model = Masam(spec).train()
         if train_everything:
             model.train_everything()
+        if is_halved:
+            model.halve_frozen()
+        model.image_encoder.checkpointing = checkpointing
         count = _StorageCount()
         with count:
             count.add(model.parameters())
