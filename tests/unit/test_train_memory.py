@@ -2,6 +2,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 
 import pytest
 from tiny import SAM, SPEC, without_type_checks
@@ -46,14 +47,15 @@ def test_what_is_counted():
 
 
 def test_halved_frozen_layers_take_half_of_their_memory():
-    # An encoder that nothing precedes has no activations to keep: what is left is weights.
-    spec = MasamSpec(SIZES["vit_t"], 1, 32, window=1, fact_rank=0, adapter_places="none")
+    # Frozen from its start, the encoder keeps no activations. The pass in bf16 also copies what trains, which is less.
+    wide = replace(SIZES["vit_t"], embed_dim=768, num_heads=12, mlp_dim=3072)
+    spec = MasamSpec(wide, 1, 32, window=1, fact_rank=0, adapter_places="none")
     whole, halved = (predict_memory(spec, 1, frozen_dtype=one).tensor_bytes for one in ("float32", "bf16"))
     layers = [
         p for name, p in empty_model(spec).named_parameters()
         if name.startswith("image_encoder.") and name.endswith("weight") and "norm" not in name and p.ndim > 1
     ]  # fmt: skip
-    assert whole - halved >= 0.9 * 2 * sum(p.numel() for p in layers)
+    assert 0.7 * 2 <= (whole - halved) / sum(p.numel() for p in layers) <= 2
 
 
 @pytest.mark.parametrize("change", [{"image_size": 128}, {"num_classes": 40}, {"window": 7}, {"adapter_channels": 900}])
@@ -88,8 +90,11 @@ def test_the_largest_model_that_fits_is_suggested(monkeypatch):
     sizes = {"vit_b": replace(SIZES["vit_t"], depth=8), "vit_t": replace(SAM, out_channels=256, decoder_heads=8)}
     monkeypatch.setattr("masam.train.suggest.SIZES", sizes)
 
+    predict = cache(predict_memory)
+    monkeypatch.setattr("masam.train.suggest.predict_memory", predict)
+
     def peak(name, windows, **changes):
-        return predict_memory(MasamSpec(sizes[name], 2, 64, 3), windows, **changes).peak_bytes
+        return predict(MasamSpec(sizes[name], 2, 64, 3), windows, **changes).peak_bytes
 
     one = suggest(PLAN, peak("vit_b", 1))
     assert (one.size, one.micro_batch_windows, one.batch_windows) == ("vit_b", 1, BATCH_WINDOWS)

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from masam.augment.settings import AugmentSettings
 from masam.config import Settings
 
-Blocks = Literal["all"] | tuple[Annotated[int, Field(ge=0)], ...]
+Blocks = Literal["all"] | tuple[int, ...]
 
 
 class ModelSettings(Settings):
@@ -70,12 +70,16 @@ class ModelSettings(Settings):
             raise ValueError("expected an odd number")
         return kernel
 
-    @field_validator("fact_blocks", "adapter_blocks")
+    @field_validator("fact_blocks", "adapter_blocks", mode="before")
     @classmethod
-    def _each_once(cls, blocks: Blocks) -> Blocks:
-        if blocks != "all" and len(set(blocks)) != len(blocks):
-            raise ValueError("expected each block once")
-        return blocks
+    def _all_or_numbers(cls, blocks: object) -> object:
+        # Before the union, which would say what each of its members expects.
+        if blocks == "all":
+            return blocks
+        numbers = tuple(blocks) if isinstance(blocks, list | tuple) else (-1,)
+        if not all(type(block) is int and block >= 0 for block in numbers) or len(set(numbers)) != len(numbers):
+            raise ValueError("expected all, or a list of different block numbers from 0")
+        return numbers
 
 
 class TrainConfig(Settings):
