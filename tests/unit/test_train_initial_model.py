@@ -215,6 +215,15 @@ def test_a_run_that_adds_a_class_from_start_to_prediction(tmp_path, trained, sam
     assert load(again.root, sam).spec.class_groups == model.spec.class_groups
 
 
+def test_a_data_set_of_other_channels_cannot_go_on(trained, dataset):
+    folder = replace(read_dataset(dataset), channel_names=("T1", "T2"))
+    message = r"the model to start from is for 1 image channels \(image\), the data set has 2 \(T1, T2\)$"
+    with pytest.raises(ConfigError, match=message):
+        plan_to_continue(str(trained), folder)
+    one = plan_to_continue(str(trained), read_dataset(dataset))
+    assert (one.channels, one.name, one.suggestion) == (PLAN.channels, "tiny", None)
+
+
 def test_another_model_to_start_from_is_refused_on_resume(tmp_path, trained, sam, dataset):
     out = tmp_path / "run"
     with pytest.raises(StoppedError):

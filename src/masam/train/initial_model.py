@@ -105,11 +105,20 @@ def plan_to_continue(init: str, dataset: CaseFolder) -> Plan:
         dataset: The data set.
 
     Raises:
+        ConfigError: The data set has another number of channels.
         InputError: The file cannot be opened.
         ModelError: It is damaged, or carries no plan.
     """
+    file = weights.model_file(init)
+    plan = _plan_of(file, weights.inspect(file)[2].plan)
+    if len(dataset.channel_names) != len(plan.channels):
+        raise ConfigError(
+            f"the model to start from is for {len(plan.channels)} image channels ({', '.join(plan.channels)}), "
+            f"the data set has {len(dataset.channel_names)} ({', '.join(dataset.channel_names)})",
+            where=file,
+        )
     changes = {"name": dataset.name, "labels": dataset.labels.to_mapping(), "suggestion": None}
-    return _plan_of(Path(init), weights.inspect(weights.model_file(init))[2].plan).model_copy(update=changes)
+    return plan.model_copy(update=changes)
 
 
 def match_classes(earlier: LabelScheme, scheme: LabelScheme, where: object = None) -> tuple[int | None, ...]:
