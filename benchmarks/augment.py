@@ -2,9 +2,10 @@
 
 The reference's way is written out below as docs/reference/paper.md, 1.7, describes it: one operation after another, a
 rotation by SciPy, the others slice by slice through 8-bit Pillow images, on arrays [H, W, S] of float32; its labels go
-through the loader in 64 bits. Both read the same cache of random numbers, stretch each window to 0..1 and have the same
-number of worker processes; rounds alternate. What the reference does besides (a label at low resolution that it never
-uses) is left out.
+through torch's DataLoader, with its worker processes, in 64 bits. masam has as many threads instead. Both read the same
+cache of random numbers and stretch each window to 0..1; rounds alternate. Nobody reads what comes, which spares the
+reference the mapping of what its processes send. What it does besides (a label at low resolution that it never uses) is
+left out.
 
     python benchmarks/augment.py [--windows 60] [--rounds 5] [--workers 2]
 """
@@ -15,6 +16,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +40,7 @@ def make_case(folder: Path, depth: int) -> PreparedCase:
     folder.mkdir()
     coarse = generator.random((depth, 17, 17), np.float32)
     images = ndimage.zoom(coarse, (1, SIDE / 17, SIDE / 17), order=1)
-    np.save(folder / "images.npy", np.rint(images * 65535).astype(np.uint16))
+    np.save(folder / "images.npy", np.rint(images * 65535).astype(np.uint16)[:, None])
     np.save(folder / "labels.npy", (images * 12.99).astype(np.int8))
     return PreparedCase(folder.name, folder, depth, SIDE)
 
@@ -113,7 +115,7 @@ class ReferenceSamples(WindowSamples):
         epoch, position = divmod(index, self.per_epoch)
         case, window = self._windows[epoch_order(self.seed, epoch, self.per_epoch)[position]]
         images, labels = case.read_window(window.slices)
-        images = np.ascontiguousarray(minmax_per_window(images).transpose(1, 2, 0))
+        images = np.ascontiguousarray(minmax_per_window(images)[:, 0].transpose(1, 2, 0))
         floats = np.ascontiguousarray(labels.transpose(1, 2, 0)).astype(np.float32)
         images, floats = reference_way(images, floats, sample_generator(self.seed, index))
         images, floats = (torch.from_numpy(x).permute(2, 0, 1).contiguous() for x in (images, floats))
@@ -128,13 +130,19 @@ def processor_ms(samples: WindowSamples, windows: int) -> float:
     return 1e3 * (time.process_time() - started) / windows
 
 
-def seconds_of(samples: WindowSamples, windows: int, workers: int) -> float:
+def by_processes(samples: WindowSamples, count: int, workers: int) -> Iterable:
+    """Load as the reference does."""
+    return DataLoader(samples, batch_size=1, sampler=range(count), num_workers=workers)
+
+
+def by_threads(samples: WindowSamples, count: int, workers: int) -> Iterable:
+    """Load as masam does."""
+    return load_batches(samples, 0, count, 1, workers)
+
+
+def seconds_of(samples: WindowSamples, load: Callable[..., Iterable], windows: int, workers: int) -> float:
     """Load windows, one a batch; the workers' start is not counted."""
-    count = windows + 2 * workers
-    if isinstance(samples, ReferenceSamples):
-        batches = iter(DataLoader(samples, batch_size=1, sampler=range(count), num_workers=workers))
-    else:
-        batches = iter(load_batches(samples, 0, count, 1, workers))
+    batches = iter(load(samples, windows + 2 * workers, workers))
     for _ in range(2 * workers):
         next(batches)
     started = time.perf_counter()
@@ -162,18 +170,26 @@ def main() -> None:
             print(
                 f"reading a window of {WINDOW} x {SIDE}^2 from {depth} slices: {1e3 * statistics.median(times):.1f} ms"
             )
-        ways = {
-            "reference's way": ReferenceSamples([cases[200]], WINDOW, 1, True, AugmentSettings(preset="none")),
-            "masam, paper": WindowSamples([cases[200]], WINDOW, 1, True, AugmentSettings(preset="paper")),
-            "masam, default": WindowSamples([cases[200]], WINDOW, 1, True, AugmentSettings()),
-            "masam, none": WindowSamples([cases[200]], WINDOW, 1, True, AugmentSettings(preset="none")),
+        reference = ReferenceSamples([cases[200]], WINDOW, 1, True, AugmentSettings(preset="none"))
+        ours = {
+            preset: WindowSamples([cases[200]], WINDOW, 1, True, AugmentSettings(preset=preset))
+            for preset in ("paper", "default", "none")
         }
-        made: dict[str, list[float]] = {way: [] for way in ways}
+        ways = {
+            "reference's way": (reference, by_processes),
+            **{f"masam, {preset}": (samples, by_threads) for preset, samples in ours.items()},
+            # The same samples through the reference's loader show what threads spare.
+            "paper, sent": (ours["paper"], by_processes),
+            "none, sent": (ours["none"], by_processes),
+        }
+        made: dict[str, list[float]] = {way: [] for way in ways if not way.endswith("sent")}
         loaded: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(arguments.rounds):
-            for way, samples in ways.items():
-                made[way].append(processor_ms(samples, arguments.windows))
-                loaded[way].append(1e3 * seconds_of(samples, arguments.windows, arguments.workers) / arguments.windows)
+            for way, (samples, load) in ways.items():
+                if way in made:
+                    made[way].append(processor_ms(samples, arguments.windows))
+                seconds = seconds_of(samples, load, arguments.windows, arguments.workers)
+                loaded[way].append(1e3 * seconds / arguments.windows)
         print(f"medians of {arguments.rounds} alternating rounds of {arguments.windows} windows, in ms a window")
         report("made, processor time, one process", made)
         report(f"loaded, wall clock, {arguments.workers} workers", loaded)

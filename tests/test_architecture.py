@@ -41,6 +41,8 @@ ALLOWED = {
     "video_cohort": STAGES | {"predict", "predict_video", "cohort"},  # prediction of many videos
     "export": STAGES
     | {"model", "weights", "reference", "predict", "cohort"},  # a bundle predicts as masam predict does
+    "ablation": STAGES
+    | {"model", "weights", "card", "predict", "cohort", "train", "evaluation", "metrics", "manifest"},  # many runs
     "demo": STAGES | {"model", "weights", "predict", "cohort", "train", "evaluation", "metrics", "manifest", "report"},
 }
 # The vocabulary has an order of its own; nothing in it imports what stands further right.

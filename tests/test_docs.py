@@ -18,6 +18,7 @@ from tiny import without_type_checks
 
 import masam
 from masam import errors
+from masam.ablation.config import AblationConfig
 from masam.augment import AugmentSettings
 from masam.cli import app
 from masam.export.monai_bundle import write_bundle
@@ -184,6 +185,7 @@ def shown(option):
         (3, "model", ModelSettings),
         (3, "augmentation", AugmentSettings),
         (2, "plan.yaml", Plan),
+        (2, "ablation.yaml", AblationConfig),
         (3, "suggestion", Suggestion),
         (3, "intensity of kind window", Window),
         (3, "intensity of kind percentiles", Percentiles),
@@ -213,7 +215,7 @@ def test_augmentation_page_has_the_papers_values():
 
 def test_configuration_examples_are_valid(tmp_path):
     examples = blocks(DOCS / "reference/configuration.md", "yaml")
-    kinds = {"# config.yaml": TrainConfig, "# plan.yaml": Plan}
+    kinds = {"# config.yaml": TrainConfig, "# plan.yaml": Plan, "# ablation.yaml": AblationConfig}
     assert {example.split(":")[0] for example in examples} == set(kinds)
     for example in examples:
         file = tmp_path / "example.yaml"

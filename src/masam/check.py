@@ -140,7 +140,7 @@ def _look(case: Case, inventory: Inventory) -> CaseFacts:
         voxels = image.channel(channel)
         if voxels.min() == voxels.max():
             findings.append(
-                Finding("warning", case.id, f"{case.images[channel].name} is {voxels.flat[0]:g} everywhere")
+                Finding("warning", case.id, f"{case.channel_name(channel)} is {voxels.flat[0]:g} everywhere")
             )
     values: dict[int, int] = {}
     if label is not None:

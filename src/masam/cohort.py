@@ -13,10 +13,11 @@ from typing import Any, Literal
 from masam import atomic
 from masam.errors import BatchError, ConfigError, InputError, MasamError, ResourceError
 from masam.io import gate
+from masam.io.case import DICOM_ENDING
 from masam.io.cases import Case, load_case
 from masam.io.dicom_seg import write_seg
 from masam.io.dicom_series import read_stack
-from masam.io.images import SEG_ENDING, image_sha256, is_dicom_image
+from masam.io.images import image_sha256, is_dicom_image
 from masam.io.nifti import write_volume
 from masam.io.tensors import content_sha256
 from masam.predict import Predictor
@@ -24,7 +25,7 @@ from masam.progress import Progress
 from masam.volume import Volume
 
 Format = Literal["nifti", "dicom-seg"]
-ENDINGS: dict[Format, str] = {"nifti": ".nii.gz", "dicom-seg": SEG_ENDING}
+ENDINGS: dict[Format, str] = {"nifti": ".nii.gz", "dicom-seg": DICOM_ENDING}
 """Ending of the label files, by format."""
 
 RECORD = "predictions.json"
@@ -107,7 +108,7 @@ def predict_cohort(
     _require_sources(cases, ending)
 
     def identify(case: Case) -> str:
-        predictor.require_channels(len(case.images), where=case.id)
+        predictor.fitting(case)
         return _scan_sha256(case)
 
     def is_whole(case: Case, entry: Mapping[str, Any]) -> bool:
@@ -115,7 +116,7 @@ def predict_cohort(
         return target.is_file() and gate.sha256(target) == entry.get("labels_sha256")
 
     def write(case: Case, title: str) -> dict[str, Any]:
-        image, _ = load_case(case, say=progress.say)
+        image, _ = load_case(predictor.fitting(case), say=progress.say)
         progress.say(f"{title}, {' x '.join(map(str, image.shape))} voxels")
         return _write(predictor, case, image, out / f"{case.id}{ending}", progress)
 
@@ -189,7 +190,7 @@ def predict_file(predictor: Predictor, case: Case, out: Path, progress: Progress
     """
     if is_one_of(out, case.images) or (case.images[0].is_dir() and _is_inside(out, case.images[0])):
         raise ConfigError("the labels would take the place of the scan", where=out, fix="name another file")
-    predictor.require_channels(len(case.images), where=case.id)
+    case = predictor.fitting(case)
     _require_sources([case], out.suffix.lower())
     image, _ = load_case(case, say=progress.say)
     sources = {"scan_sha256": _scan_sha256(case), "settings_sha256": _settings_sha256(predictor)}
@@ -200,7 +201,7 @@ def _write(predictor: Predictor, case: Case, image: Volume, target: Path, progre
     """Segment a scan and write its labels; returns what the record keeps of it."""
     found = predictor.segment(image, progress)
     cleanings = [asdict(cleaning) for cleaning in found.cleanings]
-    if target.name.lower().endswith(SEG_ENDING):
+    if target.name.lower().endswith(DICOM_ENDING):
         stack = read_stack(case.images[0], case.series)
         empty = write_seg(target, found.labels, stack, predictor.plan.scheme)
         return {"labels_sha256": gate.sha256(target), "cleanings": cleanings, "empty_classes": list(empty)}
@@ -211,7 +212,7 @@ def _write(predictor: Predictor, case: Case, image: Volume, target: Path, progre
 def _require_sources(cases: Sequence[Case], ending: str) -> None:
     """Refuse, before the work, a DICOM SEG of a scan that it could not refer to."""
     for case in cases:
-        if ending == SEG_ENDING and not is_dicom_image(case.images[0]):
+        if ending == DICOM_ENDING and not is_dicom_image(case.images[0]):
             raise ConfigError(
                 f"a DICOM SEG refers to DICOM images, {case.images[0].name} is none",
                 where="--format dicom-seg",

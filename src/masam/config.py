@@ -74,6 +74,27 @@ class Settings(BaseModel):
         """
         return cls.from_mapping(_load_yaml(_read_text(path), path), where=path)
 
+    def changed(self: SettingsT, changes: Mapping[str, Any], where: object) -> SettingsT:
+        """Return these settings with some keys replaced.
+
+        Args:
+            changes: Value by key; ``a.b`` is key b of the settings under a. A mapping takes the place of a whole group.
+            where: File or option that the changes came from; it opens the error.
+
+        Raises:
+            ConfigError: A key is unknown, or a value is not what its key expects.
+        """
+        values = self.model_dump(mode="json")
+        for key, value in changes.items():
+            *groups, last = key.split(".")
+            target = values
+            for group in groups:
+                target = target.setdefault(group, {})
+                if not isinstance(target, dict):
+                    raise ConfigError(f"{key}: {group} is a single value, not a group", where=where)
+            target[last] = value
+        return self.from_mapping(values, where)
+
     def dump_yaml(self) -> str:
         """Return the settings as YAML, each top key below a comment with its description."""
         values = self.model_dump(mode="json")

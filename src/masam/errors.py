@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+_MOST_CHARACTERS = 80
+
 
 class MasamError(Exception):
     """A fault that masam understands and can explain in one line.
@@ -116,3 +118,9 @@ def some_of(names: Iterable[str], most: int = 5) -> str:
     listed = list(names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
+
+
+def brief(value: object) -> str:
+    """Show a value that a file holds in a message, cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 3] + "..."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ from masam.aggregate import WindowAggregator
 from masam.card import require_fitting
 from masam.errors import ConfigError, InputError, ModelError, ResourceError
 from masam.io.cases import Case, load_case
+from masam.io.images import count_channels
 from masam.model.masam import Masam
 from masam.plan import Plan
 from masam.postprocess import Cleaning, fill_holes, keep_largest_component, most_probable
@@ -147,7 +148,8 @@ class Predictor:
         """Segment one volume; ``segment`` without its record.
 
         Args:
-            volume_or_path: Scanner intensities: a volume, a NIfTI file, a folder of DICOM files, or one file a channel.
+            volume_or_path: Scanner intensities: a volume, a NIfTI file (of several channels with four axes), a
+                folder of DICOM files, or one file a channel.
             progress: Told of each window.
 
         Returns:
@@ -161,7 +163,8 @@ class Predictor:
         Memory beside the volume and its labels does not depend on the number of slices.
 
         Args:
-            volume_or_path: Scanner intensities: a volume, a NIfTI file, a folder of DICOM files, or one file a channel.
+            volume_or_path: Scanner intensities: a volume, a NIfTI file (of several channels with four axes), a
+                folder of DICOM files, or one file a channel.
             progress: Told of each window.
 
         Returns:
@@ -187,9 +190,26 @@ class Predictor:
         return Segmentation(labels, tuple(cleanings))
 
     def _read(self, paths: str | Path | Sequence[str | Path]) -> Volume:
-        files = [paths] if isinstance(paths, str | Path) else list(paths)
-        self.require_channels(len(files), where=files[0])
-        return load_case(Case(Path(files[0]).name, tuple(map(Path, files))))[0]
+        files = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+        return load_case(self.fitting(Case(files[0].name, tuple(files)), where=files[0]))[0]
+
+    def fitting(self, case: Case, where: object = None) -> Case:
+        """Return a case as the model reads it: one file, where the model wants several channels, holds them all.
+
+        Args:
+            case: What to segment.
+            where: Scan to name in the error, the case's id by default.
+
+        Raises:
+            InputError: It has another number of channels than the model, or its file is refused.
+            ResourceError: The system did not let us read.
+        """
+        count = len(case.images)
+        if count == 1 < len(self.plan.channels):
+            count = count_channels(case.images[0])
+            case = replace(case, file_channels=count)
+        self.require_channels(count, where=where or case.id)
+        return case
 
     def require_channels(self, count: int, where: object = None) -> None:
         """Refuse a scan of another number of channels than the model's.
@@ -206,7 +226,7 @@ class Predictor:
             raise InputError(
                 f"expected {len(wanted)} channel{'s' * (len(wanted) > 1)} ({', '.join(wanted)}), got {count}",
                 where=where,
-                fix="give one file a channel, CASE_0000.nii.gz, CASE_0001.nii.gz and so on",
+                fix="give one file a channel, CASE_0000.nii.gz, CASE_0001.nii.gz and so on, or one 4-D file",
             )
 
     def require_modality(self, *, is_video: bool, what: object) -> None:

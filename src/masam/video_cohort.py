@@ -17,7 +17,7 @@ from masam.errors import ConfigError, InputError
 from masam.io.cases import Case
 from masam.io.frames import Frame, FrameSource
 from masam.io.label_frames import write_labels
-from masam.io.overlay import OverlayWriter, overlay_folder, overlay_video
+from masam.io.overlay import OVERLAY_ENDING, OverlayWriter, overlay_folder, overlay_video
 from masam.io.video import open_frames, video_sha256
 from masam.labels import LabelScheme
 from masam.predict import Predictor
@@ -103,7 +103,7 @@ def _write(
 
 
 def _overlay_path(target: Path, video: Path) -> Path:
-    return target.with_name(f"{target.name}.overlay{'' if video.is_dir() else '.mp4'}")
+    return target.with_name(f"{target.name}{OVERLAY_ENDING}{'' if video.is_dir() else '.mp4'}")
 
 
 def _overlay(path: Path, source: FrameSource, scheme: LabelScheme) -> AbstractContextManager[OverlayWriter]:

@@ -91,7 +91,7 @@ def test_a_class_that_no_case_has(masam, broken):
     ("changes", "words"),
     [
         ({"labels": {"background": 0, "a": 0}}, "labels: value 0 is given to"),
-        ({"file_ending": ".png"}, "file_ending: expected .nii.gz or .nii, got '.png'"),
+        ({"file_ending": ".png"}, "file_ending: expected .nii.gz, .nii or .dcm, got '.png'"),
         ({"channel_names": ["CT"]}, "expected channel names as"),
         ({"dataset": {}}, "lists of files under 'dataset' are not supported"),
     ],

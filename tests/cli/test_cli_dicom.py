@@ -15,7 +15,8 @@ import torch
 from dicom_maker import CANARIES, make, save
 from masam_cli import TINY, arrays
 
-from masam.io.dicom_seg import read_seg, write_seg
+from masam.io.dicom_seg import write_seg
+from masam.io.dicom_segments import read_seg
 from masam.io.dicom_series import read_stack
 from masam.io.images import read_image
 from masam.io.nifti import write_volume
@@ -197,6 +198,54 @@ def test_a_data_set_of_series_and_segs_is_planned_and_trained_on(masam, tmp_path
     for file in tmp_path.rglob("*"):
         if file.is_file() and root not in file.parents:
             assert not any(word.encode() in file.read_bytes() for word in CANARIES), file
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set in nnU-Net's layout: three series to train on, with SEG or NIfTI as labels, and two held out."""
+    root = tmp_path_factory.mktemp("raw") / "Dataset007"
+    for split, count in (("Tr", 3), ("Ts", 2)):
+        for number in range(count):
+            seed = number + 10 * (split == "Ts")
+            folder = scan(root / f"images{split}/case{seed}{'_0000' if number else ''}", seed)
+            stack = read_stack(folder)
+            truth = Volume(arrays(seed=seed)[1], stack.geometry)
+            if number % 2:
+                write_volume(root / f"labels{split}/case{seed}.nii.gz", truth)
+            else:
+                write_seg(root / f"labels{split}/case{seed}.dcm", truth, stack, SCHEME)
+    content = {"channel_names": {"0": "CT"}, "labels": SCHEME.to_mapping(), "numTraining": 3, "file_ending": ".dcm"}
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
+def test_nnunets_layout_of_series_from_check_to_masks(masam, raw, tmp_path):
+    checked = masam("check", raw, "--json")
+    assert (checked.code, checked.json["cases"], checked.json["findings"]) == (0, 5, []), checked.err
+    assert masam("plan", raw, "--out", tmp_path / "plan.yaml").code == 0
+    run = tmp_path / "run"
+    words = ("--out", run, "--plan", tmp_path / "plan.yaml", "--epochs", "1", *TINY)
+    trained = masam("train", raw, *words)
+    assert trained.code == 0, trained.err
+    predicted = masam("predict", raw / "imagesTs", "--model", run, "--out", tmp_path / "masks", "--json")
+    assert sorted(predicted.json["done"]) == ["case10", "case11"], predicted.err
+    series = read_stack(raw / "imagesTs/case11_0000")
+    mask = nib.load(tmp_path / "masks/case11.nii.gz")
+    assert mask.shape == series.shape
+    np.testing.assert_allclose(mask.affine, series.geometry.affine, atol=1e-4)
+
+
+def test_what_check_says_of_a_layout_of_series(masam, raw, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(raw, root)
+    (root / "labelsTr/case2.dcm").unlink()
+    (root / "imagesTr/case0/003.dcm").unlink()
+    shutil.copy(root / "labelsTr/case1.nii.gz", root / "labelsTr/case9.nii.gz")
+    result = masam("check", root)
+    assert result.code == 3
+    assert f"{root / 'labelsTr'}: no label for image case2; add it, or remove the image" in result.out
+    assert f"no image for this label, expected {root / 'imagesTr/case9'}_0000\n" in result.out
+    assert "imagesTr/case0: 1 slice is missing, of 6" in result.out
 
 
 def test_a_report_on_series(masam, folders, tmp_path):

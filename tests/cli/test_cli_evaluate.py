@@ -132,6 +132,16 @@ def test_the_report_obeys_no_name(masam, dataset, tmp_path):
     assert "[red]" in table.out, "a name is no markup"
 
 
+def test_a_report_of_one_scan_takes_three_files(masam, dataset, tmp_path):
+    image, labels = arrays()
+    scan, mask, truth = (tmp_path / f"{name}.nii.gz" for name in ("scan_0000", "mask", "truth"))
+    for path, array in ((scan, image), (mask, labels), (truth, labels)):
+        save(path, array)
+    words = ("--images", scan, "--predictions", mask, "--references", truth, "--labels", dataset, "--quiet")
+    result = masam("report", *words, "--out", tmp_path / "report.html")
+    assert (result.code, result.out) == (0, f"mean Dice 1.0000 over 1 case: {tmp_path / 'report.html'}\n"), result.err
+
+
 def test_the_report_needs_the_scans_and_the_run(masam, dataset, folders, tmp_path):
     words = ("report", "--images", dataset / "imagesTr", "--predictions", folders[0], "--references", folders[1])
     words += ("--labels", dataset, "--out", tmp_path / "report.html")

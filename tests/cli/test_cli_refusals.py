@@ -79,7 +79,7 @@ def test_a_device_that_is_not_there(masam, dataset, trained, tmp_path, monkeypat
         (["--set", "epochs=many"], "options: epochs: expected a valid integer, got 'many'"),
         (["--set", "epochs=[1"], "--set: expected a plain value for epochs, got '[1'"),
         (["--set", "epochs"], "--set: expected KEY=VALUE, got 'epochs'"),
-        (["--set", "epochs.x=1"], "--set: epochs.x: epochs is a single value, not a group"),
+        (["--set", "epochs.x=1"], "options: epochs.x: epochs is a single value, not a group"),
         (["--set", "learning_rate=nan"], "options: learning_rate: expected"),
         (["--epochs", 0], "options: epochs: expected greater than or equal to 1, got 0"),
         (

@@ -1,14 +1,18 @@
 """What must hold for any pair of masks."""
 
 import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from clips import write_label_frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from masam.evaluation import METRICS, count_overlap, evaluate, surface_scores
+from masam.labels import LabelScheme
 from masam.volume import Volume
 
 SHAPES = hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=6)
@@ -99,3 +103,33 @@ def test_relabelling_commutes_with_evaluation(arrays, new_values):
         assert [getattr(found, m) for m in METRICS] == pytest.approx(
             [getattr(expected, m) for m in METRICS], nan_ok=True
         )
+
+
+@st.composite
+def videos(draw):
+    """Label frames [T, H, W] of a reference, which also holds the ignore label 7, and of a prediction."""
+    shape = draw(st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5)))
+    values = ((0, 1, 3, 7), (0, 1, 3))
+    return [draw(hnp.arrays(np.uint8, shape, elements=st.sampled_from(one))) for one in values]
+
+
+@settings(max_examples=40, deadline=None)
+@given(pair=videos(), reference_empty=st.sampled_from(["nan", "one"]))
+def test_a_video_is_scored_as_the_volume_of_its_frames(pair, reference_empty):
+    truth, guess = pair
+    scheme = LabelScheme.from_mapping({"background": 0, "a": 1, "b": 3, "ignore": 7})
+    with TemporaryDirectory() as folder:
+        paths = [write_label_frames(Path(folder) / name, one) for name, one in (("t", truth), ("g", guess))]
+        video = evaluate({"c": paths[1]}, {"c": paths[0]}, scheme, reference_empty=reference_empty)
+    volume = evaluate({"c": Volume(guess)}, {"c": Volume(truth)}, scheme, reference_empty=reference_empty)
+    for metric in ("dice", "iou"):
+        np.testing.assert_array_equal(video.values(metric), volume.values(metric))
+    # The mIoU per frame from the masks themselves.
+    means = []
+    for t, g in zip(truth, guess, strict=True):
+        g = np.where(t == 7, 0, g)
+        ious = [((t == v) & (g == v)).sum() / ((t == v) | (g == v)).sum() for v in (1, 3) if (t == v).any()]
+        means += [np.mean(ious)] if ious else []
+    (one,) = video.videos
+    assert (one.frames, one.empty_frames) == (len(truth), len(truth) - len(means))
+    np.testing.assert_allclose(one.miou_per_frame, np.mean(means) if means else np.nan)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from masam.errors import InputError
-from masam.io.nifti import read_geometry, read_labels, read_volume, write_volume
+from masam.io.nifti import read_channel, read_geometry, read_labels, read_volume, write_volume
 from masam.volume import Geometry, Volume
 
 
@@ -188,3 +188,32 @@ def test_damaged_gzip_never_changes_a_voxel(tmp_path):
         except InputError:
             continue
         raise AssertionError(f"a file cut to {length} of {len(whole)} bytes was read")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 5)] * 3),
+    channels=st.integers(2, 5),
+    dtype=st.sampled_from(["u1", "<i2", ">i2", "<u2", "<i4", "<f4", ">f8"]),
+    slope=st.sampled_from([1.0, 0.0, -2.5]),
+    ending=st.sampled_from([".nii", ".nii.gz"]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_channels_in_one_file_are_those_of_files_of_their_own(shape, channels, dtype, slope, ending, seed):
+    array = np.random.default_rng(seed).integers(0, 200, (*shape, channels)).astype(dtype)
+    header = nib.Nifti1Header(endianness=np.dtype(dtype).byteorder if dtype != "u1" else "<")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"a{ending}"
+        image = nib.Nifti1Image(array, np.diag([1.0, 2.0, 3.0, 1.0]), header, dtype=array.dtype)
+        content = bytearray(image.to_bytes())
+        struct.pack_into(">2f" if dtype[0] == ">" else "<2f", content, 112, slope, 3.0)
+        path.write_bytes(gzip.compress(bytes(content)) if ending == ".nii.gz" else bytes(content))
+        whole = read_volume(path, channels=channels)
+        expected = array.astype(np.float64) * slope + 3 if slope else array
+        np.testing.assert_array_equal(whole.array, np.asarray(expected, np.float32))
+        for channel in range(channels):
+            one = read_channel(path, channel, channels)
+            np.testing.assert_array_equal(one.array, whole.array[..., channel])
+            np.testing.assert_array_equal(one.geometry.affine, whole.geometry.affine)
+        with pytest.raises(InputError, match=f"expected {channels + 1} channels along the fourth axis, got {channels}"):
+            read_volume(path, channels=channels + 1)

@@ -2,13 +2,13 @@ import json
 
 import numpy as np
 import pytest
-from downloads import hashes, write_msd
+from downloads import AFFINE, SHAPE, hashes, write_msd, write_nifti
 
 from masam.datasets.conversion import convert
 from masam.datasets.msd import FOLD_0_TEST, FOLD_0_VALIDATION, survey_msd
 from masam.errors import ConfigError, InputError
-from masam.io.cases import read_dataset, read_splits
-from masam.io.nifti import read_labels
+from masam.io.cases import load_case, read_dataset, read_splits
+from masam.io.nifti import read_geometry, read_labels
 
 OTHERS = sorted(set(range(1, 422)) - set(FOLD_0_TEST) - set(FOLD_0_VALIDATION))[:196]
 PANCREAS = ["background", "pancreas", "cancer"]
@@ -84,6 +84,31 @@ def test_any_other_task_as_it_is(spleen, tmp_path):
         assert (result.root / f"{kind}Tr" / name).read_bytes() == (spleen / f"{kind}Tr/spleen_002.nii.gz").read_bytes()
 
 
+def test_sequences_in_one_file_become_one_file_each(tmp_path):
+    root = write_msd(tmp_path / "Task05_Prostate", "prostate", [0, 2], [1], ["background", "PZ", "TZ"])
+    content = json.loads((root / "dataset.json").read_text()) | {"modality": {"0": "T2", "1": "ADC"}}
+    (root / "dataset.json").write_text(json.dumps(content))
+    stored = {}
+    for path in root.glob("images*/prostate*"):
+        stored[path.name] = np.random.default_rng(len(stored)).integers(0, 3000, (*SHAPE, 2)).astype(np.int16)
+        write_nifti(path, stored[path.name])
+    (result,) = convert(survey_msd(root, tmp_path / "set"), link=True)
+    assert (result.training, result.test, result.made) == (2, 1, 8)
+    found = read_dataset(result.root)
+    assert found.channel_names == ("T2", "ADC")
+    for case in (*found.training, *found.test):
+        assert [path.name for path in case.images] == [f"{case.id}_0000.nii.gz", f"{case.id}_0001.nii.gz"]
+        image, _ = load_case(case)
+        np.testing.assert_array_equal(image.array, stored[f"{case.id}.nii.gz"])
+        np.testing.assert_allclose(image.geometry.affine, AFFINE, atol=1e-6)
+        assert read_geometry(case.images[1]).dtype == np.dtype("<i2")
+    (again,) = convert(survey_msd(root, tmp_path / "set"), link=True)
+    assert (again.made, again.kept) == (0, 8)
+    write_nifti(root / "imagesTr/prostate_002.nii.gz", np.zeros((*SHAPE, 3), np.int16))
+    with pytest.raises(InputError, match=r"2 of 8 files are refused: .*prostate_002.nii.gz: expected 2 channels along"):
+        convert(survey_msd(root, tmp_path / "set"))
+
+
 def test_files_that_its_list_names_are_missed(tmp_path):
     root = write_msd(tmp_path / "Task09_Spleen", "spleen", [2, 3], [1], ["background", "spleen"])
     for name in ("imagesTr/spleen_002.nii.gz", "imagesTs/spleen_001.nii.gz"):
@@ -101,7 +126,7 @@ def test_classes_of_the_pancreas_are_no_choice_of_others(spleen, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"modality": {"0": "T2", "1": "ADC"}}, "expected scans of one channel, this task has"),
+        ({"modality": {"0": "T2", "2": "ADC"}}, "dataset.json: expected channel names as"),
         ({"modality": None}, "expected MSD's dataset.json, with modality, labels and training; give the folder of one"),
         ({"training": [3]}, "expected image and label, got 3"),
         ({"training": {}}, "expected a list, got {}"),

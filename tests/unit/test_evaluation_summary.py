@@ -10,6 +10,7 @@ import pytest
 from masam.errors import ConfigError, InputError
 from masam.evaluation import CaseScore, Evaluation, evaluate
 from masam.evaluation.statistics import bootstrap_interval, mean_of_means, summarise
+from masam.io.nifti import write_volume
 from masam.labels import LabelScheme
 from masam.volume import Geometry, Volume
 
@@ -156,14 +157,23 @@ def test_ids_that_cannot_be_printed_are_refused(name):
         evaluate({name: row(1)}, {name: row(1)}, LABELS)
 
 
+def test_two_files_are_one_case_whatever_their_names(tmp_path):
+    for name in ("mask", "truth"):
+        write_volume(tmp_path / f"{name}.nii.gz", row(1, 0))
+    assert evaluate(tmp_path / "mask.nii.gz", tmp_path / "truth.nii.gz", LABELS).case_dice == {"truth": 1.0}
+    with pytest.raises(InputError, match="is a file, so expected a file here too"):
+        evaluate(tmp_path, tmp_path / "truth.nii.gz", LABELS)
+
+
 def test_folders_and_lists_are_refused_with_a_reason(tmp_path):
     with pytest.raises(InputError, match="nowhere: expected a folder of predictions"):
         evaluate(tmp_path / "nowhere", {"a": row(1)}, LABELS)
     with pytest.raises(
-        InputError, match=r"expected at least one .nii.gz or .nii file among the predictions, found none"
+        InputError,
+        match=r"expected at least one .nii.gz, .nii or .dcm file, or folder of label frames, among the predictions",
     ):
         evaluate(tmp_path, {"a": row(1)}, LABELS)
-    with pytest.raises(InputError, match=r"a.mha: expected a .nii.gz or .nii file"):
+    with pytest.raises(InputError, match=r"a.mha: expected a .nii.gz, .nii or .dcm file"):
         evaluate([tmp_path / "a.mha"], {"a": row(1)}, LABELS)
     with pytest.raises(InputError, match=r"'a.nii' and 'a.nii.gz' have the same case id"):
         evaluate([tmp_path / "a.nii", tmp_path / "a.nii.gz"], {"a": row(1)}, LABELS)
@@ -229,12 +239,30 @@ def test_json_round_trip_is_exact_and_strict(tmp_path):
     json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
+def test_files_of_version_1_stay_readable(tmp_path):
+    evaluation, path = small_evaluation(), tmp_path / "evaluation.json"
+    record = evaluation.record()
+    for new in ("videos", "miou_per_frame", "miou_per_frame_interval"):
+        del record[new]
+    path.write_text(json.dumps({**record, "version": 1}), encoding="utf-8")
+    assert repr(Evaluation.from_json(path)) == repr(evaluation)
+
+
+def test_volumes_have_no_table_of_videos():
+    evaluation = small_evaluation()
+    assert evaluation.video_rows() == []
+    assert math.isnan(evaluation.miou_per_frame)
+    assert evaluation.record()["videos"] == []
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "cannot be read as JSON"),
-        ("[]", "expected format 'masam-evaluation', version 1"),
+        ("[]", "expected format 'masam-evaluation', version 2 or earlier"),
+        ('{"format": "masam-evaluation", "version": 3}', "expected format 'masam-evaluation', version 2 or earlier"),
         ('{"format": "masam-evaluation", "version": 1}', "a field is missing or of the wrong kind"),
+        ('{"format": "masam-evaluation", "version": 2}', "a field is missing or of the wrong kind"),
     ],
 )
 def test_other_json_is_refused(tmp_path, text, message):

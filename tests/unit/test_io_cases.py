@@ -3,6 +3,7 @@ import json
 import os
 import unicodedata
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -95,6 +96,30 @@ def test_msd(tmp_path):
     assert data.test == (Case("liver_5", (tmp_path / "imagesTs/liver_5.nii.gz",)),)
 
 
+def test_msd_keeps_channels_in_one_file(tmp_path):
+    msd(tmp_path, ["a"], ["b"], modality={"0": "T2", "1": "ADC", "2": "DWI"})
+    data = read_dataset(tmp_path)
+    assert data.channel_names == ("T2", "ADC", "DWI")
+    (case,) = data.training
+    assert (case.images, case.file_channels) == ((tmp_path / "imagesTr/a.nii.gz",), 3)
+    assert data.test == (Case("b", (tmp_path / "imagesTs/b.nii.gz",), file_channels=3),)
+    array = np.random.default_rng(0).normal(size=(4, 5, 6, 3)).astype(np.float32)
+    affine = np.diag([1.0, 2.0, 3.0, 1.0])
+    nib.save(nib.Nifti1Image(array, affine), case.images[0])
+    write_volume(case.label, Volume(np.ones((4, 5, 6), np.uint8), Geometry(affine)))
+    image, label = load_case(case)
+    assert (image.shape, image.channels, label.shape) == ((4, 5, 6), 3, (4, 5, 6))
+    np.testing.assert_array_equal(image.array, array)
+    np.testing.assert_array_equal(image.geometry.affine, affine)
+    nib.save(nib.Nifti1Image(array[..., :2], affine), case.images[0])
+    with pytest.raises(InputError, match=r"a.nii.gz: expected 3 channels along the fourth axis, got 2 \(axes of len"):
+        load_case(case)
+    write_volume(case.label, Volume(np.ones((4, 5, 7), np.uint8), Geometry(affine)))
+    nib.save(nib.Nifti1Image(array, affine), case.images[0])
+    with pytest.raises(InputError, match=r"the label's shape \(4, 5, 7\) is not \(4, 5, 6\), the shape of the image"):
+        load_case(case)
+
+
 def test_msd_lists_with_macos_files_and_test_pairs(tmp_path):
     msd(tmp_path, ["a", "._a"], test=[])
     content = json.loads((tmp_path / "dataset.json").read_text())
@@ -118,7 +143,7 @@ def test_msd_lists_with_macos_files_and_test_pairs(tmp_path):
         ({}, ["imagesTr/A_0000.nii.gz", "labelsTr/A.nii.gz"], "A_0000.nii.gz and a_0000.nii.gz are one case"),
         ({}, ["imagesTr/b_0000.nii"], r"b_0000.nii: expected the file_ending .nii.gz of dataset.json"),
         ({"file_ending": ".nii"}, [], "expected the file_ending .nii of dataset.json"),
-        ({"file_ending": ".mha"}, [], r"file_ending: expected .nii.gz or .nii, got '.mha'"),
+        ({"file_ending": ".mha"}, [], r"file_ending: expected .nii.gz, .nii or .dcm, got '.mha'"),
         ({"file_ending": None}, [], "the key 'file_ending' is missing"),
         ({"channel_names": None}, [], r"'channel_names' is missing \(found \['file_ending', 'labels'\]\); nnU-Net v2"),
         ({"labels": None}, [], "the key 'labels' is missing"),

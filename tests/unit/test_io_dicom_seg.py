@@ -12,7 +12,8 @@ from dicom_maker import AXIAL, make, make_enhanced, save, voxels, write
 from masam.errors import InputError, ResourceError
 from masam.io.dicom import read_dicom
 from masam.io.dicom_codes import property_codes
-from masam.io.dicom_seg import read_seg, write_seg
+from masam.io.dicom_seg import write_seg
+from masam.io.dicom_segments import read_seg
 from masam.io.dicom_series import read_stack
 from masam.labels import LabelScheme
 from masam.volume import Geometry, Volume
@@ -209,7 +210,7 @@ def twice(dataset):
         (overlap, r"segments overlap in slice \d: label values \d+ and \d+"),
         (unknown_segment, "frame 1 is of segment 9, which nothing describes"),
         (too_many_frames, "it claims 900000 frames"),
-        (fractional, "expected a DICOM SEG of type BINARY, got type FRACTIONAL"),
+        (fractional, "expected fractions that are PROBABILITY or OCCUPANCY"),
         (no_place, "a frame does not say where it lies"),
         (twice, "expected segments with numbers of their own"),
     ],
@@ -222,7 +223,9 @@ def test_damaged_segs(tmp_path, change, message):
 
 def test_an_image_is_no_seg(tmp_path):
     stack = series(tmp_path / "scan")
-    refused("expected a DICOM SEG of type BINARY, got another object", tmp_path / "scan/000.dcm", stack)
+    refused(
+        r"expected a DICOM SEG \(BINARY, FRACTIONAL, LABELMAP\), got another object", tmp_path / "scan/000.dcm", stack
+    )
 
 
 def test_the_seg_that_pydicom_ships(tmp_path):

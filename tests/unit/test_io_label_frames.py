@@ -6,7 +6,7 @@ from tiny import LABELS
 
 from masam.errors import ConfigError, InputError, ResourceError
 from masam.io import label_frames
-from masam.io.label_frames import read_labels, require_indexable, write_labels
+from masam.io.label_frames import holds_colours, label_files, read_labels, require_indexable, write_labels
 from masam.labels import LabelScheme
 
 SCHEME = LabelScheme.from_mapping(LABELS)
@@ -22,6 +22,30 @@ def test_pixel_values_are_label_values_and_colours_are_the_classes(tmp_path):
     for label in SCHEME.labels:
         assert (coloured[label.value == VALUES] == label.colour).all()
     assert np.array_equal(read_labels(tmp_path / "a.png"), VALUES)
+
+
+def test_files_are_found_in_natural_order(tmp_path):
+    folder = write_label_frames(tmp_path / "labels", [VALUES] * 11)
+    (folder / "frame3.png").rename(folder / "frame3.PNG")
+    (folder / ".frame1.png").write_bytes(b"")
+    (folder / "notes.txt").write_bytes(b"")
+    (folder / "more.png").mkdir()
+    files = label_files(folder)
+    assert list(files) == [f"frame{t}" for t in range(11)]
+    assert files["frame3"] == folder / "frame3.PNG"
+    (folder / "frame3.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"labels: frame3.PNG and frame3.png are labels of one frame; rename"):
+        label_files(folder)
+
+
+def test_pictures_are_told_from_labels(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "picture.png")
+    write_labels(tmp_path / "labels.png", VALUES, SCHEME)
+    Image.fromarray(VALUES).save(tmp_path / "grey.png")
+    (tmp_path / "text.png").write_bytes(b"no PNG" * 9)
+    (tmp_path / "short.png").write_bytes((tmp_path / "picture.png").read_bytes()[:26])
+    names = ("picture", "labels", "grey", "text", "short")
+    assert [name for name in names if holds_colours(tmp_path / f"{name}.png")] == ["picture"]
 
 
 @pytest.mark.parametrize("values", [VALUES, VALUES * 63 + 3, np.zeros((1, 1), np.uint8), VALUES > 0])

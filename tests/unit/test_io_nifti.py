@@ -12,7 +12,7 @@ import pytest
 from nibabel.testing import data_path
 
 from masam.errors import ConfigError, InputError, ResourceError
-from masam.io.nifti import read_geometry, read_labels, read_volume, write_volume
+from masam.io.nifti import read_channel, read_geometry, read_labels, read_volume, write_volume
 from masam.volume import Geometry, Volume
 
 AFFINE = np.array([[-0.8, 0, 0, 90.5], [0, 0.8, 0, -126.25], [0, 0, 3.0, -72], [0, 0, 0, 1]])
@@ -101,6 +101,67 @@ def test_series_of_volumes_are_refused(name):
         read_volume(Path(data_path) / name)
 
 
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("fields", [{}, {"scl_slope": 0.5, "scl_inter": 3.0}])
+def test_channels_along_the_fourth_axis(tmp_path, name, fields):
+    stored = voxels(shape=(6, 5, 4, 3))
+    path = save(tmp_path / name, stored, **fields)
+    expected = stored * fields.get("scl_slope", 1.0) + fields.get("scl_inter", 0.0)
+    for channels in (3, None):
+        volume = read_volume(path, channels=channels)
+        assert (volume.shape, volume.channels, volume.array.flags.f_contiguous) == ((6, 5, 4), 3, True)
+        np.testing.assert_array_equal(volume.array, expected)
+    for channel in range(3):
+        one = read_channel(path, channel, 3)
+        assert one.array.dtype == (np.float32 if fields else np.int16)
+        np.testing.assert_array_equal(one.array, expected[..., channel])
+        np.testing.assert_array_equal(one.geometry.affine, volume.geometry.affine)
+    header = read_geometry(path, channels=None)
+    assert (header.shape, header.channels, header.file_bytes) == ((6, 5, 4), 3, 352 + 2 * stored.size)
+    assert read_geometry(save(tmp_path / "b.nii"), channels=None).channels == 1
+
+
+@pytest.mark.parametrize(
+    ("channels", "dim", "message"),
+    [
+        (
+            4,
+            (4, 6, 5, 4, 3),
+            r"expected 4 channels along the fourth axis, got 3 \(axes of lengths \[6, 5, 4, 3\]\)",
+        ),
+        (2, (3, 6, 5, 12), r"expected 2 channels along the fourth axis, got 1 \(axes of lengths \[6, 5, 12, 1\]\)"),
+        (1, (4, 6, 5, 4, 3), r"expected 3 axes, got 4 of lengths \[6, 5, 4, 3\]; split it into one file a channel"),
+        (None, (5, 6, 5, 4, 1, 3), r"expected 3 axes, got 5 of lengths \[6, 5, 4, 1, 3\]"),
+        (4, (4, 6, 5, 4, 4), "expected 1312 bytes as the header declares, the file has 1072"),
+        (2, (4, 6, 5, 4, 2), "expected 832 bytes as the header declares, the file has 1072"),
+        (30000, (4, 20000, 20000, 2, 30000), "more than the 17179869184 that are accepted"),
+    ],
+)
+def test_refused_channels(tmp_path, channels, dim, message):
+    path = save(tmp_path / "a.nii", voxels(shape=(6, 5, 4, 3)), dim=dim + (0,) * (8 - len(dim)))
+    with pytest.raises(InputError, match=message) as error:
+        read_volume(path, channels=channels)
+    assert error.value.where == str(path)
+
+
+def test_what_a_compressed_file_of_channels_cannot_hold_is_refused_before_memory_is_taken(tmp_path):
+    path = save(tmp_path / "a.nii.gz", voxels(shape=(6, 5, 4, 3)), dim=(4, 2000, 2000, 100, 16, 0, 0, 0))
+    with pytest.raises(InputError, match=r"a\.nii\.gz: .*12800000352"):
+        read_volume(path, channels=16)
+
+
+def test_a_voxel_of_a_further_channel_that_is_not_finite(tmp_path):
+    stored = voxels("<f4", (6, 5, 4, 3))
+    stored[1, 2, 3, 2] = np.nan
+    path = save(tmp_path / "a.nii", stored)
+    with pytest.raises(InputError, match="1 of 360 voxels are not finite in float32"):
+        read_volume(path, channels=3)
+    with pytest.raises(InputError, match="1 of 120 voxels are not finite in float32"):
+        read_channel(path, 2, 3)
+    np.testing.assert_array_equal(read_channel(path, 1, 3).array, stored[..., 1])
+    np.testing.assert_array_equal(read_volume(path, channels=3, nan_fill=-1.0).array, np.nan_to_num(stored, nan=-1))
+
+
 @pytest.mark.parametrize(
     ("dim", "shape"),
     [((3, 6, 5, 4), (6, 5, 4)), ((4, 6, 5, 4, 1), (6, 5, 4)), ((5, 6, 5, 4, 1, 1), (6, 5, 4)), ((2, 6, 20), (6, 20, 1)),
@@ -116,6 +177,7 @@ def test_accepted_axes(tmp_path, dim, shape):
     [
         ((4, 6, 5, 2, 2), "expected 3 axes, got 4"),
         ((5, 6, 5, 2, 1, 2), "expected 3 axes, got 5"),
+        ((4, 30000, 30000, 1, 30000), "expected 3 axes, got 4"),
         ((1, 120), "expected 3 axes, the header says 1"),
         ((0,), "says 0"),
         ((8, 6, 5, 4), "says 8"),

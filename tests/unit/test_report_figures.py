@@ -10,7 +10,8 @@ from masam.errors import InputError
 from masam.evaluation import CaseScore, Evaluation
 from masam.labels import LabelScheme
 from masam.report.figures import overlay, score_chart, training_curves
-from masam.report.overlay import _BACKGROUND, ERRORS, _display_window
+from masam.report.overlay import _display_window
+from masam.report.panels import BACKGROUND, ERRORS
 from masam.volume import Geometry, Volume
 
 SCHEME = LabelScheme.from_mapping({"background": 0, "liver": 1, "_$odd$": 2})
@@ -81,7 +82,7 @@ def test_overlay_with_labels_to_the_rim_and_three_volumes():
     full, empty = Volume(np.ones((4, 4, 4), dtype=np.uint8)), Volume(np.zeros((4, 4, 4), dtype=np.uint8))
     labels = [("Reference", full), ("A $x", empty), ("B", full)]
     picture = pixels(overlay(image, labels, SCHEME, slice_axis=0, slices=2, window=(0.0, 1.0)))
-    background = [int(_BACKGROUND[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    background = [int(BACKGROUND[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     assert close_to(picture, background, 0.01).mean() < 0.9
 
 

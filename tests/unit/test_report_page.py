@@ -10,7 +10,7 @@ import matplotlib.image
 import pytest
 
 from masam.errors import InputError
-from masam.evaluation import CaseScore, Evaluation
+from masam.evaluation import CaseScore, Evaluation, VideoScore
 from masam.labels import LabelScheme
 from masam.report import write_report
 from masam.report.figures import score_chart
@@ -171,6 +171,34 @@ def test_images_decode_and_are_the_given_ones(report):
         height, width = matplotlib.image.imread(io.BytesIO(data)).shape[:2]
         assert (int(image["width"]), int(image["height"])) == (width, height)
         assert image["alt"]
+
+
+def test_a_page_of_videos_knows_no_millimetres(tmp_path):
+    scores = (
+        CaseScore("seq_1", "liver", 0.5, 0.25, *[NAN] * 6), CaseScore("seq_1", HOSTILE, 0.75, 0.5, *[NAN] * 6),
+        CaseScore("seq_2", "liver", 0.25, 0.125, *[NAN] * 6), CaseScore("seq_2", HOSTILE, NAN, NAN, *[NAN] * 6),
+    )  # fmt: skip
+    videos = (VideoScore("seq_1", 0.375, 149, 0, 0), VideoScore("seq_2", 0.125, 50, 7, 199))
+    path, overlays = tmp_path / "report.html", [("seq_1", score_chart(evaluation()), "")]
+    write_report(path, title="T", evaluation=Evaluation(scores, videos=videos), overlays=overlays, scheme=SCHEME)
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    body = " ".join(" ".join(reader.text[reader.text.index("T", 1) :]).split())
+    # mIoU (0.375 + 0.125) / 2; mean IoU over classes (0.1875 + 0.5) / 2.
+    for said in (
+        "0.250 mIoU per frame, mean over videos",
+        "0.344 mean IoU over classes",
+        "2 videos, 2 classes",
+        "seq_2 0.250 0.125 50 7 empty 199 more without label liver 0.250",
+        "seq_1 0.625 0.375 149",
+        "They come from 199 labelled frames of 2 videos.",
+        "199 predicted frames have no reference label and do not count.",
+    ):
+        assert said in body
+    for absent in ("mm", "HD95", "ASSD", "NSD", "Radiological", "scanner", "voxel", "nan"):
+        assert absent not in body, absent
+    heads = [body[body.index("Class Dice") :].split(" videos liver")[0]]
+    assert heads == ["Class Dice mean ± SD median 95 % interval videos, 0 to 1 IoU"]
 
 
 def test_one_case_and_nothing_optional(tmp_path):

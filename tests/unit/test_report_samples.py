@@ -35,6 +35,14 @@ def test_labels_are_outlined_and_named_in_their_colour():
     assert close(outlined, ORANGE) > 500
 
 
+def test_frames_of_videos_are_shown_in_their_colours():
+    image = np.zeros((32, 32, 3), np.float32)
+    image[..., 2] = 1.25  # beyond 1, as augmentation leaves it
+    png = sample_sheet([("row", [(image, block(0), "as prepared")])], SCHEME, "a sheet")
+    pixels = (matplotlib.image.imread(io.BytesIO(png))[..., :3] * 255).round().astype(int)
+    assert close(pixels, np.array((0, 0, 255))) > 0.3 * pixels.shape[0] * pixels.shape[1]
+
+
 def test_what_has_no_label_is_shaded():
     shaded, plain = sheet(block(-100)), sheet(block(0))
     changed = (shaded != plain).any(axis=-1).mean()

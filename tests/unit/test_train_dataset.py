@@ -1,3 +1,9 @@
+import multiprocessing
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -64,7 +70,7 @@ def test_a_window_again_is_augmented_anew(cases):
 def test_labels_and_types(cases):
     images, labels, case = samples(cases)[3]
     assert (images.shape, labels.shape) == ((3, 1, 32, 32), (3, 32, 32))
-    assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
+    assert (images.dtype, labels.dtype) == (torch.float32, torch.int8)
     assert case in ("a", "b")
     assert set(labels.unique().tolist()) <= {-100, 0, 1}
     assert (images.min().item(), images.max().item()) >= (0, 0)
@@ -87,7 +93,7 @@ def test_batches_carry_labels_in_few_bits(cases):
         assert (batch.labels.dtype, batch.images.dtype) == (torch.int8, torch.float32)
         assert batch.images[:, :, 0].shape == batch.labels.shape == (2, 3, 32, 32)
     expected = samples(cases)[3][1]
-    assert torch.equal(batch.labels[1].long(), expected)
+    assert torch.equal(batch.labels[1], expected)
 
 
 def test_many_classes_keep_their_numbers(cases):
@@ -108,12 +114,97 @@ def flat(batches):
     )
 
 
-def test_workers_change_nothing(cases):
+@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize(("start", "batch"), [(0, 2), (3, 4), (11, 1), (12, 1)])
+def test_workers_change_nothing(cases, workers, start, batch):
     data = samples(cases)
-    alone = flat(load_batches(data, 0, 12, 2, workers=0))
-    together = flat(load_batches(data, 0, 12, 2, workers=2))
-    assert equal(alone, together)
-    assert len(alone[2]) == 12
+    expected = [data[index] for index in range(start, 12)]
+    batches = list(load_batches(data, start, 12, batch, workers))
+    found = [one for b in batches for one in zip(b.images, b.labels, b.cases, strict=True)]
+    assert [len(b.cases) for b in batches] == [min(batch, 12 - first) for first in range(start, 12, batch)]
+    assert all(equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+class Watched(WindowSamples):
+    """Samples that remember which thread made them; some are slow or fail."""
+
+    def __init__(self, cases, *, slow=(), failing=()):
+        super().__init__(cases, 3, 5, True, AugmentSettings())
+        self.slow, self.failing = slow, failing
+        self.made, self.threads, self.cores = [], set(), set()
+
+    def __getitem__(self, index):
+        self.made.append(index)
+        self.threads.add(threading.current_thread().name)
+        self.cores.add(torch.get_num_threads())
+        if index in self.slow:
+            time.sleep(0.1)
+        if index in self.failing:
+            raise InputError(f"sample {index}", fix="take another")
+        return super().__getitem__(index)
+
+
+def readers():
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("samples")}
+
+
+def test_samples_come_in_order_whichever_is_ready_first(cases):
+    expected = samples(cases)
+    for index, batch in enumerate(load_batches(Watched(cases, slow={0, 3}), 0, 8, 1, workers=3)):
+        assert torch.equal(batch.images[0], expected[index][0])
+
+
+@pytest.fixture
+def two_cores():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_workers_are_threads_of_one_core_that_make_two_batches_ahead(cases):
+    # The first sample of each thread takes a while, so that both threads get one.
+    data = Watched(cases, slow={0, 2})
+    batches = load_batches(data, 0, 1000, 2, workers=2)
+    assert next(batches).images.shape[0] == 2
+    assert readers() == {"samples_0", "samples_1"}
+    assert not multiprocessing.active_children()
+    time.sleep(0.3)
+    # The two that were taken, and 2 samples in each of 2 * 2 batches.
+    assert sorted(data.made) == list(range(10))
+    assert (data.threads, data.cores) == ({"samples_0", "samples_1"}, {1})
+    batches.close()
+    assert readers() == set()
+    # Neither this thread nor one that starts later is left with a reader's one core.
+    with ThreadPoolExecutor(1) as pool:
+        assert [torch.get_num_threads(), pool.submit(torch.get_num_threads).result()] == [2, 2]
+
+
+def test_nothing_is_begun_after_the_end(cases):
+    data = Watched(cases, slow=range(1000))
+    batches = load_batches(data, 0, 1000, 1, workers=1)
+    next(batches)
+    batches.close()
+    assert data.made in ([0], [0, 1])
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_an_error_comes_in_place_of_its_batch(cases, workers):
+    batches = load_batches(Watched(cases, failing={4}), 0, 12, 1, workers)
+    assert [len(next(batches).cases) for _ in range(4)] == [1] * 4
+    with pytest.raises(InputError, match=r"^sample 4; take another$"):
+        next(batches)
+    assert readers() == set()
+
+
+def test_ctrl_c_while_a_sample_is_awaited_ends_the_workers(cases):
+    batches = load_batches(Watched(cases, slow=range(1000)), 0, 1000, 4, workers=2)
+    signal_to_us = (threading.get_ident(), signal.SIGINT)
+    threading.Timer(0.05, signal.pthread_kill, signal_to_us).start()
+    with pytest.raises(KeyboardInterrupt):
+        next(batches)
+    assert readers() == set()
 
 
 @pytest.mark.parametrize("start", [0, 3, 7, 11])

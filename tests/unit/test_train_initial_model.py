@@ -181,7 +181,7 @@ def test_frozen_layers_in_bf16_need_something_frozen_and_a_pass_in_bf16(changes,
 def test_frozen_layers_in_bf16_need_a_sam_file(sam):
     halved = {"frozen_dtype": "bf16", "precision": "bf16"}
     with pytest.raises(ConfigError, match=r"^frozen_dtype: expected an encoder that a SAM file holds in full"):
-        build(config(**halved))
+        require_start(config(**halved), PLAN, CPU)
     model = build(config(**halved, model={**MODEL, "sam_checkpoint": str(sam)}))
     assert model.state_dict()["image_encoder.blocks.0.mlp.lin1.weight"].dtype == torch.bfloat16
 

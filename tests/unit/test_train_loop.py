@@ -1,11 +1,9 @@
-import os
-import signal
+import threading
 from itertools import pairwise
 
 import pytest
 import torch
-from tiny import SPEC, prepared_case, random_model, without_type_checks
-from torch.utils.data import get_worker_info
+from tiny import SPEC, prepared_case, random_model
 
 from masam.augment import AugmentSettings
 from masam.errors import ConfigError, DivergedError, InputError, ResourceError
@@ -176,22 +174,47 @@ def test_our_own_bugs_stay_visible(samples, monkeypatch):
         list(make(samples).steps())
 
 
-class Killed(WindowSamples):
-    """Samples whose reading process is killed, as by a system that lacks memory."""
+class Failing(WindowSamples):
+    """Samples that cannot be made."""
+
+    error: Exception
 
     def __getitem__(self, index):
-        if get_worker_info() is not None and index > 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().__getitem__(index)
+        raise self.error
 
 
-# The loader's own end is told of the killed process once more.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_killed_reader_ends_training_with_its_cause(tmp_path):
-    samples = Killed([prepared_case(tmp_path)], 3, seed=1, window_minmax=False, augmentation=NONE)
-    message = r"^training: a process that reads samples died .*; lower workers$"
-    with without_type_checks(), pytest.raises(ResourceError, match=message):
-        list(make(samples, workers=1).steps())
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), r"^training: memory ran out with 1 windows at once; lower micro_batch_windows, the image size"),
+        (RuntimeError("[enforce fail] can't allocate memory: 12 bytes"), r"^training: memory ran out; lower micro_"),
+        (InputError("a slice is missing"), r"^a slice is missing$"),
+        (OSError("the network is gone"), r"^the network is gone$"),
+    ],
+)
+def test_what_stops_a_reader_stops_training_alike(tmp_path, workers, error, message):
+    samples = Failing([prepared_case(tmp_path)], 3, seed=1, window_minmax=False, augmentation=NONE)
+    samples.error = error
+    expected = ResourceError if "memory" in message else type(error)
+    with pytest.raises(expected, match=message):
+        list(make(samples, workers=workers).steps())
+
+
+def test_a_system_without_threads_says_so(samples, monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(ResourceError, match=r"^training: the system allows no 2 more threads; lower workers$"):
+        list(make(samples, workers=2).steps())
+
+
+def test_a_run_that_is_left_ends_its_readers(samples):
+    steps = make(samples, workers=2).steps()
+    next(steps)
+    steps.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("samples")]
 
 
 def test_a_reader_s_error_is_one_line(tmp_path):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from clips import PLAN, frames, write_video_dataset
 from tiny import write_dataset
 
 from masam.augment import AugmentSettings
@@ -56,6 +57,32 @@ def test_the_seed_decides_all(dataset, plan):
     assert words[0] == words[1] != words[2]
     for left, right in zip(one, same, strict=True):
         assert all(np.array_equal(a.image, b.image) for a, b in zip(left.samples, right.samples, strict=True))
+
+
+def test_videos_are_shown_in_their_colours(tmp_path):
+    root = write_video_dataset(tmp_path / "set", cases=2)
+    (root / "labelsTr/case1/frame2.png").unlink()
+    said = []
+    listener = Silent()
+    listener.say = said.append
+    dataset = read_dataset(root)
+    plan = PLAN.model_copy(update={"window_minmax": False})
+    rows = preview_samples(dataset, plan, AugmentSettings(preset="none"), 5, listener, rows=2)
+    assert said == ["case1: 1 of 4 frames have no label; they do not count"]
+    for case, row in enumerate(rows):
+        name, place = row.title.split("\n")
+        assert (name, place.split()[0], place.split()[2:]) == (f"case{case}", "frame", ["of", "4"])
+        pixels, labels = frames(4, seed=case)
+        number = int(place.split()[1]) - 1
+        prepared = plan.frame_preparation.prepare(pixels)
+        for sample in row.samples:
+            np.testing.assert_array_equal(sample.image, np.moveaxis(prepared.slice(number), 0, -1))
+            expected = plan.scheme.to_channels(prepared.labels(labels).slice(number))
+            if (case, number) != (1, 2):
+                np.testing.assert_array_equal(sample.labels, expected)
+    stretched = preview_samples(dataset, PLAN, AugmentSettings(preset="paper"), 5, Silent(), rows=1)[0].samples
+    assert stretched[0].image.shape == (32, 32, 3)
+    assert any(not np.array_equal(stretched[0].image, sample.image) for sample in stretched[1:])
 
 
 def test_windows_are_stretched_as_in_training(dataset, plan):

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -98,11 +99,11 @@ def test_a_published_split_goes_before_one_of_our_own(dataset, tmp_path):
     shutil.copytree(dataset, copy)
     splits = [{"train": ["case0"], "val": ["case2"]}]
     (copy / "splits_final.json").write_text(json.dumps(splits))
-    training, validation, used = run_module._split(read_dataset(copy), config())
+    training, validation, used = run_module.split_cases(read_dataset(copy), config())
     assert ([one.id for one in training], [one.id for one in validation], used) == (["case0"], ["case2"], splits)
     with pytest.raises(ConfigError, match=r"^fold, of the split in .*splits_final.json: expected 0 to 0, got 1$"):
-        run_module._split(read_dataset(copy), config(fold=1))
-    everything, nothing, none = run_module._split(read_dataset(copy), config(validate_every=0))
+        run_module.split_cases(read_dataset(copy), config(fold=1))
+    everything, nothing, none = run_module.split_cases(read_dataset(copy), config(validate_every=0))
     assert ([one.id for one in everything], nothing, none) == (["case0", "case1", "case2"], [], [])
 
 
@@ -147,13 +148,14 @@ def test_the_model_of_a_run_predicts(whole, dataset):
 
 
 @pytest.mark.parametrize(
-    ("step", "number", "code"), [(1, signal.SIGINT, 130), (3, signal.SIGTERM, 143), (4, signal.SIGINT, 130)]
+    ("step", "number", "code", "workers"),
+    [(1, signal.SIGINT, 130, 2), (3, signal.SIGTERM, 143, 0), (4, signal.SIGINT, 130, 1)],
 )
-def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(whole, dataset, tmp_path, step, number, code):
+def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(whole, dataset, tmp_path, step, number, code, workers):
     out = tmp_path / "run"
     message = rf"^stopped after step {step} of 6, the state is in {out / 'last'}; go on with --resume$"
     with pytest.raises(StoppedError, match=message) as caught:
-        train(dataset, out, config(), plan=PLAN, progress=StopAt(step, number))
+        train(dataset, out, config(workers=workers), plan=PLAN, progress=StopAt(step, number))
     assert caught.value.exit_code == code
     result = train(dataset, out, resume=True)
     assert (result.steps, result.best_dice) == (6, whole.best_dice)
@@ -187,7 +189,7 @@ class Wait(Silent):
 
 SIZES["vit_t"] = here.TINY
 try:
-    train(Path(sys.argv[1]), Path(sys.argv[2]), here.config(), plan=here.PLAN, progress=Wait())
+    train(Path(sys.argv[1]), Path(sys.argv[2]), here.config(workers=2), plan=here.PLAN, progress=Wait())
 except MasamError as error:
     print(error.line(), flush=True)
     sys.exit(error.exit_code)
@@ -197,7 +199,8 @@ except MasamError as error:
 def test_ctrl_c_stops_in_good_order(whole, dataset, tmp_path):
     out, here = tmp_path / "run", Path(__file__).parent
     command = [sys.executable, "-c", CHILD, str(dataset), str(out), str(here)]
-    environment = {"PYTHONPATH": str(here.parent), "PATH": "/usr/bin:/bin"}
+    source = Path(run_module.__file__).parents[2]
+    environment = {"PYTHONPATH": f"{here.parent}{os.pathsep}{source}", "PATH": "/usr/bin:/bin"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
         assert child.stdout.readline() == "ready\n"
         child.send_signal(signal.SIGINT)

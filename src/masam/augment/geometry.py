@@ -74,10 +74,10 @@ class Warp:
     def move(
         self,
         images: NDArray[np.float32],
-        labels: NDArray[np.int64],
+        labels: NDArray[np.signedinteger],
         interpolation: Literal["linear", "cubic"] = "linear",
         outside: int = NO_LABEL,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.signedinteger]]:
         """Move a window.
 
         Args:
@@ -87,7 +87,7 @@ class Warp:
             outside: Label of pixels that come from outside, where images are 0.
 
         Returns:
-            The moved window, arrays of their own.
+            The moved window, arrays of their own of the types given.
         """
         if self.is_exact:
             return self._shift(images, 0), self._shift(labels, outside)
@@ -99,9 +99,10 @@ class Warp:
         if interpolation == "cubic":
             moved.clamp_(0, 1)  # it overshoots
         # The sampler writes 0 outside; counted from there, float32 holds every channel number.
-        numbers = (_tensor(labels) - outside).float()[None]
+        classes = _tensor(labels)
+        numbers = classes.float().sub_(outside)[None]
         nearest = F.grid_sample(numbers, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-        moved_labels = nearest[0].long().add_(outside)
+        moved_labels = nearest[0].add_(outside).to(classes.dtype)
         return moved.reshape(images.shape).numpy(), moved_labels.numpy()
 
     def points(self, points: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -49,7 +49,7 @@ class WindowPrompts:
             )
 
 
-def move_prompts(prompts: WindowPrompts, warp: Warp, labels: NDArray[np.int64]) -> WindowPrompts:
+def move_prompts(prompts: WindowPrompts, warp: Warp, labels: NDArray[np.signedinteger]) -> WindowPrompts:
     """Move prompts as their window was moved.
 
     Args:

@@ -28,17 +28,17 @@ class Augmented(NamedTuple):
     """
 
     images: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.signedinteger]
     prompts: WindowPrompts | None
     variation: Variation
 
 
 def augment(
     images: NDArray[np.float32],
-    labels: NDArray[np.int64],
+    labels: NDArray[np.signedinteger],
     generator: np.random.Generator,
     settings: AugmentSettings = DEFAULT,
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+) -> tuple[NDArray[np.float32], NDArray[np.signedinteger]]:
     """Vary a window; every slice and every channel alike.
 
     Args:
@@ -59,7 +59,7 @@ def augment(
 
 def augment_window(
     images: NDArray[np.float32],
-    labels: NDArray[np.int64],
+    labels: NDArray[np.signedinteger],
     generator: np.random.Generator,
     settings: AugmentSettings = DEFAULT,
     prompts: WindowPrompts | None = None,
@@ -81,7 +81,7 @@ def augment_window(
 
 def apply_variation(
     images: NDArray[np.float32],
-    labels: NDArray[np.int64],
+    labels: NDArray[np.signedinteger],
     variation: Variation,
     settings: AugmentSettings = DEFAULT,
     prompts: WindowPrompts | None = None,

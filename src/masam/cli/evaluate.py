@@ -1,17 +1,14 @@
-"""``masam evaluate``: score label files against references."""
+"""``masam evaluate``: score label files, or label frames of videos, against references."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from masam.cli.console import listening, print_json, print_line, print_table
 from masam.cli.options import Json, Quiet, labels_file, require_ending, require_writable
-
-if TYPE_CHECKING:
-    from masam.evaluation.cases import Cases
 
 
 def register(app: typer.Typer) -> None:
@@ -23,8 +20,11 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="Folder of predicted label files, CASE.nii.gz, or one file.")],
-    references: Annotated[Path, typer.Argument(help="Folder of reference label files of the same names, or one file.")],
+    predictions: Annotated[
+        Path,
+        typer.Argument(help="Folder of predictions: CASE.nii.gz, a SEG CASE.dcm, of a video a folder CASE; or one."),
+    ],
+    references: Annotated[Path, typer.Argument(help="Folder of references of the same names, or one.")],
     labels: Annotated[Path, typer.Option(help="The data set's folder, or its dataset.json.")],
     out: Annotated[Path | None, typer.Option(help="File to write, .json or .csv.")] = None,
     nsd_tolerance: Annotated[float, typer.Option(help="Tolerance of the surface Dice (NSD), in mm.")] = 1.0,
@@ -42,14 +42,17 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Dice, IoU, HD95, ASSD and surface Dice in millimetres, per case and class."""
+    """Dice, IoU, HD95, ASSD and surface Dice in millimetres, per case and class.
+
+    Of videos Dice, IoU and the mIoU per frame.
+    """
     from masam.evaluation import evaluate as score
-    from masam.evaluation.cases import collect_cases
+    from masam.evaluation.cases import collect_cases, name_alike
 
     if out is not None:
         require_ending(out, ".json", ".csv")
         require_writable(out)
-    found, wanted = _pair(predictions, references)
+    found, wanted = name_alike(predictions, references)
     with listening(quiet) as progress:
         progress.start("cases", len(collect_cases(wanted, "references")))
         evaluation = score(
@@ -69,17 +72,7 @@ def evaluate(
         print_json(evaluation.record())
     else:
         print_table(evaluation.rows(), title=f"{len(evaluation.cases)} case" + "s" * (len(evaluation.cases) != 1))
+        if videos := evaluation.video_rows():
+            print_table(videos)
         if out is not None:
             print_line(f"wrote {out}")
-
-
-def _pair(predictions: Path, references: Path) -> tuple[Cases, Cases]:
-    """Return two folders as they are; two files are one case, whatever their names."""
-    from masam.errors import InputError
-
-    if references.is_dir() or not references.exists():
-        return predictions, references
-    if predictions.is_dir():
-        raise InputError(f"{references} is a file, so expected a file here too", where=predictions)
-    case = references.name.removesuffix(".gz").removesuffix(".nii")
-    return {case: predictions}, {case: references}

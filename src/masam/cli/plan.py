@@ -42,7 +42,6 @@ def plan(
     from masam.errors import ConfigError
     from masam.io.cases import read_dataset
     from masam.report.samples import sample_sheet
-    from masam.train.cases import are_videos
     from masam.train.config import TrainConfig
     from masam.train.preview import preview_samples
     from masam.train.run import plan_dataset
@@ -56,8 +55,6 @@ def plan(
     config = TrainConfig() if preview_config is None else TrainConfig.from_yaml(preview_config)
     memory_bytes = None if memory is None else parse_memory(memory)
     content = read_dataset(dataset)
-    if preview is not None and are_videos(content.training or content.test):
-        raise ConfigError("videos have no preview yet", where="--preview", fix="leave it out")
     with listening(quiet) as progress:
         found = plan_dataset(content, progress, preset)
         if memory_bytes is not None:
@@ -70,8 +67,9 @@ def plan(
     if json:
         print_json(found.model_dump(mode="json"))
     else:
+        slices = "frames" if found.modality == "video" else f"{found.slice_axis} slices"
         cropped = "" if found.crop == "none" else f", cropped to their {found.crop}"
-        print_line(f"wrote {out}: {found.modality}, {found.slice_axis} slices of {found.image_size} pixels{cropped}")
+        print_line(f"wrote {out}: {found.modality}, {slices} of {found.image_size} pixels{cropped}")
         if (best := found.suggestion) is not None:
             at_once = f"{best.micro_batch_windows} of {best.batch_windows} windows at once"
             peak = f"predicted peak {best.predicted_peak_gb:g} GB"

@@ -64,13 +64,13 @@ def predict(
 ) -> None:
     """Segment scans; each result lies on its scan's own grid. A rerun keeps what is finished and unchanged."""
     from masam.errors import ConfigError
-    from masam.io.cases import ENDINGS, find_images
-    from masam.io.images import SEG_ENDING
+    from masam.io.case import DICOM_ENDING, ENDINGS
+    from masam.io.cases import find_images
     from masam.io.video_cases import find_videos, holds_videos
 
     are_videos = holds_videos(images)
     cases = find_videos(images) if are_videos else find_images(images, series)
-    to_file = out.name.lower().endswith((*ENDINGS, SEG_ENDING)) and not out.is_dir()
+    to_file = out.name.lower().endswith((*ENDINGS, DICOM_ENDING)) and not out.is_dir()
     if to_file and are_videos:
         raise ConfigError(f"{images} is video, so expected a folder for its labels", where=f"--out {out}")
     if are_videos and file_format != "nifti":
@@ -78,7 +78,7 @@ def predict(
     if to_file and (len(cases) > 1 or (images.is_dir() and not cases[0].images[0].is_dir())):
         raise ConfigError(f"{images} is a folder, so expected a folder for its labels", where=f"--out {out}")
     if to_file and file_format == "dicom-seg" and out.name.lower().endswith(ENDINGS):
-        raise ConfigError(f"expected a name that ends in {SEG_ENDING}, got {out.name}", where="--out")
+        raise ConfigError(f"expected a name that ends in {DICOM_ENDING}, got {out.name}", where="--out")
     if overlay and not are_videos:
         raise ConfigError("only videos have overlays", where="--overlay", fix="masam report draws labels over scans")
     from masam.cohort import predict_cohort, predict_file

@@ -21,9 +21,11 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    images: Annotated[Path, typer.Option(help="Folder of scans.")],
-    predictions: Annotated[Path, typer.Option(help="Folder of predicted label files.")],
-    references: Annotated[Path, typer.Option(help="Folder of reference label files.")],
+    images: Annotated[Path, typer.Option(help="Folder of scans or videos, or one.")],
+    predictions: Annotated[
+        Path, typer.Option(help="Folder of predicted label files, of a video a folder CASE of PNG files; or one.")
+    ],
+    references: Annotated[Path, typer.Option(help="Folder of references of the same names, or one.")],
     labels: Annotated[Path, typer.Option(help="The data set's folder, or its dataset.json.")],
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
     run: Annotated[Path | None, typer.Option(help="Run folder, for the training curves.")] = None,
@@ -34,7 +36,7 @@ def report(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score predictions, draw them over the scans, and write one self-contained HTML page."""
+    """Score predictions, draw them over the scans or videos, and write one self-contained HTML page."""
     from masam.errors import InputError
     from masam.evaluation.summary import read_scheme
     from masam.metrics import read_columns
@@ -61,4 +63,7 @@ def report(
         print_json({"page": str(out), "mean_dice": dice, "cases": len(evaluation.cases)})
     else:
         said = "no class to score" if dice is None else f"mean Dice {dice:.4f}"
-        print_line(f"{said} over {len(evaluation.cases)} cases: {out}")
+        if not math.isnan(miou := evaluation.miou_per_frame):
+            said += f", mIoU per frame {miou:.4f}"
+        cases = len(evaluation.cases)
+        print_line(f"{said} over {cases} case{'s' * (cases != 1)}: {out}")

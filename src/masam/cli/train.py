@@ -118,16 +118,7 @@ def _with_settings(base: Any, given: dict[str, Any], assignments: list[str]) -> 
             changes[key.strip()] = _number(yaml.safe_load(value))
         except yaml.YAMLError as error:
             raise ConfigError(f"expected a plain value for {key}, got {value!r}", where="--set") from error
-    values = base.model_dump(mode="json")
-    for key, value in changes.items():
-        *groups, last = key.split(".")
-        target = values
-        for group in groups:
-            target = target.setdefault(group, {})
-            if not isinstance(target, dict):
-                raise ConfigError(f"{key}: {group} is a single value, not a group", where="--set")
-        target[last] = value
-    return type(base).from_mapping(values, where="options")
+    return base.changed(changes, where="options")
 
 
 def _number(value: Any) -> Any:

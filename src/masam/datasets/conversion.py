@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from masam import __version__, atomic
+from masam.datasets.channels import taking
 from masam.datasets.products import COPY, Product, Rewrite, begin_record, finished, make, note, writing
 from masam.errors import InputError, some_of
 from masam.progress import Progress, Silent
@@ -153,19 +154,30 @@ def nifti_names(folder: Path) -> set[str]:
 
 
 def case_products(
-    case: str, split: SplitName, image: Path, label: Path | None, rule: str = COPY, rewrite: Rewrite | None = None
+    case: str,
+    split: SplitName,
+    image: Path,
+    label: Path | None,
+    rule: str = COPY,
+    rewrite: Rewrite | None = None,
+    *,
+    channels: int = 1,
 ) -> tuple[Product, ...]:
     """Return the files of a case of one NIfTI image and its labels.
 
     Args:
         case: Name of the case.
         split: ``Tr`` for training, ``Ts`` for held out.
-        image: Its image, which is copied.
+        image: Its image, which is copied; one of several channels is written as one file a channel.
         label: Its labels, if it has any.
         rule: What becomes of the labels, in words.
         rewrite: Writes the labels; None copies them.
+        channels: Channels of the image, along its fourth axis.
     """
-    products = (Product(image, f"images{split}/{case}_0000.nii.gz"),)
+    products = tuple(
+        Product(image, f"images{split}/{case}_{n:04d}.nii.gz", *(taking(n, channels) if channels > 1 else ()))
+        for n in range(channels)
+    )
     if label is None:
         return products
     return (*products, Product(label, f"labels{split}/{case}.nii.gz", rule, rewrite))

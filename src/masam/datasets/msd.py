@@ -40,7 +40,7 @@ def survey_msd(source: Path, root: Path, labels: PancreasLabels | None = None) -
         labels: For the pancreas, which classes; tumour alone if nothing is said. For no other task.
 
     Raises:
-        InputError: There is no such folder, its dataset.json is not of MSD, or scans have several channels.
+        InputError: There is no such folder, or its dataset.json is not of MSD.
         ConfigError: Classes are chosen for another task.
     """
     content = _content(within(source))
@@ -66,11 +66,11 @@ def survey_msd(source: Path, root: Path, labels: PancreasLabels | None = None) -
     held_out: list[str] = []
     for case, (image, label) in sorted(pairs.items()):
         if image.is_file() and label.is_file():
-            products += case_products(case, "Ts" if case in test else "Tr", image, label, *how)
+            products += case_products(case, "Ts" if case in test else "Tr", image, label, *how, channels=len(channels))
             (held_out if case in test else training).append(case)
     for case, image in sorted(unlabelled.items()):
         if image.is_file():
-            products += case_products(case, "Ts", image, None)
+            products += case_products(case, "Ts", image, None, channels=len(channels))
             held_out.append(case)
     return (
         Conversion(
@@ -108,14 +108,9 @@ def _content(source: Path) -> Mapping[str, Any]:
 
 
 def _channels(content: Mapping[str, Any], source: Path) -> tuple[str, ...]:
-    modality = content["modality"]
-    if not isinstance(modality, dict) or set(modality) != {"0"}:
-        raise InputError(
-            f"expected scans of one channel, this task has {modality!r:.80}",
-            where=source / "dataset.json",
-            fix="masam does not take several channels a case yet",
-        )
-    return (str(modality["0"]),)
+    from masam.io.cases import channel_names
+
+    return channel_names(content["modality"], source / "dataset.json")
 
 
 def _labels(content: Mapping[str, Any], source: Path, is_pancreas: bool, is_tumour: bool) -> Mapping[str, int]:

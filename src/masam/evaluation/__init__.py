@@ -1,7 +1,7 @@
 """How good a segmentation is: overlap, surface distance, and what they sum up to over cases; needs no torch."""
 
 from masam.evaluation.overlap import Overlap, ReferenceEmpty, count_overlap
-from masam.evaluation.scores import METRICS, CaseScore, ClassSummary, Evaluation
+from masam.evaluation.scores import METRICS, CaseScore, ClassSummary, Evaluation, VideoScore
 from masam.evaluation.statistics import Statistic
 from masam.evaluation.summary import evaluate
 from masam.evaluation.surface import SurfaceScores, surface_scores
@@ -15,6 +15,7 @@ __all__ = [
     "ReferenceEmpty",
     "Statistic",
     "SurfaceScores",
+    "VideoScore",
     "count_overlap",
     "evaluate",
     "surface_scores",

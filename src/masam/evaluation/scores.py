@@ -22,18 +22,26 @@ from masam.evaluation.statistics import Statistic, bootstrap_interval, mean_of_m
 METRICS = ("dice", "iou", "hd95_mm", "hd95_pooled_mm", "assd_mm", "nsd")
 """Fields of ``CaseScore`` that are summarised; ``overlap.py`` and ``surface.py`` define them."""
 
-_FORMAT, _VERSION = "masam-evaluation", 1
+VIDEO_METRICS = ("dice", "iou")
+"""Those of them that a video has, which knows no millimetres."""
+
+_FORMAT, _VERSION = "masam-evaluation", 2
+# Version 1 is of volumes alone.
+_READABLE = (1, 2)
+
+# What a terminal shows of each metric: head and digits.
+_COLUMNS = {"iou": ("IoU", 3), "hd95_mm": ("HD95 mm", 2), "assd_mm": ("ASSD mm", 2), "nsd": ("NSD {:g} mm", 3)}
 
 
 @dataclass(frozen=True)
 class CaseScore:
-    """One class in one case; NaN where a metric is not defined.
+    """One class in one case; NaN where a metric is not defined, as distances and volumes are not in a video.
 
     Attributes:
         case: Case id.
         label: Class name.
-        dice: Volume overlap, 0 to 1.
-        iou: Volume overlap, 0 to 1.
+        dice: Overlap in the whole case, 0 to 1.
+        iou: Overlap in the whole case, 0 to 1.
         hd95_mm: Larger directed 95th percentile of the surface distances.
         hd95_pooled_mm: 95th percentile of both directions pooled.
         assd_mm: Average symmetric surface distance.
@@ -52,6 +60,25 @@ class CaseScore:
     nsd: float
     reference_ml: float
     prediction_ml: float
+
+
+@dataclass(frozen=True)
+class VideoScore:
+    """What a video has beside the scores of its classes; ``video.py`` defines it.
+
+    Attributes:
+        case: Case id.
+        miou_per_frame: Mean over frames of the mean IoU of the classes present, 0 to 1; NaN if no frame holds one.
+        frames: Labelled frames.
+        empty_frames: Those of them whose reference holds no class; they are not in ``miou_per_frame``.
+        unlabelled_frames: Predicted frames that the reference does not label; they count nowhere.
+    """
+
+    case: str
+    miou_per_frame: float
+    frames: int
+    empty_frames: int
+    unlabelled_frames: int
 
 
 @dataclass(frozen=True)
@@ -76,12 +103,14 @@ class Evaluation:
         nsd_tolerance_mm: Tolerance of the surface Dice.
         reference_empty: Score of a class that neither mask holds.
         missing: Cases without a prediction, which were given the worst score.
+        videos: Of videos, one a case; none of volumes.
     """
 
     scores: tuple[CaseScore, ...]
     nsd_tolerance_mm: float = 1.0
     reference_empty: ReferenceEmpty = "nan"
     missing: tuple[str, ...] = ()
+    videos: tuple[VideoScore, ...] = ()
 
     @property
     def cases(self) -> tuple[str, ...]:
@@ -92,6 +121,11 @@ class Evaluation:
     def labels(self) -> tuple[str, ...]:
         """Class names in the order of the scores."""
         return tuple(dict.fromkeys(score.label for score in self.scores))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those of ``METRICS`` that such cases can have."""
+        return VIDEO_METRICS if self.videos else METRICS
 
     def values(self, metric: str) -> NDArray[np.float64]:
         """Return [cases, classes] scores of one metric of ``METRICS``."""
@@ -129,42 +163,54 @@ class Evaluation:
             case: mean_of_means(row[:, None], axis=0) for case, row in zip(self.cases, self.values("dice"), strict=True)
         }
 
+    @property
+    def miou_per_frame(self) -> float:
+        """Mean over videos of their ``miou_per_frame``; NaN for volumes."""
+        return mean_of_means(self._miou_by_video, axis=0)
+
+    @property
+    def miou_per_frame_interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of ``miou_per_frame`` over videos."""
+        return bootstrap_interval(self._miou_by_video)
+
+    @property
+    def _miou_by_video(self) -> NDArray[np.float64]:
+        return np.array([[video.miou_per_frame] for video in self.videos], dtype=np.float64).reshape(-1, 1)
+
     def rows(self) -> list[tuple[str, ...]]:
         """Return the summary as cells for a terminal: a head, a row a class, and the mean over classes."""
-        head = (
-            "class",
-            "Dice",
-            "95 % interval",
-            "IoU",
-            "HD95 mm",
-            "ASSD mm",
-            f"NSD {self.nsd_tolerance_mm:g} mm",
-            "n",
-            "NaN",
-        )
-        rows: list[tuple[str, ...]] = [head]
+        shown = [metric for metric in self.metrics if metric in _COLUMNS]
+        heads = [_COLUMNS[metric][0].format(self.nsd_tolerance_mm) for metric in shown]
+        rows: list[tuple[str, ...]] = [("class", "Dice", "95 % interval", *heads, "n", "NaN")]
         for item in self.summary:
             interval = _interval(item.dice.low, item.dice.high)
-            numbers = (_text(item.hd95_mm.mean, 2), _text(item.assd_mm.mean, 2), _text(item.nsd.mean, 3))
+            numbers = [_text(getattr(item, metric).mean, _COLUMNS[metric][1]) for metric in shown]
             counts = (str(item.dice.counted), str(item.dice.nan))
-            rows.append((item.label, _text(item.dice.mean, 3), interval, _text(item.iou.mean, 3), *numbers, *counts))
-        means = [
-            _text(mean_of_means(self.values(m), axis=0), d)
-            for m, d in (("iou", 3), ("hd95_mm", 2), ("assd_mm", 2), ("nsd", 3))
-        ]
+            rows.append((item.label, _text(item.dice.mean, 3), interval, *numbers, *counts))
+        means = [_text(mean_of_means(self.values(metric), axis=0), _COLUMNS[metric][1]) for metric in shown]
         interval = _interval(*self.mean_dice_interval)
         rows.append(("mean", _text(self.mean_dice, 3), interval, *means, str(len(self.cases)), ""))
         return rows
 
-    def table(self) -> str:
-        """Return ``rows`` as aligned text."""
-        rows = self.rows()
-        widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-            for row in rows
+    def video_rows(self) -> list[tuple[str, ...]]:
+        """Return the videos as cells for a terminal: a head, a row a video, and the mean; nothing of volumes."""
+        if not self.videos:
+            return []
+        rows: list[tuple[str, ...]] = [
+            ("video", "Dice", "mIoU per frame", "95 % interval", "frames", "empty", "unlabelled")
         ]
-        return "\n".join(line.rstrip() for line in lines)
+        counts = np.array([(one.frames, one.empty_frames, one.unlabelled_frames) for one in self.videos])
+        for video, numbers in zip(self.videos, counts.tolist(), strict=True):
+            scores = (_text(self.case_dice[video.case], 3), _text(video.miou_per_frame, 3))
+            rows.append((video.case, *scores, "", *map(str, numbers)))
+        scores = (_text(self.mean_dice_by_case, 3), _text(self.miou_per_frame, 3))
+        interval = _interval(*self.miou_per_frame_interval)
+        rows.append(("all", *scores, interval, *map(str, counts.sum(axis=0).tolist())))
+        return rows
+
+    def table(self) -> str:
+        """Return ``rows``, and of videos ``video_rows``, as aligned text."""
+        return "\n\n".join(_aligned(rows) for rows in (self.rows(), self.video_rows()) if rows)
 
     def to_csv(self, path: Path | str) -> None:
         """Write one row a case and class; a score that is not defined is an empty cell."""
@@ -188,8 +234,11 @@ class Evaluation:
             "mean_dice": self.mean_dice,
             "mean_dice_by_case": self.mean_dice_by_case,
             "mean_dice_interval": list(self.mean_dice_interval),
+            "miou_per_frame": self.miou_per_frame,
+            "miou_per_frame_interval": list(self.miou_per_frame_interval),
             "summary": [asdict(item) for item in self.summary],
             "scores": [asdict(score) for score in self.scores],
+            "videos": [asdict(video) for video in self.videos],
         }
         plain: dict[str, Any] = _nan_to_null(record)
         return plain
@@ -200,7 +249,7 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, path: Path | str) -> Evaluation:
-        """Read what ``to_json`` wrote; sums are computed again from the scores.
+        """Read what ``to_json`` wrote, in this version or an earlier one; sums are computed again from the scores.
 
         Raises:
             InputError: The file cannot be read or is not such a file.
@@ -210,16 +259,19 @@ class Evaluation:
             record = json.loads(Path(path).read_text("utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"cannot be read as JSON ({error})", where=path, fix=fix) from error
-        if not isinstance(record, dict) or (record.get("format"), record.get("version")) != (_FORMAT, _VERSION):
-            raise InputError(f"expected format {_FORMAT!r}, version {_VERSION}", where=path, fix=fix)
+        if not isinstance(record, dict) or record.get("format") != _FORMAT or record.get("version") not in _READABLE:
+            raise InputError(f"expected format {_FORMAT!r}, version {_VERSION} or earlier", where=path, fix=fix)
         try:
             evaluation = cls(
                 tuple(_score(item) for item in record["scores"]),
                 float(record["nsd_tolerance_mm"]),
                 "one" if record["reference_empty"] == "one" else "nan",
                 tuple(str(case) for case in record["missing"]),
+                () if record["version"] == 1 else tuple(_video(item) for item in record["videos"]),
             )
             evaluation.values("dice")  # every case must hold every class
+            if evaluation.videos and tuple(video.case for video in evaluation.videos) != evaluation.cases:
+                raise ValueError("videos and scores are of different cases")
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"a field is missing or of the wrong kind ({error!r})", where=path, fix=fix) from error
         return evaluation
@@ -230,6 +282,21 @@ def _score(item: dict[str, Any]) -> CaseScore:
     return CaseScore(
         str(item["case"]), str(item["label"]), **{n: math.nan if v is None else float(v) for n, v in numbers.items()}
     )
+
+
+def _video(item: dict[str, Any]) -> VideoScore:
+    miou, case = item["miou_per_frame"], str(item["case"])
+    counts = {name: int(item[name]) for name in ("frames", "empty_frames", "unlabelled_frames")}
+    return VideoScore(case, math.nan if miou is None else float(miou), **counts)
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _nan_to_null(value: Any) -> Any:

@@ -74,16 +74,47 @@ def bootstrap_interval(values: NDArray[np.float64]) -> tuple[float, float]:
     Returns:
         Both ends; NaN with fewer than two cases that hold a score, for which there is no spread to judge from.
     """
-    known = ~np.isnan(values)
-    held = known.any(axis=1)
-    values, known = values[held], known[held]
-    cases = len(values)
-    if cases < 2:
+    values = values[~np.isnan(values).all(axis=1)]
+    if len(values) < 2:
         return math.nan, math.nan
-    draws = np.random.default_rng(SEED).multinomial(cases, np.full(cases, 1 / cases), size=RESAMPLES).astype(np.float64)
+    return percentile_interval(means_of_draws(draw_cases(len(values)), values))
+
+
+def draw_cases(cases: int) -> NDArray[np.float64]:
+    """Draw cases with replacement, ``RESAMPLES`` times; the same number of cases is always drawn alike.
+
+    Args:
+        cases: Number of cases.
+
+    Returns:
+        [draws, cases], how often each draw holds each case.
+    """
+    draws = np.random.default_rng(SEED).multinomial(cases, np.full(cases, 1 / cases), size=RESAMPLES)
+    return draws.astype(np.float64)
+
+
+def means_of_draws(draws: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean over classes of the mean over cases, for each draw of cases.
+
+    A class that no drawn case holds is left out of that draw.
+
+    Args:
+        draws: [draws, cases] from ``draw_cases``.
+        values: [cases, classes] scores, NaN where there is none.
+
+    Returns:
+        [draws] means, NaN for a draw without any score.
+    """
+    known = ~np.isnan(values)
     counts = draws @ known.astype(np.float64)
     sums = draws @ np.where(known, values, 0.0)
     present = counts > 0
     class_means = np.divide(sums, counts, out=np.zeros_like(sums), where=present)
-    low, high = np.percentile(class_means.sum(axis=1) / present.sum(axis=1), (2.5, 97.5))
+    nothing = np.full(len(draws), math.nan)
+    return np.divide(class_means.sum(axis=1), present.sum(axis=1), out=nothing, where=present.any(axis=1))
+
+
+def percentile_interval(means: NDArray[np.float64]) -> tuple[float, float]:
+    """Return both ends of the 95 % interval of bootstrap means; draws without a mean (NaN) are left out."""
+    low, high = np.nanpercentile(means, (2.5, 97.5))
     return float(low), float(high)

@@ -14,10 +14,21 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from masam.errors import ConfigError, InputError
-from masam.evaluation.cases import Cases, check_same_grid, collect_cases, load_labels, pair_cases
+from masam.evaluation.cases import (
+    Cases,
+    are_videos,
+    check_same_grid,
+    collect_cases,
+    load_labels,
+    name_alike,
+    pair_cases,
+    require_known,
+)
 from masam.evaluation.overlap import ReferenceEmpty, count_overlap, volume_ml
-from masam.evaluation.scores import CaseScore, Evaluation
+from masam.evaluation.scores import CaseScore, Evaluation, VideoScore
 from masam.evaluation.surface import Spacing, check_tolerance, surface_scores
+from masam.evaluation.video import score_video
+from masam.io.label_frames import require_indexable
 from masam.labels import LabelScheme
 from masam.volume import Volume
 
@@ -34,63 +45,87 @@ def evaluate(
     workers: int = 1,
     progress: Callable[[int, int], object] | None = None,
 ) -> Evaluation:
-    """Score label volumes against references, in the references' own geometry.
+    """Score labels against references: volumes in the references' own geometry, videos frame by frame.
 
     Voxels that the reference marks as ``ignore`` are background in both masks. That cuts both surfaces at the same
     place, so an ignored region neither adds nor hides a distance except along its own rim.
 
     Args:
-        predictions: Folder of NIfTI files, list of files, or case id to file or volume.
-        references: The same for the references; they say which cases there are.
+        predictions: Folder of label files (NIfTI or DICOM SEG), or of a folder of label frames a video; a list of such
+            files or folders; or case id to one of them or to a volume. A file, or a folder that holds label frames
+            itself, is one case.
+        references: The same for the references; they say which cases, and which frames of a video, there are.
         labels: The label scheme, the ``labels`` of a ``dataset.json``, or the path of that file.
         nsd_tolerance_mm: Distance up to which surfaces count as the same in ``nsd``.
         reference_empty: Dice and IoU of a class that neither mask holds: "nan" leaves it out of means and counts it,
             "one" gives 1 (the paper's rule).
         missing: What a case without a prediction is: an error, or the worst score there is. "worst" gives Dice, IoU and
             ``nsd`` 0 to every class that the reference holds (and, with ``reference_empty="one"``, to the others too);
-            distances are NaN.
+            distances are NaN. With it, a labelled frame without a prediction counts as one that holds nothing.
         extra: What a prediction without a reference is: an error, or nothing.
-        workers: Cases scored at the same time, in threads; each holds its two volumes in memory.
+        workers: Cases scored at the same time, in threads; each holds its two volumes, or two frames, in memory.
         progress: Called with (cases done, cases in all) after every case.
 
     Returns:
         All scores, sorted by case id; ``Evaluation.summary`` and ``mean_dice`` sum them up.
 
     Raises:
-        InputError: A case is missing or left over, cannot be read, lies on another grid than its reference, or holds a
-            value that is not in the label scheme.
-        ConfigError: The tolerance or the number of workers makes no sense.
+        InputError: A case or a labelled frame is missing, a case is left over, cannot be read, lies on another grid
+            than its reference, or holds a value that is not in the label scheme; or volumes and videos are mixed.
+        ConfigError: The tolerance or the number of workers makes no sense, or a label value of videos is above 255.
+        ResourceError: Pillow is missing, which videos need, or the system did not let us read.
     """
     check_tolerance(nsd_tolerance_mm)
     if workers < 1:
         raise ConfigError(f"expected at least 1 worker, got {workers}", where="workers")
     scheme = read_scheme(labels)
+    predictions, references = name_alike(predictions, references)
     found = collect_cases(predictions, "predictions")
     wanted = collect_cases(references, "references")
+    are_frames = are_videos(found, wanted)
+    if are_frames:
+        require_indexable(scheme)
     absent = pair_cases(found, wanted, allow_missing=missing == "worst", allow_extra=extra == "ignore")
 
-    def score(case: str) -> list[CaseScore]:
-        reference = load_labels(wanted[case], case)
-        truth = _to_channels(reference, scheme, _where(wanted[case], f"reference {case}"), ignore=True)
-        if case in absent:
-            return _worst(case, truth, reference.geometry.spacing_mm, scheme, reference_empty)
-        prediction = load_labels(found[case], case)
-        where = _where(found[case], f"prediction {case}")
-        check_same_grid(prediction, reference, where)
-        guess = _to_channels(prediction, scheme, where, ignore=False)
-        if scheme.ignore_value is not None:
-            guess[reference.array == scheme.ignore_value] = 0
-        return _score_classes(
-            case, truth, guess, reference.geometry.spacing_mm, scheme, nsd_tolerance_mm, reference_empty
-        )
+    def score(case: str) -> tuple[list[CaseScore], VideoScore | None]:
+        guess, truth = found.get(case), wanted[case]
+        if are_frames and isinstance(truth, Path) and not isinstance(guess, Volume):
+            allow_missing = missing == "worst"
+            return score_video(case, guess, truth, scheme, reference_empty=reference_empty, allow_missing=allow_missing)
+        return _score_volume(case, guess, truth, scheme, nsd_tolerance_mm, reference_empty), None
 
     scores: list[CaseScore] = []
+    videos: list[VideoScore] = []
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        for done, of_case in enumerate(pool.map(score, wanted), start=1):
+        for done, (of_case, video) in enumerate(pool.map(score, wanted), start=1):
             scores += of_case
+            videos += [] if video is None else [video]
             if progress is not None:
                 progress(done, len(wanted))
-    return Evaluation(tuple(scores), nsd_tolerance_mm, reference_empty, absent)
+    return Evaluation(tuple(scores), nsd_tolerance_mm, reference_empty, absent, tuple(videos))
+
+
+def _score_volume(
+    case: str,
+    found: Path | Volume | None,
+    wanted: Path | Volume,
+    scheme: LabelScheme,
+    tolerance_mm: float,
+    reference_empty: ReferenceEmpty,
+) -> list[CaseScore]:
+    """Score a volume; None is one that was not predicted."""
+    reference, *predicted = load_labels([wanted] if found is None else [wanted, found], case, scheme)
+    truth = _to_channels(reference, scheme, _where(wanted, f"reference {case}"), ignore=True)
+    spacing_mm = reference.geometry.spacing_mm
+    if found is None:
+        return _worst(case, truth, spacing_mm, scheme, reference_empty)
+    (prediction,) = predicted
+    where = _where(found, f"prediction {case}")
+    check_same_grid(prediction, reference, where)
+    guess = _to_channels(prediction, scheme, where, ignore=False)
+    if scheme.ignore_value is not None:
+        guess[reference.array == scheme.ignore_value] = 0
+    return _score_classes(case, truth, guess, spacing_mm, scheme, tolerance_mm, reference_empty)
 
 
 def _score_classes(
@@ -151,25 +186,16 @@ def _to_channels(volume: Volume, scheme: LabelScheme, where: object, *, ignore: 
     array = volume.array
     low, high = int(array.min()), int(array.max())
     table = np.zeros(65536, dtype=np.uint16)
-    known = np.zeros(65536, dtype=np.bool_)
     for channel, label in enumerate(scheme.labels):
-        table[label.value], known[label.value] = channel, True
-    if ignore and scheme.ignore_value is not None:
-        known[scheme.ignore_value] = True
+        table[label.value] = channel
     if low < 0 or high > 65535:
-        unknown = [low if low < 0 else high]
+        values = [low if low < 0 else high]
     else:
         counts = np.zeros(high + 1, dtype=np.int64)
         for plane in array:
             counts += np.bincount(plane.ravel().astype(np.int64), minlength=high + 1)
-        unknown = [int(value) for value in np.flatnonzero(counts) if not known[value]]
-    if unknown:
-        raise InputError(
-            f"label value {', '.join(map(str, unknown[:8]))} is not in the label scheme "
-            f"(it knows {np.flatnonzero(known).tolist()})",
-            where=where,
-            fix="correct the label file, or add the class to dataset.json",
-        )
+        values = [int(value) for value in np.flatnonzero(counts)]
+    require_known(values, scheme, where, ignore=ignore)
     return table[array.astype(np.uint16, copy=False)]
 
 

@@ -54,7 +54,7 @@ def read_pixels(stack: Stack) -> Volume:
     with gate.system_border(root):
         array = np.empty(stack.shape, np.float32, order="F")
     is_padded = False
-    for k, (frame, stored) in enumerate(zip(stack.frames, _stored(stack.frames), strict=True)):
+    for k, (frame, stored) in enumerate(zip(stack.frames, stored_numbers(stack.frames), strict=True)):
         values, outside = _units(frame, stored)
         if not np.isfinite(values).all():
             raise InputError("its values do not fit into float32 after the scaling", where=frame.name)
@@ -70,8 +70,16 @@ def read_pixels(stack: Stack) -> Volume:
     return Volume(array, stack.geometry)
 
 
-def _stored(frames: Sequence[Frame]) -> Iterator[NDArray[np.int64]]:
-    """Yield the stored numbers [rows, columns] of each slice."""
+def stored_numbers(frames: Sequence[Frame]) -> Iterator[NDArray[np.int64]]:
+    """Yield the stored numbers [rows, columns] of each frame.
+
+    Args:
+        frames: Frames of one or several files.
+
+    Raises:
+        InputError: Pixels are damaged.
+        ResourceError: A decoder is missing, or the system did not let us read.
+    """
     compressed = iter(
         decode([frame for frame in frames if _is_compressed(frame)]) if any(map(_is_compressed, frames)) else ()
     )

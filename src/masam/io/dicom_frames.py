@@ -18,6 +18,9 @@ _TRUSTED_RATIO, _TRUSTED_BYTES = 1000, 64 * 2**20
 _MAX_SIDE, _MAX_FRAMES = 65535, 100_000
 _UNIT_TOLERANCE = 1e-3
 _MAX_MM = 1e6
+SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
+"""SOP classes of segmentation objects; pydicom 3.0 has no name for the second, which is of 2024."""
+_GREY = ("MONOCHROME1", "MONOCHROME2")
 # What an error may quote; a damaged header may hold the patient's name in any place.
 _COLOURS = (
     "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT",
@@ -99,7 +102,9 @@ def read_form(file: DicomFile) -> PixelForm:
     if not pixels.integers:
         raise InputError("expected whole numbers as pixels, got floating ones", where=path)
     colours = text(dataset, "PhotometricInterpretation", path)
-    if whole(dataset, "SamplesPerPixel", path, 1) != 1 or colours not in ("MONOCHROME1", "MONOCHROME2"):
+    # The palette of a label map tells how to show segments; its numbers are theirs.
+    accepted = (*_GREY, "PALETTE COLOR") if file.sop_class == LABEL_MAP else _GREY
+    if whole(dataset, "SamplesPerPixel", path, 1) != 1 or colours not in accepted:
         shown = colours if colours in _COLOURS else "another kind"
         raise InputError(
             f"expected one grey value a voxel, got {shown}", where=path, fix="choose a series of grey images"

@@ -11,7 +11,7 @@ from pathlib import Path
 from masam.errors import ConfigError, InputError
 from masam.io import gate
 from masam.io.dicom_file import DicomFile, is_dicom, quiet_border, read_header
-from masam.io.dicom_frames import Frame, read_frames, text
+from masam.io.dicom_frames import LABEL_MAP, Frame, read_frames, text
 from masam.io.dicom_stack import stack
 from masam.volume import Geometry
 
@@ -22,6 +22,7 @@ MAX_FILES = 50_000
 _NO_SCAN = ("Segmentation", "Presentation State", "Parametric Map", "RT Dose", "RT Image")
 _MODALITIES = ("CR", "CT", "DX", "MG", "MR", "NM", "OCT", "OPT", "OT", "PT", "RF", "US", "XA")
 _KEY_LENGTH = 8
+_ONE = "choose one with --series, or keep one in the folder"
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +164,9 @@ def choose_series(path: Path, wanted: str | None = None) -> Series:
     if wanted is None:
         if len(found) > 1:
             raise InputError(
-                f"expected one series, found {len(found)}: {_list(found)}", where=path, fix="choose one with --series"
+                f"expected one series, found {len(found)}: {_list(found)}",
+                where=path,
+                fix="choose one with --series, or keep one in the folder",
             )
         return found[0]
     chosen = [series for series in found if wanted in (series.key, series.uid, series.number)]
@@ -232,7 +235,7 @@ def _is_scan(file: DicomFile) -> bool:
         from pydicom.uid import UID
 
         name = UID(file.sop_class).name
-    if any(word in name for word in _NO_SCAN):
+    if file.sop_class == LABEL_MAP or any(word in name for word in _NO_SCAN):
         return False
     # A private class has no name; pixels make it an image.
     return "Image Storage" in name or file.pixels is not None

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from masam.errors import InputError
 from masam.io import gate
+from masam.io.case import DICOM_ENDING, ENDINGS
 from masam.io.dicom import read_pixels
 from masam.io.dicom_file import is_dicom
-from masam.io.dicom_seg import read_seg
+from masam.io.dicom_segments import read_seg, seg_grid
 from masam.io.dicom_series import choose_series, files_below, find_series, read_stack
 from masam.io.dicom_series import sha256 as series_sha256
-from masam.io.nifti import read_labels, read_volume
+from masam.io.nifti import read_geometry, read_labels, read_volume
 from masam.labels import LabelScheme
 from masam.volume import Volume
-
-SEG_ENDING = ".dcm"
-"""Ending of label files that are DICOM segmentation objects."""
-
-_NIFTI = (".nii", ".nii.gz")
 
 
 def read_image(
     path: Path,
     *,
+    channels: int | None = 1,
     series: str | None = None,
     say: Callable[[str], None] | None = None,
     prefer_sform: bool = False,
@@ -37,6 +34,7 @@ def read_image(
 
     Args:
         path: Anything else than a NIfTI name is taken for DICOM if it is a folder or its bytes say so.
+        channels: How many the file must hold: see :func:`masam.io.nifti.read_volume`. A DICOM series holds one.
         series: Of DICOM: see :func:`masam.io.dicom.read_dicom`.
         say: Told, a line each, what the user should know of the image.
         prefer_sform: Of NIfTI: see :func:`masam.io.nifti.read_volume`, as for the other arguments.
@@ -44,7 +42,7 @@ def read_image(
         nan_fill: Value for voxels that are not finite.
 
     Returns:
-        float32 values and their geometry.
+        float32 values, with a fourth axis if there are several channels, and their geometry.
 
     Raises:
         InputError: The file or folder is refused.
@@ -52,7 +50,19 @@ def read_image(
         ResourceError: A package is missing, memory does not suffice, or the system did not let us read.
     """
     if not is_dicom_image(path):
-        return read_volume(path, prefer_sform=prefer_sform, assume_orientation=assume_orientation, nan_fill=nan_fill)
+        return read_volume(
+            path,
+            channels=channels,
+            prefer_sform=prefer_sform,
+            assume_orientation=assume_orientation,
+            nan_fill=nan_fill,
+        )
+    if channels is not None and channels != 1:
+        raise InputError(
+            f"expected a NIfTI file of {channels} channels, got DICOM, of which a series is one channel",
+            where=path,
+            fix="take nnU-Net's layout, with a folder a channel",
+        )
     stack = read_stack(path, series)
     if say is not None:
         for note in stack.notes:
@@ -63,19 +73,21 @@ def read_image(
 def read_label_image(
     path: Path,
     image: Volume,
-    image_path: Path,
+    image_paths: Sequence[Path],
     scheme: LabelScheme | None = None,
     *,
+    series: str | None = None,
     prefer_sform: bool = False,
     assume_orientation: str | None = None,
 ) -> Volume:
-    """Read labels: a NIfTI file, or a DICOM SEG if the name ends in ``.dcm``.
+    """Read the labels of an image: a NIfTI file, or a DICOM SEG if the name ends in ``.dcm``.
 
     Args:
         path: The label file.
         image: The image that it labels.
-        image_path: Where that was read from.
-        scheme: See :func:`masam.io.dicom_seg.read_seg`.
+        image_paths: Where its channels were read from; a SEG may have been drawn on any of them.
+        scheme: See :func:`masam.io.dicom_segments.read_seg`.
+        series: Which series of the image, see :func:`masam.io.dicom.read_dicom`.
         prefer_sform: See :func:`masam.io.nifti.read_labels`.
         assume_orientation: Letters such as ``"RAS"`` for files without any transform.
 
@@ -87,9 +99,31 @@ def read_label_image(
         ConfigError: ``assume_orientation`` is not an orientation.
         ResourceError: A package is missing, memory does not suffice, or the system did not let us read.
     """
-    if path.name.lower().endswith(SEG_ENDING):
-        return read_seg(path, read_stack(image_path) if is_dicom_image(image_path) else image, scheme)
+    if _is_seg(path):
+        stacks = [read_stack(one, series) for one in image_paths if is_dicom_image(one)]
+        return read_seg(path, stacks or image, scheme)
     return read_labels(path, prefer_sform=prefer_sform, assume_orientation=assume_orientation)
+
+
+def read_label_files(paths: Sequence[Path], scheme: LabelScheme, grid: Volume | None = None) -> list[Volume]:
+    """Read label files of one case without its image: NIfTI files, and DICOM SEG by their endings.
+
+    Args:
+        paths: The files, at least one.
+        scheme: Classes by whose names segments are known.
+        grid: Where the voxels of a SEG lie; by default the grid of the first NIfTI file, or the smallest that holds
+            every frame of all SEG.
+
+    Returns:
+        int32 values of each; NIfTI files keep their own grids, which are not yet compared.
+
+    Raises:
+        InputError: A file is refused, or a SEG lies on another grid.
+        ResourceError: A package is missing, memory does not suffice, or the system did not let us read.
+    """
+    volumes = {path: read_labels(path) for path in paths if not _is_seg(path)}
+    grid = grid or next(iter(volumes.values()), None) or seg_grid(paths)
+    return [volumes[path] if path in volumes else read_seg(path, grid, scheme) for path in paths]
 
 
 def require_same_grid(what: str, volume: Volume, path: Path, image: Volume, image_path: Path) -> None:
@@ -126,7 +160,17 @@ def is_dicom_image(path: Path) -> bool:
         InputError: There is nothing, or it is no regular file.
         ResourceError: The system did not let us read.
     """
-    return path.is_dir() or not (path.name.lower().endswith(_NIFTI) or not is_dicom(path))
+    return path.is_dir() or not (path.name.lower().endswith(ENDINGS) or not is_dicom(path))
+
+
+def count_channels(path: Path) -> int:
+    """Return how many channels an image holds; of NIfTI the length of its fourth axis, of DICOM one.
+
+    Raises:
+        InputError: The file is refused.
+        ResourceError: The system did not let us read.
+    """
+    return 1 if is_dicom_image(path) else read_geometry(path, channels=None).channels
 
 
 def image_sha256(path: Path, series: str | None = None) -> str:
@@ -174,13 +218,17 @@ def find_dicom(path: Path, series: str | None = None) -> tuple[tuple[str, Path, 
     return tuple(sorted((f"series{one.number or '_'}_{one.key}", path, one.key) for one in found))
 
 
+def _is_seg(path: Path) -> bool:
+    return path.name.lower().endswith(DICOM_ENDING)
+
+
 def _rows(volume: Volume) -> list[list[float]]:
     return [[float(f"{x:.6g}") for x in row] for row in volume.geometry.affine[:3]]
 
 
 def _holds_dicom(path: Path) -> bool:
     # A damaged file makes its folder a scan too: one that is refused when it is read, beside the others.
-    return path.name.lower().endswith(SEG_ENDING) or is_dicom(path)
+    return path.name.lower().endswith(DICOM_ENDING) or is_dicom(path)
 
 
 def _name(path: Path) -> str:

@@ -6,13 +6,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from masam.errors import InputError, MasamError
 from masam.io import gate
-from masam.io.cases import CHANNEL, ENDINGS, Case, channel_names, list_nifti, read_dataset, stem_of
+from masam.io.case import DICOM_ENDING, Case
+from masam.io.cases import channel_names, read_dataset
+from masam.io.nnunet_cases import (
+    ANY_OF,
+    FILE_ENDINGS,
+    case_and_channel,
+    has_ending,
+    list_images,
+    list_labels,
+    name_of,
+)
 from masam.labels import LabelScheme
 
 
@@ -68,40 +78,32 @@ def _of_folders(root: Path, content: dict[str, Any], file: Path, first: str) -> 
     except MasamError as error:
         faults.append(str(error))
     ending = content.get("file_ending")
-    if ending not in ENDINGS:
-        faults.append(f"{file}: file_ending: expected {' or '.join(ENDINGS)}, got {ending!r}")
+    if ending not in FILE_ENDINGS:
+        faults.append(f"{file}: file_ending: expected {ANY_OF}, got {ending!r}")
         ending = None
-    training = _split(root, "Tr", channels, ending, faults)
+    training = _split(root, "Tr", channels, ending, labels, faults)
     wanted = content.get("numTraining", len(training))
     if wanted != len(training):
         faults.append(f"{file}: numTraining is {wanted!r}, found {len(training)} cases with image and label")
-    test = _split(root, "Ts", channels, ending, faults)
+    test = _split(root, "Ts", channels, ending, labels, faults)
     # Whatever the strict reader stumbles over and this one does not is said in its words.
     return Inventory(root, labels, training, test, tuple(faults) or (first,))
 
 
-def _split(root: Path, split: str, channels: int | None, ending: str | None, faults: list[str]) -> tuple[Case, ...]:
-    images: dict[str, dict[int, Path]] = defaultdict(dict)
+def _split(
+    root: Path,
+    split: str,
+    channels: int | None,
+    ending: str | None,
+    scheme: LabelScheme | None,
+    faults: list[str],
+) -> tuple[Case, ...]:
     folder = root / f"images{split}"
-    spelling: dict[str, str] = {}
-    for path in list_nifti(folder):
-        match = CHANNEL.fullmatch(stem_of(path))
-        if not match:
-            faults.append(f"{path}: expected a name such as CASE_0000{ending or '.nii.gz'}; rename the file")
-            continue
-        _require_ending(path, ending, faults)
-        case, channel = match["case"], int(match["channel"])
-        if spelling.setdefault(case.casefold(), case) != case or channel in images[case]:
-            faults.append(f"{path}: {case} is there twice, by another ending or spelling; remove one")
-        images[case].setdefault(channel, path)
-    labels: dict[str, Path] = {}
-    for path in list_nifti(root / f"labels{split}"):
-        _require_ending(path, ending, faults)
-        if stem_of(path) in labels:
-            faults.append(f"{path}: {stem_of(path)} is there twice, by another ending; remove one")
-        labels.setdefault(stem_of(path), path)
+    images = _images(folder, channels, ending, faults)
+    labels = _label_files(root / f"labels{split}", ending, faults)
+    suffix = "" if ending == DICOM_ENDING else ending or ".nii.gz"
     for case in sorted(set(labels) - set(images)):
-        faults.append(f"{labels[case]}: no image for this label, expected {folder / case}_0000{ending or '.nii.gz'}")
+        faults.append(f"{labels[case]}: no image for this label, expected {folder / case}_0000{suffix}")
     cases = []
     for case in sorted(images):
         found = images[case]
@@ -113,13 +115,49 @@ def _split(root: Path, split: str, channels: int | None, ending: str | None, fau
             faults.append(f"{root / 'labelsTr'}: no label for image {case}; add it, or remove the image")
         elif not lacking:
             files = tuple(found[n] for n in sorted(wanted))
-            cases.append(Case(case, files, labels.get(case)))
+            cases.append(_labelled(Case(case, files), labels.get(case), scheme))
     return tuple(cases)
 
 
+def _images(folder: Path, channels: int | None, ending: str | None, faults: list[str]) -> dict[str, dict[int, Path]]:
+    """Return the images of a folder by case and channel."""
+    images: dict[str, dict[int, Path]] = defaultdict(dict)
+    spelling: dict[str, str] = {}
+    paths = list_images(folder, ending)
+    names = {name_of(path) for path in paths}
+    for path in paths:
+        try:
+            case, channel = case_and_channel(path, names, ending, channels)
+        except InputError as error:
+            faults.append(str(error))
+            continue
+        _require_ending(path, ending, faults)
+        if spelling.setdefault(case.casefold(), case) != case or channel in images[case]:
+            faults.append(f"{path}: {case} is there twice, by another ending or spelling; remove one")
+        images[case].setdefault(channel, path)
+    return images
+
+
+def _label_files(folder: Path, ending: str | None, faults: list[str]) -> dict[str, Path]:
+    """Return the label files of a folder by case."""
+    labels: dict[str, Path] = {}
+    for path in list_labels(folder, ending):
+        if ending != DICOM_ENDING:
+            _require_ending(path, ending, faults)
+        if name_of(path) in labels:
+            faults.append(f"{path}: {name_of(path)} is there twice, by another ending; remove one")
+        labels.setdefault(name_of(path), path)
+    return labels
+
+
 def _require_ending(path: Path, ending: str | None, faults: list[str]) -> None:
-    if ending and not (path.name.endswith(ending) and (ending == ".nii.gz") == path.name.endswith(".nii.gz")):
+    if ending and not has_ending(path, ending):
         faults.append(f"{path}: expected the file_ending {ending} of dataset.json")
+
+
+def _labelled(case: Case, label: Path | None, scheme: LabelScheme | None) -> Case:
+    # Without classes the segments of a DICOM label go by their numbers; the missing classes are a fault of their own.
+    return case.with_label(label, scheme) if scheme else replace(case, label=label)
 
 
 def _labels(content: Any, file: Path, faults: list[str]) -> LabelScheme | None:

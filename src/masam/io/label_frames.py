@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 
 from masam.errors import ConfigError, InputError, ResourceError
 from masam.io import gate
+from masam.io.frame_folder import natural_key
 from masam.io.frames import check_frame_size, require_package
 from masam.labels import LabelScheme
+
+LABEL_ENDING = ".png"
 
 _MAX_FILE_BYTES = 2**28
 _MAX_VALUE = 255
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_HEAD_BYTES = 33
 
 # PNG's kinds of pixels, as its header numbers them.
 _GREY, _INDEXED = 0, 3
@@ -38,6 +42,48 @@ def require_indexable(scheme: LabelScheme) -> None:
         )
 
 
+def label_files(folder: Path) -> dict[str, Path]:
+    """Find the label frames of a video.
+
+    Args:
+        folder: Folder of PNG files; hidden files and others are none.
+
+    Returns:
+        Name without ending to file, in natural order.
+
+    Raises:
+        InputError: Two files have one name, which differ in the spelling of their endings.
+        ResourceError: The system did not let us read.
+    """
+    with gate.system_border(folder):
+        files = [
+            file
+            for file in folder.iterdir()
+            if file.suffix.lower() == LABEL_ENDING and not file.name.startswith(".") and not file.is_dir()
+        ]
+    found: dict[str, Path] = {}
+    for file in sorted(files, key=lambda file: (natural_key(file.stem), file.name)):
+        if file.stem in found:
+            raise InputError(
+                f"{found[file.stem].name} and {file.name} are labels of one frame",
+                where=folder,
+                fix="rename or remove one",
+            )
+        found[file.stem] = file
+    return found
+
+
+def holds_colours(path: Path) -> bool:
+    """Say whether a PNG file holds colours, as a picture does, instead of values or of what is no PNG.
+
+    Raises:
+        InputError: There is no such file, or it is no regular one.
+        ResourceError: The system did not let us read.
+    """
+    head = gate.read_head(path, _HEAD_BYTES, compressed=False)
+    return len(head) == _HEAD_BYTES and head.startswith(_SIGNATURE) and head[25] in _OTHER_KINDS
+
+
 def read_labels(path: Path) -> NDArray[np.uint8]:
     """Read one label frame.
 
@@ -53,7 +99,7 @@ def read_labels(path: Path) -> NDArray[np.uint8]:
     """
     image_module = require_package("PIL.Image")
     data = gate.read_bytes(path, _MAX_FILE_BYTES)
-    if not data.startswith(_SIGNATURE) or len(data) < 33:
+    if not data.startswith(_SIGNATURE) or len(data) < _HEAD_BYTES:
         raise InputError("expected a PNG file", where=path, fix="store label frames as indexed PNG")
     width, height = (int.from_bytes(data[start : start + 4]) for start in (16, 20))
     check_frame_size(height, width, path)

@@ -27,6 +27,7 @@ GZIP_LEVEL = 4
 def read_volume(
     path: Path,
     *,
+    channels: int | None = 1,
     dtype: DTypeLike = np.float32,
     prefer_sform: bool = False,
     assume_orientation: str | None = None,
@@ -36,7 +37,8 @@ def read_volume(
     """Read an image.
 
     Args:
-        path: ``.nii`` or ``.nii.gz``, NIfTI-1 or NIfTI-2, three axes; ``nifti_header`` says what is accepted.
+        path: ``.nii`` or ``.nii.gz``, NIfTI-1 or NIfTI-2; ``nifti_header`` says what is accepted.
+        channels: How many the file must hold along its fourth axis; 1 is a file of three axes, None accepts any number.
         dtype: Floating type of the result; scaling is done in float64 and rounded once.
         prefer_sform: Where qform and sform disagree, take the sform.
         assume_orientation: Letters such as ``"RAS"`` for a file without any transform.
@@ -44,7 +46,8 @@ def read_volume(
         max_bytes: Largest (inflated) file accepted.
 
     Returns:
-        The values in the axis order of the file (Fortran order in memory), and their geometry.
+        The values in the axis order of the file (Fortran order in memory), with a fourth axis if there are several
+        channels, and their geometry.
 
     Raises:
         InputError: The file is damaged, contradicts itself or is not supported.
@@ -56,24 +59,34 @@ def read_volume(
         raise ConfigError(f"expected a floating type, got {target.name}", where="dtype")
     if nan_fill is not None and not np.isfinite(nan_fill):
         raise ConfigError(f"expected a finite value, got {nan_fill}", where="nan_fill")
-    header, stored = _read(path, prefer_sform, assume_orientation, max_bytes)
-    with gate.system_border(path):
-        array = np.empty(header.shape, target, order="F")
-    wrong = 0
-    for k, values in enumerate(_slabs(header, stored)):
-        with np.errstate(over="ignore", invalid="ignore"):
-            array[..., k] = values
-        not_finite = ~np.isfinite(array[..., k])
-        wrong += int(np.count_nonzero(not_finite))
-        if nan_fill is not None:
-            array[..., k][not_finite] = nan_fill
-    if wrong and (nan_fill is None or wrong == array.size):
-        raise InputError(
-            f"{wrong} of {array.size} voxels are not finite in {target.name} (NaN, infinite or too large)",
-            where=path,
-            fix="repair the file, or say with nan_fill what they shall be" if wrong < array.size else "export it again",
-        )
+    header, stored = _read(path, channels, prefer_sform, assume_orientation, max_bytes)
+    array = _floating(header, stored, target, nan_fill, path)
+    if header.channels > 1:
+        array = array.reshape((*header.shape, header.channels), order="F")
     return Volume(array, header.geometry)
+
+
+def read_channel(path: Path, index: int, channels: int) -> Volume:
+    """Read one channel of a file that holds several, in the type that it is stored in.
+
+    Args:
+        path: As in :func:`read_volume`.
+        index: Which channel, from 0.
+        channels: How many the file must hold.
+
+    Returns:
+        Whole numbers as they are stored; floating and scaled values in float32.
+
+    Raises:
+        InputError: As in :func:`read_volume`.
+        ResourceError: Memory does not suffice, or the system did not let us read.
+    """
+    header, stored = _read(path, channels, False, None, gate.MAX_VOLUME_BYTES)
+    slices = header.shape[2]
+    stored = stored[..., index * slices : (index + 1) * slices]
+    if header.is_scaled or header.dtype.kind == "f":
+        stored = _floating(header, stored, np.dtype(np.float32), None, path)
+    return Volume(stored, header.geometry)
 
 
 def read_labels(
@@ -99,7 +112,7 @@ def read_labels(
         ConfigError: ``assume_orientation`` is not an orientation.
         ResourceError: Memory does not suffice, or the system did not let us read.
     """
-    header, stored = _read(path, prefer_sform, assume_orientation, max_bytes)
+    header, stored = _read(path, 1, prefer_sform, assume_orientation, max_bytes)
     with gate.system_border(path):
         array = np.empty(header.shape, np.int32, order="F")
     for k, values in enumerate(_slabs(header, stored)):
@@ -118,11 +131,14 @@ def read_labels(
     return Volume(array, header.geometry)
 
 
-def read_geometry(path: Path, *, prefer_sform: bool = False, assume_orientation: str | None = None) -> Header:
+def read_geometry(
+    path: Path, *, channels: int | None = 1, prefer_sform: bool = False, assume_orientation: str | None = None
+) -> Header:
     """Read the header alone: shape, geometry and stored type, in time and memory that do not grow with the file.
 
     Args:
         path: As in :func:`read_volume`, and so are the other arguments.
+        channels: How many the file must hold along its fourth axis; None accepts any number.
         prefer_sform: Where qform and sform disagree, take the sform.
         assume_orientation: Letters such as ``"RAS"`` for a file without any transform.
 
@@ -133,7 +149,9 @@ def read_geometry(path: Path, *, prefer_sform: bool = False, assume_orientation:
     """
     compressed = _is_compressed(path)
     head = gate.read_head(path, HEADER_BYTES, compressed=compressed)
-    header = parse_header(head, path, prefer_sform=prefer_sform, assume_orientation=assume_orientation)
+    header = parse_header(
+        head, path, channels=channels, prefer_sform=prefer_sform, assume_orientation=assume_orientation
+    )
     gate.check_declared_size(path, header.file_bytes, compressed=compressed)
     return header
 
@@ -179,21 +197,50 @@ def _is_compressed(path: Path) -> bool:
 
 
 def _read(
-    path: Path, prefer_sform: bool, assume_orientation: str | None, max_bytes: int
+    path: Path, channels: int | None, prefer_sform: bool, assume_orientation: str | None, max_bytes: int
 ) -> tuple[Header, NDArray[np.generic]]:
+    """Return what the header says and the stored voxels [I, J, K * C], a channel's slices after the other's."""
+
     def parse(head: bytes) -> Header:
-        return parse_header(head, path, prefer_sform=prefer_sform, assume_orientation=assume_orientation)
+        return parse_header(
+            head, path, channels=channels, prefer_sform=prefer_sform, assume_orientation=assume_orientation
+        )
 
     buffer = gate.read_sized(
         path, HEADER_BYTES, lambda head: parse(head).file_bytes, compressed=_is_compressed(path), max_bytes=max_bytes
     )
     header = parse(buffer[:HEADER_BYTES].tobytes())
-    return header, np.ndarray(header.shape, header.dtype, buffer=buffer, offset=header.offset, order="F")
+    i, j, k = header.shape
+    shape = (i, j, k * header.channels)
+    return header, np.ndarray(shape, header.dtype, buffer=buffer, offset=header.offset, order="F")
+
+
+def _floating(
+    header: Header, stored: NDArray[Any], target: np.dtype[Any], nan_fill: float | None, path: Path
+) -> NDArray[Any]:
+    """Return stored voxels as values of a floating type, all finite."""
+    with gate.system_border(path):
+        array: NDArray[Any] = np.empty(stored.shape, target, order="F")
+    wrong = 0
+    for k, values in enumerate(_slabs(header, stored)):
+        with np.errstate(over="ignore", invalid="ignore"):
+            array[..., k] = values
+        not_finite = ~np.isfinite(array[..., k])
+        wrong += int(np.count_nonzero(not_finite))
+        if nan_fill is not None:
+            array[..., k][not_finite] = nan_fill
+    if wrong and (nan_fill is None or wrong == array.size):
+        raise InputError(
+            f"{wrong} of {array.size} voxels are not finite in {target.name} (NaN, infinite or too large)",
+            where=path,
+            fix="repair the file, or say with nan_fill what they shall be" if wrong < array.size else "export it again",
+        )
+    return array
 
 
 def _slabs(header: Header, stored: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Yield the values of each slice; slice by slice, so that float64 never exists for the whole volume."""
-    for k in range(header.shape[2]):
+    for k in range(stored.shape[2]):
         slab = stored[..., k]
         if header.is_scaled:
             with np.errstate(over="ignore", invalid="ignore"):
@@ -223,7 +270,7 @@ def _blocks(head: bytes, array: NDArray[Any]) -> Iterator[bytes]:
 
 
 def _check_written(path: Path, array: NDArray[Any], geometry: Geometry) -> None:
-    header, stored = _read(path, False, None, gate.MAX_VOLUME_BYTES)
+    header, stored = _read(path, 1, False, None, gate.MAX_VOLUME_BYTES)
     if header.shape != array.shape or header.dtype != array.dtype or header.is_scaled:
         raise InputError(f"got {header.shape} {header.dtype}, expected {array.shape} {array.dtype}", where=path)
     if not same_place(header.geometry, geometry, header.shape):

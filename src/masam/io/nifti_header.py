@@ -3,7 +3,8 @@
 Where the format leaves a choice, this is ours (for the transforms, see ``nifti_transform``):
 
 - Scaling slope 0 or NaN: no scaling, as the format says. Infinite: refused.
-- Two axes: one slice. More than three: accepted if the further ones have length 1.
+- Two axes: one slice. More than three: the fourth holds channels where the caller expects some, as MSD stores them;
+  further ones are accepted if they have length 1.
 
 A header has no checksum: damage that still looks right cannot be told from truth.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,13 +34,16 @@ _REFUSED_TYPES = {
     1: "binary", 32: "complex", 128: "RGB", 1536: "128-bit float", 1792: "complex", 2048: "complex", 2304: "RGBA",
 }  # fmt: skip
 
+_SPLIT = "split it into one file a channel or time point"
+
 
 @dataclass(frozen=True, eq=False)
 class Header:
     """What a file says about its voxels.
 
     Attributes:
-        shape: Voxels along each array axis.
+        shape: Voxels along each axis in space.
+        channels: Length of the fourth axis, 1 if there is none.
         dtype: Type of the stored voxels, with byte order.
         geometry: Where they lie, in mm.
         slope: A voxel's value is ``slope * stored + intercept``.
@@ -48,6 +52,7 @@ class Header:
     """
 
     shape: tuple[int, int, int]
+    channels: int
     dtype: np.dtype[Any]
     geometry: Geometry
     slope: float
@@ -57,7 +62,7 @@ class Header:
     @property
     def file_bytes(self) -> int:
         """Size the (inflated) file must have."""
-        return self.offset + prod(self.shape) * self.dtype.itemsize
+        return self.offset + prod(self.shape) * self.channels * self.dtype.itemsize
 
     @property
     def is_scaled(self) -> bool:
@@ -66,13 +71,19 @@ class Header:
 
 
 def parse_header(
-    head: bytes, where: object, *, prefer_sform: bool = False, assume_orientation: str | None = None
+    head: bytes,
+    where: object,
+    *,
+    channels: int | None = 1,
+    prefer_sform: bool = False,
+    assume_orientation: str | None = None,
 ) -> Header:
     """Read a header.
 
     Args:
         head: First 540 bytes of the file, or fewer if it is shorter.
         where: File to name in an error.
+        channels: Length that the fourth axis must have; None accepts any.
         prefer_sform: Where qform and sform disagree, take the sform.
         assume_orientation: Letters such as ``"RAS"``, for a file without any transform.
 
@@ -81,12 +92,14 @@ def parse_header(
         ConfigError: ``assume_orientation`` is not an orientation.
     """
     fields, size = _fields(head, where)
-    shape, axes = _shape(fields, where)
+    shape, found, axes = _shape(fields, where)
+    if channels is not None and found != channels:
+        _refuse_channels(found, channels, shape, where)
     dtype = _dtype(fields, where)
     slope, intercept = _scaling(fields, where)
     offset = _voxel_offset(fields, size + 4, where)
     geometry = read_transform(fields, shape, axes, where, prefer_sform, assume_orientation)
-    return Header(shape, dtype, geometry, slope, intercept, offset)
+    return Header(shape, found, dtype, geometry, slope, intercept, offset)
 
 
 def encode_header(shape: tuple[int, int, int], dtype: np.dtype[Any], geometry: Geometry, where: object) -> bytes:
@@ -160,21 +173,28 @@ def _fields(head: bytes, where: object) -> tuple[NDArray[Any], int]:
     raise InputError("expected the header of a NIfTI file, got something else or too few bytes", where=where)
 
 
-def _shape(fields: NDArray[Any], where: object) -> tuple[tuple[int, int, int], int]:
+def _shape(fields: NDArray[Any], where: object) -> tuple[tuple[int, int, int], int, int]:
+    """Return the lengths of the axes in space and of the fourth, and the number of axes."""
     dims = [int(n) for n in fields["dim"]]
     if not 2 <= dims[0] <= 7:
         raise InputError(f"expected 3 axes, the header says {dims[0]}", where=where)
     lengths = dims[1 : 1 + dims[0]]
     if min(lengths) < 1:
         raise InputError(f"expected axes of length 1 or more, the header says {lengths}", where=where)
-    if max(lengths[3:], default=1) > 1:
-        raise InputError(
-            f"expected 3 axes, got {len(lengths)} of lengths {lengths}",
-            where=where,
-            fix="split it into one file a channel or time point",
-        )
-    i, j, k = (*lengths, 1)[:3]
-    return (i, j, k), dims[0]
+    if max(lengths[4:], default=1) > 1:
+        raise InputError(f"expected 3 axes, got {len(lengths)} of lengths {lengths}", where=where, fix=_SPLIT)
+    i, j, k, channels = (*lengths, 1, 1)[:4]
+    return (i, j, k), channels, dims[0]
+
+
+def _refuse_channels(found: int, wanted: int, shape: tuple[int, int, int], where: object) -> NoReturn:
+    if wanted == 1:
+        raise InputError(f"expected 3 axes, got 4 of lengths {[*shape, found]}", where=where, fix=_SPLIT)
+    raise InputError(
+        f"expected {wanted} channels along the fourth axis, got {found} (axes of lengths {[*shape, found]})",
+        where=where,
+        fix="add the missing channel, or correct the list of channels in dataset.json",
+    )
 
 
 def _dtype(fields: NDArray[Any], where: object) -> np.dtype[Any]:

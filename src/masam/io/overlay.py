@@ -15,6 +15,9 @@ from masam.errors import ResourceError
 from masam.io.frames import Frame, FrameSource, require_package
 from masam.labels import LabelScheme
 
+OVERLAY_ENDING = ".overlay"
+"""What the name of a folder of overlays has after the name of its case; a video has ``.mp4`` after it."""
+
 # Enough colour to tell classes apart, enough of the frame to judge them.
 _OPACITY = 0.45
 _CODECS = ("libx264", "mpeg4")

@@ -17,7 +17,7 @@ from masam.errors import InputError, ResourceError, some_of
 from masam.io import gate
 from masam.io.case import ENDINGS, Case
 from masam.io.frame_folder import FRAME_ENDINGS
-from masam.io.label_frames import read_labels
+from masam.io.label_frames import label_files, read_labels
 from masam.io.video import VIDEO_ENDINGS, FrameSource, is_video, open_frames
 from masam.progress import Progress, Silent
 
@@ -26,8 +26,6 @@ CHANNELS = ("R", "G", "B")
 
 UNLABELLED = -100
 """Label of the pixels of frames that have no label file; the loss leaves them out."""
-
-_LABEL_ENDING = ".png"
 
 
 def is_video_ending(ending: Any) -> bool:
@@ -143,7 +141,7 @@ def load_video_case(
     for note in source.notes:
         progress.say(f"{case.id}: {note}")
     count = source.count if source.count is not None else sum(1 for _ in source)
-    files = {} if case.label is None else _label_files(case.label)
+    files = {} if case.label is None else label_files(case.label)
     frame_bytes = source.size[0] * source.size[1] * (3 if case.label is None else 5)
     if count * frame_bytes > max_bytes:
         raise ResourceError(
@@ -188,14 +186,6 @@ def _labels_of(file: Path, source: FrameSource) -> NDArray[np.uint8]:
             fix="store labels at the size of their frames",
         )
     return labels
-
-
-def _label_files(folder: Path) -> dict[str, Path]:
-    with gate.system_border(folder):
-        return {
-            file.stem: file for file in sorted(folder.iterdir())
-            if file.suffix.lower() == _LABEL_ENDING and not file.name.startswith(".")
-        }  # fmt: skip
 
 
 def _pair(images: Path, labels: Path, ending: str) -> tuple[Case, ...]:

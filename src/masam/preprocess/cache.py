@@ -32,6 +32,7 @@ FORMAT_VERSION = 2
 # Intensities are stored as whole numbers 0..65535. On one million values spread over 0..1 the largest rounding error is
 # 7.6e-6, where float16 in the same two bytes has 2.4e-4 and float32 takes twice the disk and page cache.
 _IMAGE_LEVELS = 65535
+_IMAGE_TYPES, _LABEL_TYPES = ("uint16",), ("int8", "int16")
 
 _PARTIAL = ".partial-"
 
@@ -105,7 +106,7 @@ Case = TypeVar("Case", bound=SourceFiles)
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One cached case; the arrays are mapped when they are read, so that it is cheap to send to a worker process.
+    """One cached case; its files are opened when a window is read, so that it costs nothing to hold.
 
     Attributes:
         case_id: Name of the case.
@@ -121,42 +122,50 @@ class PreparedCase:
     image_size: int
     channels: int = 1
 
-    def read_window(self, slices: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def read_window(self, slices: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.signedinteger]]:
         """Read some slices, in any order, repetitions included.
 
         Args:
             slices: S slice indices, 0 to ``depth`` - 1.
 
         Returns:
-            Intensities [S, C, H, W], 0 to 1, and classes [S, H, W], -100 where the voxel has no label.
+            Intensities [S, C, H, W], 0 to 1, and classes [S, H, W] in the 8 or 16 bits in which they are stored, -100
+            where the voxel has no label.
 
         Raises:
             InputError: An index is out of range, or the stored files are damaged.
         """
         if not slices or min(slices) < 0 or max(slices) >= self.depth:
             raise InputError(f"expected slices from 0 to {self.depth - 1}, got {list(slices)}", where=self.case_id)
-        images, labels = self._map()
-        index = list(slices)
-        return images[index].astype(np.float32) / np.float32(_IMAGE_LEVELS), labels[index].astype(np.int64)
+        images = self._read("images.npy", _IMAGE_TYPES, (self.depth, self.channels, *self._sides), slices)
+        labels = self._read("labels.npy", _LABEL_TYPES, (self.depth, *self._sides), slices)
+        return np.divide(images, np.float32(_IMAGE_LEVELS), dtype=np.float32), labels
 
-    def _map(self) -> tuple[NDArray[np.uint16], NDArray[np.signedinteger]]:
-        arrays = []
-        sides = (self.image_size, self.image_size)
-        shapes = {"images.npy": (self.depth, self.channels, *sides), "labels.npy": (self.depth, *sides)}
-        for name, shape in shapes.items():
-            path = self.folder / name
-            try:
-                array = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
-                raise InputError(
-                    f"the cached case is damaged ({error})", where=path, fix="delete its folder"
-                ) from error
-            if array.shape != shape:
-                raise InputError(
-                    f"the cached case is damaged (shape {array.shape})", where=path, fix="delete its folder"
-                )
-            arrays.append(array)
-        return arrays[0], arrays[1]
+    @property
+    def _sides(self) -> tuple[int, int]:
+        return self.image_size, self.image_size
+
+    def _read(self, name: str, types: tuple[str, ...], shape: tuple[int, ...], slices: Sequence[int]) -> NDArray[Any]:
+        """Read some slices of a file that has to hold an array of that shape, of one of these types.
+
+        Not through a memory map: where a file is cut off or its disk is gone, that ends the process with a bus error.
+        """
+        path = self.folder / name
+        try:
+            with path.open("rb") as file:
+                np.lib.format.read_magic(file)
+                found, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+                if found != shape or by_columns or dtype.name not in types:
+                    raise ValueError(f"shape {found} of {dtype}{' by columns' if by_columns else ''}")
+                start = file.tell()
+                rows = np.empty((len(slices), *shape[1:]), dtype)
+                for row, index in zip(rows, slices, strict=True):
+                    file.seek(start + index * row.nbytes)
+                    if file.readinto(row) != row.nbytes:
+                        raise EOFError(f"it ends before slice {index} does")
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"the cached case is damaged ({error})", where=path, fix="delete its folder") from error
+        return rows
 
 
 def prepare_cases(

@@ -182,7 +182,8 @@ def minmax_per_window(window: NDArray[np.floating], *, jointly: bool = False) ->
     """
     values = np.asarray(window, dtype=np.float32)
     low, high = (end(axis=None if jointly else (0, 2, 3), keepdims=True) for end in (values.min, values.max))
-    scaled: NDArray[np.float32] = (values - low) / (high - low + np.float32(1e-8))
+    scaled: NDArray[np.float32] = values - low
+    scaled /= high - low + np.float32(1e-8)
     return scaled
 
 

@@ -1,22 +1,23 @@
-"""From folders of scans, predictions and references to a report page."""
+"""From folders of scans or videos, predictions and references to a report page."""
 
 from __future__ import annotations
 
-import unicodedata
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from masam.errors import InputError
 from masam.evaluation import Evaluation, evaluate
-from masam.evaluation.cases import collect_cases
-from masam.io.cases import find_images
-from masam.io.images import read_image
-from masam.io.nifti import read_labels
+from masam.evaluation.cases import are_videos, collect_cases, is_video, name_alike
+from masam.io.cases import Case, find_images
+from masam.io.images import read_image, read_label_image
+from masam.io.video_cases import find_videos
 from masam.labels import LabelScheme
 from masam.manifest import build_manifest
 from masam.progress import Progress
 from masam.report.page import write_report
+from masam.volume import Volume
 
 MAX_FIGURES = 12
 """Most cases that get a figure: the worst half and the best half of so many, for a page that still opens."""
@@ -36,12 +37,13 @@ def report_on(
     notes: Sequence[str] = (),
     **facts: Any,
 ) -> Evaluation:
-    """Score predictions, draw them over their scans, and write one self-contained page.
+    """Score predictions, draw them over their scans or videos, and write one self-contained page.
 
     Args:
-        images: Folder of scans, with or without nnU-Net's channel suffix.
-        predictions: Folder of predicted labels, CASE.nii.gz.
-        references: Folder of reference labels of the same names; they say which cases there are.
+        images: Folder of scans, with or without nnU-Net's channel suffix, or of videos; or one of them.
+        predictions: Folder of predicted labels, CASE.nii.gz, CASE.dcm for a DICOM SEG or, of a video, a folder CASE of
+            label frames; or one.
+        references: The same for reference labels; they say which cases there are.
         scheme: The classes.
         out: HTML file to write.
         title: Heading of the page.
@@ -52,23 +54,28 @@ def report_on(
         facts: Anything worth keeping in the page's provenance.
 
     Raises:
-        InputError: A case lacks its scan or prediction, or a file is refused.
+        InputError: A case lacks its scan, video or prediction, or a file is refused.
         ResourceError: The page cannot be written.
     """
     # Drawing takes matplotlib, which takes a second to import.
-    from masam.report.figures import overlay, training_curves
+    from masam.report.figures import training_curves
 
+    given = name_alike(predictions, references)
+    found, wanted = collect_cases(given[0], "predictions"), collect_cases(given[1], "references")
     # Looked for first: a wrong folder is known before the scoring, which takes minutes.
-    scans = {case.id: case for case in find_images(images)}
-    cases = collect_cases(references, "references")
-    if absent := [case for case in cases if unicodedata.normalize("NFC", case) not in scans]:
+    are_frames = are_videos(found, wanted)
+    scans = {case.id: case for case in (find_videos if are_frames else find_images)(images)}
+    if isinstance(given[1], Mapping) and len(scans) == 1:  # one of each, whatever their names
+        scans = dict(zip(wanted, scans.values(), strict=True))
+    if absent := [case for case in wanted if case not in scans]:
+        kind = "video" if are_frames else "scan"
         raise InputError(
-            f"expected a scan of case {absent[0]}, found none", where=images, fix="give the folder of scans"
+            f"expected a {kind} of case {absent[0]}, found none", where=images, fix=f"give the folder of {kind}s"
         )
-    progress.start("scoring", len(cases))
+    progress.start("scoring", len(wanted))
     evaluation = evaluate(
-        predictions,
-        references,
+        found,
+        wanted,
         scheme,
         missing=missing,
         workers=2,
@@ -78,12 +85,10 @@ def report_on(
     progress.start("drawing", len(drawn))
     overlays = []
     for case in drawn:
-        volumes = [("reference", read_labels(_label_file(references, case)))]
+        labels = [("reference", wanted[case])]
         if case not in evaluation.missing:
-            volumes.append(("prediction", read_labels(_label_file(predictions, case))))
-        scan = scans[unicodedata.normalize("NFC", case)]
-        picture = overlay(read_image(scan.images[0], series=scan.series), volumes, scheme)
-        overlays.append((case, picture, f"mean Dice {evaluation.case_dice[case]:.3f}"))
+            labels.append(("prediction", found[case]))
+        overlays.append((case, _draw(scans[case], labels, scheme), _said_of(case, evaluation)))
         progress.advance(case)
     write_report(
         out,
@@ -105,5 +110,24 @@ def _worst_and_best(evaluation: Evaluation) -> list[str]:
     return ordered[: MAX_FIGURES // 2] + ordered[-MAX_FIGURES // 2 :]
 
 
-def _label_file(folder: Path, case: str) -> Path:
-    return next((path for path in (folder / f"{case}.nii.gz", folder / f"{case}.nii") if path.exists()), folder / case)
+def _draw(scan: Case, labels: Sequence[tuple[str, Path | Volume]], scheme: LabelScheme) -> bytes:
+    from masam.report.overlay import overlay
+    from masam.report.video import frame_overlay
+
+    files = [(title, item) for title, item in labels if isinstance(item, Path)]
+    if files and is_video(files[0][1]):
+        return frame_overlay(scan.images[0], files, scheme)
+    image = _first_channel(scan)
+    volumes = [(title, read_label_image(item, image, scan.images, scheme, series=scan.series)) for title, item in files]
+    return overlay(image, volumes, scheme)
+
+
+def _said_of(case: str, evaluation: Evaluation) -> str:
+    said = f"mean Dice {evaluation.case_dice[case]:.3f}"
+    miou = next((video.miou_per_frame for video in evaluation.videos if video.case == case), math.nan)
+    return said if math.isnan(miou) else f"{said}, mIoU per frame {miou:.3f}"
+
+
+def _first_channel(scan: Case) -> Volume:
+    image = read_image(scan.images[0], channels=None, series=scan.series)
+    return Volume(image.channel(0), image.geometry)

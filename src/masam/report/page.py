@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import masam
 from masam.atomic import write_text
 from masam.errors import InputError
-from masam.evaluation.scores import METRICS, Evaluation
+from masam.evaluation.scores import Evaluation, VideoScore
 from masam.evaluation.statistics import RESAMPLES, Statistic, mean_of_means
 from masam.labels import LabelScheme
 from masam.report.style import STYLE
@@ -29,6 +29,22 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _WORST_CASES = 10
 _NONE = "\u2013"  # an en dash, where there is no number
 _DIGITS = {"dice": 3, "iou": 3, "hd95_mm": 2, "hd95_pooled_mm": 2, "assd_mm": 2, "nsd": 3}
+_HEADS = {
+    "iou": "IoU", "hd95_mm": "HD95<br>mm", "hd95_pooled_mm": "HD95 pooled<br>mm", "assd_mm": "ASSD<br>mm",
+    "nsd": "NSD<br>{:g} mm",
+}  # fmt: skip
+
+
+_EXPERTS = "People drew the references; where two experts differ by as much as the prediction, a score cannot tell."
+
+_VIDEO_TERMS = (
+    (
+        "mIoU per frame",
+        "In each labelled frame the IoU of every class that its reference holds, and their mean; then the mean over "
+        "the frames of a video, and over videos. Frames whose reference holds no class are left out (<i>empty</i>). "
+        "What is predicted of a class that the frame's reference lacks lowers Dice and IoU, not this number.",
+    ),
+)
 
 
 def write_report(
@@ -67,7 +83,7 @@ def write_report(
         _class_table(evaluation, scheme),
         _definitions(evaluation),
         _worst_cases(evaluation),
-        _overlays(overlays),
+        _overlays(overlays, evaluation),
         _curves(curves_png),
         _limits(evaluation, notes),
         _provenance(manifest),
@@ -88,36 +104,48 @@ def write_report(
 def _headline(title: str, evaluation: Evaluation) -> str:
     low, high = evaluation.mean_dice_interval
     interval = f"95 % interval {low:.3f} to {high:.3f}" if not math.isnan(low) else "too few cases for an interval"
-    cases = len(evaluation.cases)
+    cases, kind = len(evaluation.cases), "video" if evaluation.videos else "case"
+    classes = f"{len(evaluation.labels)} class{'es' * (len(evaluation.labels) != 1)}"
     cards = [
         ("lead", _number(evaluation.mean_dice, 3), f"mean Dice · {interval}"),
-        ("", _number(_overall(evaluation, "hd95_mm"), 2), "mean HD95, mm"),
-        ("", _number(_overall(evaluation, "nsd"), 3), f"mean surface Dice at {evaluation.nsd_tolerance_mm:g}&nbsp;mm"),
-        (
-            "",
-            str(cases),
-            f"case{'s' * (cases != 1)}, {len(evaluation.labels)} class{'es' * (len(evaluation.labels) != 1)}",
-        ),
+        *(_video_cards if evaluation.videos else _volume_cards)(evaluation),
+        ("", str(cases), f"{kind}{'s' * (cases != 1)}, {classes}"),
     ]
     boxes = "".join(f'<div class="card {kind}"><b>{value}</b><span>{text}</span></div>' for kind, value, text in cards)
     missing = ""
     if evaluation.missing:
         names = ", ".join(escape(case) for case in evaluation.missing)
         count = len(evaluation.missing)
-        missing = f"<p><b>{count} of {cases} cases had no prediction</b> and count as total failures: {names}.</p>"
-    by_case = f"Mean over cases first: {_number(evaluation.mean_dice_by_case, 3)}."
+        missing = f"<p><b>{count} of {cases} {kind}s had no prediction</b> and count as total failures: {names}.</p>"
+    by_case = f"Mean over {kind}s first: {_number(evaluation.mean_dice_by_case, 3)}."
     return (
         f"<header><h1>{escape(title)}</h1>"
-        f'<p class="dim">Means are taken over cases, then over classes. {by_case}</p></header>'
+        f'<p class="dim">Means of Dice are taken over {kind}s, then over classes. {by_case}</p></header>'
         f'<div class="cards">{boxes}</div>{missing}'
     )
 
 
+def _volume_cards(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    tolerance = f"{evaluation.nsd_tolerance_mm:g}&nbsp;mm"
+    return [
+        ("", _number(_overall(evaluation, "hd95_mm"), 2), "mean HD95, mm"),
+        ("", _number(_overall(evaluation, "nsd"), 3), f"mean surface Dice at {tolerance}"),
+    ]
+
+
+def _video_cards(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    return [
+        ("", _number(evaluation.miou_per_frame, 3), "mIoU per frame, mean over videos"),
+        ("", _number(_overall(evaluation, "iou"), 3), "mean IoU over classes"),
+    ]
+
+
 def _class_table(evaluation: Evaluation, scheme: LabelScheme) -> str:
     colours = {label.name: "#{:02x}{:02x}{:02x}".format(*label.colour) for label in scheme.foreground}
-    tolerance = f"{evaluation.nsd_tolerance_mm:g}"
-    head = ("Class", "Dice<br>mean ± SD", "median", "95 % interval", "cases, 0 to 1", "IoU", "HD95<br>mm",
-            "HD95 pooled<br>mm", "ASSD<br>mm", f"NSD<br>{tolerance} mm", "cases")  # fmt: skip
+    further = [metric for metric in evaluation.metrics if metric != "dice"]
+    heads = [_HEADS[metric].format(evaluation.nsd_tolerance_mm) for metric in further]
+    kind = "videos" if evaluation.videos else "cases"
+    head = ("Class", "Dice<br>mean ± SD", "median", "95 % interval", f"{kind}, 0 to 1", *heads, kind)
     dice, cases = evaluation.values("dice"), len(evaluation.cases)
     rows = []
     for column, item in enumerate(evaluation.summary):
@@ -128,14 +156,12 @@ def _class_table(evaluation: Evaluation, scheme: LabelScheme) -> str:
         interval = f"{statistic.low:.3f} to {statistic.high:.3f}" if not math.isnan(statistic.low) else _NONE
         cells = [f"<b>{_number(statistic.mean, 3)}</b>{spread}", _number(statistic.median, 3), interval]
         cells.append(_strip(dice[:, column], statistic))
-        cells += [
-            _mean_cell(getattr(item, metric), metric, statistic.counted) for metric in METRICS if metric != "dice"
-        ]
+        cells += [_mean_cell(getattr(item, metric), metric, statistic.counted) for metric in further]
         cells.append(f"{statistic.counted}" + (f"<small>{statistic.nan} without</small>" if statistic.nan else ""))
         rows.append(f"<tr><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     low, high = evaluation.mean_dice_interval
     interval = f"{low:.3f} to {high:.3f}" if not math.isnan(low) else _NONE
-    means = [_number(_overall(evaluation, metric), _DIGITS[metric]) for metric in METRICS if metric != "dice"]
+    means = [_number(_overall(evaluation, metric), _DIGITS[metric]) for metric in further]
     total = [_number(evaluation.mean_dice, 3), "", interval, "", *means, str(cases)]
     rows.append(f'<tr class="total"><th>Mean over classes</th>{"".join(f"<td>{cell}</td>" for cell in total)}</tr>')
     return (
@@ -173,15 +199,25 @@ def _mean_cell(statistic: Statistic, metric: str, of: int) -> str:
 
 def _definitions(evaluation: Evaluation) -> str:
     empty = {
-        "nan": "A class that neither mask holds has no score in that case and is counted under <i>cases</i>.",
+        "nan": "A class that neither mask holds has no score in that case and is counted in the last column.",
         "one": "A class that neither mask holds scores 1 in that case (the paper's rule).",
     }[evaluation.reference_empty]
+    counted = "the pixels of all labelled frames of a video" if evaluation.videos else "voxels"
     terms = (
         (
             "Dice, IoU",
-            "2|A and B| / (|A|+|B|) and |A and B| / |A or B| over voxels, 0 where the class is missed, or predicted "
-            f"but absent. {empty}",
+            f"2|A and B| / (|A|+|B|) and |A and B| / |A or B| over {counted}, 0 where the class is missed, or "
+            f"predicted but absent. {empty}",
         ),
+        *(_VIDEO_TERMS if evaluation.videos else _distance_terms(evaluation)),
+        ("95 % interval", f"Percentile bootstrap of the mean: {RESAMPLES} draws of whole cases, fixed seed."),
+    )
+    items = "".join(f"<dt>{term}</dt><dd>{text}</dd>" for term, text in terms)
+    return f"<h2>How each number is defined</h2><dl>{items}</dl>"
+
+
+def _distance_terms(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
+    return (
         (
             "HD95",
             "Boundary voxels have a face neighbour outside the mask. The 95th percentile of the distances from one "
@@ -199,30 +235,38 @@ def _definitions(evaluation: Evaluation) -> str:
             "HD95 and ASSD do not exist and are left out of their means; NSD is 0. Where a mean has other cases than "
             "the Dice beside it, the cell says how many.",
         ),
-        ("95 % interval", f"Percentile bootstrap of the mean: {RESAMPLES} draws of whole cases, fixed seed."),
     )
-    items = "".join(f"<dt>{term}</dt><dd>{text}</dd>" for term, text in terms)
-    return f"<h2>How each number is defined</h2><dl>{items}</dl>"
 
 
 def _worst_cases(evaluation: Evaluation) -> str:
     dice = evaluation.values("dice")
     # A case without any score sorts last: there is nothing to look at.
     ranked = sorted(evaluation.case_dice.items(), key=lambda item: (math.isnan(item[1]), item[1]))[:_WORST_CASES]
+    videos = {video.case: video for video in evaluation.videos}
     rows = []
     for case, mean in ranked:
         scores = dice[evaluation.cases.index(case)]
         order = [n for n in np.argsort(scores) if not math.isnan(scores[n])][:3]
         weakest = ", ".join(f"{escape(evaluation.labels[n])} {scores[n]:.3f}" for n in order)
         note = " <small>no prediction</small>" if case in evaluation.missing else ""
-        rows.append(f'<tr><th>{escape(case)}{note}</th><td>{_number(mean, 3)}</td><td class="wide">{weakest}</td></tr>')
+        cells = [_number(mean, 3), *(_video_cells(videos[case]) if videos else ())]
+        figures = "".join(f"<td>{cell}</td>" for cell in cells)
+        rows.append(f'<tr><th>{escape(case)}{note}</th>{figures}<td class="wide">{weakest}</td></tr>')
+    heads = ("mean Dice", "mIoU<br>per frame", "labelled<br>frames") if videos else ("mean Dice",)
     return (
-        '<h2>Worst cases first</h2><div class="scroll"><table><thead><tr><th>Case</th><th>mean Dice</th>'
+        f'<h2>Worst {"videos" if videos else "cases"} first</h2><div class="scroll"><table><thead><tr>'
+        f"<th>{'Video' if videos else 'Case'}</th>{''.join(f'<th>{head}</th>' for head in heads)}"
         f'<th class="wide">weakest classes</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
 
 
-def _overlays(overlays: Sequence[tuple[str, bytes, str]]) -> str:
+def _video_cells(video: VideoScore) -> tuple[str, str]:
+    notes = ((video.empty_frames, "empty"), (video.unlabelled_frames, "more without label"))
+    said = "".join(f"<small>{count} {what}</small>" for count, what in notes if count)
+    return _number(video.miou_per_frame, 3), f"{video.frames}{said}"
+
+
+def _overlays(overlays: Sequence[tuple[str, bytes, str]], evaluation: Evaluation) -> str:
     if not overlays:
         return ""
     figures = "".join(
@@ -230,10 +274,10 @@ def _overlays(overlays: Sequence[tuple[str, bytes, str]]) -> str:
         f"<figcaption><b>{escape(case)}</b> {escape(caption)}</figcaption></figure>"
         for case, png, caption in overlays
     )
-    return (
-        '<h2>Cases</h2><p class="dim">Radiological view: the patient\'s right is on the left of the picture.</p>'
-        + figures
-    )
+    said = "Radiological view: the patient's right is on the left of the picture."
+    if evaluation.videos:
+        said = "Frames that show much and where much differs, spread over each video, in order."
+    return f'<h2>{"Videos" if evaluation.videos else "Cases"}</h2><p class="dim">{said}</p>{figures}'
 
 
 def _curves(png: bytes | None) -> str:
@@ -244,17 +288,39 @@ def _curves(png: bytes | None) -> str:
 
 
 def _limits(evaluation: Evaluation, notes: Sequence[str]) -> str:
-    cases = len(evaluation.cases)
-    said = [
-        f"They come from {cases} case{'s' * (cases != 1)}. The interval covers the chance of which cases were drawn, "
-        "not another hospital, scanner or patient group.",
-        "People drew the references; where two experts differ by as much as the prediction, a score cannot tell.",
-        "For the same error in millimetres Dice punishes small structures harder: read it beside HD95 and NSD.",
-        "A mean hides single failures: see the worst cases, and the counts of cases that a distance leaves out.",
-        "If these cases took part in choosing the model or its settings, the numbers are too good.",
-    ]
+    said = (_video_limits if evaluation.videos else _volume_limits)(evaluation)
+    said.append("If these cases took part in choosing the model or its settings, the numbers are too good.")
     items = "".join(f"<li>{escape(note)}</li>" for note in [*notes, *said])
     return f"<h2>What these numbers do not say</h2><ul>{items}</ul>"
+
+
+def _volume_limits(evaluation: Evaluation) -> list[str]:
+    cases = len(evaluation.cases)
+    return [
+        f"They come from {cases} case{'s' * (cases != 1)}. The interval covers the chance of which cases were drawn, "
+        "not another hospital, scanner or patient group.",
+        _EXPERTS,
+        "For the same error in millimetres Dice punishes small structures harder: read it beside HD95 and NSD.",
+        "A mean hides single failures: see the worst cases, and the counts of cases that a distance leaves out.",
+    ]
+
+
+def _video_limits(evaluation: Evaluation) -> list[str]:
+    videos = len(evaluation.videos)
+    frames = sum(video.frames for video in evaluation.videos)
+    unlabelled = sum(video.unlabelled_frames for video in evaluation.videos)
+    said = [
+        f"They come from {frames} labelled frames of {videos} video{'s' * (videos != 1)}. Frames of one video resemble "
+        "each other: the interval covers the chance of which videos were drawn, not another hospital, camera or "
+        "operation.",
+        _EXPERTS,
+        "For the same error in pixels Dice and IoU punish small structures harder, and what is far from the camera is "
+        "small.",
+        "A mean hides single failures, and a video's score hides single frames: see the pictures.",
+    ]
+    if unlabelled:
+        said.insert(1, f"{unlabelled} predicted frames have no reference label and do not count.")
+    return said
 
 
 def _provenance(manifest: Mapping[str, Any] | None) -> str:

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from masam.errors import InputError
 from masam.labels import LabelScheme
-from masam.report.overlay import unit_colour
+from masam.report.panels import BACKGROUND, DIM, INK, unit_colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.patches import Patch
 
-_BACKGROUND, _INK, _DIM = "#0d1117", "#e6edf3", "#8b949e"
 _NO_LABEL = "#b48cff"
 _DPI = 120
 # In inches.
@@ -32,8 +31,8 @@ def sample_sheet(rows: Sequence[SampleRow], scheme: LabelScheme, title: str) -> 
     """Draw samples with the outlines of their labels.
 
     Args:
-        rows: Title of each row, and its samples: an image [H, W] of 0..1, channel numbers [H, W] (-100, which is
-            shaded, where there is none), and a caption. All rows have the same number of samples.
+        rows: Title of each row, and its samples: an image [H, W], or [H, W, 3] in colours, of 0..1, channel numbers
+            [H, W] (-100, which is shaded, where there is none), and a caption. All rows have as many samples.
         scheme: Names and colours of the channels.
         title: Heading of the sheet.
 
@@ -51,9 +50,9 @@ def sample_sheet(rows: Sequence[SampleRow], scheme: LabelScheme, title: str) -> 
     (columns,) = lengths
     width = _LEFT + columns * (_PANEL + _GAP)
     height = _TOP + len(rows) * (_PANEL + _CAPTION) + _BOTTOM
-    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor=_BACKGROUND)
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor=BACKGROUND)
     heading: dict[str, Any] = {
-        "color": _INK,
+        "color": INK,
         "fontsize": 11.5,
         "fontweight": "bold",
         "va": "center",
@@ -63,7 +62,7 @@ def sample_sheet(rows: Sequence[SampleRow], scheme: LabelScheme, title: str) -> 
     for number, (name, samples) in enumerate(rows):
         bottom = height - _TOP - (number + 1) * (_PANEL + _CAPTION) + _CAPTION
         middle = (bottom + _PANEL / 2) / height
-        side: dict[str, Any] = {"color": _INK, "fontsize": 8.5, "ha": "center", "va": "center", "parse_math": False}
+        side: dict[str, Any] = {"color": INK, "fontsize": 8.5, "ha": "center", "va": "center", "parse_math": False}
         figure.text(0.5 * _LEFT / width, middle, name, rotation=90, **side)
         for column, (image, labels, words) in enumerate(samples):
             left = _LEFT + column * (_PANEL + _GAP)
@@ -71,21 +70,22 @@ def sample_sheet(rows: Sequence[SampleRow], scheme: LabelScheme, title: str) -> 
             _draw(axes, image, labels, scheme)
             caption = "\n".join(textwrap.wrap(words, _LETTERS_A_LINE)[:3])
             place: dict[str, Any] = {"ha": "left", "va": "top", "transform": axes.transAxes, "parse_math": False}
-            axes.text(0, -0.02, caption, color=_INK if column else _DIM, fontsize=6.8, linespacing=1.15, **place)
+            axes.text(0, -0.02, caption, color=INK if column else DIM, fontsize=6.8, linespacing=1.15, **place)
     figure.legend(
         handles=_entries(rows, scheme), loc="lower left", bbox_to_anchor=(_LEFT / width, 0.06 / height),
-        ncols=max(1, int(width / 1.6)), frameon=False, fontsize=8.5, labelcolor=_INK, handlelength=1.0,
+        ncols=max(1, int(width / 1.6)), frameon=False, fontsize=8.5, labelcolor=INK, handlelength=1.0,
         handleheight=1.0, columnspacing=1.3, borderpad=0.1, borderaxespad=0.0,
     )  # fmt: skip
     png = io.BytesIO()
-    figure.savefig(png, format="png", facecolor=_BACKGROUND)
+    figure.savefig(png, format="png", facecolor=BACKGROUND)
     return png.getvalue()
 
 
 def _draw(axes: Axes, image: NDArray[np.floating], labels: NDArray[np.integer], scheme: LabelScheme) -> None:
     from matplotlib.colors import to_rgba
 
-    axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="bilinear")
+    # Augmentation may leave 0..1, where matplotlib would warn of colours.
+    axes.imshow(np.clip(image, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="bilinear")
     shade = np.zeros((*labels.shape, 4))
     shade[labels < 0] = to_rgba(_NO_LABEL, 0.3)
     axes.imshow(shade, interpolation="nearest")

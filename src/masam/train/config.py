@@ -133,7 +133,7 @@ class TrainConfig(Settings):
         default="auto", description="number format of the forward pass; 'auto' is bf16 on a GPU that has it"
     )
     device: str = Field(default="auto", description="'auto', 'cpu', 'cuda' or 'cuda:1'")
-    workers: int = Field(default=0, ge=0, description="processes that read samples; they do not change the result")
+    workers: int = Field(default=0, ge=0, description="threads that make samples ahead; they do not change the result")
     seed: int = Field(default=1234, ge=0, description="seed of everything that is drawn")
 
     @field_validator("window_depths")

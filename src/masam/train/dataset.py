@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from masam.augment import AugmentSettings, augment
 from masam.errors import InputError
@@ -24,12 +26,12 @@ class Batch(NamedTuple):
     images: Tensor
     """[B, S, C, H, W] in 0..1."""
     labels: Tensor
-    """[B, S, H, W] channel numbers in 8 or 16 bits, -100 where there is none."""
+    """[B, S, H, W] channel numbers in the cache's 8 or 16 bits, -100 where there is none."""
     cases: tuple[str, ...]
     """Case of each window."""
 
 
-class WindowSamples(Dataset[tuple[Tensor, Tensor, str]]):
+class WindowSamples:
     """All windows of all cases, epoch after epoch, each epoch in its own order.
 
     Args:
@@ -89,45 +91,61 @@ class WindowSamples(Dataset[tuple[Tensor, Tensor, str]]):
         return torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels), case.case_id
 
 
-class _Consecutive(Sampler[int]):
-    def __init__(self, start: int, stop: int) -> None:
-        self._range = range(start, stop)
+def load_batches(
+    samples: WindowSamples, start: int, stop: int, batch: int, workers: int
+) -> Generator[Batch, None, None]:
+    """Yield samples ``start`` to ``stop`` of the run, ``batch`` at a time.
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._range)
+    A run that goes on in the middle starts at its sample; nothing is skipped, no worker holds a state.
 
-    def __len__(self) -> int:
-        return len(self._range)
+    Args:
+        samples: The run's samples.
+        start: Number of the first one.
+        stop: Number after the last one.
+        batch: Samples a batch; the last batch has what is left.
+        workers: Threads that make batches ahead, each up to two; 0: a batch is made when it is asked for.
+
+    Raises:
+        InputError: A cached case is damaged; whichever thread finds it, the error comes in place of its batch.
+    """
+
+    def make(first: int) -> Batch:
+        return _collate([samples[index] for index in range(first, min(first + batch, stop))])
+
+    firsts = range(start, stop, batch)
+    if workers == 0:
+        yield from map(make, firsts)
+        return
+    with _readers(workers) as pool:
+        ahead: deque[Future[Batch]] = deque()
+        for first in firsts:
+            ahead.append(pool.submit(make, first))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+@contextmanager
+def _readers(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads of one core each; what they have not begun by the end they drop."""
+    cores = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, "samples", initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        # Torch keeps the number for each thread, but those that are new take the last one that any thread has set.
+        torch.set_num_threads(cores)
 
 
 def _collate(samples: list[tuple[Tensor, Tensor, str]]) -> Batch:
     images, labels, cases = zip(*samples, strict=True)
-    return Batch(_stack(images), _narrow(_stack(labels)), cases)
-
-
-def _narrow(labels: Tensor) -> Tensor:
-    # Channel numbers fit 16 bits, mostly 8, as in the cache. A window of 5 x 512 x 512 is read in 1 ms; it took a
-    # worker 10 to send it with labels of 64 bits, and 5 with 16.
-    narrow = labels.to(torch.int16)
-    return narrow.to(torch.int8) if int(narrow.max()) <= 127 else narrow
+    return Batch(_stack(images), _stack(labels), cases)
 
 
 def _stack(tensors: tuple[Tensor, ...]) -> Tensor:
     # One needs no copy.
-    return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
-
-
-def load_batches(samples: WindowSamples, start: int, stop: int, batch: int, workers: int) -> Iterable[Batch]:
-    """Return a loader of samples ``start`` to ``stop`` of the run, ``batch`` at a time.
-
-    A run that goes on in the middle starts at its sample; nothing is skipped, no worker holds a state.
-    """
-    loader: DataLoader[Any] = DataLoader(
-        samples,
-        batch_size=batch,
-        sampler=_Consecutive(start, stop),
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=torch.cuda.is_available(),
-    )
-    return loader
+    stacked = tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
+    # Pinned, it goes to a GPU while the GPU computes.
+    return stacked.pin_memory() if torch.cuda.is_available() else stacked

@@ -15,7 +15,7 @@ from masam.io.cases import CaseFolder
 from masam.io.tensors import CONTENT_HASH, read_header
 from masam.labels import LabelScheme
 from masam.model.added_classes import with_classes
-from masam.model.masam import Masam
+from masam.model.masam import Masam, empty_model
 from masam.model.sizes import MasamSpec
 from masam.plan import Plan
 from masam.predict import resolve_precision
@@ -45,22 +45,43 @@ def build_model(config: TrainConfig, plan: Plan, device: torch.device) -> Masam:
     require_start(config, plan, device)
     torch.manual_seed(config.seed)
     model = _fresh(settings, plan) if settings.init is None else _continued(settings, settings.init, plan)
-    if settings.trained == "everything":
-        model.train_everything()
-    elif settings.trained == "decoder":
-        model.train_only_decoder()
-    else:
-        model.train_only_adaptation()
+    _choose_trained(model, settings)
     model.image_encoder.checkpointing = config.checkpointing
     if config.frozen_dtype == "bf16":
-        if model.card.base is None:
-            raise ConfigError(
-                "expected an encoder that a SAM file holds in full, as the run's model would keep the halved one",
-                where="frozen_dtype",
-                fix="give sam_checkpoint, or leave frozen_dtype at float32",
-            )
         model.halve_frozen()
     return model
+
+
+def shape_to_continue(settings: ModelSettings, init: str, plan: Plan) -> Masam:
+    """Return the model that a run starts from, with its added classes and without its numbers.
+
+    Args:
+        settings: The run's settings of the model.
+        init: The trained model: a run folder or a model file.
+        plan: The run's plan.
+
+    Raises:
+        ConfigError: The plan lacks a class of the model.
+        InputError: The file cannot be opened.
+        ModelError: It is damaged, or carries no plan.
+    """
+    file = weights.model_file(init)
+    _, spec, card = weights.inspect(file)
+    model = with_classes(empty_model(spec), match_classes(_plan_of(file, card.plan).scheme, plan.scheme, file))
+    _choose_trained(model, settings)
+    return model
+
+
+def content_of_init(init: str) -> str:
+    """Return the hash that a trained model's file has of its content.
+
+    Raises:
+        InputError: The file cannot be opened.
+        ModelError: It is damaged, or no model of masam's.
+    """
+    file = weights.model_file(init)
+    weights.inspect(file)
+    return read_header(file)[1][CONTENT_HASH]
 
 
 def require_start(config: TrainConfig, plan: Plan, device: torch.device) -> None:
@@ -86,14 +107,21 @@ def require_start(config: TrainConfig, plan: Plan, device: torch.device) -> None
                 where="frozen_dtype",
                 fix="leave it at float32",
             )
+    has_base = settings.sam_checkpoint is not None
     if settings.init is not None:
-        _require_fitting(settings, settings.init, plan)
+        has_base = _require_fitting(settings, settings.init, plan)
     elif settings.trained == "decoder" and (settings.fact_rank or settings.adapter_places != "none"):
         raise ConfigError(
             f"'decoder' trains no increments and no adapters, which would stay at random numbers; expected fact_rank 0 "
             f"and adapter_places none, got {settings.fact_rank} and {settings.adapter_places}",
             where="model.trained",
             fix="set both, or start from a trained model (init)",
+        )
+    if config.frozen_dtype == "bf16" and not has_base:
+        raise ConfigError(
+            "expected an encoder that a SAM file holds in full, as the run's model would keep the halved one",
+            where="frozen_dtype",
+            fix="give sam_checkpoint, or leave frozen_dtype at float32",
         )
 
 
@@ -147,6 +175,15 @@ def match_classes(earlier: LabelScheme, scheme: LabelScheme, where: object = Non
     return (0, *(known.get(name) for name in names))
 
 
+def _choose_trained(model: Masam, settings: ModelSettings) -> None:
+    if settings.trained == "everything":
+        model.train_everything()
+    elif settings.trained == "decoder":
+        model.train_only_decoder()
+    else:
+        model.train_only_adaptation()
+
+
 def _fresh(settings: ModelSettings, plan: Plan) -> Masam:
     numbers: dict[str, Any] = {key: getattr(settings, key) for key in _NUMBERS}
     model = weights.build_masam(
@@ -168,7 +205,7 @@ def _continued(settings: ModelSettings, init: str, plan: Plan) -> Masam:
     model = weights.load(file, settings.sam_checkpoint)
     earlier = _plan_of(file, model.card.plan)
     facts: Mapping[str, Any] = {
-        "content_sha256": read_header(file)[1][CONTENT_HASH],
+        "content_sha256": content_of_init(init),
         "dataset": earlier.name,
         "classes": [label.name for label in earlier.scheme.foreground],
     }
@@ -178,8 +215,8 @@ def _continued(settings: ModelSettings, init: str, plan: Plan) -> Masam:
     return model
 
 
-def _require_fitting(settings: ModelSettings, init: str, plan: Plan) -> None:
-    """Compare settings and plan with the model to start from."""
+def _require_fitting(settings: ModelSettings, init: str, plan: Plan) -> bool:
+    """Compare settings and plan with the model to start from; say whether a SAM file holds its encoder."""
     file = weights.model_file(init)
     _, spec, card = weights.inspect(file)
     match_classes(_plan_of(file, card.plan).scheme, plan.scheme, file)
@@ -206,6 +243,7 @@ def _require_fitting(settings: ModelSettings, init: str, plan: Plan) -> None:
         raise ConfigError(
             "the model to start from holds its encoder itself", where="model.sam_checkpoint", fix="leave it out"
         )
+    return card.base is not None
 
 
 def _plan_of(file: Path, plan: Plan | None) -> Plan:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import NamedTuple
 
 import torch
 
-from masam.errors import ConfigError, DivergedError, MasamError, ResourceError
+from masam.errors import ConfigError, DivergedError, ResourceError
 from masam.model.masam import Masam
 from masam.predict import autocast
 from masam.reproducibility import step_seed
@@ -94,18 +94,18 @@ class Loop:
 
         Raises:
             DivergedError: Loss or gradients stay infinite or NaN.
-            ResourceError: Memory ran out, or a process that reads samples died.
+            InputError: A cached case is damaged.
+            ResourceError: Memory ran out.
         """
         size = self.config.batch_windows
-        loader = load_batches(
+        batches = load_batches(
             self.samples,
             self.step * size,
             self.total_steps * size,
             self.config.micro_batch_windows,
             self.config.workers,
         )
-        with _resource_errors(self.config):
-            batches = iter(loader)
+        with _resource_errors(self.config), closing(batches):
             while self.step < self.total_steps:
                 yield self._one_step(batches)
 
@@ -168,23 +168,15 @@ def _resource_errors(config: TrainConfig) -> Iterator[None]:
     smaller = "lower micro_batch_windows, the image size or the model's size"
     try:
         yield
-    except MasamError as error:
-        # A process that reads samples sends its error with the whole traceback as the message; its end is the line.
-        _, sent, line = str(error).rpartition(f"{type(error).__module__}.{type(error).__name__}: ")
-        if sent:
-            raise type(error)(line) from error
-        raise
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ResourceError(
             f"memory ran out with {config.micro_batch_windows} windows at once", where="training", fix=smaller
         ) from error
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        text = str(error) or type(error).__name__
-        # Killed while it hands a sample over, a reader leaves a broken connection instead of torch's own message.
-        if "DataLoader worker" in text or (config.workers and not isinstance(error, RuntimeError)):
+    except RuntimeError as error:
+        if "can't start new thread" in str(error):
             raise ResourceError(
-                f"a process that reads samples died ({text.splitlines()[0]})", where="training", fix="lower workers"
+                f"the system allows no {config.workers} more threads", where="training", fix="lower workers"
             ) from error
-        if "can't allocate memory" in text or "not enough memory" in text:
+        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
             raise ResourceError("memory ran out", where="training", fix=smaller) from error
         raise

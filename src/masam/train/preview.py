@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masam.augment import AugmentSettings, augment_window
-from masam.io.cases import CaseFolder, load_case
+from masam.io.cases import CaseFolder
 from masam.plan import Plan
 from masam.preprocess.intensity import minmax_per_window
 from masam.progress import Progress
 from masam.reproducibility import sample_generator
+from masam.train.cases import labelled_loader, preparation_of
 from masam.windows import SliceWindow, plan_windows
 
 # Share of a case's fullest slice that a window's middle must reach to be worth a look.
@@ -22,16 +23,16 @@ _TELLING = 0.5
 
 
 class Sample(NamedTuple):
-    """The middle slice of a window.
+    """The middle slice, or frame, of a window.
 
     Attributes:
-        image: [H, W], 0 to 1; the first channel.
+        image: [H, W], 0 to 1, the first channel; of video [H, W, 3], red, green and blue.
         labels: [H, W] channel numbers, -100 where there is none.
         words: What was done to it.
     """
 
     image: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.signedinteger]
     words: str
 
 
@@ -39,7 +40,7 @@ class PreviewRow(NamedTuple):
     """One window, as prepared and then varied.
 
     Attributes:
-        title: Its case and slice.
+        title: Its case and slice, or frame.
         samples: The window as prepared, then its variations.
     """
 
@@ -73,31 +74,31 @@ def preview_samples(
     progress.start("making samples", rows)
     found: list[PreviewRow] = []
     numbers = itertools.count()
+    is_video = plan.modality == "video"
+    load = labelled_loader(plan, progress)
     for case in itertools.islice(itertools.cycle(dataset.training[:rows]), rows):
         name = case.id
-        image, reference = load_case(case)
-        prepared = plan.preprocessing.prepare(image)
-        labels = None if reference is None else prepared.labels(reference)
-        sizes = np.ones(prepared.depth) if labels is None else _labelled(labels.array, plan)
-        window = _choose(sizes, plan.window, sample_generator(seed, len(found)))
+        image, reference = load(case)
+        prepared = preparation_of(plan).prepare(image)
+        labels = prepared.labels(reference)
+        sizes = [_labelled(labels.slice(index), plan) for index in range(labels.depth)]
+        window = _choose(np.array(sizes), plan.window, sample_generator(seed, len(found)))
         images = np.stack([prepared.slice(index) for index in window.slices])
-        channels = np.zeros(images.shape, np.int64)
-        if labels is not None:
-            slices = [plan.scheme.to_channels(labels.slice(index), where=name) for index in window.slices]
-            channels = np.stack(slices).astype(np.int64)
+        channels = np.stack([plan.scheme.to_channels(labels.slice(index), where=name) for index in window.slices])
         if plan.window_minmax:
-            images = minmax_per_window(images)
-        samples = list(_vary(images, channels, settings, seed, [next(numbers) for _ in range(columns)]))
+            images = minmax_per_window(images, jointly=is_video)
+        samples = list(_vary(images, channels, settings, seed, [next(numbers) for _ in range(columns)], is_video))
         middle = window.slices[plan.window // 2]
-        found.append(PreviewRow(f"{name}\nslice {middle + 1} of {prepared.depth}", samples))
+        place = f"{'frame' if is_video else 'slice'} {middle + 1} of {prepared.depth}"
+        found.append(PreviewRow(f"{name}\n{place}", samples))
         progress.advance(name)
     return found
 
 
-def _labelled(labels: NDArray[np.integer], plan: Plan) -> NDArray[np.int64]:
-    """Count the labelled pixels of each slice."""
-    inside = (labels != 0) & (labels != plan.scheme.ignore_value)
-    return np.count_nonzero(inside, axis=(1, 2)).astype(np.int64)
+def _labelled(labels: NDArray[np.integer], plan: Plan) -> int:
+    """Count the labelled pixels of a slice."""
+    # Below 0 are frames without a label.
+    return int(np.count_nonzero((labels > 0) & (labels != plan.scheme.ignore_value)))
 
 
 def _choose(sizes: NDArray[np.generic], window: int, generator: np.random.Generator) -> SliceWindow:
@@ -109,12 +110,21 @@ def _choose(sizes: NDArray[np.generic], window: int, generator: np.random.Genera
 
 
 def _vary(
-    images: NDArray[np.float32], labels: NDArray[np.int64], settings: AugmentSettings, seed: int, numbers: list[int]
+    images: NDArray[np.float32],
+    labels: NDArray[np.signedinteger],
+    settings: AugmentSettings,
+    seed: int,
+    numbers: list[int],
+    is_video: bool,
 ) -> Iterator[Sample]:
     middle = len(images) // 2
-    yield Sample(images[middle, 0], labels[middle], "as prepared")
+
+    def shown(window: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.moveaxis(window[middle], 0, -1) if is_video else window[middle, 0]  # colours [H, W, 3]
+
+    yield Sample(shown(images), labels[middle], "as prepared")
     for number in numbers:
         done = augment_window(images, labels, sample_generator(seed, number), settings)
         # Spaces that do not break: a line ends between two operations.
         words = ", ".join(word.replace(" ", "\u00a0") for word in done.variation.words()) or "unchanged"
-        yield Sample(done.images[middle, 0], done.labels[middle], words)
+        yield Sample(shown(done.images), done.labels[middle], words)

@@ -154,7 +154,7 @@ def _train(
             fix="give the plan of this data set",
         )
     require_start(config, plan, device)
-    training, validation, splits = _split(dataset, config)
+    training, validation, splits = split_cases(dataset, config)
     progress.start("preparing cases", len(training))
     cases = prepare_cases(
         training,
@@ -196,8 +196,13 @@ def _train(
     return TrainResult(folder, loop.step, run.best_dice, time.monotonic() - started)
 
 
-def _split(dataset: CaseFolder, config: TrainConfig) -> tuple[list[Case], list[Case], list[Split]]:
-    """Return training and validation cases and all folds; without validation every case trains."""
+def split_cases(dataset: CaseFolder, config: TrainConfig) -> tuple[list[Case], list[Case], list[Split]]:
+    """Return training and validation cases and all folds; without validation every case trains.
+
+    Raises:
+        InputError: There are too few cases, or the published split is refused.
+        ConfigError: There is no such fold.
+    """
     by_id = {case.id: case for case in dataset.training}
     if config.validate_every == 0:
         return list(dataset.training), [], []

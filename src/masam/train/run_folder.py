@@ -81,13 +81,18 @@ class RunFolder:
         """Folder of the full state."""
         return self.root / "last"
 
+    @property
+    def has_state(self) -> bool:
+        """Whether there is a complete state to go on from."""
+        return self._saved_state() is not None
+
     def require_free(self) -> None:
         """Refuse a folder that is taken; a run that ended before its first saved state takes none.
 
         Raises:
             InputError: The folder holds a run already.
         """
-        if self.model.exists() or self._saved_state() is not None:
+        if self.model.exists() or self.has_state:
             raise InputError("the folder holds a run already", where=self.root, fix="use --resume, or another --out")
 
     def create(self, plan: Plan, config: TrainConfig) -> None:

@@ -1,0 +1,101 @@
+"""What a table of training variants asks for, as ``ablation.yaml`` says it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from masam.config import Settings
+
+Changes = dict[str, Any]
+"""Value by key: a key of ``config.yaml``, groups with a dot, or a key of ``plan.yaml`` behind ``plan.``."""
+
+PLAN_PREFIX = "plan."
+
+_OF_THE_TABLE = ("seed", "fold", "folds")
+"""Keys that decide which cases are scored, or that the table itself varies: the same in all rows."""
+
+
+class AblationConfig(Settings):
+    """One table: what all rows share, and what each row changes."""
+
+    dataset: str = Field(description="data set folder, nnU-Net v2 or MSD layout")
+    config: str | None = Field(default=None, description="config.yaml that all rows start from; null for the defaults")
+    plan: str | None = Field(default=None, description="plan.yaml of all rows; null derives it from the data")
+    seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1, description="every row is trained with each")
+    folds: tuple[int, ...] | None = Field(
+        default=None, min_length=1, description="every row is trained with each fold held out; null for that in config"
+    )
+    settings: Changes = Field(default={}, description="keys that all rows change, as in a row")
+    rows: dict[str, Changes] = Field(min_length=1, description="the variants by name, and what each changes")
+    baseline: str | None = Field(
+        default=None, description="row that the others are compared with; null for the first one"
+    )
+    stride: int = Field(default=1, ge=1, description="slices from one window to the next when cases are predicted")
+    reference_empty: Literal["nan", "one"] = Field(
+        default="nan", description="Dice of a class that neither side holds: none, or 1 as in the paper"
+    )
+
+    @field_validator("seeds", "folds")
+    @classmethod
+    def _different(cls, numbers: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if numbers is not None and (len(set(numbers)) < len(numbers) or min(numbers) < 0):
+            raise ValueError("expected different numbers, 0 or more")
+        return numbers
+
+    @field_validator("rows")
+    @classmethod
+    def _distinct_folders(cls, rows: dict[str, Changes]) -> dict[str, Changes]:
+        known: dict[str, str] = {}
+        for name in rows:
+            key = folder_name(name).casefold()
+            if not key or not name.isprintable():
+                raise ValueError(f"expected a name with a letter or a digit, got {name!r}")
+            if key in known:
+                raise ValueError(f"the names {known[key]!r} and {name!r} would share the folder {folder_name(name)!r}")
+            known[key] = name
+        return rows
+
+    # pydantic's ValidationInfo is a protocol that cannot be checked at run time, hence Any.
+    @field_validator("settings")
+    @classmethod
+    def _not_varied(cls, settings: Changes, info: Any) -> Changes:
+        varied = ("seed",) if info.data.get("folds") is None else ("seed", "fold")
+        if taken := [key for key in varied if key in settings]:
+            raise ValueError(f"expected no key {taken[0]} here, which the table varies by {taken[0]}s")
+        return settings
+
+    @field_validator("rows")
+    @classmethod
+    def _comparable(cls, rows: dict[str, Changes]) -> dict[str, Changes]:
+        for name, changes in rows.items():
+            if taken := [key for key in _OF_THE_TABLE if key in changes]:
+                raise ValueError(f"expected no key {taken[0]} in row {name!r}, as rows share seeds and cases")
+        return rows
+
+    @field_validator("baseline")
+    @classmethod
+    def _one_of_the_rows(cls, baseline: str | None, info: Any) -> str | None:
+        rows = info.data.get("rows", {baseline})
+        if baseline is not None and baseline not in rows:
+            raise ValueError(f"expected one of {', '.join(rows)}")
+        return baseline
+
+    @property
+    def first(self) -> str:
+        """Name of the row that the others are compared with."""
+        return self.baseline or next(iter(self.rows))
+
+
+def folder_name(row: str) -> str:
+    """Return a row's name as part of a folder's: letters, digits, hyphens and underscores."""
+    return re.sub(r"[^\w-]+", "-", row).strip("-")
+
+
+def split_changes(changes: Mapping[str, Any]) -> tuple[Changes, Changes]:
+    """Return the changes of the configuration, and those of the plan without their prefix."""
+    of_plan = {key.removeprefix(PLAN_PREFIX): value for key, value in changes.items() if key.startswith(PLAN_PREFIX)}
+    return {key: value for key, value in changes.items() if not key.startswith(PLAN_PREFIX)}, of_plan

@@ -1,0 +1,186 @@
+"""The rows of a table: settings and plan of each, all checked before the first step of any."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from masam import weights
+from masam.ablation.cell import Cell
+from masam.ablation.config import AblationConfig, split_changes
+from masam.ablation.data import AblationData, count_windows
+from masam.card import Base
+from masam.errors import ConfigError, InputError, ModelError, ResourceError
+from masam.model.masam import Masam
+from masam.model.sizes import SIZES, MasamSpec
+from masam.plan import Plan
+from masam.predict import choose_device
+from masam.train.config import TrainConfig
+from masam.train.initial_model import build_model, content_of_init, require_start, shape_to_continue
+from masam.train.memory import predict_memory
+from masam.windows import plan_windows
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant.
+
+    Attributes:
+        name: Its name.
+        cells: The row with every seed and fold.
+        parameters: Numbers that training changes.
+        spec: The model.
+    """
+
+    name: str
+    cells: tuple[Cell, ...]
+    parameters: int
+    spec: MasamSpec
+
+    def steps(self, data: AblationData) -> int | None:
+        """Return the optimiser steps of one of its runs; None where no head of a file tells.
+
+        A crop to the content may leave fewer.
+        """
+        config = self.cells[0].config
+        windows = count_windows(data, config, self.cells[0].plan)
+        return None if windows is None else math.ceil(config.epochs * windows / config.batch_windows)
+
+    def peak_bytes(self) -> int:
+        """Predict the peak memory of one of its runs, on a CPU in float32."""
+        config = self.cells[0].config
+        everything = config.model.trained == "everything"
+        return predict_memory(self.spec, config.micro_batch_windows, train_everything=everything).peak_bytes
+
+
+def make_rows(table: AblationConfig, plan: Plan, data: AblationData, where: object) -> list[Row]:
+    """Make every row of a table and check that it can be trained and scored.
+
+    Args:
+        table: What is asked for.
+        plan: Plan that all rows start from.
+        data: The data set.
+        where: File of the table; with the row's name it opens an error.
+
+    Raises:
+        ConfigError: Settings of a row are wrong, or do not fit the data set.
+        InputError: The data set is too small, or a SAM file cannot be opened.
+        ModelError: A SAM file is damaged or of another size.
+        ResourceError: A device is not there.
+    """
+    base = TrainConfig() if table.config is None else TrainConfig.from_yaml(Path(table.config))
+    bases: dict[str, Base] = {}
+    rows = []
+    for name, changes in table.rows.items():
+        with _opening(f"{where}, row {name}"):
+            config, row_plan = apply_changes(*apply_changes(base, plan, table.settings), changes)
+            _check(config, row_plan, table, data)
+            base_of = _read_base(config, bases)
+            model = model_shape(config, row_plan, base_of)
+            cells = tuple(_cells(name, table, config, row_plan, data, base_of))
+        parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        rows.append(Row(name, cells, parameters, model.spec))
+    return rows
+
+
+def apply_changes(config: TrainConfig, plan: Plan, changes: Mapping[str, object]) -> tuple[TrainConfig, Plan]:
+    """Return configuration and plan with the changes of a row, or those of all rows.
+
+    Raises:
+        ConfigError: A key is unknown, or a value is not what its key expects.
+    """
+    of_config, of_plan = split_changes(changes)
+    return config.changed(of_config, "settings"), plan.changed(of_plan, "plan")
+
+
+def _check(config: TrainConfig, plan: Plan, table: AblationConfig, data: AblationData) -> None:
+    """Refuse what training or prediction would refuse, perhaps hours later."""
+    labels = data.dataset.labels.to_mapping()
+    if plan.labels != labels:
+        raise ConfigError(f"the plan has the classes {plan.labels}, dataset.json has {labels}", where="plan.labels")
+    if len(plan.channels) != len(data.dataset.channel_names):
+        raise ConfigError(
+            f"expected {len(data.dataset.channel_names)} channels, as in dataset.json, got {len(plan.channels)}",
+            where="plan.channels",
+        )
+    if plan.modality == "video":
+        raise ConfigError("expected a plan for volumes, got one for video", where="plan.modality")
+    if config.batch_windows % config.micro_batch_windows:
+        raise ConfigError(
+            f"expected a divisor of batch_windows = {config.batch_windows}, got {config.micro_batch_windows}",
+            where="micro_batch_windows",
+        )
+    require_start(config, plan, choose_device(config.device))
+    plan_windows(1, plan.window, table.stride)
+    for fold in table.folds or (config.fold,):
+        data.scored_cases(config.model_copy(update={"fold": fold}))
+
+
+def _read_base(config: TrainConfig, known: dict[str, Base]) -> Base | None:
+    """Return what is to be known of a row's SAM file; each file is read once."""
+    name = config.model.sam_checkpoint
+    if name is None:
+        return None
+    if name not in known:
+        known[name] = weights.read_base(name)[1]
+    base = known[name]
+    if config.model.size not in (weights.AUTO_SIZE, base.size):
+        raise ModelError(f"expected a SAM of size {config.model.size}, got {base.size}", where=name)
+    return base
+
+
+def model_shape(config: TrainConfig, plan: Plan, base: Base | None) -> Masam:
+    """Build a row's model without its numbers, which tells whether it can be built and how much of it trains.
+
+    Args:
+        config: The row's settings.
+        plan: Its plan.
+        base: The SAM file that it stands on, if it does.
+
+    Raises:
+        ConfigError: A number is out of its range.
+    """
+    device = choose_device(config.device)
+    if config.model.init is not None:
+        return shape_to_continue(config.model, config.model.init, plan)
+    if base is not None and base.size not in SIZES:
+        return build_model(config, plan, device)  # no name says its shapes, only its file
+    size = config.model.size if base is None else base.size
+    alone = config.model.model_copy(update={"sam_checkpoint": None, "size": size})
+    with torch.device("meta"):
+        changes = {"model": alone, "frozen_dtype": "float32"}  # which a SAM file alone allows
+        return build_model(config.model_copy(update=changes), plan, device)
+
+
+def _cells(
+    name: str, table: AblationConfig, config: TrainConfig, plan: Plan, data: AblationData, base: Base | None
+) -> Iterator[Cell]:
+    init = config.model.init
+    hashes = [base and base.tensors_sha256, init and content_of_init(init)]
+    training = ", ".join([data.training_sha256, *(one for one in hashes if one)])
+    for seed in table.seeds:
+        for fold in table.folds or (None,):
+            held_out = config.fold if fold is None else fold
+            own = config.model_copy(update={"seed": seed, "fold": held_out})
+            scoring = {
+                "scored_on": data.scored_on,
+                "cases": data.scored_sha256(data.scored_cases(own)),
+                "stride": table.stride,
+                "reference_empty": table.reference_empty,
+            }
+            yield Cell(name, seed, fold, own, plan, training, scoring)
+
+
+@contextmanager
+def _opening(where: str) -> Iterator[None]:
+    """Let an error begin with the row that it is about."""
+    try:
+        yield
+    except (ConfigError, InputError, ModelError, ResourceError) as error:
+        place = where if error.where is None else f"{where}: {error.where}"
+        raise type(error)(error.what, where=place, fix=error.fix) from error
