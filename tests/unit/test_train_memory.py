@@ -38,8 +38,11 @@ def test_what_is_counted():
     # Weights, gradients, and something for activations, which grow with the windows.
     assert one.tensor_bytes > 2 * trained + frozen
     assert two.tensor_bytes - one.tensor_bytes > 3 * 64 * 64 * 3 * 4
-    everything = predict_memory(spec, 1, train_everything=True)
+    everything, decoder = (predict_memory(spec, 1, trained=what) for what in ("everything", "decoder"))
     assert everything.optimizer_bytes == 2 * (trained + frozen)
+    # An encoder that is wholly frozen has no gradients, and keeps nothing of its forward pass.
+    fewer = (one.optimizer_bytes - decoder.optimizer_bytes) // 2
+    assert 0 < fewer < one.tensor_bytes - decoder.tensor_bytes
     assert predict_memory(spec, 1) == one
     checkpointed = predict_memory(spec, 2, checkpointing=True)
     assert checkpointed.optimizer_bytes == two.optimizer_bytes
@@ -87,7 +90,7 @@ def test_what_is_no_size_is_refused(text):
 
 def test_the_largest_model_that_fits_is_suggested(monkeypatch):
     # Small ones in the places of a large and a small one.
-    sizes = {"vit_b": replace(SIZES["vit_t"], depth=8), "vit_t": replace(SAM, out_channels=256, decoder_heads=8)}
+    sizes = {"vit_b": SIZES["vit_t"], "vit_t": replace(SAM, out_channels=256, decoder_heads=8)}
     monkeypatch.setattr("masam.train.suggest.SIZES", sizes)
 
     predict = cache(predict_memory)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -52,10 +52,16 @@ class Row:
         return None if windows is None else math.ceil(config.epochs * windows / config.batch_windows)
 
     def peak_bytes(self) -> int:
-        """Predict the peak memory of one of its runs, on a CPU in float32."""
+        """Predict the peak memory of one of its runs, on a CPU in float32 (in bf16 with frozen layers in it)."""
         config = self.cells[0].config
-        everything = config.model.trained == "everything"
-        return predict_memory(self.spec, config.micro_batch_windows, train_everything=everything).peak_bytes
+        deepest = self.spec if config.window_depths is None else replace(self.spec, window=config.window_depths[1])
+        return predict_memory(
+            deepest,
+            config.micro_batch_windows,
+            trained=config.model.trained,
+            checkpointing=config.checkpointing,
+            frozen_dtype=config.frozen_dtype,
+        ).peak_bytes
 
 
 def make_rows(table: AblationConfig, plan: Plan, data: AblationData, where: object) -> list[Row]:

@@ -51,7 +51,7 @@ def predict_memory(
     spec: MasamSpec,
     micro_batch_windows: int,
     *,
-    train_everything: bool = False,
+    trained: Literal["adaptation", "everything", "decoder"] = "adaptation",
     checkpointing: bool = False,
     frozen_dtype: Literal["float32", "bf16"] = "float32",
 ) -> TrainingMemory:
@@ -60,15 +60,17 @@ def predict_memory(
     Args:
         spec: The model; its ``window`` is the depth of the training windows.
         micro_batch_windows: Windows that go through it at once.
-        train_everything: Train the encoder too.
+        trained: What trains, as in the run's settings.
         checkpointing: Run each encoder block again for its gradients.
         frozen_dtype: In what the encoder's frozen layers are kept; with ``bf16`` the forward pass is in it, too.
     """
     is_halved = frozen_dtype == "bf16"
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16) if is_halved else nullcontext():
         model = Masam(spec).train()
-        if train_everything:
+        if trained == "everything":
             model.train_everything()
+        elif trained == "decoder":
+            model.train_only_decoder()
         if is_halved:
             model.halve_frozen()
         model.image_encoder.checkpointing = checkpointing
@@ -79,8 +81,8 @@ def predict_memory(
             labels = torch.zeros(shape[0] * shape[1], *shape[3:], dtype=torch.long)
             logits = model(torch.zeros(shape)).logits
             segmentation_loss(logits.flatten(0, 1), labels).total.backward()
-        trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return TrainingMemory(count.peak_bytes, 2 * trained)
+        changed = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    return TrainingMemory(count.peak_bytes, 2 * changed)
 
 
 class _StorageCount(TorchDispatchMode):
