@@ -148,6 +148,12 @@ def test_the_decoder_alone_trains_on_an_encoder_that_is_finished(trained, sam):
     assert not [name for name in plain.trained_names() if name.startswith("image_encoder.")]
 
 
+def test_blocks_that_are_not_there_are_refused_before_data_are_prepared():
+    for key in ("fact_blocks", "adapter_blocks"):
+        with pytest.raises(ConfigError, match=rf"^{key}: expected all, or different .* from 0 to 1, got \(2,\)$"):
+            require_start(config(model={**MODEL, key: [2]}), PLAN, CPU)
+
+
 def test_settings_reach_the_model():
     model = {
         **MODEL, "increments": "lora", "fact_blocks": [1], "adapter_blocks": [0], "adapter_places": "attention",

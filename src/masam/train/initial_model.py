@@ -16,7 +16,7 @@ from masam.io.tensors import CONTENT_HASH, read_header
 from masam.labels import LabelScheme
 from masam.model.added_classes import with_classes
 from masam.model.masam import Masam, empty_model
-from masam.model.sizes import MasamSpec
+from masam.model.sizes import MasamSpec, find_size
 from masam.plan import Plan
 from masam.predict import resolve_precision
 from masam.train.config import ModelSettings, TrainConfig
@@ -110,13 +110,8 @@ def require_start(config: TrainConfig, plan: Plan, device: torch.device) -> None
     has_base = settings.sam_checkpoint is not None
     if settings.init is not None:
         has_base = _require_fitting(settings, settings.init, plan)
-    elif settings.trained == "decoder" and (settings.fact_rank or settings.adapter_places != "none"):
-        raise ConfigError(
-            f"'decoder' trains no increments and no adapters, which would stay at random numbers; expected fact_rank 0 "
-            f"and adapter_places none, got {settings.fact_rank} and {settings.adapter_places}",
-            where="model.trained",
-            fix="set both, or start from a trained model (init)",
-        )
+    else:
+        _require_whole(settings, plan)
     if config.frozen_dtype == "bf16" and not has_base:
         raise ConfigError(
             "expected an encoder that a SAM file holds in full, as the run's model would keep the halved one",
@@ -184,8 +179,11 @@ def _choose_trained(model: Masam, settings: ModelSettings) -> None:
         model.train_only_adaptation()
 
 
+def _numbers(settings: ModelSettings) -> dict[str, Any]:
+    return {key: getattr(settings, key) for key in _NUMBERS}
+
+
 def _fresh(settings: ModelSettings, plan: Plan) -> Masam:
-    numbers: dict[str, Any] = {key: getattr(settings, key) for key in _NUMBERS}
     model = weights.build_masam(
         settings.size,
         plan.scheme.num_classes,
@@ -193,7 +191,7 @@ def _fresh(settings: ModelSettings, plan: Plan) -> Masam:
         plan.window,
         sam_checkpoint=settings.sam_checkpoint,
         image_channels=len(plan.channels),
-        **numbers,
+        **_numbers(settings),
     )
     if settings.adapter_zero_start:
         model.zero_adapters()
@@ -215,6 +213,20 @@ def _continued(settings: ModelSettings, init: str, plan: Plan) -> Masam:
     return model
 
 
+def _require_whole(settings: ModelSettings, plan: Plan) -> None:
+    """Judge the numbers of a fresh model, and that no part of it stays at random numbers by oversight."""
+    if settings.size != weights.AUTO_SIZE:
+        # Made to be judged. Where the SAM file tells the size, building the model does it.
+        MasamSpec(find_size(settings.size), plan.scheme.num_classes, plan.image_size, plan.window, **_numbers(settings))
+    if settings.trained == "decoder" and (settings.fact_rank or settings.adapter_places != "none"):
+        raise ConfigError(
+            f"'decoder' trains no increments and no adapters, which would stay at random numbers; expected fact_rank 0 "
+            f"and adapter_places none, got {settings.fact_rank} and {settings.adapter_places}",
+            where="model.trained",
+            fix="set both, or start from a trained model (init)",
+        )
+
+
 def _require_fitting(settings: ModelSettings, init: str, plan: Plan) -> bool:
     """Compare settings and plan with the model to start from; say whether a SAM file holds its encoder."""
     file = weights.model_file(init)
@@ -230,7 +242,7 @@ def _require_fitting(settings: ModelSettings, init: str, plan: Plan) -> bool:
                 where=key,
                 fix="give no --plan, so that data are prepared as the model's were, or correct it",
             )
-    asked = {key: getattr(settings, key) for key in (*_NUMBERS, "size", "adapter_zero_start")}
+    asked = _numbers(settings) | {"size": settings.size, "adapter_zero_start": settings.adapter_zero_start}
     has = {**{key: getattr(spec, key) for key in _NUMBERS}, "size": spec.sam.name, "adapter_zero_start": False}
     for key, value in asked.items():
         if value not in (ModelSettings.model_fields[key].default, has[key]):
