@@ -12,7 +12,7 @@ from masam.model.masam import empty_model
 from masam.model.sizes import SIZES, MasamSpec
 from masam.plan import Plan
 from masam.preprocess.intensity import Window
-from masam.train.memory import predict_memory
+from masam.train.memory import least_memory, predict_memory
 from masam.train.suggest import BATCH_WINDOWS, parse_memory, suggest
 
 PLAN = Plan(
@@ -38,6 +38,9 @@ def test_what_is_counted():
     # Weights, gradients, and something for activations, which grow with the windows.
     assert one.tensor_bytes > 2 * trained + frozen
     assert two.tensor_bytes - one.tensor_bytes > 3 * 64 * 64 * 3 * 4
+    # What one knows without a step is a part of that, and less than any step takes.
+    least = least_memory(spec)
+    assert (least.tensor_bytes, least.optimizer_bytes) == (trained + frozen, 2 * trained)
     everything, decoder = (predict_memory(spec, 1, trained=what) for what in ("everything", "decoder"))
     assert everything.optimizer_bytes == 2 * (trained + frozen)
     # An encoder that is wholly frozen has no gradients, and keeps nothing of its forward pass.

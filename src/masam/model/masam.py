@@ -71,7 +71,7 @@ class Masam(nn.Module):
         self.image_encoder = ImageEncoder(sam, spec.image_size)
         self.prompt_encoder = build_prompt_encoder(sam, spec.image_size)
         upscaling = PROGRESSIVE_UPSCALING if spec.decoder == "progressive" else SAM_UPSCALING
-        self.mask_decoder = build_mask_decoder(sam, spec.num_channels, upscaling, spec.channel_groups)
+        self.mask_decoder = build_mask_decoder(sam, spec.num_channels, upscaling, spec.class_groups)
         self._add_increments(spec)
         self._add_adapters(spec)
         self.train_only_adaptation()

@@ -104,6 +104,7 @@ class MaskDecoder(nn.Module):
         upscaling: Channel divisors, one for each 2 x upsampling.
         groups: Masks in the order of their tokens: those that a decoder began with, then those of classes that were
             added to it, an addition at a time. The earlier ones do not see later tokens, so they stay as they were.
+            Empty is one group, in order.
     """
 
     def __init__(
@@ -114,12 +115,12 @@ class MaskDecoder(nn.Module):
         mlp_dim: int,
         num_masks: int,
         iou_hidden_dim: int,
-        upscaling: tuple[int, ...],
-        groups: tuple[tuple[int, ...], ...],
+        upscaling: tuple[int, ...] = PROGRESSIVE_UPSCALING,
+        groups: tuple[tuple[int, ...], ...] = (),
     ) -> None:
         super().__init__()
-        self.groups = [list(group) for group in groups]
-        self.is_in_order = [mask for group in groups for mask in group] == list(range(num_masks))
+        self.groups = [list(group) for group in groups] or [list(range(num_masks))]
+        self.is_in_order = [mask for group in self.groups for mask in group] == list(range(num_masks))
         self.transformer = TwoWayTransformer(dim, depth, num_heads, mlp_dim)
         self.iou_token = nn.Embedding(1, dim)
         self.mask_tokens = nn.Embedding(num_masks, dim)

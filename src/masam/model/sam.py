@@ -42,7 +42,7 @@ def build_mask_decoder(
         num_masks,
         size.iou_hidden_dim,
         upscaling,
-        groups or (tuple(range(num_masks)),),
+        groups,
     )
 
 

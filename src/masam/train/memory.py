@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from masam.model.masam import Masam
+from masam.model.parameters import count_parameters
 from masam.model.sizes import MasamSpec
 from masam.train.loss import segmentation_loss
 
@@ -83,6 +84,16 @@ def predict_memory(
             segmentation_loss(logits.flatten(0, 1), labels).total.backward()
         changed = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return TrainingMemory(count.peak_bytes, 2 * changed)
+
+
+def least_memory(spec: MasamSpec) -> TrainingMemory:
+    """Return what the weights and AdamW's moments take alone, far less work to tell than ``predict_memory``.
+
+    Args:
+        spec: The model.
+    """
+    count = count_parameters(spec)
+    return TrainingMemory(4 * count.total, 2 * 4 * count.trainable)
 
 
 class _StorageCount(TorchDispatchMode):

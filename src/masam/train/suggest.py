@@ -8,7 +8,7 @@ from masam.errors import ConfigError
 from masam.model.sizes import SIZES, MasamSpec
 from masam.plan import Plan, Suggestion
 from masam.progress import Progress, Silent
-from masam.train.memory import predict_memory
+from masam.train.memory import least_memory, predict_memory
 
 BATCH_WINDOWS = 24
 """Windows of an optimiser step in the paper (paper.md 1.6); a micro-batch divides it."""
@@ -50,8 +50,10 @@ def suggest(plan: Plan, memory_bytes: int, progress: Progress | None = None) -> 
     # The largest first; SIZES is in that order.
     for name, size in SIZES.items():
         spec = MasamSpec(size, plan.scheme.num_classes, plan.image_size, plan.window, image_channels=len(plan.channels))
-        # It takes less, so where it does not fit nothing does.
-        peak = predict_memory(spec, 1, checkpointing=True).peak_bytes
+        peak = least_memory(spec).peak_bytes
+        if peak <= memory_bytes or name == list(SIZES)[-1]:
+            # It takes less than without checkpointing, so where it does not fit nothing does.
+            peak = predict_memory(spec, 1, checkpointing=True).peak_bytes
         progress.advance(name)
         if peak > memory_bytes:
             continue
