@@ -29,6 +29,12 @@ TINY = replace(SAM, name="vit_t")
 
 SPEC = MasamSpec(SAM, num_classes=2, image_size=32, window=3, fact_rank=3, adapter_channels=6)
 
+VARIED = replace(
+    SPEC, increments="lora", fact_blocks=(1,), adapter_places="mlp", adapter_depth_kernel=5, adapter_dilation=2,
+    decoder="sam", class_groups=((0, 2), (1,)),
+)  # fmt: skip
+"""The same with every choice another than the paper's."""
+
 LABELS = {"background": 0, "ball": 1, "box": 4}
 
 

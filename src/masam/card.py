@@ -13,11 +13,12 @@ from typing import Any
 
 from masam import __version__
 from masam.errors import ConfigError, ModelError
-from masam.model.sizes import MasamSpec, SamSize
+from masam.model.sizes import MasamSpec
 from masam.plan import Plan
 
-FORMAT_VERSION = 2
-"""1: base_sha256 alone names the base. 2: base, classes, licence, versions."""
+FORMAT_VERSION = 3
+"""1: base_sha256 alone names the base. 2: base, classes, licence, versions. 3: the spec has LoRA, places and shapes of
+adapters, SAM's own decoder, and classes that were added."""
 
 HEADER = "masam"
 """Key of the metadata that holds the header, as JSON."""
@@ -93,7 +94,9 @@ def read_header(notes: Mapping[str, str], where: object) -> dict[str, Any]:
             fix="give a run folder or its model.safetensors",
         ) from error
     if version == 1:
-        header = _from_version_1(header)
+        header = _from_version_2(_from_version_1(header))
+    elif version == 2:
+        header = _from_version_2(header)
     elif version != FORMAT_VERSION:
         raise ModelError(
             f"the file has format version {version}, this masam reads versions 1 to {FORMAT_VERSION}",
@@ -114,11 +117,9 @@ def read_spec(header: Mapping[str, Any], where: object) -> MasamSpec:
     Raises:
         ModelError: Its numbers are not those of a model.
     """
-    values = header["spec"]
     try:
-        sam = SamSize(**{**values["sam"], "global_blocks": tuple(values["sam"]["global_blocks"])})
-        return MasamSpec(**{**values, "sam": sam})
-    except (KeyError, TypeError, ConfigError) as error:
+        return MasamSpec.from_plain(header["spec"])
+    except (AttributeError, KeyError, TypeError, ConfigError) as error:
         raise ModelError(
             f"expected the numbers of a model in the metadata ({error})", where=where, fix="train or export it again"
         ) from error
@@ -161,6 +162,19 @@ def require_fitting(plan: Plan, spec: MasamSpec) -> None:
         )
     if len(plan.channels) != spec.image_channels:
         raise ModelError(f"the plan has {len(plan.channels)} image channels, the model {spec.image_channels}", fix=fix)
+
+
+# What every model of before version 3 is: the paper's, without a choice.
+_SPEC_OF_VERSION_2 = {
+    "increments": "fact", "fact_blocks": "all", "adapter_blocks": "all", "adapter_places": "both",
+    "adapter_depth_kernel": 3, "adapter_dilation": 1, "decoder": "progressive", "class_groups": [],
+}  # fmt: skip
+
+
+def _from_version_2(header: Mapping[str, Any]) -> dict[str, Any]:
+    spec = header.get("spec")
+    # What is no mapping is judged by read_spec.
+    return {**header, "spec": {**_SPEC_OF_VERSION_2, **spec}} if isinstance(spec, Mapping) else dict(header)
 
 
 def _from_version_1(header: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,14 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from masam.card import HEADER
-from masam.errors import InputError, ModelError
+from masam.errors import ConfigError, InputError, ModelError
 from masam.export.description import BUNDLE, BUNDLE_INFERENCE, BUNDLE_METADATA, read_description
 from masam.export.description import KINDS as EXPORTS
 from masam.io import gate, tensors
 from masam.model.architecture import infer_adapter, infer_sam_size
 from masam.model.checkpoint import require_sam
 from masam.model.names import KINDS, kind_of
-from masam.model.sizes import SIZES
+from masam.model.sizes import SIZES, MasamSpec
 from masam.published import published_by_sha256
 from masam.weights import MODEL_FILE, inspect
 
@@ -84,7 +84,11 @@ def _numbers(spec: Any, where: Path) -> dict[str, Any]:
     if not isinstance(spec, Mapping) or not isinstance(spec.get("sam"), Mapping):
         raise ModelError("expected the numbers of a model in the description", where=where, fix="export it again")
     keys = ("num_classes", "image_size", "window", "fact_rank", "fact_scale", "adapter_channels")
-    return {"size": spec["sam"].get("name"), **{key: spec.get(key) for key in keys}}
+    try:
+        varied = MasamSpec.from_plain(spec).variations()
+    except (AttributeError, KeyError, TypeError, ConfigError) as error:
+        raise ModelError(f"the description is of no model ({error})", where=where, fix="export it again") from error
+    return {"size": spec["sam"].get("name"), **{key: spec.get(key) for key in keys}, **varied}
 
 
 def _bundle(folder: Path) -> dict[str, Any]:
@@ -96,7 +100,7 @@ def _bundle(folder: Path) -> dict[str, Any]:
     # A bundle of others has another network, whose numbers are not ours to read.
     network = inference.get("network_def")
     if isinstance(network, Mapping) and str(network.get("_target_")).startswith("masam."):
-        facts |= _numbers(network, folder / BUNDLE_INFERENCE)
+        facts |= _numbers({k: v for k, v in network.items() if k != "_target_"}, folder / BUNDLE_INFERENCE)
     weights = folder / "models" / "model.pt"
     return {**facts, "weights": _file(weights)} if weights.is_file() else facts
 
@@ -133,6 +137,7 @@ def _own_model(path: Path, shapes: Mapping[str, Tensor], notes: Mapping[str, str
         "fact_scale": spec.fact_scale,
         "adapter_channels": spec.adapter_channels,
         "image_channels": spec.image_channels,
+        **spec.variations(),
         "depth": spec.sam.depth,
         "decoder_heads": spec.sam.decoder_heads,
         "plan": None if card.plan is None else card.plan.model_dump(mode="json"),

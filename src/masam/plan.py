@@ -42,6 +42,9 @@ class Suggestion(Settings):
     micro_batch_windows: int = Field(
         ge=1, description="windows that go through the model at once; the step accumulates the others"
     )
+    checkpointing: bool = Field(
+        default=False, description="whether it fits only if each encoder block is run again for its gradients"
+    )
     memory_gb: float = Field(gt=0, description="memory that was given, in GB (1e9 bytes)")
     predicted_peak_gb: float = Field(gt=0, description="predicted peak of the training process, in GB")
     how: str = Field(description="how the peak was predicted")
@@ -77,8 +80,8 @@ class Plan(Settings):
     )
     suggestion: Suggestion | None = Field(
         default=None,
-        description="what masam plan --memory suggests; masam train takes size and micro_batch_windows from it where "
-        "they are not given",
+        description="what masam plan --memory suggests; masam train takes size, micro_batch_windows and "
+        "checkpointing from it where they are not given",
     )
 
     @field_validator("labels")

@@ -67,11 +67,15 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
     On a CPU bf16 is an option but never the default: without hardware for it, it is many times slower.
     """
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=_DTYPES[precision])
+    precision = resolve_precision(device, precision)
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, dtype=_DTYPES[precision])
+
+
+def resolve_precision(device: torch.device, precision: Precision) -> Precision:
+    """Return what ``auto`` means on a device; other precisions are what they are."""
+    if precision != "auto":
+        return precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
 
 
 @dataclass(frozen=True, eq=False)

@@ -114,9 +114,16 @@ def save_reference(path: Path, model: Masam) -> None:
         model: A model that stands on a SAM file.
 
     Raises:
-        ModelError: The model's encoder is its own, or has no FacT: the official file has no room for either.
+        ModelError: The model's encoder is its own, or the model is another than the paper's: the official file has no
+            room for either.
         ResourceError: The file cannot be written.
     """
+    if varied := model.spec.variations():
+        said = ", ".join(f"{key} {value}" for key, value in varied.items())
+        raise ModelError(
+            f"expected the paper's model, got one with {said}; the official adapter file has no room for that",
+            fix="export it as safetensors",
+        )
     if not stands_on_base(model) or model.image_encoder.fact is None or model.input_projection is not None:
         raise ModelError(
             "expected a model whose frozen encoder is a SAM file's, with FacT beside it and no projection of channels; "

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # One stream a purpose, so that a new use of randomness does not shift the others.
-_ORDER, _SAMPLE, _STEP = range(3)
+_ORDER, _SAMPLE, _STEP, _DEPTH = range(4)
 
 
 def sample_generator(seed: int, index: int) -> np.random.Generator:
@@ -31,3 +31,16 @@ def epoch_order(seed: int, epoch: int, length: int) -> NDArray[np.int64]:
 def step_seed(seed: int, step: int) -> int:
     """Return the seed of what is drawn inside the model at an optimiser step (dropout)."""
     return int(np.random.SeedSequence((seed, _STEP, step)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def window_depth(seed: int, step: int, smallest: int, largest: int) -> int:
+    """Return the slices of the training windows of an optimiser step, drawn evenly.
+
+    Args:
+        seed: Seed of the run.
+        step: Number of the step.
+        smallest: Fewest slices.
+        largest: Most slices.
+    """
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, _DEPTH, step))))
+    return int(generator.integers(smallest, largest, endpoint=True))

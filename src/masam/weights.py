@@ -16,7 +16,7 @@ from masam.model.architecture import infer_sam_size
 from masam.model.checkpoint import load_sam_state, load_strictly, require_fit, require_sam
 from masam.model.masam import Masam, empty_model
 from masam.model.names import KINDS, kind_of
-from masam.model.sizes import MasamSpec, find_size
+from masam.model.sizes import AdapterPlaces, Blocks, Decoder, Increments, MasamSpec, find_size
 from masam.published import find_cached_by_sha256, published_by_sha256, resolve
 
 MODEL_FILE = "model.safetensors"
@@ -38,6 +38,13 @@ def build_masam(
     *,
     fact_dropout: float = 0.1,
     image_channels: int = 1,
+    increments: Increments = "fact",
+    fact_blocks: Blocks = "all",
+    adapter_blocks: Blocks = "all",
+    adapter_places: AdapterPlaces = "both",
+    adapter_depth_kernel: int = 3,
+    adapter_dilation: int = 1,
+    decoder: Decoder = "progressive",
 ) -> Masam:
     """Build a model to train.
 
@@ -46,13 +53,20 @@ def build_masam(
         num_classes: Foreground classes; the logits have one channel more.
         image_size: Side of the square input in pixels, a multiple of 16.
         window: Slices of a window.
-        fact_rank: Rank of the FacT increments; 0 for none.
+        fact_rank: Rank of the increments; 0 for none.
         fact_scale: Their factor.
         adapter_channels: Width of the 3D adapters.
         sam_checkpoint: SAM's or MedSAM's weights: a file, ``.pth`` or Hugging Face's ``.safetensors``, or a published
             name such as ``sam-vit-b``; None leaves the encoder at random numbers.
-        fact_dropout: Dropout inside FacT while training.
+        fact_dropout: Dropout inside the increments while training.
         image_channels: Channels of the images; other numbers than 1 and 3 get a small trained projection.
+        increments: ``fact``, whose factors all blocks share, or ``lora``, each block with its own.
+        fact_blocks: ``all``, or the encoder blocks that get increments, by index from 0.
+        adapter_blocks: ``all``, or the encoder blocks that get 3D adapters.
+        adapter_places: Where in a block: before ``attention``, before the ``mlp``, ``both``, or ``none``.
+        adapter_depth_kernel: Slices that an adapter's convolution spans, odd; 1 is a 2D adapter.
+        adapter_dilation: Step between those slices.
+        decoder: ``progressive``, or ``sam`` for SAM's own two upsamplings and a bilinear rest.
 
     Raises:
         ConfigError: A number is out of its range.
@@ -78,6 +92,13 @@ def build_masam(
             fact_dropout,
             adapter_channels,
             image_channels,
+            increments,
+            fact_blocks,
+            adapter_blocks,
+            adapter_places,
+            adapter_depth_kernel,
+            adapter_dilation,
+            decoder,
         )
     )
     model.card = card

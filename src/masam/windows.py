@@ -38,6 +38,14 @@ class SliceWindow:
         stop = self.size if self.depth is None else min(self.size, self.depth - self.start)
         return range(max(0, -self.start), stop)
 
+    def resized(self, size: int) -> SliceWindow:
+        """Return the window of another size about the same centre.
+
+        Args:
+            size: Number of slices, 1 or more, odd or even.
+        """
+        return SliceWindow(self.start + _before(self.size) - _before(size), size, self.depth)
+
 
 def plan_windows(depth: int, size: int = 5, stride: int = 1) -> list[SliceWindow]:
     """Cover a volume with windows, so that each slice gets at least one vote.

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -158,6 +159,38 @@ def test_a_suggestion_of_the_plan_is_used(masam, dataset, tmp_path):
     assert f"micro_batch_windows: {windows}" in settings
     assert masam("info", run, "--json").json["size"] == "vit_t"
     assert masam("plan", dataset, "--out", plan, "--memory", "much").code == 2
+
+
+def test_a_class_is_added_to_a_trained_model(masam, dataset, trained, tmp_path):
+    grown, run = shutil.copytree(dataset, tmp_path / "grown"), tmp_path / "run"
+    facts = json.loads((grown / "dataset.json").read_text())
+    facts["labels"] |= {"lesion": 3}
+    (grown / "dataset.json").write_text(json.dumps(facts))
+    words = ("train", grown, "--out", run, "--epochs", 1, "--device", "cpu", "--set", "batch_windows=9")
+    words = (*words, "--set", "validate_every=0", "--quiet")
+    result = masam(*words, "--init", trained)
+    assert (result.code, result.err) == (0, "")
+    told, before = masam("info", run, "--json").json, masam("info", trained, "--json").json
+    assert told["classes"] == before["classes"] | {"lesion": 3}
+    assert told["training"]["started_from"] == {
+        "content_sha256": before["content_sha256"], "dataset": before["training"]["dataset"],
+        "classes": ["organ", "vessel"],
+    }  # fmt: skip
+    same = ("image_size", "window", "fact_rank", "adapter_channels")
+    assert {key: told[key] for key in same} == {key: before[key] for key in same}
+    assert (told["class_groups"], "class_groups" in before) == ([[0, 1, 2], [3]], False)
+    predicted = masam("predict", grown / "imagesTs", "--model", run, "--out", tmp_path / "masks", "--device", "cpu")
+    assert predicted.code == 0
+    lost = masam("train", dataset, "--out", tmp_path / "back", "--init", run, "--device", "cpu")
+    assert (lost.code, lost.error) == (
+        2,
+        f"error[CONFIG]: {run / 'model.safetensors'}: the model to start from has the classes organ, vessel, lesion, "
+        "the data set organ, vessel: lesion cannot be removed or renamed; name the classes in dataset.json as the "
+        "model does",
+    )
+    assert not (tmp_path / "back").exists()
+    missing = masam("train", dataset, "--out", tmp_path / "back", "--init", tmp_path / "nothing", "--device", "cpu")
+    assert (missing.code, missing.error.split(": ")[0]) == (3, "error[INPUT]")
 
 
 def test_plan_of_other_classes_is_refused(masam, dataset, tmp_path):

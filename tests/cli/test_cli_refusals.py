@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
+BLOCKS = "expected all, or a list of different block numbers from 0"
+
 
 @pytest.mark.parametrize(
     ("words", "message"),
@@ -63,6 +65,17 @@ def test_a_device_that_is_not_there(masam, dataset, trained, tmp_path, monkeypat
     [
         (["--set", "learning_rat=1"], "options: learning_rat: unknown key; did you mean 'learning_rate'?"),
         (["--set", "model.rank=1"], "options: model.rank: unknown key; did you mean 'fact_rank'?"),
+        (
+            ["--set", "model.adapter_depth_kernel=4"],
+            "options: model.adapter_depth_kernel: expected an odd number, got 4",
+        ),
+        (["--set", "model.fact_blocks=[1, 1]"], f"options: model.fact_blocks: {BLOCKS}, got [1, 1]"),
+        (["--set", "model.fact_blocks=none"], f"options: model.fact_blocks: {BLOCKS}, got 'none'"),
+        (["--set", "model.adapter_blocks=[-1]"], f"options: model.adapter_blocks: {BLOCKS}, got [-1]"),
+        (["--set", "window_depths=[5, 3]"], "options: window_depths: expected the smaller number first, got"),
+        (["--set", "window_depths=[0, 3]"], "options: window_depths.0: expected greater than or equal to 1, got 0"),
+        (["--set", "model.trained=decoder"], "model.trained: 'decoder' trains no increments and no adapters"),
+        (["--set", "frozen_dtype=bf16"], "frozen_dtype: expected frozen layers and precision bf16"),
         (["--set", "epochs=many"], "options: epochs: expected a valid integer, got 'many'"),
         (["--set", "epochs=[1"], "--set: expected a plain value for epochs, got '[1'"),
         (["--set", "epochs"], "--set: expected KEY=VALUE, got 'epochs'"),

@@ -78,7 +78,7 @@ def test_a_window_attends_to_itself_alone(h, w, side, seed):
 @given(rank=st.integers(1, 5), scale=st.floats(-2, 2), seed=st.integers(0, 1000))
 @settings(deadline=None)
 def test_a_merged_projection_is_the_projection_and_its_increment(rank, scale, seed):
-    fact = randomise(FacT(6, 2, rank, scale), seed, scale=1.0).double().eval()
+    fact = randomise(FacT(6, (0, 1), rank, scale), seed, scale=1.0).double().eval()
     weight, x = draw(seed, 18, 6), draw(seed + 1, 1, 2, 3, 6)
     query, value = fact(x, 1)
     expected = F.linear(x, weight) + torch.cat([query, torch.zeros_like(query), value], dim=-1)

@@ -86,3 +86,15 @@ def test_end_slices_are_repeated():
 def test_bad_numbers_are_refused(numbers, message):
     with pytest.raises(ConfigError, match=message):
         plan_windows(*numbers)
+
+
+@given(COVERS, st.integers(1, 12))
+def test_a_resized_window_keeps_its_centre(cover, size):
+    depth, first, stride = cover
+    for window in plan_windows(depth, first, stride):
+        other = window.resized(size)
+        assert (other.size, other.depth) == (size, depth)
+        # The centre of an even window is the slice before its middle.
+        assert other.start + (size - 1) // 2 == window.start + (first - 1) // 2
+        assert other.resized(first) == window
+        assert len(other.votes) >= 1

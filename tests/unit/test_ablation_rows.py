@@ -4,17 +4,20 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 from tiny import LABELS, SAM, write_dataset
 
 from masam.ablation.config import AblationConfig
 from masam.ablation.data import read_data
 from masam.ablation.rows import make_rows
+from masam.card import ModelCard
 from masam.errors import ConfigError, InputError, ModelError, ResourceError
 from masam.model.sizes import SIZES
 from masam.plan import Plan
 from masam.preprocess.intensity import Window
 from masam.progress import Silent
 from masam.train.config import TrainConfig
+from masam.weights import build_masam, save
 
 PLAN = Plan(
     name="tiny", modality="CT", slice_axis="axial", intensity=Window(low=-50, high=200), window=3, image_size=32,
@@ -70,6 +73,33 @@ def test_a_folder_is_known_by_what_decides_the_weights(data):
 def test_what_all_of_a_model_trains_is_counted(data):
     some, everything = rows_of(data, {"some": {}, "everything": {"model.trained": "everything"}})
     assert 0 < some.parameters < everything.parameters
+
+
+def test_a_row_may_start_from_a_trained_model(data, tmp_path):
+    torch.manual_seed(0)
+    model = build_masam("vit_t", 1, 32, 3, fact_rank=2, adapter_channels=4, increments="lora")
+    # One of the data set's two classes.
+    model.card = ModelCard(PLAN.model_copy(update={"labels": {"background": 0, "box": 1}}))
+    file = tmp_path / "model.safetensors"
+    save(file, model)
+    init = {"model.init": str(file)}
+    fresh, tuned, head = rows_of(data, {"fresh": {}, "tuned": init, "head": {**init, "model.trained": "decoder"}})
+    assert (fresh.spec.increments, tuned.spec.increments) == ("fact", "lora")
+    assert (tuned.spec.num_classes, tuned.spec.class_groups) == (2, ((0, 2), (1,)))
+    assert 0 < head.parameters < tuned.parameters
+    before = tuned.cells[0].training_sha256
+    assert before != fresh.cells[0].training_sha256
+    with torch.no_grad():
+        model.mask_decoder.iou_token.weight += 1
+    save(file, model)
+    assert rows_of(data, {"tuned": init})[0].cells[0].training_sha256 != before, "another model under the same name"
+    with pytest.raises(ConfigError, match=r"^t.yaml, row last: model.decoder: expected progressive, that of the model"):
+        rows_of(data, {"last": {**init, "model.decoder": "sam"}})
+
+
+def test_memory_is_that_of_the_deepest_windows_and_less_with_checkpointing(data):
+    plain, deep, less = rows_of(data, {"a": {}, "b": {"window_depths": [1, 9]}, "c": {"checkpointing": True}})
+    assert less.peak_bytes() < plain.peak_bytes() < deep.peak_bytes()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 import json
+from dataclasses import asdict
 
 import pytest
-from tiny import LABELS, SPEC
+from tiny import LABELS, SPEC, VARIED
 
 from masam.card import FORMAT_VERSION, HEADER, Base, ModelCard, read_card, read_header, read_spec, require_fitting
 from masam.card import write_header as write
@@ -42,6 +43,20 @@ def test_version_1_is_brought_to_the_newest():
     assert read_card(read_header(old(base_sha256=None), "x"), "x").base is None
 
 
+def test_version_2_is_brought_to_the_newest():
+    header = json.loads(write(SPEC, CARD)[HEADER])
+    for key in ("increments", "adapter_places", "decoder", "class_groups", "fact_blocks", "adapter_blocks"):
+        del header["spec"][key]
+    del header["spec"]["adapter_depth_kernel"], header["spec"]["adapter_dilation"]
+    read = read_header({HEADER: json.dumps({**header, "format_version": 2})}, "x")
+    assert (read_spec(read, "x"), read_card(read, "x")) == (SPEC, CARD)
+    assert set(read["spec"]) == set(asdict(SPEC))
+
+
+def test_a_varied_spec_survives_its_header():
+    assert read_spec(read_header(write(VARIED, CARD), "x"), "x") == VARIED
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -51,7 +66,7 @@ def test_version_1_is_brought_to_the_newest():
         ({"base_sha256": [3]}, r"x: expected plan, base and training in the metadata \(expected texts"),
         ({"training": "many"}, r"x: expected plan, base and training in the metadata \("),
         ({"plan": [1]}, r"x: expected plan, base and training in the metadata \("),
-        ({"format_version": "1"}, r"x: the file has format version 1, this masam reads versions 1 to 2"),
+        ({"format_version": "1"}, r"x: the file has format version 1, this masam reads versions 1 to 3"),
         ({"format_version": None}, r"x: the file has format version None"),
     ],
 )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from exported import PLAN, model_with_plan
-from tiny import SPEC, random_windows, write_dataset
+from tiny import SPEC, VARIED, random_windows, write_dataset
 
 from masam.errors import InputError, ModelError
 from masam.export.bundle_parts import BundleNetwork, FolderSegmenter, build_network, build_predictor, find_scans
@@ -42,6 +42,7 @@ def test_the_network_has_channels_before_slices():
 def test_a_network_is_built_of_plain_numbers():
     network = build_network(**numbers(replace(SPEC, fact_rank=0)))
     assert network.masam.spec == replace(SPEC, fact_rank=0)
+    assert build_network(**numbers(VARIED)).masam.spec == VARIED
     assert not network.training
 
 

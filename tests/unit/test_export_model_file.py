@@ -1,9 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from exported import model_with_plan
-from tiny import random_windows
+from tiny import VARIED, random_windows
 
 from masam.errors import ModelError
 from masam.export.agreement import TOLERANCE
@@ -55,6 +56,15 @@ def test_a_merged_model_stands_alone_without_fact(based, tmp_path):
     assert 0 < exported.difference <= TOLERANCE
     expected = logits(based)
     assert (logits(loaded) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_a_merged_model_of_lora_is_the_papers_without_increments(tmp_path):
+    model = model_with_plan(replace(VARIED, adapter_places="both"))
+    loaded = load(write_model_file(model, tmp_path / "model.safetensors", merge=True).path)
+    assert (loaded.spec.fact_rank, loaded.image_encoder.increments) == (0, None)
+    assert set(loaded.spec.variations()) == {"adapter_depth_kernel", "adapter_dilation", "decoder", "class_groups"}
+    expected = logits(model, 32)
+    assert (logits(loaded, 32) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def test_the_plan_goes_along(tmp_path):

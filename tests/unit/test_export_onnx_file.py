@@ -3,7 +3,7 @@ import json
 import onnx
 import pytest
 from exported import IN_ONNXRUNTIME, PLAN, assert_same_outputs, model_with_plan, run_fresh
-from tiny import without_type_checks
+from tiny import VARIED, without_type_checks
 
 from masam.errors import ModelError, ResourceError
 from masam.export import onnx_file
@@ -80,3 +80,8 @@ def test_weights_of_another_file_are_not_written_over(model, tmp_path, monkeypat
     with pytest.raises(ResourceError, match=r"model.onnx.data: there is something of that name already"):
         write_onnx(model, tmp_path / "model.onnx")
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"model.onnx.data": "mine"}
+
+
+def test_a_varied_model_is_exported_as_it_is(tmp_path):
+    with without_type_checks():
+        assert write_onnx(model_with_plan(VARIED), tmp_path / "varied.onnx").difference <= TOLERANCE

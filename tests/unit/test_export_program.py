@@ -4,12 +4,13 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from exported import IN_PYTORCH, PLAN, assert_same_outputs, model_with_plan, run_fresh
-from tiny import SPEC, random_model, random_windows, without_type_checks
+from tiny import SPEC, VARIED, random_model, random_windows, without_type_checks
 
 import masam
 from masam.errors import ModelError, ResourceError
 from masam.export import program
 from masam.export.agreement import TOLERANCE
+from masam.export.automatic import least_slices, slices
 from masam.export.program import trace, write_program
 
 
@@ -66,6 +67,16 @@ def test_a_model_of_two_slices_keeps_its_number():
                 assert difference <= TOLERANCE * expected.abs().max()
     with pytest.raises(AssertionError, match=r"windows.size\(\)\[1\] == 2"):
         loaded(random_windows(2, 3))
+
+
+def test_adapters_that_look_further_ask_for_more_slices(tmp_path):
+    # The other choices are exported to ONNX, by way of the same trace.
+    model = model_with_plan(replace(VARIED, window=9, adapter_places="both", class_groups=()))
+    with without_type_checks():
+        written = write_program(model, tmp_path / "model.pt2")
+    assert written.difference <= TOLERANCE
+    assert slices(model) == "9 or more; trained with 9"
+    assert least_slices(replace(VARIED, adapter_depth_kernel=1)) == least_slices(SPEC) == 3
 
 
 def test_a_program_that_differs_is_not_kept(loaded, tmp_path, monkeypatch):

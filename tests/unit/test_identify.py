@@ -8,7 +8,7 @@ from exported import model_with_plan
 from safetensors.torch import save_file
 from test_io_pytorch_file import Bomb
 from test_weights import PLAN
-from tiny import LABELS, TINY, random_model, randomise, without_type_checks
+from tiny import LABELS, TINY, VARIED, random_model, randomise, without_type_checks
 
 from masam.card import ModelCard
 from masam.errors import InputError, ModelError
@@ -59,7 +59,7 @@ def test_a_model_of_masam(tmp_path):
     expected = {
         "kind": "masam model", "size": "custom", "num_classes": 2, "classes": LABELS, "window": 3, "image_size": 32,
         "fact_rank": 3, "adapter_channels": 6, "training": {"steps": 7}, "licence": "MIT", "base": None,
-        "encoder": "in the file", "format_version": 2,
+        "encoder": "in the file", "format_version": 3,
     }  # fmt: skip
     assert expected.items() <= facts.items()
     assert facts["values"] == sum(tensor.numel() for tensor in model.state_dict().values())
@@ -72,6 +72,8 @@ def test_a_model_of_masam(tmp_path):
     [
         ("model_v1.safetensors", 1, {"size": "custom", "file": None}),
         ("model_v2.safetensors", 2, {"size": "custom", "file": "sam_tiny_256.pth"}),
+        ("model_v3.safetensors", 3, {"size": "custom", "file": "sam_tiny_256.pth"}),
+        ("model_v3_whole.safetensors", 3, None),
         ("model_v1_whole.safetensors", 1, None),
         ("model_v2_whole.safetensors", 2, None),
     ],
@@ -81,6 +83,16 @@ def test_every_version_of_our_format(name, version, base):
     assert (facts["kind"], facts["format_version"]) == ("masam model", version)
     assert facts["versions"]["masam"] == "0.1.0"
     assert facts["base"] is None if base is None else base.items() <= facts["base"].items()
+
+
+def test_what_differs_from_the_papers_model_is_shown(tmp_path):
+    names = ("increments", "fact_blocks", "adapter_places", "adapter_depth_kernel", "adapter_dilation", "decoder")
+    assert not set(names) & set(identify(GOLDEN / "model_v2.safetensors"))
+    facts = identify(GOLDEN / "model_v3_whole.safetensors")
+    assert {name: facts[name] for name in names} == {name: getattr(VARIED, name) for name in names}
+    assert "adapter_blocks" not in facts
+    assert facts["class_groups"] == ((0, 2), (1,))
+    json.dumps(facts)
 
 
 def test_a_run_folder_tells_of_run_and_model(tmp_path):

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from tiny import SPEC, random_model, random_windows, randomise
 
-from masam.model.adapter3d import Adapter3D
+from masam.model.adapter3d import Adapter3D, DepthConv
 
 
 def plain_adapter(adapter, x, slices):
@@ -54,3 +54,20 @@ def test_windows_of_a_batch_never_mix_in_the_whole_model(slices):
     # Two blocks of two adapters reach four slices.
     assert all(not torch.equal(before.logits[1, s], after.logits[1, s]) for s in range(slices))
     assert before.logits.shape == (2, slices, SPEC.num_channels, 32, 32)
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (3, 2), (5, 1), (7, 3)])
+@pytest.mark.parametrize("slices", [1, 2, 6])
+def test_any_kernel_and_dilation_is_a_conv3d(kernel, dilation, slices):
+    conv = randomise(DepthConv(4, kernel, dilation)).double()
+    x = torch.randn(2, slices, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    reach = kernel // 2 * dilation
+    volume = x.permute(0, 3, 1, 2)[..., None]  # B c S L 1
+    expected = F.conv3d(volume, conv.weight, conv.bias, padding=(reach, 0, 0), dilation=(dilation, 1, 1))
+    torch.testing.assert_close(conv(x), expected[..., 0].permute(0, 2, 3, 1), rtol=0, atol=1e-12)
+
+
+def test_a_kernel_of_one_lets_no_slice_see_another():
+    adapter = randomise(Adapter3D(8, 4, kernel=1))
+    x = torch.randn(6, 2, 2, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(adapter(x, 6), adapter(x, 1), rtol=0, atol=1e-6)

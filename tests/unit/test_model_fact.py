@@ -30,7 +30,7 @@ def merge(model, fact):
 def test_it_starts_as_the_identity_bit_for_bit():
     torch.manual_seed(0)
     plain, adapted = encoder(torch.float32), encoder(torch.float32)
-    adapted.fact = FacT(SAM.embed_dim, SAM.depth, rank=4)
+    adapted.fact = FacT(SAM.embed_dim, tuple(LAYERS), rank=4)
     assert not adapted.fact.v.any()
     for mode in (True, False):  # dropout of nothing is nothing
         adapted.train(mode)
@@ -39,7 +39,7 @@ def test_it_starts_as_the_identity_bit_for_bit():
 
 def test_the_other_factors_start_as_default_linear_layers_do():
     torch.manual_seed(0)
-    fact = FacT(400, 8, rank=16)
+    fact = FacT(400, tuple(range(8)), rank=16)
     for tensor, fan_in in ((fact.u, 400), (fact.sigma_q, 16), (fact.sigma_v, 16)):
         bound = 1 / math.sqrt(fan_in)
         assert tensor.abs().max() <= bound
@@ -49,7 +49,7 @@ def test_the_other_factors_start_as_default_linear_layers_do():
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_merged_equals_unmerged(dtype, tolerance):
     adapted, merged = encoder(dtype), encoder(dtype)
-    adapted.fact = randomise(FacT(SAM.embed_dim, SAM.depth, rank=4, scale=0.7), seed=1, scale=1.0).to(dtype).eval()
+    adapted.fact = randomise(FacT(SAM.embed_dim, tuple(LAYERS), rank=4, scale=0.7), seed=1, scale=1.0).to(dtype).eval()
     with torch.no_grad():
         before = merged(images(dtype))
         expected = adapted(images(dtype))
@@ -60,7 +60,7 @@ def test_merged_equals_unmerged(dtype, tolerance):
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_the_increment_is_scale_u_sigma_v_on_queries_and_values_alone(layer):
-    fact = randomise(FacT(8, SAM.depth, rank=3, scale=1.5)).double()
+    fact = randomise(FacT(8, tuple(LAYERS), rank=3, scale=1.5)).double()
     weight = torch.randn(24, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     query, key, value = (fact.merged(layer, weight) - weight).chunk(3)
     assert torch.equal(fact.merged(layer, weight)[8:16], weight[8:16])
@@ -73,7 +73,7 @@ def test_the_increment_is_scale_u_sigma_v_on_queries_and_values_alone(layer):
 def test_one_u_and_one_v_serve_all_blocks():
     model = encoder(torch.float32)
     plain = set(model.state_dict())
-    model.fact = FacT(SAM.embed_dim, SAM.depth, rank=4)
+    model.fact = FacT(SAM.embed_dim, tuple(LAYERS), rank=4)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in plain}
     assert shapes == {
         "fact.u": (4, SAM.embed_dim),
@@ -85,7 +85,7 @@ def test_one_u_and_one_v_serve_all_blocks():
 
 def test_scale_is_a_factor():
     x = torch.randn(2, 3, 3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    fact = randomise(FacT(8, 2, rank=3)).double().eval()
+    fact = randomise(FacT(8, (0, 1), rank=3)).double().eval()
     once = fact(x, 1)
     for scale in (0.0, 1.0, 3.0, -0.5):
         fact.scale = scale
@@ -95,7 +95,7 @@ def test_scale_is_a_factor():
 
 def test_dropout_acts_in_training_alone_and_apart_for_queries_and_values():
     torch.manual_seed(0)
-    fact = randomise(FacT(8, 1, rank=4, dropout=0.5))
+    fact = randomise(FacT(8, (0,), rank=4, dropout=0.5))
     with torch.no_grad():
         fact.sigma_v.copy_(fact.sigma_q)
     x = torch.randn(1, 4, 4, 8)

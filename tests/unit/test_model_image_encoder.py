@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import SAM, random_windows, randomise
+from tiny import SAM, SPEC, random_model, random_windows, randomise
 
 from masam.model.fact import FacT
 from masam.model.image_encoder import Attention, Block, ImageEncoder, LayerNorm2d, join_windows, split_windows
@@ -54,7 +56,7 @@ GRIDS = [(3, 3), (6, 6), (5, 5), (4, 7), (2, 2), (1, 4)]
 @pytest.mark.parametrize("adapted", [False, True])
 def test_it_is_plain_attention_with_explicit_padding(grid, adapted):
     attn = randomise(Attention(8, 2, side=3), scale=0.5).double()
-    fact = randomise(FacT(8, 1, rank=2), seed=1).double().eval()
+    fact = randomise(FacT(8, (0,), rank=2), seed=1).double().eval()
     increment = (lambda x: fact(x, 0)) if adapted else None
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(2, *grid, 8, dtype=torch.float64, generator=generator).requires_grad_()
@@ -125,3 +127,36 @@ def test_a_batch_is_its_images_one_by_one(image_size):
 def test_global_blocks_see_the_whole_grid_and_others_their_window():
     encoder = ImageEncoder(SAM, 80)
     assert [block.attn.side for block in encoder.blocks] == [3, 5]
+
+
+@pytest.mark.parametrize("increments", ["fact", "lora"])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_checkpointing_changes_no_bit_of_output_and_gradients(increments, frozen):
+    results = []
+    for checkpointing in (False, True):
+        model = random_model(replace(SPEC, increments=increments, fact_dropout=0.5)).train()
+        if not frozen:
+            model.train_everything()
+        model.image_encoder.checkpointing = checkpointing
+        torch.manual_seed(7)  # dropout is drawn once and again for the gradients
+        logits = model(random_windows()).logits
+        logits.square().mean().backward()
+        results.append((logits, {name: p.grad for name, p in model.named_parameters()}, torch.random.get_rng_state()))
+    (logits, gradients, state), (other, others, after) = results
+    assert torch.equal(logits, other)
+    for name, gradient in gradients.items():
+        assert (gradient is None) == (others[name] is None), name
+        assert gradient is None or torch.equal(gradient, others[name]), name
+    assert torch.equal(state, after)
+
+
+def test_checkpointing_keeps_less_of_the_forward_pass():
+    def kept(checkpointing):
+        model = random_model().train()
+        model.image_encoder.checkpointing = checkpointing
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            model.encode(random_windows())
+        return sum(sizes)
+
+    assert kept(True) < 0.5 * kept(False)

@@ -1,4 +1,5 @@
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -186,11 +187,38 @@ def test_a_published_size_by_name():
         ({"fact_rank": -1}, "fact_rank: expected a whole number from 0 to 65536, got -1"),
         ({"adapter_channels": -1}, "adapter_channels: expected a whole number from 1 to 65536, got -1"),
         ({"fact_dropout": 1.0}, "fact_dropout: expected 0 or more and less than 1, got 1.0"),
+        ({"adapter_depth_kernel": 4}, "adapter_depth_kernel: expected an odd number of slices, got 4"),
+        ({"adapter_depth_kernel": 65}, "adapter_depth_kernel: expected a whole number from 1 to 63, got 65"),
+        ({"adapter_dilation": 0}, "adapter_dilation: expected a whole number from 1 to 64, got 0"),
+        ({"fact_blocks": (2,)}, r"fact_blocks: expected all, or different block numbers from 0 to 1, got \(2,\)"),
+        ({"adapter_blocks": (0, 0)}, r"adapter_blocks: expected all, or different block numbers .*, got \(0, 0\)"),
+        ({"class_groups": ((0, 1),)}, r"class_groups: expected each channel from 0 to 2 in one group, got .*"),
+        ({"class_groups": ((0, 1, 2), ())}, r"class_groups: expected each channel from 0 to 2 in one group, got .*"),
+        ({"class_groups": ((0, 1), (1, 2))}, r"class_groups: expected each channel from 0 to 2 in one group, got .*"),
     ],
 )
 def test_numbers_out_of_range_are_refused(change, message):
     with pytest.raises(ConfigError, match=f"^{message}$"):
         replace(SPEC, **change)
+
+
+@pytest.mark.parametrize(
+    ("key", "choices"),
+    [("increments", "fact, lora"), ("adapter_places", "both, attention, mlp, none"), ("decoder", "progressive, sam")],
+)
+def test_choices_that_are_none_are_refused(key, choices):
+    with without_type_checks(), pytest.raises(ConfigError, match=f"^{key}: expected one of {choices}, got 'x'$"):
+        replace(SPEC, **{key: "x"})
+
+
+def test_a_spec_survives_json():
+    spec = replace(
+        SPEC, increments="lora", fact_blocks=(1,), adapter_blocks=(), decoder="sam", class_groups=((0, 2), (1,))
+    )
+    for one in (SPEC, spec):
+        assert MasamSpec.from_plain(json.loads(json.dumps(asdict(one)))) == one
+    assert SPEC.variations() == {}
+    assert set(spec.variations()) == {"increments", "fact_blocks", "adapter_blocks", "decoder", "class_groups"}
 
 
 def test_rank_zero_is_a_model_without_increments():
@@ -252,3 +280,121 @@ def test_images_of_any_number_of_channels(channels, wanted):
     else:
         # One channel is repeated: SAM sees grey.
         assert channels == 3 or torch.equal(windows[:, :, 0], windows[:, :, 2])
+
+
+def encoder_additions(spec):
+    """The parts of the encoder that are not SAM's."""
+    names = {name for name in Masam(spec).trained_names() if name.startswith("image_encoder.")}
+    return {name.removeprefix("image_encoder.").rsplit(".", 1)[0].removesuffix(".norm") for name in names} - {
+        f"blocks.{i}.adapter_{place}.{part}"
+        for i in range(spec.sam.depth)
+        for place in ("attention", "mlp")
+        for part in ("down", "conv", "up")
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, {"fact", *(f"blocks.{i}.adapter_{place}" for i in (0, 1) for place in ("attention", "mlp"))}),
+        (
+            {"increments": "lora", "adapter_places": "attention"},
+            {"lora", "blocks.0.adapter_attention", "blocks.1.adapter_attention"},
+        ),
+        ({"adapter_places": "mlp", "adapter_blocks": (1,)}, {"fact", "blocks.1.adapter_mlp"}),
+        ({"adapter_places": "none"}, {"fact"}),
+        ({"adapter_blocks": ()}, {"fact"}),
+        ({"fact_blocks": (), "adapter_blocks": ()}, set()),
+        ({"fact_rank": 0, "increments": "lora", "adapter_places": "none"}, set()),
+    ],
+)  # fmt: skip
+def test_the_spec_chooses_increments_and_adapters(change, expected):
+    spec = replace(SPEC, **change)
+    assert encoder_additions(spec) == expected
+    model = random_model(spec)
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trainable == model.trained_names() - {"prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"}
+    with torch.no_grad():
+        assert model(random_windows()).logits.shape == (2, 3, 3, 32, 32)
+
+
+@pytest.mark.parametrize("kind", ["fact", "lora"])
+def test_increments_of_some_blocks_are_those_of_all_with_the_others_zero(kind):
+    some = random_model(replace(SPEC, increments=kind, fact_blocks=(1,)))
+    whole = random_model(replace(SPEC, increments=kind))
+    state = some.state_dict()
+    for name, tensor in list(state.items()):
+        if tensor.ndim == 3 and name.startswith(f"image_encoder.{kind}."):
+            state[name] = torch.cat([torch.zeros_like(tensor), tensor])
+    whole.load_state_dict(state)
+    with torch.no_grad():
+        torch.testing.assert_close(some(random_windows()).logits, whole(random_windows()).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_slices_that_adapters_do_not_reach_change_nothing():
+    windows = random_windows(1, 6)
+    moved = windows.clone()
+    moved[:, 5] = 0
+    for change, changed in (
+        ({"adapter_depth_kernel": 1}, [5]),
+        ({"adapter_places": "none"}, [5]),
+        ({"adapter_places": "mlp", "adapter_blocks": (1,)}, [4, 5]),
+        ({"adapter_places": "mlp", "adapter_blocks": (1,), "adapter_dilation": 3}, [2, 5]),
+        ({"adapter_places": "mlp", "adapter_blocks": (1,), "adapter_depth_kernel": 5}, [3, 4, 5]),
+    ):
+        spec = replace(SPEC, **change)
+        model = random_model(spec).double()
+        with torch.no_grad():
+            before, after = model(windows.double()).logits, model(moved.double()).logits
+        differs = (before - after).abs().flatten(2).amax(dim=2)[0] > 1e-9
+        assert differs.nonzero().flatten().tolist() == changed, change
+        assert spec.depth_reach == (5 - min(changed)), change
+
+
+def test_sams_decoder_ends_at_a_quarter_and_is_resized_bilinearly():
+    model = random_model(replace(SPEC, decoder="sam", image_size=48))
+    stages = {name: tuple(t.shape) for name, t in model.state_dict().items() if "output_upscaling" in name}
+    assert stages == {
+        "mask_decoder.output_upscaling.0.weight": (32, 8, 2, 2),
+        "mask_decoder.output_upscaling.0.bias": (8,),
+        "mask_decoder.output_upscaling.1.weight": (8,),
+        "mask_decoder.output_upscaling.1.bias": (8,),
+        "mask_decoder.output_upscaling.3.weight": (8, 4, 2, 2),
+        "mask_decoder.output_upscaling.3.bias": (4,),
+    }
+    windows = random_windows(1, 2, 48)
+    with torch.no_grad():
+        logits = model(windows).logits
+        embeddings = model.encode(windows)
+        sparse, dense = model.prompt_encoder(2, None, None, None, None)
+        quarter, _ = model.mask_decoder(embeddings, model.prompt_encoder.dense_positions(), sparse, dense)
+    assert quarter.shape == (2, 3, 12, 12)
+    resized = torch.nn.functional.interpolate(quarter, (48, 48), mode="bilinear", align_corners=False)
+    assert torch.equal(logits[0], resized)
+
+
+def test_the_decoder_alone_trains_when_asked_for():
+    model = Masam(SPEC)
+    model.train_only_decoder()
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {
+        name for name, _ in model.named_parameters() if not name.startswith("image_encoder.")
+    }
+
+
+def test_halved_frozen_layers_compute_the_same_in_bf16():
+    whole, halved = random_model(), random_model()
+    before = {name: tensor.clone() for name, tensor in halved.state_dict().items()}
+    halved.halve_frozen()
+    dtypes = {name for name, tensor in halved.state_dict().items() if tensor.dtype == torch.bfloat16}
+    linear = ("attn.qkv", "attn.proj", "mlp.lin1", "mlp.lin2")
+    expected = {f"image_encoder.blocks.{i}.{layer}.weight" for i in (0, 1) for layer in linear}
+    assert dtypes == expected | {f"image_encoder.{name}.weight" for name in ("patch_embed.proj", "neck.0", "neck.2")}
+    assert all(torch.equal(before[name], t) for name, t in halved.state_dict().items() if name not in dtypes)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = [model(random_windows()).logits for model in (whole, halved)]
+    assert torch.equal(*outputs)
+    for output in outputs:
+        output.float().square().sum().backward()
+    for (name, one), other in zip(whole.named_parameters(), halved.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None), name
+        assert one.grad is None or torch.equal(one.grad, other.grad), name

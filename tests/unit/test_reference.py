@@ -9,10 +9,11 @@ from test_io_pytorch_file import Bomb
 from test_weights import PLAN, build, same_state, sha256, shake
 
 from masam.errors import ConfigError, ModelError
+from masam.model.added_classes import with_classes
 from masam.preprocess.orientation import STORED, Orientation
 from masam.reference import LABELS, import_reference, load_reference, reference_plan, save_reference
 from masam.volume import Geometry
-from masam.weights import load, save
+from masam.weights import build_masam, load, save
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SAM_FILE = GOLDEN / "sam_tiny_256.pth"
@@ -76,6 +77,25 @@ def test_an_encoder_of_its_own_has_no_room_in_the_official_file(tmp_path, sam_fi
         with pytest.raises(ModelError, match=r"expected a model whose frozen encoder is a SAM file's.*as safetensors$"):
             save_reference(tmp_path / "epoch_1.pth", model)
     assert [path.name for path in tmp_path.iterdir()] == ["sam_vit_t.pth"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"increments": "lora"}, "increments lora"),
+        ({"fact_blocks": (0,)}, r"fact_blocks \(0,\)"),
+        ({"adapter_places": "mlp", "decoder": "sam"}, "adapter_places mlp, decoder sam"),
+        ({"adapter_depth_kernel": 5}, "adapter_depth_kernel 5"),
+    ],
+)
+def test_what_the_official_file_cannot_hold_is_refused(tmp_path, sam_file, changes, said):
+    model = build_masam("vit_t", 2, 32, 3, 3, 1.0, 6, sam_file, **changes)
+    message = f"^expected the paper's model, got one with {said}; the official adapter file has no room for that; exp"
+    with pytest.raises(ModelError, match=message):
+        save_reference(tmp_path / "epoch_1.pth", model)
+    grown = with_classes(build(sam_file), (0, 1, None, 2))
+    with pytest.raises(ModelError, match=r"got one with class_groups \(\(0, 1, 3\), \(2,\)\); the official"):
+        save_reference(tmp_path / "epoch_1.pth", grown)
 
 
 def test_an_imported_model_carries_plan_and_licence():

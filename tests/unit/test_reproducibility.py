@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masam.reproducibility import epoch_order, sample_generator
+from masam.reproducibility import epoch_order, sample_generator, window_depth
 
 
 def test_a_sample_depends_on_seed_and_index_only():
@@ -26,3 +26,11 @@ def test_an_epoch_visits_each_sample_once(seed, epoch, length):
 
 def test_epochs_differ():
     assert epoch_order(1, 0, 50).tolist() != epoch_order(1, 1, 50).tolist()
+
+
+def test_depths_of_windows_are_even_draws_by_step():
+    drawn = [window_depth(1, step, 3, 5) for step in range(600)]
+    assert drawn == [window_depth(1, step, 3, 5) for step in range(600)]
+    assert {depth: drawn.count(depth) > 150 for depth in set(drawn)} == {3: True, 4: True, 5: True}
+    assert drawn != [window_depth(2, step, 3, 5) for step in range(600)]
+    assert {window_depth(1, step, 4, 4) for step in range(20)} == {4}

@@ -11,7 +11,7 @@ from tiny import prepared_case
 
 from masam.augment import AugmentSettings
 from masam.errors import InputError
-from masam.reproducibility import epoch_order
+from masam.reproducibility import epoch_order, window_depth
 from masam.train.dataset import WindowSamples, load_batches
 from masam.windows import plan_windows
 
@@ -219,3 +219,25 @@ def test_starting_in_the_middle_gives_the_tail(cases, start, batch):
 def test_no_case_is_refused():
     with pytest.raises(InputError, match=r"^expected at least one training case, got none$"):
         samples([])
+
+
+def test_the_windows_of_a_step_are_as_deep_as_the_step_draws(cases):
+    data = samples(cases, depths=(2, 6), batch_windows=3, augmentation=NONE, window_minmax=False)
+    plain = samples(cases, augmentation=NONE, window_minmax=False)
+    found = [data[index][0].shape[0] for index in range(60)]
+    assert found == [window_depth(5, index // 3, 2, 6) for index in range(60)]
+    assert set(found) == {2, 3, 4, 5, 6}
+    for index in range(21):
+        images, labels, name = data[index]
+        centre = (len(images) - 1) // 2
+        # The same window about the same slice, deeper or not so deep.
+        assert name == plain[index][2]
+        assert torch.equal(images[centre], plain[index][0][1])
+        assert torch.equal(labels[centre], plain[index][1][1])
+
+
+def test_workers_change_no_depth(cases):
+    data = samples(cases, depths=(1, 5), batch_windows=4)
+    one, other = (list(load_batches(data, 0, 24, 2, workers)) for workers in (0, 2))
+    assert all(torch.equal(a.images, b.images) for a, b in zip(one, other, strict=True))
+    assert len({batch.images.shape[1] for batch in one}) > 1

@@ -2,16 +2,17 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 
 import pytest
-from tiny import SPEC, without_type_checks
+from tiny import SAM, SPEC, without_type_checks
 
 from masam.errors import ConfigError
 from masam.model.masam import empty_model
 from masam.model.sizes import SIZES, MasamSpec
 from masam.plan import Plan
 from masam.preprocess.intensity import Window
-from masam.train.memory import predict_memory
+from masam.train.memory import least_memory, predict_memory
 from masam.train.suggest import BATCH_WINDOWS, parse_memory, suggest
 
 PLAN = Plan(
@@ -37,9 +38,30 @@ def test_what_is_counted():
     # Weights, gradients, and something for activations, which grow with the windows.
     assert one.tensor_bytes > 2 * trained + frozen
     assert two.tensor_bytes - one.tensor_bytes > 3 * 64 * 64 * 3 * 4
-    everything = predict_memory(spec, 1, train_everything=True)
+    # What one knows without a step is a part of that, and less than any step takes.
+    least = least_memory(spec)
+    assert (least.tensor_bytes, least.optimizer_bytes) == (trained + frozen, 2 * trained)
+    everything, decoder = (predict_memory(spec, 1, trained=what) for what in ("everything", "decoder"))
     assert everything.optimizer_bytes == 2 * (trained + frozen)
+    # An encoder that is wholly frozen has no gradients, and keeps nothing of its forward pass.
+    fewer = (one.optimizer_bytes - decoder.optimizer_bytes) // 2
+    assert 0 < fewer < one.tensor_bytes - decoder.tensor_bytes
     assert predict_memory(spec, 1) == one
+    checkpointed = predict_memory(spec, 2, checkpointing=True)
+    assert checkpointed.optimizer_bytes == two.optimizer_bytes
+    assert 2 * trained + frozen < checkpointed.tensor_bytes < two.tensor_bytes
+
+
+def test_halved_frozen_layers_take_half_of_their_memory():
+    # Frozen from its start, the encoder keeps no activations. The pass in bf16 also copies what trains, which is less.
+    wide = replace(SIZES["vit_t"], embed_dim=768, num_heads=12, mlp_dim=3072)
+    spec = MasamSpec(wide, 1, 32, window=1, fact_rank=0, adapter_places="none")
+    whole, halved = (predict_memory(spec, 1, frozen_dtype=one).tensor_bytes for one in ("float32", "bf16"))
+    layers = [
+        p for name, p in empty_model(spec).named_parameters()
+        if name.startswith("image_encoder.") and name.endswith("weight") and "norm" not in name and p.ndim > 1
+    ]  # fmt: skip
+    assert 0.7 * 2 <= (whole - halved) / sum(p.numel() for p in layers) <= 2
 
 
 @pytest.mark.parametrize("change", [{"image_size": 128}, {"num_classes": 40}, {"window": 7}, {"adapter_channels": 900}])
@@ -52,7 +74,7 @@ def test_more_of_anything_takes_more(change):
 def test_the_prediction_is_close_to_a_real_step():
     done = subprocess.run([sys.executable, "benchmarks/training_memory.py"], capture_output=True, text=True, check=True)
     errors = [int(found) for found in re.findall(r"\(([+-]\d+) %\)", done.stdout)]
-    assert len(errors) == 6
+    assert len(errors) == 7
     assert max(map(abs, errors)) <= 15, done.stdout
 
 
@@ -70,15 +92,27 @@ def test_what_is_no_size_is_refused(text):
 
 
 def test_the_largest_model_that_fits_is_suggested(monkeypatch):
-    monkeypatch.setattr("masam.train.suggest.SIZES", {name: SIZES[name] for name in ("vit_b", "vit_t")})
+    # Small ones in the places of a large and a small one.
+    sizes = {"vit_b": SIZES["vit_t"], "vit_t": replace(SAM, out_channels=256, decoder_heads=8)}
+    monkeypatch.setattr("masam.train.suggest.SIZES", sizes)
 
-    def peak(name, windows):
-        return predict_memory(MasamSpec(SIZES[name], 2, 64, 3), windows).peak_bytes
+    predict = cache(predict_memory)
+    monkeypatch.setattr("masam.train.suggest.predict_memory", predict)
+
+    def peak(name, windows, **changes):
+        return predict(MasamSpec(sizes[name], 2, 64, 3), windows, **changes).peak_bytes
 
     one = suggest(PLAN, peak("vit_b", 1))
     assert (one.size, one.micro_batch_windows, one.batch_windows) == ("vit_b", 1, BATCH_WINDOWS)
+    assert not one.checkpointing
     assert one.predicted_peak_gb == pytest.approx(peak("vit_b", 1) / 1e9, abs=0.01)
-    assert suggest(PLAN, peak("vit_b", 1) - 1).size == "vit_t"
+    # A size that checkpointing saves is not given up.
+    saved = suggest(PLAN, peak("vit_b", 1) - 1)
+    assert (saved.size, saved.checkpointing) == ("vit_b", True)
+    least = peak("vit_b", 1, checkpointing=True)
+    assert saved.predicted_peak_gb >= least / 1e9 - 0.01
+    assert suggest(PLAN, least).checkpointing
+    assert (suggest(PLAN, least - 1).size, suggest(PLAN, least - 1).checkpointing) == ("vit_t", False)
     assert suggest(PLAN, peak("vit_t", 4)).micro_batch_windows == 4
     assert suggest(PLAN, peak("vit_t", 6) - 1).micro_batch_windows == 4
     assert suggest(PLAN, 10**12).micro_batch_windows == 24

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny import LABELS, TINY, random_model, random_windows, randomise
+from tiny import LABELS, SPEC, TINY, VARIED, random_model, random_windows, randomise
 
 from masam.card import Base, ModelCard
 from masam.errors import ConfigError, InputError, ModelError
@@ -194,6 +194,21 @@ def test_a_model_file_of_version_2_stays_readable():
     assert same_state(load(GOLDEN / "model_v2_whole.safetensors"), random_model(seed=5))
 
 
+def test_a_model_file_of_version_3_stays_readable():
+    model = load(GOLDEN / "model_v3.safetensors", GOLDEN / "sam_tiny_256.pth")
+    earlier = load(GOLDEN / "model_v2.safetensors", GOLDEN / "sam_tiny_256.pth")
+    assert same_state(model, earlier)
+    assert (model.spec, model.card) == (earlier.spec, earlier.card)
+    varied = load(GOLDEN / "model_v3_whole.safetensors")
+    assert varied.spec == VARIED
+    assert same_state(varied, random_model(VARIED, seed=5))
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_models_of_before_the_choices_are_the_papers(version):
+    assert load(GOLDEN / f"model_v{version}_whole.safetensors").spec == SPEC
+
+
 def test_a_model_without_a_card_can_be_saved(tmp_path):
     model = random_model()
     save(tmp_path / "model.safetensors", model)
@@ -207,7 +222,7 @@ def test_the_file_says_what_it_is(tmp_path, sam_file):
     save(path, model)
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["masam"])
-    assert header["format_version"] == 2
+    assert header["format_version"] == 3
     assert header["base"] == asdict(model.card.base)
     assert header["classes"] == [
         {"value": 0, "name": "background", "colour": [0, 0, 0]},
@@ -241,6 +256,31 @@ def test_flipped_bits_are_seen(tmp_path, where):
         load(path)
 
 
+def test_a_varied_model_survives_its_file(tmp_path, sam_file):
+    model = random_model(replace(VARIED, sam=TINY))
+    model.card = ModelCard(base=read_base(sam_file)[1])
+    save(tmp_path / "whole.safetensors", model, embed_base=True)
+    loaded = load(tmp_path / "whole.safetensors")
+    assert loaded.spec == model.spec
+    assert same_state(loaded, model)
+    save(tmp_path / "model.safetensors", model)
+    assert set(load_file(tmp_path / "model.safetensors")) == model.trained_names()
+    assert load(tmp_path / "model.safetensors", sam_file).spec == model.spec
+
+
+def test_sams_own_decoder_takes_what_sam_has_of_it(sam_file):
+    torch.manual_seed(0)
+    model = build_masam("vit_t", 2, 32, 3, 3, 1.0, 6, sam_file, decoder="sam", increments="lora", adapter_places="none")
+    theirs, ours = torch.load(sam_file, weights_only=True), model.state_dict()
+    fresh = ("mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head")
+    shared = [
+        name for name, tensor in theirs.items()
+        if not any(part in name for part in fresh) and tensor.shape == ours[name].shape
+    ]  # fmt: skip
+    assert {name.split(".")[2] for name in shared if "output_upscaling" in name} == {"0", "1", "3"}
+    assert all(torch.equal(ours[name], theirs[name]) for name in shared)
+
+
 def rewrite(path, change):
     """Write a model's file anew, with a right hash but other metadata."""
     tensors, metadata = read_tensors(path)
@@ -253,8 +293,8 @@ def rewrite(path, change):
     ("change", "message"),
     [
         (
-            lambda h: h.update(format_version=3),
-            "the file has format version 3, this masam reads versions 1 to 2; update masam",
+            lambda h: h.update(format_version=4),
+            "the file has format version 4, this masam reads versions 1 to 3; update masam",
         ),
         (lambda h: h.pop("plan"), "the metadata lack plan; copy the file again, or export it anew"),
         (lambda h: (h.pop("base"), h.pop("licence")), "the metadata lack base, licence"),
@@ -277,6 +317,14 @@ def rewrite(path, change):
         (lambda h: h["spec"].pop("num_classes"), "expected the numbers of a model in the metadata"),
         (lambda h: h["spec"].update(surprise=1), "expected the numbers of a model in the metadata"),
         (lambda h: h["spec"]["sam"].pop("global_blocks"), "expected the numbers of a model in the metadata"),
+        (lambda h: h["spec"].update(fact_blocks=[2]), "fact_blocks: expected all, or different block numbers from 0"),
+        (lambda h: h["spec"].update(fact_blocks={"0": 1}), r"expected the numbers of a model in the metadata \("),
+        (lambda h: h["spec"].update(adapter_depth_kernel=10**9), "adapter_depth_kernel: expected a whole number from"),
+        (lambda h: h["spec"].update(adapter_places=["both"]), r"expected the numbers of a model in the metadata \("),
+        (lambda h: h["spec"].update(decoder="sam"), r"is called so: mask_decoder.output_upscaling.\{4, 6-7, 9\}.bias"),
+        (lambda h: h["spec"].update(class_groups=[[0, 1]]), "class_groups: expected each channel from 0 to 2 in one"),
+        (lambda h: h["spec"].update(class_groups=3), r"expected the numbers of a model in the metadata \("),
+        (lambda h: h["spec"].update(increments="lora"), "missing, so the file is incomplete: image_encoder.lora.a_q"),
         (lambda h: h["spec"].update(fact_rank=4), r"image_encoder.fact.u has \(3, 16\), expected \(4, 16\)"),
         (
             lambda h: h["spec"]["sam"].update(embed_dim=2**16),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,8 +21,8 @@ from masam.model.sizes import SIZES, MasamSpec
 from masam.plan import Plan
 from masam.predict import choose_device
 from masam.train.config import TrainConfig
+from masam.train.initial_model import build_model, content_of_init, require_start, shape_to_continue
 from masam.train.memory import predict_memory
-from masam.train.run import build_model
 from masam.windows import plan_windows
 
 
@@ -52,10 +52,16 @@ class Row:
         return None if windows is None else math.ceil(config.epochs * windows / config.batch_windows)
 
     def peak_bytes(self) -> int:
-        """Predict the peak memory of one of its runs, on a CPU in float32."""
+        """Predict the peak memory of one of its runs, on a CPU in float32 (in bf16 with frozen layers in it)."""
         config = self.cells[0].config
-        everything = config.model.trained == "everything"
-        return predict_memory(self.spec, config.micro_batch_windows, train_everything=everything).peak_bytes
+        deepest = self.spec if config.window_depths is None else replace(self.spec, window=config.window_depths[1])
+        return predict_memory(
+            deepest,
+            config.micro_batch_windows,
+            trained=config.model.trained,
+            checkpointing=config.checkpointing,
+            frozen_dtype=config.frozen_dtype,
+        ).peak_bytes
 
 
 def make_rows(table: AblationConfig, plan: Plan, data: AblationData, where: object) -> list[Row]:
@@ -115,7 +121,7 @@ def _check(config: TrainConfig, plan: Plan, table: AblationConfig, data: Ablatio
             f"expected a divisor of batch_windows = {config.batch_windows}, got {config.micro_batch_windows}",
             where="micro_batch_windows",
         )
-    choose_device(config.device)
+    require_start(config, plan, choose_device(config.device))
     plan_windows(1, plan.window, table.stride)
     for fold in table.folds or (config.fold,):
         data.scored_cases(config.model_copy(update={"fold": fold}))
@@ -145,18 +151,24 @@ def model_shape(config: TrainConfig, plan: Plan, base: Base | None) -> Masam:
     Raises:
         ConfigError: A number is out of its range.
     """
+    device = choose_device(config.device)
+    if config.model.init is not None:
+        return shape_to_continue(config.model, config.model.init, plan)
     if base is not None and base.size not in SIZES:
-        return build_model(config, plan)  # no name says its shapes, only its file
+        return build_model(config, plan, device)  # no name says its shapes, only its file
     size = config.model.size if base is None else base.size
     alone = config.model.model_copy(update={"sam_checkpoint": None, "size": size})
     with torch.device("meta"):
-        return build_model(config.model_copy(update={"model": alone}), plan)
+        changes = {"model": alone, "frozen_dtype": "float32"}  # which a SAM file alone allows
+        return build_model(config.model_copy(update=changes), plan, device)
 
 
 def _cells(
     name: str, table: AblationConfig, config: TrainConfig, plan: Plan, data: AblationData, base: Base | None
 ) -> Iterator[Cell]:
-    training = data.training_sha256 if base is None else f"{data.training_sha256}, {base.tensors_sha256}"
+    init = config.model.init
+    hashes = [base and base.tensors_sha256, init and content_of_init(init)]
+    training = ", ".join([data.training_sha256, *(one for one in hashes if one)])
     for seed in table.seeds:
         for fold in table.folds or (None,):
             held_out = config.fold if fold is None else fold

@@ -73,6 +73,7 @@ def plan(
         if (best := found.suggestion) is not None:
             at_once = f"{best.micro_batch_windows} of {best.batch_windows} windows at once"
             peak = f"predicted peak {best.predicted_peak_gb:g} GB"
-            print_line(f"{best.memory_gb:g} GB train {best.size} with {at_once} ({peak})")
+            how = " and checkpointing" if best.checkpointing else ""
+            print_line(f"{best.memory_gb:g} GB train {best.size} with {at_once}{how} ({peak})")
         if preview is not None:
             print_line(f"wrote {preview}: training samples")

@@ -38,6 +38,12 @@ def train(
     sam_checkpoint: Annotated[
         str | None, typer.Option(help="SAM's or MedSAM's weights to stand on: a file or a published name.")
     ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Trained model to start from, run folder or model file; classes it lacks are added."
+        ),
+    ] = None,
     epochs: Annotated[
         int | None,
         typer.Option("--epochs", "--max-epochs", help="Passes over all windows; the paper's recipe has 160."),
@@ -71,6 +77,7 @@ def train(
     chosen = {
         "model.size": size,
         "model.sam_checkpoint": sam_checkpoint,
+        "model.init": init,
         "epochs": epochs,
         "max_hours": max_hours,
         "patience": patience,
@@ -84,9 +91,12 @@ def train(
     base = TrainConfig() if config is None else TrainConfig.from_yaml(config)
     chosen_plan = None if plan is None else Plan.from_yaml(plan)
     if config is None and chosen_plan is not None and (best := chosen_plan.suggestion) is not None:
-        suggested: dict[str, Any] = {"micro_batch_windows": best.micro_batch_windows}
-        # The size of a SAM file that is given is its own.
-        suggested |= {} if sam_checkpoint else {"model.size": best.size}
+        suggested: dict[str, Any] = {
+            "micro_batch_windows": best.micro_batch_windows,
+            "checkpointing": best.checkpointing,
+        }
+        # The size of a SAM file or of a model that is given is its own.
+        suggested |= {} if sam_checkpoint or init else {"model.size": best.size}
         given = suggested | given
     settings = _with_settings(base, given, setting or [])
     # Of several processes one talks to the user.

@@ -13,6 +13,7 @@ from masam import __version__
 from masam.axes import WindowLogits, Windows
 from masam.model.masam import Masam
 from masam.model.merge import merged
+from masam.model.sizes import MasamSpec
 
 FORMAT_VERSION = 1
 """Version of the description; it goes up when the meaning of input, outputs or a key changes."""
@@ -44,7 +45,7 @@ class Automatic(nn.Module):
 
 
 def automatic(model: Masam) -> Automatic:
-    """Return what is exported of a model: a copy on the CPU, in float32, with FacT merged."""
+    """Return what is exported of a model: a copy on the CPU, in float32, with the increments merged."""
     return Automatic(merged(model).cpu().float()).eval()
 
 
@@ -77,13 +78,15 @@ def describe(model: Masam) -> str:
     return json.dumps(description)
 
 
-LEAST_DYNAMIC_SLICES = 3
-"""The taps of the 3D adapters' convolution: with fewer slices some of them see none, and the program is another."""
+def least_slices(spec: MasamSpec) -> int:
+    """Return the fewest slices for which an export takes any number S.
+
+    With fewer slices than the 3D adapters' convolution spans some of its taps see none, and the program is another.
+    """
+    return max(3, 2 * spec.depth_reach + 1)
 
 
 def slices(model: Masam) -> str:
     """Say which numbers of slices S an export takes."""
-    window = model.spec.window
-    if window < LEAST_DYNAMIC_SLICES:
-        return f"{window}"
-    return f"{LEAST_DYNAMIC_SLICES} or more; trained with {window}"
+    window, least = model.spec.window, least_slices(model.spec)
+    return f"{window}" if window < least else f"{least} or more; trained with {window}"

@@ -18,7 +18,7 @@ from masam.io.cases import Case, find_images
 from masam.io.tensors import read_tensors
 from masam.model.checkpoint import load_strictly
 from masam.model.masam import Masam
-from masam.model.sizes import MasamSpec, SamSize
+from masam.model.sizes import MasamSpec
 from masam.plan import Plan
 from masam.predict import Precision, Predictor
 from masam.progress import Silent
@@ -59,8 +59,7 @@ def build_network(sam: dict[str, Any], **numbers: Any) -> BundleNetwork:
     Raises:
         ConfigError: A number is out of its range.
     """
-    size = SamSize(**{**sam, "global_blocks": tuple(sam["global_blocks"])})
-    return BundleNetwork(Masam(MasamSpec(sam=size, **numbers))).eval()
+    return BundleNetwork(Masam(MasamSpec.from_plain({"sam": sam, **numbers}))).eval()
 
 
 def build_predictor(

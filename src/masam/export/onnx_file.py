@@ -14,7 +14,7 @@ from torch import Tensor
 
 from masam import atomic
 from masam.export.agreement import Exported, Run, require_agreement
-from masam.export.automatic import DESCRIPTION_KEY, INPUT, LEAST_DYNAMIC_SLICES, OUTPUTS, describe
+from masam.export.automatic import DESCRIPTION_KEY, INPUT, OUTPUTS, describe, least_slices
 from masam.export.packages import require
 from masam.export.program import trace
 from masam.model.masam import Masam
@@ -54,7 +54,7 @@ def write_onnx(model: Masam, path: Path) -> Exported:
 
 def _convert(model: Masam) -> Any:
     program = trace(model)
-    names = {0: "B"} | ({1: "S"} if model.spec.window >= LEAST_DYNAMIC_SLICES else {})
+    names = {0: "B"} | ({1: "S"} if model.spec.window >= least_slices(model.spec) else {})
     with _quiet():
         graph: Any = torch.onnx.export(
             program,

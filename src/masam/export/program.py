@@ -9,7 +9,7 @@ from torch.export import Dim, ExportedProgram
 
 from masam import atomic
 from masam.export.agreement import Exported, random_windows, require_agreement
-from masam.export.automatic import DESCRIPTION_FILE, INPUT, LEAST_DYNAMIC_SLICES, automatic, describe
+from masam.export.automatic import DESCRIPTION_FILE, INPUT, automatic, describe, least_slices
 from masam.io.pytorch_file import write_archive
 from masam.model.masam import Masam
 
@@ -18,14 +18,15 @@ from masam.model.masam import Masam
 def trace(model: Masam) -> ExportedProgram:
     """Return the program of the automatic model.
 
-    Any number of windows B goes in, and of slices S from three on; a model of fewer slices takes that number alone.
+    Any number of windows B goes in, and of slices S from ``least_slices`` on; a model of fewer slices takes that number
+    alone.
 
     Args:
         model: The model.
     """
     dynamic: dict[int, Dim] = {0: Dim("B")}
-    if model.spec.window >= LEAST_DYNAMIC_SLICES:
-        dynamic[1] = Dim("S", min=LEAST_DYNAMIC_SLICES)
+    if model.spec.window >= (least := least_slices(model.spec)):
+        dynamic[1] = Dim("S", min=least)
     # Two windows: a length of one would be taken for a constant.
     return torch.export.export(
         automatic(model), (random_windows(model, 2),), dynamic_shapes={INPUT: dynamic}, strict=False

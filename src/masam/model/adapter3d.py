@@ -15,16 +15,20 @@ from masam.axes import Tokens
 class DepthConv(nn.Module):
     """Convolution with kernel (D, 1, 1) over the slice axis, zero padded to the same number of slices.
 
+    With kernel 1 no slice sees another.
+
     It is a Conv3d computed as one matrix product for all taps and a sum of shifted results: tokens stay in the
     channels-last layout of the transformer, so nothing is permuted.
 
     Args:
         channels: Channels in and out; every output channel sees every input channel.
         kernel: Taps D along the slice axis, odd.
+        dilation: Slices from one tap to the next.
     """
 
-    def __init__(self, channels: int, kernel: int = 3) -> None:
+    def __init__(self, channels: int, kernel: int = 3, dilation: int = 1) -> None:
         super().__init__()
+        self.dilation = dilation
         self.weight = nn.Parameter(torch.empty(channels, channels, kernel, 1, 1))
         self.bias = nn.Parameter(torch.empty(channels))
         bound = 1 / math.sqrt(channels * kernel)
@@ -40,7 +44,7 @@ class DepthConv(nn.Module):
         centre = kernel // 2
         out = taps[..., centre, :] + self.bias
         for tap in range(kernel):
-            shift = tap - centre
+            shift = (tap - centre) * self.dilation
             if shift == 0 or abs(shift) >= slices:
                 continue
             neighbour = taps[:, max(shift, 0) : slices + min(shift, 0), :, tap]
@@ -54,17 +58,18 @@ class Adapter3D(nn.Module):
     Args:
         dim: Embedding width E.
         channels: Width of the bottleneck.
-        kernel: Slices that the convolution spans.
+        kernel: Slices that the convolution spans, odd.
+        dilation: Step between those slices.
 
     Source:
         Paper, equation 3; order, norm and default initialisation (nothing starts at zero) as in paper.md 1.2.
     """
 
-    def __init__(self, dim: int, channels: int, kernel: int = 3) -> None:
+    def __init__(self, dim: int, channels: int, kernel: int = 3, dilation: int = 1) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.down = nn.Linear(dim, channels, bias=False)
-        self.conv = DepthConv(channels, kernel)
+        self.conv = DepthConv(channels, kernel, dilation)
         self.up = nn.Linear(channels, dim, bias=False)
 
     def forward(self, x: Tokens, slices: int) -> Tokens:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from masam.errors import ModelError
 from masam.model.architecture import infer_sam_size
-from masam.model.masam import TRAINED_PARTS, Masam
+from masam.model.masam import INCREMENT_PREFIXES, TRAINED_PARTS, Masam
 from masam.model.names import KINDS, State, fold_names, from_hugging_face, from_official, kind_of
 from masam.model.sam import Sam
 from masam.model.sizes import IMAGE_SIZE_STEP, SIZES, SamSize
@@ -215,4 +215,4 @@ def _listed(names: list[str]) -> str:
 
 
 def _is_adaptation(name: str) -> bool:
-    return name.startswith(("image_encoder.fact.", "input_projection.")) or any(part in name for part in TRAINED_PARTS)
+    return name.startswith((*INCREMENT_PREFIXES, "input_projection.")) or any(part in name for part in TRAINED_PARTS)

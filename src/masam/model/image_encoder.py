@@ -16,11 +16,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from masam.axes import Embeddings, Images, Tokens
 from masam.model.adapter3d import Adapter3D
 from masam.model.fact import FacT
+from masam.model.increments import Increments
 from masam.model.initial_values import initialise_encoder
+from masam.model.lora import LoRA
 from masam.model.sizes import IMAGE_SIZE_STEP, SamSize
 
 Increment = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -78,7 +81,7 @@ class Attention(nn.Module):
 
         Args:
             x: [N, h, w, E] normed tokens.
-            increment: FacT's addition to queries and values, if any.
+            increment: The addition to queries and values, if any.
         """
         h, w = x.shape[1:3]
         qkv = self.qkv(x)
@@ -177,11 +180,16 @@ class ImageEncoder(nn.Module):
     Args:
         size: Architecture.
         image_size: Side of the square images in pixels.
+
+    Attributes:
+        checkpointing: Keep only the tokens between blocks while training, and run each block again for its gradients:
+            far less memory, the same numbers, one more forward pass of the encoder.
     """
 
     def __init__(self, size: SamSize, image_size: int) -> None:
         super().__init__()
         self.image_size = image_size
+        self.checkpointing = False
         grid = image_size // IMAGE_SIZE_STEP
         self.patch_embed = PatchEmbed(size.embed_dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, size.embed_dim))
@@ -200,7 +208,9 @@ class ImageEncoder(nn.Module):
             nn.Conv2d(size.out_channels, size.out_channels, 3, padding=1, bias=False),
             LayerNorm2d(size.out_channels),
         )
+        # At most one of the two; the names of their tensors tell which.
         self.fact: FacT | None = None
+        self.lora: LoRA | None = None
         initialise_encoder(self, self.patch_embed.proj, self.pos_embed)
 
     def forward(self, images: Images, slices: int = 1) -> Embeddings:
@@ -215,9 +225,17 @@ class ImageEncoder(nn.Module):
         """
         x = self.patch_embed(images) + self.pos_embed
         for i, block in enumerate(self.blocks):
-            x = block(x, slices, self._increment(i))
+            if self.checkpointing and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, x, slices, self._increment(i), use_reentrant=False)
+            else:
+                x = block(x, slices, self._increment(i))
         return self.neck(x.permute(0, 3, 1, 2))
 
+    @property
+    def increments(self) -> Increments | None:
+        """What is added to queries and values: FacT, LoRA or nothing."""
+        return self.fact if self.fact is not None else self.lora
+
     def _increment(self, layer: int) -> Increment | None:
-        fact = self.fact
-        return None if fact is None else lambda x: fact(x, layer)
+        increments = self.increments
+        return None if increments is None or layer not in increments.blocks else lambda x: increments(x, layer)

@@ -4,6 +4,7 @@ windows [B, S, 3, H, W]
 | slices side by side: N = B * S
 v
 image encoder, frozen:  block = [adapter3d] attention(q + FacT, k, v + FacT) [adapter3d] MLP
+                        (the spec can choose LoRA in FacT's place, some of the blocks, other adapters)
 v
 embeddings [N, D, H/16, W/16]
 |<-- prompt encoder: boxes, points, masks; or none
@@ -18,6 +19,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -26,12 +28,16 @@ from masam.errors import ConfigError
 from masam.model.adapter3d import Adapter3D
 from masam.model.fact import FacT
 from masam.model.image_encoder import ImageEncoder
+from masam.model.lora import LoRA
+from masam.model.mask_decoder import PROGRESSIVE_UPSCALING, SAM_UPSCALING
 from masam.model.sam import build_mask_decoder, build_prompt_encoder
 from masam.model.sizes import SAM_CHANNELS, MasamSpec
 
-TRAINED_PREFIXES = ("image_encoder.fact.", "prompt_encoder.", "mask_decoder.", "input_projection.")
+INCREMENT_PREFIXES = ("image_encoder.fact.", "image_encoder.lora.")
+DECODER_PREFIXES = ("prompt_encoder.", "mask_decoder.", "input_projection.")
+TRAINED_PREFIXES = (*INCREMENT_PREFIXES, *DECODER_PREFIXES)
 TRAINED_PARTS = (".adapter_attention.", ".adapter_mlp.")
-"""What trains: FacT, adapters, prompt encoder, mask decoder, projection. The rest is SAM's and stays frozen."""
+"""What trains: increments, adapters, prompt encoder, mask decoder, projection. The rest is SAM's and stays frozen."""
 
 
 class MasamOutput(NamedTuple):
@@ -64,13 +70,30 @@ class Masam(nn.Module):
         self.input_projection = channel_projection(spec.image_channels) if spec.has_projection else None
         self.image_encoder = ImageEncoder(sam, spec.image_size)
         self.prompt_encoder = build_prompt_encoder(sam, spec.image_size)
-        self.mask_decoder = build_mask_decoder(sam, spec.num_channels)
-        if spec.fact_rank:
-            self.image_encoder.fact = FacT(sam.embed_dim, sam.depth, spec.fact_rank, spec.fact_scale, spec.fact_dropout)
-        for block in self.image_encoder.blocks:
-            block.adapter_attention = Adapter3D(sam.embed_dim, spec.adapter_channels)
-            block.adapter_mlp = Adapter3D(sam.embed_dim, spec.adapter_channels)
+        upscaling = PROGRESSIVE_UPSCALING if spec.decoder == "progressive" else SAM_UPSCALING
+        self.mask_decoder = build_mask_decoder(sam, spec.num_channels, upscaling, spec.class_groups)
+        self._add_increments(spec)
+        self._add_adapters(spec)
         self.train_only_adaptation()
+
+    def _add_increments(self, spec: MasamSpec) -> None:
+        blocks, encoder = spec.increment_blocks, self.image_encoder
+        if not blocks:
+            return
+        numbers = (spec.sam.embed_dim, blocks, spec.fact_rank, spec.fact_scale, spec.fact_dropout)
+        if spec.increments == "fact":
+            encoder.fact = FacT(*numbers)
+        else:
+            encoder.lora = LoRA(*numbers)
+
+    def _add_adapters(self, spec: MasamSpec) -> None:
+        numbers = (spec.sam.embed_dim, spec.adapter_channels, spec.adapter_depth_kernel, spec.adapter_dilation)
+        for index in spec.adapted_blocks:
+            block = self.image_encoder.blocks[index]
+            if spec.adapter_places != "mlp":
+                block.adapter_attention = Adapter3D(*numbers)
+            if spec.adapter_places != "attention":
+                block.adapter_mlp = Adapter3D(*numbers)
 
     def trained_names(self) -> frozenset[str]:
         """Return the names of the tensors that adaptation makes or changes, buffers included."""
@@ -81,14 +104,30 @@ class Masam(nn.Module):
         )
 
     def train_only_adaptation(self) -> None:
-        """Freeze SAM's encoder; FacT, adapters, prompt encoder and decoder stay trainable."""
+        """Freeze SAM's encoder; increments, adapters, prompt encoder and decoder stay trainable."""
         trained = self.trained_names()
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name in trained)
 
+    def train_only_decoder(self) -> None:
+        """Freeze the encoder with its increments and adapters; prompt encoder and decoder stay trainable."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name.startswith(DECODER_PREFIXES))
+
     def train_everything(self) -> None:
         """Unfreeze the encoder too: for an encoder without pre-trained weights, or full fine-tuning."""
         self.requires_grad_(True)
+
+    @torch.no_grad()
+    def halve_frozen(self) -> None:
+        """Keep the weights of the encoder's frozen linear and convolution layers in bf16.
+
+        These are nearly all of its memory. A forward pass in bf16 computes with the same bits as before, as it rounds
+        these weights anyway; no other pass is possible. Norms, biases and position tables stay in float32.
+        """
+        for module in self.image_encoder.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d) and not module.weight.requires_grad:
+                module.weight.data = module.weight.to(torch.bfloat16)
 
     @torch.no_grad()
     def zero_adapters(self) -> None:
@@ -143,6 +182,9 @@ class Masam(nn.Module):
         # Not len(): an exported program would keep the number of slices that it was traced with.
         sparse, dense = self.prompt_encoder(embeddings.shape[0], points, point_labels, boxes, masks)
         logits, iou = self.mask_decoder(embeddings, self.prompt_encoder.dense_positions(), sparse, dense)
+        if self.spec.decoder == "sam":
+            side = self.spec.image_size
+            logits = F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)
         return logits, iou
 
     def forward(

@@ -102,6 +102,9 @@ class MaskDecoder(nn.Module):
         num_masks: Mask tokens K: classes and background, or SAM's four.
         iou_hidden_dim: Hidden width of the IoU head.
         upscaling: Channel divisors, one for each 2 x upsampling.
+        groups: Masks in the order of their tokens: those that a decoder began with, then those of classes that were
+            added to it, an addition at a time. The earlier ones do not see later tokens, so they stay as they were.
+            Empty is one group, in order.
     """
 
     def __init__(
@@ -113,9 +116,11 @@ class MaskDecoder(nn.Module):
         num_masks: int,
         iou_hidden_dim: int,
         upscaling: tuple[int, ...] = PROGRESSIVE_UPSCALING,
+        groups: tuple[tuple[int, ...], ...] = (),
     ) -> None:
         super().__init__()
-        self.num_masks = num_masks
+        self.groups = [list(group) for group in groups] or [list(range(num_masks))]
+        self.is_in_order = [mask for group in self.groups for mask in group] == list(range(num_masks))
         self.transformer = TwoWayTransformer(dim, depth, num_heads, mlp_dim)
         self.iou_token = nn.Embedding(1, dim)
         self.mask_tokens = nn.Embedding(num_masks, dim)
@@ -142,14 +147,31 @@ class MaskDecoder(nn.Module):
             Logits [N, K, H, W] at the embedding's size times 2 for each upsampling, and predicted IoU [N, K].
         """
         n, _, h, w = embeddings.shape
-        own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        tokens = torch.cat([own.expand(n, -1, -1), sparse], dim=1)
+        first, *later = self.groups
+        own = torch.cat([self.iou_token.weight, self._tokens_of(first)])
+        groups = [torch.cat([own.expand(n, -1, -1), sparse], dim=1)]
+        groups += [self._tokens_of(group).expand(n, -1, -1) for group in later]
         image = (embeddings + dense).flatten(2).transpose(1, 2)  # N hw D
-        tokens, image = self.transformer(tokens, image, positions.flatten(1).T[None])
-        mask_tokens = tokens[:, 1 : 1 + self.num_masks]
-        upscaled = upscale(self.output_upscaling, image)
-        weights = torch.stack(
-            [mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
-        )  # N K c
-        logits = unfold_pixels(weights @ upscaled.transpose(1, 2), h, w)
+        (tokens, *rest), image = self.transformer(groups, image, positions.flatten(1).T[None])
+        upscaled = upscale(self.output_upscaling, image).transpose(1, 2)  # N c p
+        masks = [self._weights(first, tokens[:, 1 : 1 + len(first)]) @ upscaled]
+        masks += [self._weights(group, seen) @ upscaled for group, seen in zip(later, rest, strict=True)]
+        logits = unfold_pixels(self._in_order(masks), h, w)
         return logits, self.iou_prediction_head(tokens[:, 0])
+
+    def _tokens_of(self, masks: list[int]) -> Float[Tensor, "m D"]:
+        # All of them as they are where that is their order: the gradient of an index is a scatter.
+        whole = self.is_in_order and len(self.groups) == 1
+        return self.mask_tokens.weight if whole else self.mask_tokens.weight[masks]
+
+    def _weights(self, masks: list[int], tokens: Float[Tensor, "N m D"]) -> Float[Tensor, "N m c"]:
+        """Return what each mask's network makes of its token."""
+        networks = [self.output_hypernetworks_mlps[mask] for mask in masks]
+        return torch.stack([network(tokens[:, i]) for i, network in enumerate(networks)], dim=1)
+
+    def _in_order(self, groups: list[Float[Tensor, "N _ p"]]) -> Float[Tensor, "N K p"]:
+        logits = groups[0] if len(groups) == 1 else torch.cat(groups, dim=1)
+        if self.is_in_order:
+            return logits
+        given = [mask for group in self.groups for mask in group]
+        return logits[:, sorted(range(len(given)), key=given.__getitem__)]

@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from torch import nn
 
-from masam.model.masam import empty_model
+from masam.model.masam import INCREMENT_PREFIXES, empty_model
 from masam.model.sizes import MasamSpec
 
 
 class ParameterCount(NamedTuple):
-    """Numbers of parameters (buffers are not counted)."""
+    """Numbers of parameters (buffers are not counted); ``fact`` is the increments', LoRA's too."""
 
     total: int
     trainable: int
@@ -35,7 +35,7 @@ def count_parameters(spec: MasamSpec) -> ParameterCount:
     return ParameterCount(
         total=count(model),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        fact=sum(p.numel() for name, p in encoder.named_parameters() if name.startswith("fact.")),
+        fact=sum(p.numel() for name, p in model.named_parameters() if name.startswith(INCREMENT_PREFIXES)),
         adapters=adapters,
         prompt_encoder=count(model.prompt_encoder),
         mask_decoder=count(model.mask_decoder),

@@ -28,7 +28,10 @@ def build_prompt_encoder(size: SamSize, image_size: int) -> PromptEncoder:
 
 
 def build_mask_decoder(
-    size: SamSize, num_masks: int, upscaling: tuple[int, ...] = PROGRESSIVE_UPSCALING
+    size: SamSize,
+    num_masks: int,
+    upscaling: tuple[int, ...] = PROGRESSIVE_UPSCALING,
+    groups: tuple[tuple[int, ...], ...] = (),
 ) -> MaskDecoder:
     """Return a fresh mask decoder of this size."""
     return MaskDecoder(
@@ -39,6 +42,7 @@ def build_mask_decoder(
         num_masks,
         size.iou_hidden_dim,
         upscaling,
+        groups,
     )
 
 

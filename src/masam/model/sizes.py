@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
 from masam.errors import ConfigError
+
+Increments = Literal["fact", "lora"]
+AdapterPlaces = Literal["both", "attention", "mlp", "none"]
+Decoder = Literal["progressive", "sam"]
+Blocks = Literal["all"] | tuple[int, ...]
+"""Encoder blocks by index, from 0; an empty tuple is none of them."""
 
 SAM_CHANNELS = 3
 """SAM sees colour images."""
@@ -15,7 +23,10 @@ IMAGE_SIZE_STEP = 16
 
 
 _MAX_WIDTH = 2**16
-_LIMITS = {"depth": 256, "num_classes": 4096, "image_size": 8192, "window": 4096, "decoder_depth": 64}
+_LIMITS = {
+    "depth": 256, "num_classes": 4096, "image_size": 8192, "window": 4096, "decoder_depth": 64,
+    "adapter_depth_kernel": 63, "adapter_dilation": 64,
+}  # fmt: skip
 """Far above every model there is, far below what would exhaust a machine by names and shapes alone."""
 
 
@@ -111,12 +122,21 @@ class MasamSpec:
         num_classes: Foreground classes; the model predicts one channel more.
         image_size: Side of the square input in pixels, a multiple of 16.
         window: Slices S of a window that the model is trained with; any number can be given to it.
-        fact_rank: Rank R of the FacT increments; 0 is a model without, such as one that they are merged into.
+        fact_rank: Rank R of the increments; 0 is a model without, such as one that they are merged into.
         fact_scale: Factor s of the increments.
-        fact_dropout: Dropout between Sigma and V while training, 0 to 1.
+        fact_dropout: Dropout inside the increments while training, 0 to 1.
         adapter_channels: Width of the 3D adapters.
         image_channels: Channels of the images: 1 is repeated for SAM's three, 3 go to them as they are, any other
             number through a small trained projection.
+        increments: ``fact``, whose factors all blocks share, or ``lora``, each block with its own.
+        fact_blocks: Blocks that get increments.
+        adapter_blocks: Blocks that get 3D adapters.
+        adapter_places: Where in such a block: before ``attention``, before the ``mlp``, ``both``, or ``none``.
+        adapter_depth_kernel: Slices that an adapter's convolution spans, odd; 1 is a 2D adapter.
+        adapter_dilation: Step between those slices.
+        decoder: ``progressive``, up to the input's resolution, or ``sam``, up to a quarter of it.
+        class_groups: Channels in the order of their tokens, those that a trained model began with, then a group for
+            each time that classes were added to it (``masam.model.two_way_transformer``); empty is one group, in order.
 
     Raises:
         ConfigError: A number is out of its range.
@@ -131,22 +151,69 @@ class MasamSpec:
     fact_dropout: float = 0.1
     adapter_channels: int = 384
     image_channels: int = 1
+    increments: Increments = "fact"
+    fact_blocks: Blocks = "all"
+    adapter_blocks: Blocks = "all"
+    adapter_places: AdapterPlaces = "both"
+    adapter_depth_kernel: int = 3
+    adapter_dilation: int = 1
+    decoder: Decoder = "progressive"
+    class_groups: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.image_size < IMAGE_SIZE_STEP or self.image_size % IMAGE_SIZE_STEP:
             raise ConfigError(
                 f"expected a multiple of {IMAGE_SIZE_STEP} pixels, got {self.image_size}", where="image_size"
             )
-        _require_numbers(self, skipped=("sam", "fact_scale", "fact_dropout"))
+        _require_numbers(self, skipped=("sam", "fact_scale", "fact_dropout", *_NO_NUMBERS))
         if not math.isfinite(self.fact_scale):
             raise ConfigError(f"expected a finite number, got {self.fact_scale}", where="fact_scale")
         if not 0 <= self.fact_dropout < 1:
             raise ConfigError(f"expected 0 or more and less than 1, got {self.fact_dropout}", where="fact_dropout")
+        if self.adapter_depth_kernel % 2 == 0:
+            raise ConfigError(
+                f"expected an odd number of slices, got {self.adapter_depth_kernel}", where="adapter_depth_kernel"
+            )
+        for key, choices in _CHOICES.items():
+            if getattr(self, key) not in choices:
+                raise ConfigError(f"expected one of {', '.join(choices)}, got {getattr(self, key)!r}", where=key)
+        for key in ("fact_blocks", "adapter_blocks"):
+            _require_blocks(getattr(self, key), self.sam.depth, key)
+        self._require_groups()
+
+    def _require_groups(self) -> None:
+        channels = [channel for group in self.class_groups for channel in group]
+        is_whole = all(type(channel) is int for channel in channels) and all(self.class_groups)
+        if self.class_groups and not (is_whole and sorted(channels) == list(range(self.num_channels))):
+            raise ConfigError(
+                f"expected each channel from 0 to {self.num_classes} in one group, got {self.class_groups}",
+                where="class_groups",
+            )
 
     @property
     def num_channels(self) -> int:
         """Channels K of the logits: the foreground classes and the background."""
         return self.num_classes + 1
+
+    @property
+    def channel_groups(self) -> tuple[tuple[int, ...], ...]:
+        """Channels in the order of their tokens, by the time that their classes came."""
+        return self.class_groups or (tuple(range(self.num_channels)),)
+
+    @property
+    def increment_blocks(self) -> tuple[int, ...]:
+        """Indices of the blocks that get increments, in order."""
+        return _resolve(self.fact_blocks if self.fact_rank else (), self.sam.depth)
+
+    @property
+    def adapted_blocks(self) -> tuple[int, ...]:
+        """Indices of the blocks that get 3D adapters, in order."""
+        return _resolve(() if self.adapter_places == "none" else self.adapter_blocks, self.sam.depth)
+
+    @property
+    def depth_reach(self) -> int:
+        """Slices to either side that an adapter looks at; 0 where slices do not see each other."""
+        return self.adapter_depth_kernel // 2 * self.adapter_dilation if self.adapted_blocks else 0
 
     @property
     def has_projection(self) -> bool:
@@ -157,3 +224,49 @@ class MasamSpec:
     def input_channels(self) -> int:
         """Channels of the model's input: those of the images, one of which is repeated three times."""
         return self.image_channels if self.has_projection else SAM_CHANNELS
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> MasamSpec:
+        """Return the spec of plain values as JSON holds them: lists for tuples, a mapping for the SAM.
+
+        Raises:
+            ConfigError: A number is out of its range.
+            TypeError: A value is missing, unknown or of another kind.
+            KeyError: ``sam`` is missing.
+        """
+        plain = {key: _as_tuples(value) for key, value in values.items()}
+        sam = {key: _as_tuples(value) for key, value in values["sam"].items()}
+        return cls(**{**plain, "sam": SamSize(**sam)})
+
+    def variations(self) -> dict[str, Any]:
+        """Return what differs from the paper's model among the choices that most models leave alone."""
+        names = (*_NO_NUMBERS, "adapter_depth_kernel", "adapter_dilation")
+        return {
+            one.name: getattr(self, one.name)
+            for one in fields(self)
+            if one.name in names and getattr(self, one.name) != one.default
+        }
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "increments": get_args(Increments),
+    "adapter_places": get_args(AdapterPlaces),
+    "decoder": get_args(Decoder),
+}
+_NO_NUMBERS = (*_CHOICES, "fact_blocks", "adapter_blocks", "class_groups")
+
+
+def _require_blocks(blocks: Blocks, depth: int, key: str) -> None:
+    if blocks == "all":
+        return
+    is_list = isinstance(blocks, tuple) and all(type(block) is int and 0 <= block < depth for block in blocks)
+    if not is_list or len(set(blocks)) != len(blocks):
+        raise ConfigError(f"expected all, or different block numbers from 0 to {depth - 1}, got {blocks!r}", where=key)
+
+
+def _resolve(blocks: Blocks, depth: int) -> tuple[int, ...]:
+    return tuple(range(depth)) if blocks == "all" else tuple(sorted(blocks))
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

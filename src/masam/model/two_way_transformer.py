@@ -1,7 +1,13 @@
-"""The mask decoder's transformer: tokens attend to the image and the image to the tokens."""
+"""The mask decoder's transformer: tokens attend to the image and the image to the tokens.
+
+Tokens may come in groups, one for each time that classes were added to a trained model. A group sees itself and the
+groups before it, never a later one, and the image attends to the first group alone. What the first tokens and the image
+become is therefore computed as if no other had been added, by the same operations on the same shapes: bit for bit.
+"""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -73,23 +79,29 @@ class TwoWayBlock(nn.Module):
 
     def forward(
         self,
-        tokens: Float[Tensor, "N t D"],
+        groups: list[Float[Tensor, "N _ D"]],
         image: Float[Tensor, "N l D"],
-        token_positions: Float[Tensor, "N t D"],
+        positions: list[Float[Tensor, "N _ D"]],
         image_positions: Float[Tensor, "1 l D"],
-    ) -> tuple[Float[Tensor, "N t D"], Float[Tensor, "N l D"]]:
-        """Return updated tokens and image."""
-        if self.first:
-            tokens = self.self_attn(tokens, tokens, tokens)
-        else:
-            placed = tokens + token_positions
-            tokens = tokens + self.self_attn(placed, placed, tokens)
-        tokens = self.norm1(tokens)
+    ) -> tuple[list[Float[Tensor, "N _ D"]], Float[Tensor, "N l D"]]:
+        """Return updated groups of tokens and image."""
         placed_image = image + image_positions
-        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_positions, placed_image, image))
-        tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.cross_attn_image_to_token(placed_image, tokens + token_positions, tokens))
-        return tokens, image
+        updated = []
+        for number, place in enumerate(positions):
+            tokens = self._among_themselves(groups[: number + 1], positions[: number + 1])
+            tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + place, placed_image, image))
+            updated.append(self.norm3(tokens + self.mlp(tokens)))
+        first = updated[0]
+        image = self.norm4(image + self.cross_attn_image_to_token(placed_image, first + positions[0], first))
+        return updated, image
+
+    def _among_themselves(self, groups: list[Tensor], positions: list[Tensor]) -> Tensor:
+        """Let the last of some groups attend to all of them."""
+        tokens, seen = groups[-1], torch.cat(groups, dim=1)
+        if self.first:
+            return self.norm1(self.self_attn(tokens, seen, seen))
+        placed = seen + torch.cat(positions, dim=1)
+        return self.norm1(tokens + self.self_attn(tokens + positions[-1], placed, seen))
 
 
 class TwoWayTransformer(nn.Module):
@@ -103,13 +115,26 @@ class TwoWayTransformer(nn.Module):
 
     def forward(
         self,
-        tokens: Float[Tensor, "N t D"],
+        groups: list[Float[Tensor, "N _ D"]],
         image: Float[Tensor, "N l D"],
         image_positions: Float[Tensor, "1 l D"],
-    ) -> tuple[Float[Tensor, "N t D"], Float[Tensor, "N l D"]]:
-        """Run all blocks; the tokens' first values serve as their positions throughout, as in SAM."""
-        token_positions = tokens
+    ) -> tuple[list[Float[Tensor, "N _ D"]], Float[Tensor, "N l D"]]:
+        """Run all blocks; the tokens' first values serve as their positions throughout, as in SAM.
+
+        Args:
+            groups: Tokens [N, t, D]; with classes that were added later one group more for each addition.
+            image: [N, l, D], row by row.
+            image_positions: [1, l, D].
+
+        Returns:
+            The groups and the image after it.
+        """
+        positions = groups
         for layer in self.layers:
-            tokens, image = layer(tokens, image, token_positions, image_positions)
-        look = self.final_attn_token_to_image(tokens + token_positions, image + image_positions, image)
-        return self.norm_final_attn(tokens + look), image
+            groups, image = layer(groups, image, positions, image_positions)
+        placed_image = image + image_positions
+        looked = [
+            self.norm_final_attn(tokens + self.final_attn_token_to_image(tokens + place, placed_image, image))
+            for tokens, place in zip(groups, positions, strict=True)
+        ]
+        return looked, image

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from masam.augment.settings import AugmentSettings
 from masam.config import Settings
+
+Blocks = Literal["all"] | tuple[int, ...]
 
 
 class ModelSettings(Settings):
@@ -20,19 +22,64 @@ class ModelSettings(Settings):
         default=None,
         description="SAM's or MedSAM's weights: a file or a published name; null starts from random numbers",
     )
-    trained: Literal["adaptation", "everything"] = Field(
+    init: str | None = Field(
+        default=None,
+        description="a trained model to start from, a run folder or a model file; classes that it lacks are added to "
+        "it, and the numbers below are its own",
+    )
+    trained: Literal["adaptation", "everything", "decoder"] = Field(
         default="adaptation",
         description="'adaptation' freezes SAM's encoder as the paper does; 'everything' also trains the encoder, "
-        "which one without pre-trained weights needs",
+        "which one without pre-trained weights needs; 'decoder' freezes increments and adapters as well",
     )
-    fact_rank: int = Field(default=32, ge=1, description="rank of the FacT increments")
-    fact_scale: float = Field(default=1.0, description="factor of the FacT increments")
-    fact_dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout inside FacT while training")
+    increments: Literal["fact", "lora"] = Field(
+        default="fact",
+        description="low-rank increments of query and value: 'fact' shares factors among all blocks, 'lora' does not",
+    )
+    fact_blocks: Blocks = Field(
+        default="all", description="encoder blocks that get increments: 'all', or their numbers from 0"
+    )
+    fact_rank: int = Field(default=32, ge=0, description="rank of the increments; 0 for none")
+    fact_scale: float = Field(default=1.0, description="factor of the increments")
+    fact_dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout inside the increments while training")
+    adapter_blocks: Blocks = Field(
+        default="all", description="encoder blocks that get 3D adapters: 'all', or their numbers from 0"
+    )
+    adapter_places: Literal["both", "attention", "mlp", "none"] = Field(
+        default="both", description="where in such a block: before attention, before the MLP, both, none"
+    )
     adapter_channels: int = Field(default=384, ge=1, description="width of the 3D adapters")
+    adapter_depth_kernel: int = Field(
+        default=3, ge=1, le=63, description="slices that an adapter's convolution spans, odd; 1 for a 2D adapter"
+    )
+    adapter_dilation: int = Field(default=1, ge=1, le=64, description="step between those slices")
     adapter_zero_start: bool = Field(
         default=False,
         description="start the adapters' up-projection at zero: they change nothing at first; the paper does not",
     )
+    decoder: Literal["progressive", "sam"] = Field(
+        default="progressive",
+        description="'progressive' upsamples to the input's size as the paper does, 'sam' to a quarter and then "
+        "bilinearly",
+    )
+
+    @field_validator("adapter_depth_kernel")
+    @classmethod
+    def _odd(cls, kernel: int) -> int:
+        if kernel % 2 == 0:
+            raise ValueError("expected an odd number")
+        return kernel
+
+    @field_validator("fact_blocks", "adapter_blocks", mode="before")
+    @classmethod
+    def _all_or_numbers(cls, blocks: object) -> object:
+        # Before the union, which would say what each of its members expects.
+        if blocks == "all":
+            return blocks
+        numbers = tuple(blocks) if isinstance(blocks, list | tuple) else (-1,)
+        if not all(type(block) is int and block >= 0 for block in numbers) or len(set(numbers)) != len(numbers):
+            raise ValueError("expected all, or a list of different block numbers from 0")
+        return numbers
 
 
 class TrainConfig(Settings):
@@ -46,6 +93,20 @@ class TrainConfig(Settings):
     batch_windows: int = Field(default=24, ge=1, description="windows that one optimiser step is made of")
     micro_batch_windows: int = Field(
         default=1, ge=1, description="windows that go through the model at once in each process; decides the memory"
+    )
+    window_depths: tuple[Annotated[int, Field(ge=1, le=63)], Annotated[int, Field(ge=1, le=63)]] | None = Field(
+        default=None,
+        description="fewest and most slices of a training window, drawn anew at each optimiser step; null for the "
+        "plan's window",
+    )
+    checkpointing: bool = Field(
+        default=False,
+        description="keep less of the encoder's forward pass and compute it again: less memory, more time, the same "
+        "gradients",
+    )
+    frozen_dtype: Literal["float32", "bf16"] = Field(
+        default="float32",
+        description="number format in which the encoder's frozen layers are kept; 'bf16' goes with precision bf16",
     )
     learning_rate: float = Field(default=8e-4, gt=0, description="largest learning rate of AdamW")
     weight_decay: float = Field(default=0.1, ge=0, description="AdamW's weight decay, on every trained tensor")
@@ -99,3 +160,10 @@ class TrainConfig(Settings):
         description="MLflow experiment that also gets the figures, on the server of MLFLOW_TRACKING_URI; null for none",
     )
     seed: int = Field(default=1234, ge=0, description="seed of everything that is drawn")
+
+    @field_validator("window_depths")
+    @classmethod
+    def _smallest_first(cls, depths: tuple[int, int] | None) -> tuple[int, int] | None:
+        if depths is not None and depths[0] > depths[1]:
+            raise ValueError("expected the smaller number first")
+        return depths

@@ -16,7 +16,7 @@ from masam.augment import AugmentSettings, augment
 from masam.errors import InputError
 from masam.preprocess.cache import PreparedCase
 from masam.preprocess.intensity import Rgb, minmax_per_window
-from masam.reproducibility import epoch_order, sample_generator
+from masam.reproducibility import epoch_order, sample_generator, window_depth
 from masam.windows import SliceWindow, plan_windows
 
 
@@ -41,6 +41,8 @@ class WindowSamples:
         window_minmax: Stretch each window to 0..1, as the paper does.
         augmentation: How the samples are varied.
         colours: How the colours of video frames are scaled; None for volumes.
+        depths: Fewest and most slices of a window, which each optimiser step draws anew; None for ``window`` always.
+        batch_windows: Windows of an optimiser step; with ``depths`` it says which sample is of which step.
 
     Raises:
         InputError: There is no case.
@@ -54,6 +56,8 @@ class WindowSamples:
         window_minmax: bool,
         augmentation: AugmentSettings,
         colours: Rgb | None = None,
+        depths: tuple[int, int] | None = None,
+        batch_windows: int = 1,
     ) -> None:
         if not cases:
             raise InputError("expected at least one training case, got none")
@@ -61,6 +65,7 @@ class WindowSamples:
         self.window_minmax = window_minmax
         self.augmentation = augmentation
         self.colours = colours
+        self.depths, self.batch_windows = depths, batch_windows
         self._windows: list[tuple[PreparedCase, SliceWindow]] = [
             (case, one) for case in cases for one in plan_windows(case.depth, window)
         ]
@@ -74,6 +79,8 @@ class WindowSamples:
         """Return sample ``index`` of the run: images [S, C, H, W], labels [S, H, W] and the case's name."""
         epoch, position = divmod(index, self.per_epoch)
         case, window = self._windows[epoch_order(self.seed, epoch, self.per_epoch)[position]]
+        if self.depths is not None:
+            window = window.resized(window_depth(self.seed, index // self.batch_windows, *self.depths))
         images, labels = case.read_window(window.slices)
         if self.window_minmax:
             images = minmax_per_window(images, jointly=self.colours is not None)

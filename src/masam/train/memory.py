@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from masam.model.masam import Masam
+from masam.model.parameters import count_parameters
 from masam.model.sizes import MasamSpec
 from masam.train.loss import segmentation_loss
 
@@ -46,18 +48,33 @@ class TrainingMemory:
         return round(_ALLOCATOR * (self.tensor_bytes + self.optimizer_bytes)) + _PROCESS_BYTES
 
 
-def predict_memory(spec: MasamSpec, micro_batch_windows: int, *, train_everything: bool = False) -> TrainingMemory:
+def predict_memory(
+    spec: MasamSpec,
+    micro_batch_windows: int,
+    *,
+    trained: Literal["adaptation", "everything", "decoder"] = "adaptation",
+    checkpointing: bool = False,
+    frozen_dtype: Literal["float32", "bf16"] = "float32",
+) -> TrainingMemory:
     """Predict the memory of training, without taking it.
 
     Args:
-        spec: The model.
+        spec: The model; its ``window`` is the depth of the training windows.
         micro_batch_windows: Windows that go through it at once.
-        train_everything: Train the encoder too.
+        trained: What trains, as in the run's settings.
+        checkpointing: Run each encoder block again for its gradients.
+        frozen_dtype: In what the encoder's frozen layers are kept; with ``bf16`` the forward pass is in it, too.
     """
-    with FakeTensorMode():
+    is_halved = frozen_dtype == "bf16"
+    with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16) if is_halved else nullcontext():
         model = Masam(spec).train()
-        if train_everything:
+        if trained == "everything":
             model.train_everything()
+        elif trained == "decoder":
+            model.train_only_decoder()
+        if is_halved:
+            model.halve_frozen()
+        model.image_encoder.checkpointing = checkpointing
         count = _StorageCount()
         with count:
             count.add(model.parameters())
@@ -65,8 +82,18 @@ def predict_memory(spec: MasamSpec, micro_batch_windows: int, *, train_everythin
             labels = torch.zeros(shape[0] * shape[1], *shape[3:], dtype=torch.long)
             logits = model(torch.zeros(shape)).logits
             segmentation_loss(logits.flatten(0, 1), labels).total.backward()
-        trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return TrainingMemory(count.peak_bytes, 2 * trained)
+        changed = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    return TrainingMemory(count.peak_bytes, 2 * changed)
+
+
+def least_memory(spec: MasamSpec) -> TrainingMemory:
+    """Return what the weights and AdamW's moments take alone, far less work to tell than ``predict_memory``.
+
+    Args:
+        spec: The model.
+    """
+    count = count_parameters(spec)
+    return TrainingMemory(4 * count.total, 2 * 4 * count.trainable)
 
 
 class _StorageCount(TorchDispatchMode):

@@ -13,11 +13,9 @@ from pathlib import Path
 
 import torch
 
-from masam import weights
 from masam.errors import ConfigError, InputError
 from masam.fingerprint import fingerprint
 from masam.io.cases import Case, CaseFolder, Split, load_case, make_splits, read_dataset, read_splits, write_splits
-from masam.model.masam import Masam
 from masam.plan import Plan, make_plan, make_video_plan
 from masam.predict import choose_device
 from masam.preprocess.cache import PreparedCase, prepare_cases
@@ -25,6 +23,7 @@ from masam.progress import Progress, Silent
 from masam.train.cases import are_videos, labelled_loader, preparation_of
 from masam.train.config import TrainConfig
 from masam.train.dataset import WindowSamples
+from masam.train.initial_model import build_model, plan_to_continue, require_start
 from masam.train.lock import locked
 from masam.train.logs import require_logs
 from masam.train.parallel import World, find_place, joined
@@ -178,7 +177,9 @@ def _plan_folds(
     if not resume:
         for folder in folders:
             folder.require_free()
-    return plan or plan_dataset(dataset, progress), [folder.has_state for folder in folders]
+    if plan is None:
+        plan = _plan_for(dataset, config, progress)
+    return plan, [folder.has_state for folder in folders]
 
 
 @contextmanager
@@ -207,7 +208,7 @@ def _train(
     with ExitStack() as held:
         # Held from the start: a folder that cannot be written to is refused before the data are read.
         world.once(lambda: held.enter_context(locked(out)))
-        setup = world.once(lambda: _set_up(dataset_root, folder, config, plan, resume, progress))
+        setup = world.once(lambda: _set_up(dataset_root, folder, config, plan, resume, progress, device))
         cases = _prepare(setup, folder, progress, world)
         session = _begin(folder, setup, cases, progress, world, device, started)
         # Everything has been checked by now: what is refused leaves no folder behind.
@@ -240,13 +241,22 @@ def _begin(
     started: float,
 ) -> Session:
     plan, config = setup.plan, setup.config
-    samples = WindowSamples(cases, plan.window, config.seed, plan.window_minmax, config.augmentation, plan.colours)
-    if config.model.sam_checkpoint is None and config.model.trained == "adaptation":
+    samples = WindowSamples(
+        cases,
+        plan.window,
+        config.seed,
+        plan.window_minmax,
+        config.augmentation,
+        plan.colours,
+        config.window_depths,
+        config.batch_windows,
+    )
+    if config.model.sam_checkpoint is None and config.model.init is None and config.model.trained != "everything":
         progress.say(
             "warning: the encoder is frozen at random numbers; give SAM's weights (--sam-checkpoint), "
             "or train it too (--set model.trained=everything)"
         )
-    model = world.agree(lambda: build_model(config, plan).to(device))
+    model = world.agree(lambda: build_model(config, plan, device).to(device))
     return Session(
         folder, plan, config, model, samples, dataset_key(cases), setup.validation, progress, world, device, started
     )
@@ -280,6 +290,7 @@ def _set_up(
     plan: Plan | None,
     resume: bool,
     progress: Progress,
+    device: torch.device,
 ) -> _Setup:
     if resume:
         plan, config = folder.read_settings()
@@ -289,7 +300,7 @@ def _set_up(
     config = config or TrainConfig()
     require_logs(config)
     if plan is None:
-        plan = plan_dataset(dataset, progress)
+        plan = _plan_for(dataset, config, progress)
     elif plan.labels != dataset.labels.to_mapping():
         raise ConfigError(
             f"the plan has the classes {plan.labels}, dataset.json has {dataset.labels.to_mapping()}",
@@ -303,8 +314,15 @@ def _set_up(
             where=dataset.root,
             fix="give the plan of this data set",
         )
+    require_start(config, plan, device)
     training, validation, splits = split_cases(dataset, config)
     return _Setup(plan, config, [case.id for case in dataset.training], training, validation, splits)
+
+
+def _plan_for(dataset: CaseFolder, config: TrainConfig, progress: Progress) -> Plan:
+    """Return the plan of the model that the run starts from, or else one derived from the data."""
+    init = config.model.init
+    return plan_dataset(dataset, progress) if init is None else plan_to_continue(init, dataset)
 
 
 def _prepare(setup: _Setup, folder: RunFolder, progress: Progress, world: World) -> list[PreparedCase]:
@@ -356,32 +374,3 @@ def split_cases(dataset: CaseFolder, config: TrainConfig) -> tuple[list[Case], l
         raise ConfigError(f"expected 0 to {len(splits) - 1}, got {config.fold}", where=where)
     split = splits[config.fold]
     return [by_id[case] for case in split["train"]], [by_id[case] for case in split["val"]], splits
-
-
-def build_model(config: TrainConfig, plan: Plan) -> Masam:
-    """Build the model that a run trains, at its first numbers.
-
-    Raises:
-        ConfigError: A number is out of its range.
-        InputError: The SAM file cannot be opened.
-        ModelError: The SAM file does not hold a SAM of this size.
-    """
-    settings = config.model
-    torch.manual_seed(config.seed)
-    model = weights.build_masam(
-        settings.size,
-        plan.scheme.num_classes,
-        plan.image_size,
-        plan.window,
-        settings.fact_rank,
-        settings.fact_scale,
-        settings.adapter_channels,
-        settings.sam_checkpoint,
-        fact_dropout=settings.fact_dropout,
-        image_channels=len(plan.channels),
-    )
-    if settings.adapter_zero_start:
-        model.zero_adapters()
-    if settings.trained == "everything":
-        model.train_everything()
-    return model

@@ -41,6 +41,7 @@ class RunState:
         total_steps: Steps of the run, if that is fewer than its epochs have.
         seconds: Time that the run has taken so far.
         worse: Validations since the best one.
+        init: Hash of the trained model that the run started from, which a resume must find again, or None.
     """
 
     step: int
@@ -52,6 +53,7 @@ class RunState:
     total_steps: int | None = None
     seconds: float = 0.0
     worse: int = 0
+    init: str | None = None
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ class RunFolder:
             "total_steps": state.total_steps,
             "seconds": state.seconds,
             "worse": state.worse,
+            "init": state.init,
         }
         atomic.write_text(new / "state.json", json.dumps(facts, indent=2) + "\n")
         try:
@@ -206,6 +209,7 @@ class RunFolder:
                 facts.get("total_steps"),
                 facts.get("seconds", 0.0),
                 facts.get("worse", 0),
+                facts.get("init"),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError("the state file is damaged", where=folder / "state.json") from error

@@ -24,6 +24,7 @@ from masam.progress import Progress
 from masam.train.budget import Budget
 from masam.train.config import TrainConfig
 from masam.train.dataset import WindowSamples
+from masam.train.initial_model import STARTED_FROM
 from masam.train.interrupt import StopFlag
 from masam.train.logs import Logs
 from masam.train.loop import Loop, StepReport
@@ -110,6 +111,12 @@ class Session:
                 where=self.folder.root,
                 fix="restore them, or start a new run",
             )
+        if state.init != self._init():
+            raise InputError(
+                "the model that the run started from is another one than when it began",
+                where=self.config.model.init,
+                fix="put the old one in its place, or start a new run",
+            )
         if state.base not in (None, self._base()):
             raise InputError(
                 "the SAM file is another one than when the run began",
@@ -177,6 +184,7 @@ class Session:
             loop.total_steps,
             time.monotonic() - self._began,
             self._worse,
+            self._init(),
         )
         self.world.once(lambda: self.folder.save_state(tensors, moments, state))
         self._saved_at = time.monotonic()
@@ -184,6 +192,10 @@ class Session:
     def _base(self) -> str | None:
         base = self.loop.model.card.base
         return None if base is None else base.tensors_sha256
+
+    def _init(self) -> str | None:
+        started = self.loop.model.card.training.get(STARTED_FROM)
+        return None if started is None else started["content_sha256"]
 
     def _note(self, report: StepReport) -> str:
         pace = self.config.batch_windows / report.seconds
@@ -266,7 +278,7 @@ class Session:
 
     def _save_model(self, dice: float | None) -> None:
         model = self.loop.model
-        facts = {"steps": self.loop.step, "validation_dice": dice, "dataset": self.plan.name}
+        facts = {**model.card.training, "steps": self.loop.step, "validation_dice": dice, "dataset": self.plan.name}
         model.card = replace(model.card, plan=self.plan, training=facts)
         tensors = {name: whole(tensor) for name, tensor in model.state_dict().items()}
         self.world.once(lambda: weights.write_model(self.folder.model, model, tensors))

@@ -8,7 +8,7 @@ from masam.errors import ConfigError
 from masam.model.sizes import SIZES, MasamSpec
 from masam.plan import Plan, Suggestion
 from masam.progress import Progress, Silent
-from masam.train.memory import predict_memory
+from masam.train.memory import least_memory, predict_memory
 
 BATCH_WINDOWS = 24
 """Windows of an optimiser step in the paper (paper.md 1.6); a micro-batch divides it."""
@@ -35,6 +35,8 @@ def parse_memory(text: str) -> int:
 def suggest(plan: Plan, memory_bytes: int, progress: Progress | None = None) -> Suggestion:
     """Find the largest size that trains in a memory, and the most windows that go through it at once.
 
+    A size that fits only with checkpointing goes before a smaller one that fits without.
+
     Args:
         plan: How volumes are prepared: image size, window, classes and channels.
         memory_bytes: What there is.
@@ -48,13 +50,18 @@ def suggest(plan: Plan, memory_bytes: int, progress: Progress | None = None) -> 
     # The largest first; SIZES is in that order.
     for name, size in SIZES.items():
         spec = MasamSpec(size, plan.scheme.num_classes, plan.image_size, plan.window, image_channels=len(plan.channels))
-        peak = predict_memory(spec, 1).peak_bytes
+        peak = least_memory(spec).peak_bytes
+        if peak <= memory_bytes or name == list(SIZES)[-1]:
+            # It takes less than without checkpointing, so where it does not fit nothing does.
+            peak = predict_memory(spec, 1, checkpointing=True).peak_bytes
         progress.advance(name)
         if peak > memory_bytes:
             continue
-        windows = 1
+        whole = predict_memory(spec, 1).peak_bytes
+        checkpointing = whole > memory_bytes
+        windows, peak = 1, peak if checkpointing else whole
         for more in (n for n in range(2, BATCH_WINDOWS + 1) if BATCH_WINDOWS % n == 0):
-            larger = predict_memory(spec, more).peak_bytes
+            larger = predict_memory(spec, more, checkpointing=checkpointing).peak_bytes
             if larger > memory_bytes:
                 break
             windows, peak = more, larger
@@ -62,6 +69,7 @@ def suggest(plan: Plan, memory_bytes: int, progress: Progress | None = None) -> 
             size=name,
             batch_windows=BATCH_WINDOWS,
             micro_batch_windows=windows,
+            checkpointing=checkpointing,
             memory_gb=round(memory_bytes / 1e9, 2),
             predicted_peak_gb=round(peak / 1e9, 2),
             how=_HOW,

@@ -1,0 +1,49 @@
+"""LoRA: low-rank increments of the query and value projections, each block with factors of its own."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from masam.axes import Tokens
+from masam.model.increments import Increments
+
+
+class LoRA(Increments):
+    """Increments s * B * A for query and value of encoder blocks, A and B of a block and a projection alone.
+
+    B starts at zero, so an untrained increment is exactly zero. Of FacT's rank it has about 2 L times the parameters.
+
+    Args:
+        dim: Embedding width E.
+        blocks: Indices of the blocks that have increments, L of them, in order.
+        rank: R.
+        scale: s.
+        dropout: Probability of the dropout between A and B while training; SAMed has none.
+
+    Source:
+        LoRA (arXiv 2106.09685), on q and v of SAM's encoder as in SAMed (arXiv 2304.13785): A as a default linear
+        layer, B zero, no factor alpha / R.
+    """
+
+    def __init__(self, dim: int, blocks: tuple[int, ...], rank: int, scale: float = 1.0, dropout: float = 0.1) -> None:
+        super().__init__(blocks, scale, dropout)
+        depth = len(blocks)
+        self.a_q = nn.Parameter(torch.empty(depth, rank, dim))
+        self.b_q = nn.Parameter(torch.zeros(depth, dim, rank))
+        self.a_v = nn.Parameter(torch.empty(depth, rank, dim))
+        self.b_v = nn.Parameter(torch.zeros(depth, dim, rank))
+        for a in (self.a_q, self.a_v):
+            nn.init.uniform_(a, -1 / math.sqrt(dim), 1 / math.sqrt(dim))
+
+    def _added(self, x: Tokens, row: int) -> tuple[Tokens, Tokens]:
+        query = F.linear(self.dropout(F.linear(x, self.a_q[row])), self.b_q[row])
+        value = F.linear(self.dropout(F.linear(x, self.a_v[row])), self.b_v[row])
+        return query, value
+
+    def _matrices(self, row: int) -> tuple[Float[Tensor, "E E"], Float[Tensor, "E E"]]:
+        return self.b_q[row].double() @ self.a_q[row].double(), self.b_v[row].double() @ self.a_v[row].double()
