@@ -1,4 +1,6 @@
+import math
 import threading
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,6 +10,7 @@ from tiny import SPEC, prepared_case, random_model
 from masam.augment import AugmentSettings
 from masam.errors import ConfigError, DivergedError, InputError, ResourceError
 from masam.model.masam import Masam
+from masam.model.sizes import SIZES
 from masam.train import loop as loop_module
 from masam.train.config import TrainConfig
 from masam.train.dataset import WindowSamples
@@ -55,6 +58,16 @@ def test_a_short_run_warms_up_for_a_tenth_of_it_at_most(samples):
     assert make(samples, epochs=10, warmup_steps=250).schedule.warmup_steps == 3
     assert make(samples, epochs=10, warmup_steps=2).schedule.warmup_steps == 2
     assert make(samples, epochs=10, schedule_epochs=20).schedule.decay_steps == 60
+
+
+def test_cross_entropy_starts_at_the_logarithm_of_the_number_of_channels(tmp_path):
+    # paper.md 1.6: 2.5608 with twelve classes, where ln 13 is 2.565.
+    case = prepared_case(tmp_path, depth=6)
+    samples = WindowSamples([case], 3, seed=1, window_minmax=False, augmentation=NONE)
+    torch.manual_seed(0)
+    model = Masam(replace(SPEC, sam=SIZES["vit_t"], num_classes=12, adapter_channels=64))
+    (report,) = make(samples, model, epochs=1, batch_windows=6, micro_batch_windows=3).steps()
+    assert report.cross_entropy == pytest.approx(math.log(13), rel=0.01)
 
 
 def test_it_learns(samples):

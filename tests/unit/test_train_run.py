@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny import LABELS, SAM, randomise, write_dataset
 
@@ -392,6 +393,38 @@ def test_a_diverged_run_keeps_its_last_good_model(whole, dataset, tmp_path, monk
         train(dataset, tmp_path / "run", config(epochs=50), plan=PLAN)
     for name in ("model.safetensors", "last/weights.safetensors", "last/optimizer.safetensors"):
         assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / name).values())
+
+
+def test_the_windows_of_a_bad_step_are_named_and_kept(dataset, tmp_path, monkeypatch):
+    calls, told = iter(range(10_000)), Told()
+
+    def loss(*args):
+        sums = loss_sums(*args)
+        # Two micro-batches a step: the third and the fourth step are bad, and so is the sixth.
+        return LossSums(*(value * torch.nan for value in sums)) if next(calls) in (4, 6, 11) else sums
+
+    monkeypatch.setattr(loop_module, "loss_sums", loss)
+    result = train(dataset, tmp_path / "run", config(epochs=4, validate_every=4), plan=PLAN, progress=told)
+    assert result.steps == 12
+    kept = sorted((tmp_path / "run/diverged").iterdir())
+    assert [file.name for file in kept] == ["step000002.safetensors", "step000005.safetensors"]
+    said = [line for line in told.lines if line.startswith("warning: step")]
+    assert len(said) == 2
+    windows, notes = load_file(kept[0]), safe_open(kept[0], "pt").metadata()
+    assert json.loads(notes["samples"]) == [8, 9, 10, 11]
+    assert (windows["images"].shape, windows["labels"].shape) == ((4, 3, 1, 32, 32), (4, 3, 32, 32))
+    cases = json.loads(notes["cases"])
+    assert all(case in said[0] for case in cases)
+    assert f"kept in {kept[0]}" in said[0]
+    first = result.folder.read_settings()[1]
+    assert first.max_bad_steps == 20
+
+
+def test_the_first_bad_step_ends_a_run_that_says_so(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop_module, "loss_sums", lambda *args: LossSums(*(v * torch.inf for v in loss_sums(*args))))
+    with pytest.raises(DivergedError, match="not finite for 1 step in a row, the last at step 0 with windows of case"):
+        train(dataset, tmp_path / "run", config(max_bad_steps=1), plan=PLAN)
+    assert (tmp_path / "run/diverged/step000000.safetensors").is_file()
 
 
 def test_a_plan_is_derived_from_the_data(dataset, tmp_path):

@@ -227,9 +227,10 @@ class Loop:
         if self._skipped == 1:
             self.on_bad_step(self.step, names)
         if self._skipped >= self.config.max_bad_steps:
+            steps = "1 step" if self._skipped == 1 else f"{self._skipped} steps"
             raise DivergedError(
-                f"loss or gradients were not finite for {self._skipped} steps in a row, the last at step {self.step} "
-                f"with windows of {', '.join(names)}",
+                f"loss or gradients were not finite for {steps} in a row, the last at step {self.step} with windows of "
+                f"{', '.join(names)}",
                 fix="lower learning_rate, or use precision float32 or bf16",
             )
 

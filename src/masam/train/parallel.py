@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -231,6 +232,8 @@ def share(model: nn.Module, layers: nn.ModuleList, world: World, sharing: Sharin
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    # It fears that somebody changes the output in place, which is a view; nobody does.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
     mesh = init_device_mesh(device.type, (world.size,))
     for layer in layers:
         fully_shard(layer, mesh=mesh)
