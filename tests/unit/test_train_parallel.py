@@ -111,7 +111,6 @@ def alone(dataset, out, **settings):
 VARIANTS = {
     "ddp, pooled over the batch": {"dice_pooling": "batch", "micro_batch_windows": 1},
     "ddp, pooled over micro-batches": {"dice_pooling": "micro_batch", "micro_batch_windows": 1, "clip_norm": 0.5},
-    "ddp, one micro-batch each": {"dice_pooling": "batch", "micro_batch_windows": 2},
     "fsdp": {"dice_pooling": "batch", "micro_batch_windows": 1, "sharing": "fsdp", "clip_norm": 0.5},
     "fsdp, everything": {
         "sharing": "fsdp", "micro_batch_windows": 2, "model": {**SETTINGS["model"], "trained": "everything"},
@@ -155,7 +154,7 @@ def test_two_processes_come_to_what_one_comes_to(runs, name):
     assert moved.abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1)])
+@pytest.mark.parametrize(("first", "second"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.slow)])
 def test_a_run_goes_on_with_another_number_of_processes(runs, dataset, tmp_path, first, second):
     name = "fsdp"
     out = tmp_path / "run"
@@ -200,6 +199,7 @@ def test_a_process_that_dies_ends_the_run_with_a_line(dataset, tmp_path):
     assert json.loads((tmp_path / "run/last/state.json").read_text())["step"] == 0
 
 
+@pytest.mark.slow
 def test_slurm_starts_a_run_too(dataset, tmp_path):
     names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
     done = finish(start([{"dataset": dataset, "out": tmp_path / "run", "settings": {"epochs": 1}}], names=names))
