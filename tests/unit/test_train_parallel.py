@@ -35,13 +35,15 @@ from masam.train.config import TrainConfig
 from masam.train.run import train
 
 class Steps(Silent):
-    task = ""
+    task, steps = "", 0
     def start(self, task, total):
         self.task = task
     def advance(self, note=""):
-        if self.task == "training" and job.get("wait"):
-            print("step", flush=True)
-            time.sleep(0.2)
+        self.steps += self.task == "training"
+        if self.steps == 2 and job.get("hold"):
+            print("held", flush=True)
+            while not Path(job["hold"]).exists():
+                time.sleep(0.02)
 
 torch.set_num_threads(1)
 SIZES["vit_t"] = TINY
@@ -159,13 +161,13 @@ def test_a_run_goes_on_with_another_number_of_processes(runs, dataset, tmp_path,
     name = "fsdp"
     out = tmp_path / "run"
     for processes, resume in ((first, False), (second, True)):
-        # Stopped in the middle by its own budget of epochs: the state says six steps, of which three are done.
-        job = {"dataset": dataset, "out": out, "settings": VARIANTS[name], "resume": resume, "wait": not resume}
-        children = start([job], processes)
+        job = {"dataset": dataset, "out": out, "settings": VARIANTS[name], "resume": resume}
+        children = start([job if resume else job | {"hold": str(tmp_path / "go on")}], processes)
         if not resume:
-            for _ in range(2):
-                assert children[0].stdout.readline() == "step\n"
+            # Held after the second of six steps, told to stop, let go.
+            assert children[0].stdout.readline() == "held\n"
             children[-1].send_signal(signal.SIGTERM)
+            (tmp_path / "go on").touch()
         done = finish(children)
         assert {code for code, _, _ in done} == {0 if resume else 143}, done
     ours, theirs = (load_file(root / "last/weights.safetensors") for root in (out, runs / f"one/{name}"))
@@ -185,11 +187,11 @@ def test_what_one_process_finds_wrong_all_end_with_and_one_says(tmp_path):
 
 
 def test_a_process_that_dies_ends_the_run_with_a_line(dataset, tmp_path):
-    job = {"dataset": dataset, "out": tmp_path / "run", "settings": {"epochs": 1000, "validate_every": 0}, "wait": True}
-    children = start([job])
-    for _ in range(2):
-        assert children[0].stdout.readline() == "step\n"
+    settings, hold = {"epochs": 1000, "validate_every": 0}, tmp_path / "go on"
+    children = start([{"dataset": dataset, "out": tmp_path / "run", "settings": settings, "hold": str(hold)}])
+    assert children[0].stdout.readline() == "held\n"
     children[1].kill()
+    hold.touch()
     began = time.monotonic()
     (code, said, _), _ = finish(children, timeout=60)
     assert code == 5

@@ -6,6 +6,7 @@ Every process does the same with other windows. The first one alone writes files
 from __future__ import annotations
 
 import datetime
+import gc
 import os
 import re
 import warnings
@@ -124,6 +125,14 @@ class World:
         first: Any = self.gather(self.agree(lambda: work() if self.is_first else None))[0]
         return first
 
+    def leave(self) -> None:
+        """Part from the others; nothing can be exchanged any more."""
+        self._words = None
+        dist.destroy_process_group()
+        # A group's threads end with the last that holds it. One that outlived Python, with a tensor in its hands, would
+        # abort a process whose work is done.
+        gc.collect()
+
     def sum(self, tensor: Tensor) -> Tensor:
         """Add a tensor up over all processes, in place; all must call this."""
         if self.size > 1:
@@ -178,10 +187,12 @@ def joined(place: Place, device: torch.device, environment: MutableMapping[str, 
             f"the {place.size} processes of the run did not meet at {address}:{port} ({str(error).splitlines()[0]})",
             fix="check that all were started and that MASTER_ADDR and MASTER_PORT can be reached",
         ) from error
+    world = World(place, words)
+    del words
     try:
-        yield World(place, words)
+        yield world
     finally:
-        dist.destroy_process_group()
+        world.leave()
 
 
 def _meeting_point(environment: Mapping[str, str]) -> tuple[str, str]:
