@@ -34,6 +34,7 @@ ALLOWED = {
     "check": {"io"},  # all that is wrong with a data set
     "metrics": {"io"},  # the table of a run's figures, written by train and read by report
     "train": STAGES | {"model", "weights", "predict", "predict_video", "evaluation", "metrics"},
+    "pretrain": STAGES | {"model", "predict", "metrics", "train"},  # SAM's own task, in a run folder as of training
     "published": {"io"},  # which files others publish, and where they lie here
     "weights_cache": {"io", "published"},  # their download
     "manifest": set(),
