@@ -27,6 +27,7 @@ from masam.export.program import write_program
 from masam.io.nifti import write_volume
 from masam.plan import PRESETS, Plan, Suggestion
 from masam.preprocess.intensity import Percentiles, Rgb, Window
+from masam.pretrain.config import PretrainConfig
 from masam.train.config import ModelSettings, TrainConfig
 from masam.volume import Volume
 
@@ -182,6 +183,7 @@ def shown(option):
     ("level", "heading", "model"),
     [
         (2, "config.yaml", TrainConfig),
+        (2, "config.yaml of masam pretrain", PretrainConfig),
         (3, "model", ModelSettings),
         (3, "augmentation", AugmentSettings),
         (2, "plan.yaml", Plan),

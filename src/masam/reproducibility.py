@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # One stream a purpose, so that a new use of randomness does not shift the others.
-_ORDER, _SAMPLE, _STEP, _DEPTH = range(4)
+_ORDER, _SAMPLE, _STEP, _DEPTH, _PICTURE, _HELD_OUT, _PROMPTS = range(7)
 
 
 def sample_generator(seed: int, index: int) -> np.random.Generator:
@@ -44,3 +44,20 @@ def window_depth(seed: int, step: int, smallest: int, largest: int) -> int:
     """
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, _DEPTH, step))))
     return int(generator.integers(smallest, largest, endpoint=True))
+
+
+def picture_generator(seed: int, index: int, *, held_out: bool = False) -> np.random.Generator:
+    """Return the generator of a made picture.
+
+    Args:
+        seed: Seed of the run.
+        index: Number of the picture.
+        held_out: Take the pictures of validation, none of which is among those of training.
+    """
+    stream = _HELD_OUT if held_out else _PICTURE
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, stream, index))))
+
+
+def prompt_generator(seed: int, step: int) -> np.random.Generator:
+    """Return the generator of the prompts of an optimiser step."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, _PROMPTS, step))))

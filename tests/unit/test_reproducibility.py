@@ -2,7 +2,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masam.reproducibility import epoch_order, sample_generator, window_depth
+from masam.reproducibility import (
+    epoch_order,
+    picture_generator,
+    prompt_generator,
+    sample_generator,
+    window_depth,
+)
 
 
 def test_a_sample_depends_on_seed_and_index_only():
@@ -34,3 +40,12 @@ def test_depths_of_windows_are_even_draws_by_step():
     assert {depth: drawn.count(depth) > 150 for depth in set(drawn)} == {3: True, 4: True, 5: True}
     assert drawn != [window_depth(2, step, 3, 5) for step in range(600)]
     assert {window_depth(1, step, 4, 4) for step in range(20)} == {4}
+
+
+def test_streams_of_pictures_and_prompts_differ():
+    generators = [
+        picture_generator(1, 2), picture_generator(1, 2, held_out=True), prompt_generator(1, 2), sample_generator(1, 2)
+    ]  # fmt: skip
+    draws = [generator.random(4).tolist() for generator in generators]
+    assert len({tuple(draw) for draw in draws}) == 4
+    assert picture_generator(1, 2).random(4).tolist() == draws[0]

@@ -16,7 +16,21 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from masam import __version__
-from masam.cli import ablate, check, convert, demo, evaluate, export, info, plan, predict, report, train, weights
+from masam.cli import (
+    ablate,
+    check,
+    convert,
+    demo,
+    evaluate,
+    export,
+    info,
+    plan,
+    predict,
+    pretrain,
+    report,
+    train,
+    weights,
+)
 from masam.cli.console import print_error
 from masam.errors import MasamError
 
@@ -28,7 +42,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, convert, check, plan, train, ablate, predict, evaluate, report, export, weights, info):
+for command in (demo, convert, check, plan, train, pretrain, ablate, predict, evaluate, report, export, weights, info):
     command.register(app)
 
 # Typer's own usage errors; recent Typer carries its own copy of click, so the class is found, not imported.

@@ -12,6 +12,7 @@ import typer
 
 from masam.cli.console import listening, print_json, print_line
 from masam.cli.options import Json, Quiet
+from masam.cli.settings import number, with_settings
 
 if TYPE_CHECKING:
     from masam.train.run import TrainResult
@@ -81,7 +82,7 @@ def train(
         "epochs": epochs,
         "max_hours": max_hours,
         "patience": patience,
-        "fold": None if fold == _ALL_FOLDS else _number(fold),
+        "fold": None if fold == _ALL_FOLDS else number(fold),
         "device": device,
     }
     started = datetime.now(UTC)
@@ -98,7 +99,7 @@ def train(
         # The size of a SAM file or of a model that is given is its own.
         suggested |= {} if sam_checkpoint or init else {"model.size": best.size}
         given = suggested | given
-    settings = _with_settings(base, given, setting or [])
+    settings = with_settings(base, given, setting or [])
     # Of several processes one talks to the user.
     is_first = find_place(os.environ).is_first
     with listening(quiet or not is_first) as progress:
@@ -149,31 +150,3 @@ def _tell(results: Sequence[TrainResult], facts: Sequence[dict[str, Any]], out: 
     scores = [result.best_dice for result in results if result.best_dice is not None]
     if len(scores) > 1:
         print_line(f"mean over {len(scores)} folds {sum(scores) / len(scores):.4f}: masam predict {out} takes them all")
-
-
-def _with_settings(base: Any, given: dict[str, Any], assignments: list[str]) -> Any:
-    """Return settings with some keys replaced; ``a.b`` is key b of the settings under a."""
-    import yaml
-
-    from masam.errors import ConfigError
-
-    changes = dict(given)
-    for assignment in assignments:
-        key, equals, value = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"expected KEY=VALUE, got {assignment!r}", where="--set")
-        try:
-            changes[key.strip()] = _number(yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"expected a plain value for {key}, got {value!r}", where="--set") from error
-    return base.changed(changes, where="options")
-
-
-def _number(value: Any) -> Any:
-    """Return a text such as 1e-4, which YAML 1.1 takes for no number, as the number that is meant."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return float(value)
-    except ValueError:
-        return value

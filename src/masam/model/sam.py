@@ -50,7 +50,7 @@ class SamOutput(NamedTuple):
     """What SAM predicts for N prompted images."""
 
     logits: Float[Tensor, "N K lowH lowW"]
-    """Mask logits at a quarter of the input's size; K is 3 (multimask) or 1."""
+    """Mask logits at a quarter of the input's size; K is 3 (multimask), 1, or 4 for all of them."""
     iou: Float[Tensor, "N K"]
     """Predicted overlap of each mask with the object."""
 
@@ -98,7 +98,18 @@ class Sam(nn.Module):
             masks: [N, 1, 4h, 4w].
             multimask: Return the three masks for an ambiguous prompt, else the one for a clear prompt.
         """
-        sparse, dense = self.prompt_encoder(len(embeddings), points, point_labels, boxes, masks)
-        logits, iou = self.mask_decoder(embeddings, self.prompt_encoder.dense_positions(), sparse, dense)
+        every = self.decode_all(embeddings, points, point_labels, boxes, masks)
         kept = slice(1, None) if multimask else slice(0, 1)
-        return SamOutput(logits[:, kept], iou[:, kept])
+        return SamOutput(every.logits[:, kept], every.iou[:, kept])
+
+    def decode_all(
+        self,
+        embeddings: Embeddings,
+        points: Points | None = None,
+        point_labels: PointLabels | None = None,
+        boxes: Boxes | None = None,
+        masks: MaskPrompts | None = None,
+    ) -> SamOutput:
+        """Predict the mask for a clear prompt and, after it, those for an ambiguous one; arguments as of ``decode``."""
+        sparse, dense = self.prompt_encoder(len(embeddings), points, point_labels, boxes, masks)
+        return SamOutput(*self.mask_decoder(embeddings, self.prompt_encoder.dense_positions(), sparse, dense))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from masam.preprocess.cache import PreparedCase
 from masam.preprocess.intensity import Rgb, minmax_per_window
 from masam.reproducibility import epoch_order, sample_generator, window_depth
 from masam.windows import SliceWindow, plan_windows
+
+Made = TypeVar("Made")
 
 
 class Batch(NamedTuple):
@@ -115,13 +117,24 @@ def load_batches(
 
     number, processes = turn
     firsts = range(start + number * batch, stop, batch * processes)
+    yield from made_ahead(make, firsts, workers)
+
+
+def made_ahead(make: Callable[[int], Made], numbers: Iterable[int], workers: int) -> Generator[Made, None, None]:
+    """Yield what a function makes of each number, in order, while threads make the next ones.
+
+    Args:
+        make: Called with each number; what it makes depends on that alone.
+        numbers: The numbers.
+        workers: Threads, each of which is up to two ahead; 0: each is made when it is asked for.
+    """
     if workers == 0:
-        yield from map(make, firsts)
+        yield from map(make, numbers)
         return
     with _readers(workers) as pool:
-        ahead: deque[Future[Batch]] = deque()
-        for first in firsts:
-            ahead.append(pool.submit(make, first))
+        ahead: deque[Future[Made]] = deque()
+        for number in numbers:
+            ahead.append(pool.submit(make, number))
             if len(ahead) > 2 * workers:
                 yield ahead.popleft().result()
         while ahead:

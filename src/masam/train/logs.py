@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from masam import atomic
+from masam.config import Settings
 from masam.errors import ResourceError
 from masam.io import gate
 from masam.progress import Progress
@@ -32,17 +33,17 @@ class Logs:
 
     Args:
         folder: The run folder, or None.
-        config: The run's settings.
+        config: The run's settings; those of training may ask for MLflow.
         step: Steps done so far; what TensorBoard holds of later ones is of a process that was lost, and is dropped.
         progress: Told if MLflow fails, which does not end the run.
     """
 
-    def __init__(self, folder: RunFolder | None, config: TrainConfig, step: int, progress: Progress) -> None:
+    def __init__(self, folder: RunFolder | None, config: Settings, step: int, progress: Progress) -> None:
         self._folder, self._step = folder, step
         self._board: Any = None
         self._mlflow = None
         self._open = ExitStack()
-        if folder is not None and config.mlflow is not None:
+        if folder is not None and isinstance(config, TrainConfig) and config.mlflow is not None:
             self._mlflow = _Mlflow(folder.root, config, progress)
 
     def __enter__(self) -> Logs:

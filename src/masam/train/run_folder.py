@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from masam import atomic, metrics, weights
 from masam.errors import InputError, ModelError, ResourceError
@@ -25,6 +25,7 @@ from masam.train.parallel import like, whole
 
 STATE_VERSION = 1
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_WEIGHTS, _MOMENTS_FILE = "weights.safetensors", "optimizer.safetensors"
 
 
 @dataclass(frozen=True)
@@ -157,12 +158,7 @@ class RunFolder:
         Raises:
             ResourceError: The disk does not take it; the old one is untouched.
         """
-        new, old = self.root / "last.new", self.root / "last.old"
-        shutil.rmtree(new, ignore_errors=True)
-        write_tensors(new / "weights.safetensors", tensors, {})
-        write_tensors(new / "optimizer.safetensors", moments, {})
         facts = {
-            "version": STATE_VERSION,
             "step": state.step,
             "best_dice": state.best_dice,
             "scaler": dict(state.scaler),
@@ -174,7 +170,24 @@ class RunFolder:
             "worse": state.worse,
             "init": state.init,
         }
-        atomic.write_text(new / "state.json", json.dumps(facts, indent=2) + "\n")
+        self.put_state(tensors, moments, facts)
+
+    def put_state(self, tensors: Mapping[str, Tensor], moments: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Replace ``last/`` by a new one, which is complete before the old one goes; of any kind of training.
+
+        Args:
+            tensors: Weights by name.
+            moments: Of ``optimizer_moments``.
+            facts: How far the run is, as plain values.
+
+        Raises:
+            ResourceError: The disk does not take it; the old one is untouched.
+        """
+        new, old = self.root / "last.new", self.root / "last.old"
+        shutil.rmtree(new, ignore_errors=True)
+        write_tensors(new / _WEIGHTS, tensors, {})
+        write_tensors(new / _MOMENTS_FILE, moments, {})
+        atomic.write_text(new / "state.json", json.dumps({"version": STATE_VERSION, **facts}, indent=2) + "\n")
         try:
             shutil.rmtree(old, ignore_errors=True)
             if self.last.exists():
@@ -191,13 +204,8 @@ class RunFolder:
             InputError: There is nothing to go on from.
             ModelError: The state is damaged or belongs to another model.
         """
-        folder = self._saved_state()
-        if folder is None:
-            raise InputError("there is no state to go on from", where=self.last, fix="start the run anew")
+        facts, folder = self.read_facts()
         try:
-            facts = json.loads(gate.read_bytes(folder / "state.json"))
-            if facts["version"] != STATE_VERSION:
-                raise ModelError(f"expected state version {STATE_VERSION}, got {facts['version']}", where=folder)
             pending = [StepReport(*report) for report in facts["pending"]]
             state = RunState(
                 facts["step"],
@@ -212,10 +220,34 @@ class RunFolder:
                 facts.get("init"),
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise ModelError("the state file is damaged", where=folder / "state.json") from error
-        _load_weights(model, read_tensors(folder / "weights.safetensors", ours=True)[0], folder)
-        _load_moments(model, optimizer, read_tensors(folder / "optimizer.safetensors", ours=True)[0], folder)
+            raise damaged_state(folder) from error
+        kept = set(model.state_dict()) - _changed_names(model)
+        load_tensors(model, optimizer, folder, kept)
         return state
+
+    def read_facts(self) -> tuple[dict[str, Any], Path]:
+        """Return what ``put_state`` noted of how far the run is, and the folder of that state.
+
+        Raises:
+            InputError: There is nothing to go on from.
+            ModelError: The state is damaged, or of another version.
+        """
+        folder = self._saved_state()
+        if folder is None:
+            raise InputError("there is no state to go on from", where=self.last, fix="start the run anew")
+        try:
+            facts = dict(json.loads(gate.read_bytes(folder / "state.json")))
+            version = facts["version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise damaged_state(folder) from error
+        if version != STATE_VERSION:
+            raise ModelError(f"expected state version {STATE_VERSION}, got {version}", where=folder)
+        return facts, folder
+
+
+def damaged_state(folder: Path) -> ModelError:
+    """Return the error of a state whose facts are not what they should be."""
+    return ModelError("the state file is damaged", where=folder / "state.json")
 
 
 def trained_weights(model: Masam) -> dict[str, Tensor]:
@@ -224,7 +256,7 @@ def trained_weights(model: Masam) -> dict[str, Tensor]:
     return {name: whole(tensor) for name, tensor in model.state_dict().items() if name in changed}
 
 
-def optimizer_moments(model: Masam, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the optimiser's state by parameter, put together where it is sharded; all processes must call this."""
     tensors = {}
     for name, parameter in model.named_parameters():
@@ -239,13 +271,27 @@ def _changed_names(model: Masam) -> frozenset[str]:
     return model.trained_names() | {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def _load_weights(model: Masam, tensors: Mapping[str, Tensor], where: Path) -> None:
-    own = model.state_dict()
-    require_fit(own, tensors, kept=set(own) - _changed_names(model), where=where)
+def load_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, kept: Iterable[str] = ()) -> None:
+    """Bring a model and its optimizer to a saved state.
+
+    Args:
+        model: The model.
+        optimizer: Of its parameters.
+        folder: Of ``RunFolder.read_facts``.
+        kept: Names that the state need not have, as training does not change them.
+
+    Raises:
+        ModelError: The state is damaged or belongs to another model.
+    """
+    tensors, own = read_tensors(folder / _WEIGHTS, ours=True)[0], model.state_dict()
+    require_fit(own, tensors, kept=kept, where=folder)
     model.load_state_dict({name: like(own[name], value) for name, value in tensors.items()}, strict=False)
+    _load_moments(model, optimizer, read_tensors(folder / _MOMENTS_FILE, ours=True)[0], folder)
 
 
-def _load_moments(model: Masam, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor], where: Path) -> None:
+def _load_moments(
+    model: nn.Module, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor], where: Path
+) -> None:
     parameters = dict(model.named_parameters())
     for key, value in moments.items():
         moment, name = key.split(".", 1)

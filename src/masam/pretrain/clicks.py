@@ -1,0 +1,102 @@
+"""Simulated users: boxes around objects, clicks on them, and clicks where an answer was wrong."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+from numpy.typing import NDArray
+from scipy import ndimage
+
+_BOX_NOISE, _MOST_BOX_NOISE = 0.1, 20.0
+"""Standard deviation of a box's sides as a share of its size, and its limit in pixels (SAM, appendix A)."""
+
+
+class Click(NamedTuple):
+    """One click.
+
+    Attributes:
+        x: Column in pixels.
+        y: Row in pixels.
+        label: 1 on the object, 0 off it.
+    """
+
+    x: float
+    y: float
+    label: int
+
+
+def tight_box(mask: Bool[NDArray[np.bool_], "H W"]) -> NDArray[np.float32]:
+    """Return x0, y0, x1, y1 of the first and last pixel of a mask that is not empty."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return np.array([columns[0], rows[0], columns[-1], rows[-1]], np.float32)
+
+
+def loose_box(mask: Bool[NDArray[np.bool_], "H W"], generator: np.random.Generator) -> NDArray[np.float32]:
+    """Return a box as somebody would draw it: each side is off by a tenth of the box's size, cut to the picture.
+
+    Args:
+        mask: The object, not empty.
+        generator: Source of the draws.
+    """
+    box = tight_box(mask)
+    size = np.tile(box[2:] - box[:2] + 1, 2)
+    moved = box + generator.standard_normal(4) * np.minimum(_BOX_NOISE * size, _MOST_BOX_NOISE)
+    height, width = mask.shape
+    moved = np.clip(moved, 0, [width - 1, height - 1, width - 1, height - 1])
+    low, high = np.minimum(moved[:2], moved[2:]), np.maximum(moved[:2], moved[2:])
+    return np.concatenate([low, high]).astype(np.float32)
+
+
+def click_in(region: Bool[NDArray[np.bool_], "H W"], label: int, generator: np.random.Generator | None = None) -> Click:
+    """Click somewhere in a region that is not empty.
+
+    Args:
+        region: Where.
+        label: 1 on the object, 0 off it.
+        generator: Source of the draw; None clicks where the region is deepest.
+    """
+    if generator is None:
+        # The picture's border is a border of the region, so that a click lies in the middle of what is seen.
+        depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+        y, x = np.unravel_index(int(depth.argmax()), region.shape)
+    else:
+        places = np.flatnonzero(region)
+        y, x = np.unravel_index(int(places[generator.integers(len(places))]), region.shape)
+    return Click(float(x), float(y), label)
+
+
+def correcting_click(
+    mask: Bool[NDArray[np.bool_], "H W"],
+    answer: Bool[NDArray[np.bool_], "H W"],
+    generator: np.random.Generator | None = None,
+) -> Click:
+    """Click into the largest connected part of what an answer missed or took too much.
+
+    Args:
+        mask: The object.
+        answer: What was predicted.
+        generator: Source of the draw; None clicks where that part is deepest.
+
+    Returns:
+        The click; where the answer is right, one on the object.
+    """
+    largest, label = mask, 1
+    count = 0
+    for region, kind in ((mask & ~answer, 1), (answer & ~mask, 0)):
+        part = largest_part(region)
+        size = int(part.sum())
+        if size > count:
+            largest, label, count = part, kind, size
+    return click_in(largest, label, generator)
+
+
+def largest_part(region: Bool[NDArray[np.bool_], "H W"]) -> Bool[NDArray[np.bool_], "H W"]:
+    """Return the largest connected part of a region; all of it where it is empty."""
+    parts, count = ndimage.label(region)
+    if count <= 1:
+        return region
+    sizes = np.bincount(parts.ravel())
+    largest: NDArray[np.bool_] = parts == 1 + int(sizes[1:].argmax())
+    return largest
