@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent / "src" / "masam"
 FILES = sorted(ROOT.rglob("*.py"))
 
 VOCABULARY = {"errors", "atomic", "axes", "volume", "labels", "config", "reproducibility", "progress"}
-STAGES = {"io", "datasets", "fingerprint", "plan", "preprocess", "windows", "augment", "aggregate", "postprocess"}
+STAGES = {"io", "datasets", "fingerprint", "plan", "preprocess", "windows", "prompts", "augment"}
+STAGES |= {"aggregate", "postprocess"}
 DOORS = {"cli", "__main__"}
 
 # What each part may import beside itself and the vocabulary. Between stages only what is named here, with its reason.
@@ -22,6 +23,7 @@ ALLOWED = {
     "fingerprint": {"preprocess"},  # measured in the anatomical order and with the rules of preparation
     "plan": {"fingerprint", "preprocess"},  # derived from one; holds the rules of preparation and makes it
     "datasets": {"io"},  # data sets are written as files
+    "prompts": {"preprocess", "io"},  # go the way that the slices went; a folder's are a file
     "model": set(),
     "evaluation": {"io"},  # reads the label files that it compares
     "card": {"model", "plan"},  # what travels with the weights
@@ -141,7 +143,7 @@ def test_stages_import_no_other_stage_but_by_leave():
     exceptions = {(part, other) for part in STAGES for other in ALLOWED[part] & STAGES}
     assert exceptions == {
         ("aggregate", "windows"), ("fingerprint", "preprocess"), ("plan", "fingerprint"), ("plan", "preprocess"),
-        ("datasets", "io"),
+        ("datasets", "io"), ("prompts", "preprocess"), ("prompts", "io"),
     }  # fmt: skip
 
 
