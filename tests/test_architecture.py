@@ -30,7 +30,8 @@ ALLOWED = {
     "weights": {"io", "model", "card", "published"},  # files to models
     "reference": {"io", "model", "plan", "card", "weights"},  # the official MA-SAM's files
     "identify": {"io", "model", "card", "published", "weights", "export"},  # what a file is
-    "predict": STAGES | {"model", "weights", "card"},
+    "predict": STAGES | {"model", "weights", "card", "predict_prompted"},
+    "predict_prompted": STAGES | {"model"},  # a window with prompts
     "check": {"io"},  # all that is wrong with a data set
     "metrics": {"io"},  # the table of a run's figures, written by train and read by report
     "train": STAGES | {"model", "weights", "predict", "predict_video", "evaluation", "metrics"},

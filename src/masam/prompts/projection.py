@@ -108,18 +108,21 @@ class VolumePrompts:
         return range(min(span.start for span in spans), max(span.stop for span in spans))
 
 
-def channels_of(prompts: Sequence[Prompt], scheme: LabelScheme) -> list[int]:
+def channels_of(prompts: Sequence[Prompt], scheme: LabelScheme, where: object = None) -> list[int]:
     """Find the channel that each prompt is for.
 
     Args:
         prompts: Prompts, at least one.
         scheme: Classes of the model.
+        where: Scan to name in an error.
 
     Raises:
         ConfigError: There is no prompt, a class is unknown, or it is not said which of several.
     """
     if not prompts:
-        raise ConfigError("expected at least one prompt, got none", where="prompts", fix="leave them out altogether")
+        raise ConfigError(
+            "expected at least one prompt, got none", where=where or "prompts", fix="leave them out altogether"
+        )
     names = [label.name for label in scheme.foreground]
     channels = []
     for prompt in prompts:
@@ -127,11 +130,11 @@ def channels_of(prompts: Sequence[Prompt], scheme: LabelScheme) -> list[int]:
         if name is None and len(names) > 1:
             raise ConfigError(
                 f"the model has {len(names)} classes ({some_of(names)}), so a prompt must say which it means",
-                where="prompts",
+                where=where or "prompts",
                 fix="name its class",
             )
         if name is not None and name not in names:
-            raise ConfigError(f"expected a class out of {', '.join(names)}, got {name!r}", where="prompts")
+            raise ConfigError(f"expected a class out of {', '.join(names)}, got {name!r}", where=where or "prompts")
         channels.append(1 if name is None else names.index(name) + 1)
     return channels
 
@@ -154,7 +157,7 @@ def project(prompts: Sequence[Prompt], trace: Trace, scheme: LabelScheme, where:
             contradicts its box, or a mask does not fit the slices.
     """
     by_channel: dict[int, list[Prompt]] = {}
-    for channel, prompt in zip(channels_of(prompts, scheme), prompts, strict=True):
+    for channel, prompt in zip(channels_of(prompts, scheme, where), prompts, strict=True):
         by_channel.setdefault(channel, []).append(prompt)
     classes = {
         channel: _project_class(some, trace, f"{where}, {scheme.labels[channel].name}" if where else None)
