@@ -12,9 +12,8 @@ ROOT = Path(__file__).parent.parent / "src" / "masam"
 FILES = sorted(ROOT.rglob("*.py"))
 
 VOCABULARY = {"errors", "atomic", "axes", "volume", "labels", "config", "reproducibility", "progress"}
-STAGES = {
-    "io", "datasets", "formula", "fingerprint", "plan", "preprocess", "windows", "augment", "aggregate", "postprocess"
-}  # fmt: skip
+STAGES = {"io", "datasets", "formula", "fingerprint", "plan", "preprocess", "windows", "prompts", "augment"}
+STAGES |= {"aggregate", "postprocess"}
 DOORS = {"cli", "__main__"}
 
 # What each part may import beside itself and the vocabulary. Between stages only what is named here, with its reason.
@@ -24,13 +23,15 @@ ALLOWED = {
     "fingerprint": {"preprocess"},  # measured in the anatomical order and with the rules of preparation
     "plan": {"fingerprint", "preprocess"},  # derived from one; holds the rules of preparation and makes it
     "datasets": {"io"},  # data sets are written as files
+    "prompts": {"preprocess", "io"},  # go the way that the slices went; a folder's are a file
     "model": set(),
     "evaluation": {"io"},  # reads the label files that it compares
     "card": {"model", "plan"},  # what travels with the weights
     "weights": {"io", "model", "card", "published"},  # files to models
     "reference": {"io", "model", "plan", "card", "weights"},  # the official MA-SAM's files
     "identify": {"io", "model", "card", "published", "weights", "export"},  # what a file is
-    "predict": STAGES | {"model", "weights", "card"},
+    "predict": STAGES | {"model", "weights", "card", "predict_prompted"},
+    "predict_prompted": STAGES | {"model"},  # a window with prompts
     "check": {"io"},  # all that is wrong with a data set
     "metrics": {"io"},  # the table of a run's figures, written by train and read by report
     "train": STAGES | {"model", "weights", "predict", "predict_video", "evaluation", "metrics"},
@@ -144,7 +145,7 @@ def test_stages_import_no_other_stage_but_by_leave():
     exceptions = {(part, other) for part in STAGES for other in ALLOWED[part] & STAGES}
     assert exceptions == {
         ("aggregate", "windows"), ("fingerprint", "preprocess"), ("plan", "fingerprint"), ("plan", "preprocess"),
-        ("datasets", "io"),
+        ("datasets", "io"), ("prompts", "preprocess"), ("prompts", "io"),
     }  # fmt: skip
 
 

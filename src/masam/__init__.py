@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from masam.evaluation import evaluate
     from masam.predict import Predictor
+    from masam.prompts import Box3D, Click, MaskOnSlice
     from masam.reference import load_reference, save_reference
     from masam.volume import Geometry, Volume
     from masam.weights import build_masam, load, save
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Box3D",
+    "Click",
     "Geometry",
+    "MaskOnSlice",
     "Predictor",
     "Volume",
     "build_masam",
@@ -27,7 +31,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Box3D": "masam.prompts",
+    "Click": "masam.prompts",
     "Geometry": "masam.volume",
+    "MaskOnSlice": "masam.prompts",
     "Predictor": "masam.predict",
     "Volume": "masam.volume",
     "build_masam": "masam.weights",

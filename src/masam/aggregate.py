@@ -23,9 +23,10 @@ class WindowAggregator:
         size: Rows and columns (H, W) of a prediction.
         window: Slices of a window S.
         device: Where the sums are kept; best where the predictions are made.
+        within: Slices that are asked for; votes for others are discarded, and they need none. None for all.
 
     Raises:
-        ConfigError: A number is less than 1.
+        ConfigError: A number is less than 1, or no slice of the volume is asked for.
     """
 
     def __init__(
@@ -35,18 +36,22 @@ class WindowAggregator:
         size: tuple[int, int],
         window: int,
         device: torch.device | str = "cpu",
+        within: range | None = None,
     ) -> None:
         if min(1 if depth is None else depth, num_channels, window, *size) < 1:
             raise ConfigError(
                 f"expected depth, channels, rows, columns and window of 1 or more, "
                 f"got {depth}, {num_channels}, {size[0]}, {size[1]} and {window}"
             )
+        if within is not None and not (depth is not None and 0 <= within.start < within.stop <= depth):
+            raise ConfigError(f"expected slices within a volume of {depth}, got {within.start} to {within.stop - 1}")
         self.depth = depth
         self.window = window
+        self._within = within
         # Slot of slice i: i modulo the window, as no window touches two slices that far apart.
         self._sums = torch.empty((window, num_channels, *size), dtype=torch.float32, device=device)
         self._votes = [0] * window
-        self._next = 0
+        self._next = 0 if within is None else within.start
         self._voted = 0
         self._last_start: int | None = None
 
@@ -79,6 +84,8 @@ class WindowAggregator:
         end = self._end(window)
         finished = self._finish(min(window.start, end))
         for position in window.votes:
+            if self._within is not None and window.start + position not in self._within:
+                continue
             slot = (window.start + position) % self.window
             votes = probabilities[position].to(self._sums.device)
             # The first vote overwrites what the slot's former slice left.
@@ -99,11 +106,14 @@ class WindowAggregator:
             ConfigError: A slice got no vote.
             ModelError: A prediction is not finite.
         """
-        return self._finish(self._voted if self.depth is None else self.depth)
+        return self._finish(self._voted if self.depth is None else self._stop(self.depth))
 
     def _end(self, window: SliceWindow) -> int:
         """Return the depth, or, while it is not known, what is known to be there: a window without overhang."""
-        return window.start + window.size if self.depth is None else self.depth
+        return window.start + window.size if self.depth is None else self._stop(self.depth)
+
+    def _stop(self, depth: int) -> int:
+        return depth if self._within is None else self._within.stop
 
     def _check(self, window: SliceWindow, probabilities: Tensor) -> None:
         if (window.depth, window.size) != (self.depth, self.window):

@@ -8,10 +8,11 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from masam import atomic
-from masam.errors import BatchError, ConfigError, InputError, MasamError, ResourceError
+from masam.errors import BatchError, ConfigError, InputError, MasamError, ResourceError, some_of
 from masam.io import gate
 from masam.io.case import DICOM_ENDING
 from masam.io.cases import Case, load_case
@@ -22,6 +23,7 @@ from masam.io.nifti import write_volume
 from masam.io.tensors import content_sha256
 from masam.predict import Predictor
 from masam.progress import Progress
+from masam.prompts import Prompt
 from masam.volume import Volume
 
 Format = Literal["nifti", "dicom-seg"]
@@ -30,6 +32,11 @@ ENDINGS: dict[Format, str] = {"nifti": ".nii.gz", "dicom-seg": DICOM_ENDING}
 
 RECORD = "predictions.json"
 """Record of a folder of predictions: what each file was made of."""
+
+CasePrompts = Mapping[str, Sequence[Prompt]]
+"""Case id to what a user points at in its scan."""
+
+_NO_PROMPTS: CasePrompts = MappingProxyType({})
 
 _OTHER_FOLDER = "name another folder with --out"
 
@@ -78,7 +85,12 @@ class Cohort:
 
 
 def predict_cohort(
-    predictor: Predictor, cases: Sequence[Case], out: Path, progress: Progress, file_format: Format = "nifti"
+    predictor: Predictor,
+    cases: Sequence[Case],
+    out: Path,
+    progress: Progress,
+    file_format: Format = "nifti",
+    prompts: CasePrompts = _NO_PROMPTS,
 ) -> Cohort:
     """Segment cases and write ``out/CASE.nii.gz``, or ``out/CASE.dcm``, for each.
 
@@ -90,6 +102,7 @@ def predict_cohort(
         out: Folder to write to; it is made if need be.
         progress: Told of each window, and of each case that failed.
         file_format: ``nifti``, or ``dicom-seg`` for cases that are DICOM series.
+        prompts: Case id to what the user points at in it; the other cases are segmented automatically.
 
     Returns:
         What came of each case. A scan that is refused, or cannot be read, does not end the batch; a full disk does, as
@@ -99,13 +112,15 @@ def predict_cohort(
         ResourceError: The folder cannot be written, or memory ran out.
         InputError: There is no case.
         ConfigError: The folder holds the scans themselves, or label files that are not of an earlier run; or a DICOM
-            SEG is asked of what is no DICOM.
+            SEG is asked of what is no DICOM; or prompts are for no case, or for no class of the model.
+        ModelError: There are prompts, and the model was trained without.
     """
     if not cases:
         raise InputError("expected at least one scan, found none")
     ending = ENDINGS[file_format]
     _require_own_folder(cases, out, ending)
     _require_sources(cases, ending)
+    _require_prompts(predictor, cases, prompts)
 
     def identify(case: Case) -> str:
         predictor.fitting(case)
@@ -118,9 +133,9 @@ def predict_cohort(
     def write(case: Case, title: str) -> dict[str, Any]:
         image, _ = load_case(predictor.fitting(case), say=progress.say)
         progress.say(f"{title}, {' x '.join(map(str, image.shape))} voxels")
-        return _write(predictor, case, image, out / f"{case.id}{ending}", progress)
+        return _write(predictor, case, image, out / f"{case.id}{ending}", progress, prompts.get(case.id))
 
-    return run_cases(predictor, cases, out, progress, identify, is_whole, write)
+    return run_cases(predictor, cases, out, progress, identify, is_whole, write, prompts)
 
 
 def run_cases(
@@ -131,6 +146,7 @@ def run_cases(
     identify: Callable[[Case], str],
     is_whole: Callable[[Case, Mapping[str, Any]], bool],
     write: Callable[[Case, str], dict[str, Any]],
+    prompts: CasePrompts = _NO_PROMPTS,
 ) -> Cohort:
     """Segment one case after another into a folder with a record; what an earlier run finished is kept.
 
@@ -142,6 +158,7 @@ def run_cases(
         identify: Hashes the bytes of a case's scan.
         is_whole: Says whether what an entry of the record tells of is there as it was written.
         write: Segments a case and writes its labels, given the words that name it; returns what the record keeps.
+        prompts: Case id to what the user points at in it; they are settings of that case.
 
     Returns:
         What came of each case.
@@ -157,7 +174,7 @@ def run_cases(
     settings = _settings_sha256(predictor)
     for number, case in enumerate(cases, start=1):
         try:
-            sources = {"scan_sha256": identify(case), "settings_sha256": settings}
+            sources = {"scan_sha256": identify(case), **_settings(settings, prompts.get(case.id))}
             entry = earlier.get(case.id)
             if entry is not None and sources.items() <= entry.items() and is_whole(case, entry):
                 cohort.kept.append(case.id)
@@ -174,7 +191,9 @@ def run_cases(
     return cohort
 
 
-def predict_file(predictor: Predictor, case: Case, out: Path, progress: Progress) -> Cohort:
+def predict_file(
+    predictor: Predictor, case: Case, out: Path, progress: Progress, prompts: Sequence[Prompt] | None = None
+) -> Cohort:
     """Segment one case into a file of a chosen name, which is written over if it is there.
 
     Args:
@@ -182,24 +201,35 @@ def predict_file(predictor: Predictor, case: Case, out: Path, progress: Progress
         case: What to segment.
         out: File to write, ``.nii`` or ``.nii.gz``, or ``.dcm`` for a DICOM SEG of a DICOM series.
         progress: Told of each window.
+        prompts: What the user points at; None to segment automatically.
 
     Raises:
-        InputError: The scan is refused.
-        ConfigError: ``out`` is the scan itself or one of its files, or a DICOM SEG is asked of what is no DICOM.
+        InputError: The scan is refused, or a prompt does not fit it.
+        ModelError: There are prompts, and the model was trained without.
+        ConfigError: A prompt is for no class of the model; ``out`` is the scan itself or one of its files, or a DICOM
+            SEG is asked of what is no DICOM.
         ResourceError: The file cannot be written, or memory ran out.
     """
     if is_one_of(out, case.images) or (case.images[0].is_dir() and _is_inside(out, case.images[0])):
         raise ConfigError("the labels would take the place of the scan", where=out, fix="name another file")
     case = predictor.fitting(case)
     _require_sources([case], out.suffix.lower())
+    _require_prompts(predictor, [case], {} if prompts is None else {case.id: prompts})
     image, _ = load_case(case, say=progress.say)
-    sources = {"scan_sha256": _scan_sha256(case), "settings_sha256": _settings_sha256(predictor)}
-    return Cohort(done={case.id: {**sources, **_write(predictor, case, image, out, progress)}})
+    sources = {"scan_sha256": _scan_sha256(case), **_settings(_settings_sha256(predictor), prompts)}
+    return Cohort(done={case.id: {**sources, **_write(predictor, case, image, out, progress, prompts)}})
 
 
-def _write(predictor: Predictor, case: Case, image: Volume, target: Path, progress: Progress) -> dict[str, Any]:
+def _write(
+    predictor: Predictor,
+    case: Case,
+    image: Volume,
+    target: Path,
+    progress: Progress,
+    prompts: Sequence[Prompt] | None,
+) -> dict[str, Any]:
     """Segment a scan and write its labels; returns what the record keeps of it."""
-    found = predictor.segment(image, progress)
+    found = predictor.segment(image, progress, prompts)
     cleanings = [asdict(cleaning) for cleaning in found.cleanings]
     if target.name.lower().endswith(DICOM_ENDING):
         stack = read_stack(case.images[0], case.series)
@@ -218,6 +248,28 @@ def _require_sources(cases: Sequence[Case], ending: str) -> None:
                 where="--format dicom-seg",
                 fix="write nifti",
             )
+
+
+def _require_prompts(predictor: Predictor, cases: Sequence[Case], prompts: CasePrompts) -> None:
+    """Refuse, before the work, prompts that no scan could make good."""
+    unknown = sorted(set(prompts) - {case.id for case in cases})
+    if unknown:
+        raise ConfigError(
+            f"there are prompts for {some_of(unknown)}, the cases are {some_of(case.id for case in cases)}",
+            where="prompts",
+            fix="name cases as their files are, without _0000 and ending",
+        )
+    for case, some in prompts.items():
+        predictor.require_promptable(some, where=f"prompts of {case}")
+
+
+def _settings(settings: str, prompts: Sequence[Prompt] | None) -> dict[str, Any]:
+    """Return what decides a case's labels beside its scan, its prompts among them."""
+    if prompts is None:
+        return {"settings_sha256": settings}
+    records = [prompt.record() for prompt in prompts]
+    both = json.dumps([settings, records], sort_keys=True)
+    return {"settings_sha256": hashlib.sha256(both.encode()).hexdigest(), "prompts": records}
 
 
 def _require_own_folder(cases: Sequence[Case], out: Path, ending: str) -> None:

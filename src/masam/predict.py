@@ -24,9 +24,12 @@ from masam.io.images import count_channels
 from masam.model.masam import Masam
 from masam.plan import Plan
 from masam.postprocess import Cleaning, fill_holes, keep_largest_component, most_probable
+from masam.predict_prompted import prompted_probabilities
 from masam.preprocess.intensity import minmax_per_window
 from masam.preprocess.pipeline import PreparedVolume
 from masam.progress import Progress, Silent
+from masam.prompts import Prompt
+from masam.prompts.projection import VolumePrompts, channels_of, project
 from masam.volume import Volume
 from masam.weights import load_folds
 from masam.windows import SliceWindow, plan_windows
@@ -152,20 +155,25 @@ class Predictor:
         self.device = choose_device(device)
         self.models = [model.to(self.device) for model in models]
 
-    def predict(self, volume_or_path: Scan, progress: Progress | None = None) -> Volume:
+    def predict(
+        self, volume_or_path: Scan, progress: Progress | None = None, prompts: Sequence[Prompt] | None = None
+    ) -> Volume:
         """Segment one volume; ``segment`` without its record.
 
         Args:
             volume_or_path: Scanner intensities: a volume, a NIfTI file (of several channels with four axes), a
                 folder of DICOM files, or one file a channel.
             progress: Told of each window.
+            prompts: What the user points at; None to segment automatically.
 
         Returns:
             Label values (as in ``dataset.json``) on the input's own grid, voxel for voxel.
         """
-        return self.segment(volume_or_path, progress).labels
+        return self.segment(volume_or_path, progress, prompts).labels
 
-    def segment(self, volume_or_path: Scan, progress: Progress | None = None) -> Segmentation:
+    def segment(
+        self, volume_or_path: Scan, progress: Progress | None = None, prompts: Sequence[Prompt] | None = None
+    ) -> Segmentation:
         """Segment one volume.
 
         Memory beside the volume and its labels does not depend on the number of slices.
@@ -174,20 +182,27 @@ class Predictor:
             volume_or_path: Scanner intensities: a volume, a NIfTI file (of several channels with four axes), a
                 folder of DICOM files, or one file a channel.
             progress: Told of each window.
+            prompts: What the user points at; None to segment automatically. A class with a box is background outside
+                the slices of its box.
 
         Returns:
             Labels on the input's own grid, voxel for voxel, and what cleanings did.
 
         Raises:
-            InputError: The file or its content is refused.
-            ModelError: The model is for videos, or predicts numbers that are not finite.
+            ConfigError: A prompt is for no class of the model.
+            InputError: The file or its content is refused, or a prompt does not fit the volume.
+            ModelError: The model is for videos, was trained without the prompts that are given, or predicts numbers
+                that are not finite.
         """
         self.require_modality(is_video=False, what="a volume")
+        if prompts is not None:
+            self.require_promptable(prompts)
         volume = volume_or_path if isinstance(volume_or_path, Volume) else self._read(volume_or_path)
         self.require_channels(volume.channels)
         prepared = self.plan.preprocessing.prepare(volume)
         channels: NDArray[np.integer] = np.zeros((prepared.depth, *prepared.native_size), dtype=np.uint16)
-        for index, probabilities in self.probabilities(prepared, progress or Silent()):
+        projected = None if prompts is None else project(prompts, prepared.trace, self.plan.scheme)
+        for index, probabilities in self.probabilities(prepared, progress or Silent(), projected):
             channels[index] = most_probable(prepared.trace.probabilities_to_native(probabilities))
         cleanings = []
         for clean, classes in ((keep_largest_component, self.keep_largest), (fill_holes, self.fill_holes)):
@@ -255,14 +270,44 @@ class Predictor:
                 fix="take a model that was trained on such data",
             )
 
+    def require_promptable(self, prompts: Sequence[Prompt], where: object = None) -> None:
+        """Refuse prompts that no scan could make good.
+
+        Args:
+            prompts: What the user points at.
+            where: Scan to name in the error.
+
+        Raises:
+            ConfigError: There is none, or one is for no class of the model.
+            ModelError: The model was trained without prompts.
+        """
+        channels_of(prompts, self.plan.scheme, where)
+        for model in self.models:
+            # Models of others, and untrained ones, say nothing of how they were trained.
+            training = model.card.training if model.card else {}
+            if "steps" in training and not training.get("prompt_rate"):
+                raise ModelError(
+                    "the model was trained without prompts, so its answer to them means nothing",
+                    where=where,
+                    fix="leave the prompts out",
+                )
+
     def probabilities(
-        self, prepared: PreparedVolume, progress: Progress
+        self, prepared: PreparedVolume, progress: Progress, prompts: VolumePrompts | None = None
     ) -> Iterator[tuple[int, Float[Tensor, "K H W"]]]:
-        """Yield slice after slice: its index and the mean class probabilities [K, H, W] at the model's size."""
+        """Yield slice after slice: its index and the mean class probabilities [K, H, W] at the model's size.
+
+        With prompts, slices outside the boxes of all classes are left out: they are background.
+        """
         side, size = self.plan.image_size, self.plan.window
-        windows = plan_windows(prepared.depth, size, self.stride)
+        within = range(prepared.depth) if prompts is None else prompts.needed(prepared.depth)
+        windows = [
+            window
+            for window in plan_windows(prepared.depth, size, self.stride)
+            if any(window.start + position in within for position in window.votes)
+        ]
         aggregator = WindowAggregator(
-            prepared.depth, self.models[0].spec.num_channels, (side, side), size, device=self.device
+            prepared.depth, self.models[0].spec.num_channels, (side, side), size, device=self.device, within=within
         )
         # Neighbouring windows share slices; a slice is prepared once.
         read = lru_cache(maxsize=size + self.batch * self.stride)(prepared.slice)
@@ -270,7 +315,8 @@ class Predictor:
         for first in range(0, len(windows), self.batch):
             some = windows[first : first + self.batch]
             batch = np.stack([self._read_window(window, read) for window in some])
-            for window, probabilities in zip(some, self._forward(batch), strict=True):
+            votes = self._forward(batch) if prompts is None else self._prompted(batch, some, prompts, within)
+            for window, probabilities in zip(some, votes, strict=True):
                 yield from aggregator.add(window, probabilities)
                 progress.advance()
         yield from aggregator.flush()
@@ -290,6 +336,21 @@ class Predictor:
         """
         # Each model's are added as they come, so that there are never more than two.
         return reduce(Tensor.add_, (self._share(model, windows.to(self.device)) for model in self.models))
+
+    @torch.inference_mode()
+    def _prompted(
+        self, images: NDArray[np.float32], windows: Sequence[SliceWindow], prompts: VolumePrompts, within: range
+    ) -> Float[Tensor, "B S K H W"]:
+        """Run the model on prepared windows with the prompts of their slices."""
+        slices = [index for window in windows for index in window.slices]
+        batch = torch.from_numpy(images).to(self.device)
+
+        def share(model: Masam) -> Tensor:
+            model.eval()
+            with autocast(self.device, self.precision):
+                return prompted_probabilities(model, batch, slices, prompts, within).div_(len(self.models))
+
+        return reduce(Tensor.add_, map(share, self.models)).unflatten(0, (len(windows), -1))
 
     def _share(self, model: Masam, windows: Float[Tensor, "B S C H W"]) -> Float[Tensor, "B S K H W"]:
         model.eval()

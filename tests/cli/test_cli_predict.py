@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +15,9 @@ import numpy as np
 import pytest
 import SimpleITK
 from masam_cli import SPACING, arrays, save
+from tiny import randomise
+
+from masam import weights
 
 
 def rotated(degrees: tuple[float, float, float]) -> np.ndarray:
@@ -263,3 +267,99 @@ def test_odd_names_are_predicted(masam, trained, tmp_path):
     assert set(result.json["done"]) == set(NAMES)
     assert "\x1b" not in result.err, "a name must not give the terminal orders"
     assert len(result.err.splitlines()) == len(NAMES), "nor make lines of its own"
+
+
+@pytest.fixture(scope="module")
+def promptable(trained, tmp_path_factory):
+    """A model file that says nothing of how it was trained, as those of others, and answers prompts at random."""
+    model = weights.load(trained)
+    model.card = replace(model.card, training={})
+    randomise(model.mask_decoder, scale=0.5)
+    path = tmp_path_factory.mktemp("promptable") / "model.safetensors"
+    weights.save(path, model, embed_base=True)
+    return path
+
+
+def test_boxes_and_clicks_on_the_command_line(masam, promptable, tmp_path):
+    scan = save(tmp_path / "scan.nii.gz", arrays()[0])
+    words = ("predict", scan, "--model", promptable, "--json", "--out")
+    plain = masam(*words, tmp_path / "plain.nii.gz")
+    boxed = ("--box", "4,5,2,11,13,3", "--click", "8,8,2", "--not-click", "1,1,3", "--prompt-class", "organ")
+    result = masam(*words, tmp_path / "voxel.nii.gz", *boxed)
+    assert (result.code, result.err) == (0, "")
+    labels = np.asarray(nib.load(tmp_path / "voxel.nii.gz").dataobj)
+    assert (labels[:, :, [0, 1, 4, 5]] != 1).all(), "outside the box's slices there is no organ"
+    assert result.json["done"]["scan"]["prompts"] == [
+        {"box": [4, 5, 2, 11, 13, 3], "unit": "voxel", "class": "organ"},
+        {"click": [8, 8, 2], "unit": "voxel", "class": "organ"},
+        {"not_click": [1, 1, 3], "unit": "voxel", "class": "organ"},
+    ]
+    hashes = {json["done"]["scan"]["settings_sha256"] for json in (plain.json, result.json)}
+    assert len(hashes) == 2
+    # The same places in millimetres: 1.5, 1.5 and 4 a voxel.
+    boxed = ("--box", "6,7.5,8,16.5,19.5,12", "--click", "12,12,8", "--not-click", "1.5,1.5,12")
+    in_mm = masam(*words, tmp_path / "mm.nii.gz", *boxed, "--unit", "mm", "--prompt-class", "organ")
+    assert in_mm.code == 0, in_mm.err
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "mm.nii.gz").dataobj), labels)
+
+
+def test_a_file_of_prompts_for_a_folder(masam, promptable, tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path / "scans" / f"{name}.nii.gz", arrays()[0])
+    prompts, out = tmp_path / "prompts.json", tmp_path / "masks"
+    words = ("predict", tmp_path / "scans", "--model", promptable, "--out", out, "--prompts", prompts, "--json")
+
+    def ask(last):
+        entry = {"class_name": "organ", "box": [0, 0, 0, 23, 19, last]}
+        prompts.write_text(json.dumps({"cases": {"b": [entry]}}))
+        return masam(*words)
+
+    assert ask(1).json["kept"] == []
+    first, second = (np.asarray(nib.load(out / f"{name}.nii.gz").dataobj) for name in "ab")
+    assert not np.array_equal(first, second)
+    assert (second[:, :, 2:] != 1).all()
+    assert ask(1).json["kept"] == ["a", "b"]
+    assert ask(3).json["kept"] == ["a"], "prompts are settings of their case"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--box", "1,2,3"), 2, "error[CONFIG]: box: expected 6 numbers x0,y0,z0,x1,y1,z1, got 3"),
+        (("--box", "1,2,3,x,5,6"), 2, "--box: expected numbers with commas between them, got '1,2,3,x,5,6'"),
+        (("--click", "nan,2,3"), 2, "error[CONFIG]: click: expected finite numbers x,y,z, got nan"),
+        (("--click", "1,2,3"), 2, "the model has 2 classes (organ, vessel), so a prompt must say which it means"),
+        (("--click", "1,2,3", "--prompt-class", "lung"), 2, "expected a class out of organ, vessel, got 'lung'"),
+        (
+            ("--click", "-1,2,3", "--prompt-class", "organ"), 3,
+            "error[INPUT]: the click -1,2,3 (voxel) lies outside the scan, which reaches from 0,0,0 to 23,19,5",
+        ),
+        (("--unit", "mm"), 2, "--unit: it goes with a box or a click; give --box, --click or --not-click"),
+        (("--prompt-class", "organ"), 2, "error[CONFIG]: --prompt-class: it goes with a box or a click"),
+    ],
+)  # fmt: skip
+def test_prompts_that_are_refused(masam, promptable, tmp_path, words, code, message):
+    scan = save(tmp_path / "scan.nii.gz", arrays()[0])
+    result = masam("predict", scan, "--model", promptable, "--out", tmp_path / "mask.nii.gz", *words)
+    assert result.code == code
+    assert message in result.error
+    assert not (tmp_path / "mask.nii.gz").exists()
+
+
+def test_prompts_of_a_folder_that_are_refused(masam, trained, promptable, tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path / "scans" / f"{name}.nii.gz", arrays()[0])
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text('{"cases": {"c": [{"click": [1, 2, 3]}]}}')
+    words = ("predict", tmp_path / "scans", "--out", tmp_path / "masks", "--model", promptable)
+    result = masam(*words, "--click", "1,2,3")
+    assert result.error == (
+        "error[CONFIG]: prompts: a box or click is for one scan, and there are 2; give --prompts FILE"
+    )
+    result = masam(*words, "--prompts", prompts)
+    assert result.error.startswith("error[CONFIG]: prompts: there are prompts for c, the cases are a, b; name cases")
+    prompts.write_text('{"cases": {"a": [{"click": [1, 2, 3], "class_name": "organ"}]}}')
+    result = masam(*words[:-1], trained, "--prompts", prompts)
+    assert result.code == 6
+    assert "prompts of a: the model was trained without prompts" in result.error
+    assert not (tmp_path / "masks").exists()

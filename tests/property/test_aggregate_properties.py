@@ -153,3 +153,27 @@ def test_predictions_that_do_not_fit_or_are_not_finite_are_refused():
         aggregator.add(SliceWindow(0, 3, 9), ONES * float("nan"))
     with pytest.raises(ConfigError, match="got 0, 2, 4, 4 and 3"):
         WindowAggregator(0, 2, (4, 4), 3)
+
+
+@given(COVERS, st.data())
+@settings(deadline=None)
+def test_some_slices_alone_get_the_means_that_they_have_among_all(cover, data):
+    depth, size, stride = cover
+    start = data.draw(st.integers(0, depth - 1))
+    within = range(start, data.draw(st.integers(start, depth - 1)) + 1)
+    predictions = {w.start: torch.rand(size, 2, 2, 3) for w in plan_windows(depth, size, stride)}
+    expected = run(depth, size, stride, lambda window: predictions[window.start])
+    aggregator = WindowAggregator(depth, 2, (2, 3), size, within=within)
+    slices = []
+    for window in plan_windows(depth, size, stride):
+        if any(window.start + position in within for position in window.votes):
+            slices += aggregator.add(window, predictions[window.start])
+    slices += aggregator.flush()
+    assert [index for index, _ in slices] == list(within)
+    assert torch.equal(torch.stack([mean for _, mean in slices]), expected[start : within.stop])
+
+
+@pytest.mark.parametrize("within", [range(3, 3), range(-1, 2), range(2, 9)])
+def test_slices_that_are_not_in_the_volume_are_refused(within):
+    with pytest.raises(ConfigError, match="expected slices within a volume of 8, got"):
+        WindowAggregator(8, 2, (2, 3), 3, within=within)

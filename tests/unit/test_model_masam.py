@@ -60,6 +60,31 @@ def test_decoding_embeddings_is_what_forward_does():
     assert torch.equal(out.iou.flatten(0, 1), iou)
 
 
+def test_each_slice_is_decoded_with_what_it_has():
+    model, given = random_model(), {name: tensor.flatten(0, 1) for name, tensor in prompts().items()}
+    boxes, points, labels, masks = given["boxes"], given["points"], given["point_labels"].clone(), given["masks"]
+    boxes[[0, 3]] = torch.nan
+    labels[:2] = -1
+    labels[4, 1] = -1
+    masks[[0, 1, 2, 4]] = torch.nan
+    with torch.no_grad():
+        embeddings = model.encode(random_windows())
+        logits, iou = model.decode_each(embeddings, boxes, points, labels, masks)
+        alone = [
+            model.decode(embeddings[:1]),
+            model.decode(embeddings[1:2], boxes=boxes[1:2]),
+            model.decode(embeddings[2:3], points[2:3], labels[2:3], boxes[2:3]),
+            model.decode(embeddings[3:4], points[3:4], labels[3:4], masks=masks[3:4]),
+            model.decode(embeddings[4:5], points[4:5, :1], labels[4:5, :1], boxes[4:5]),
+            model.decode(embeddings[5:], points[5:], labels[5:], boxes[5:], masks[5:]),
+        ]
+        without_masks, _ = model.decode_each(embeddings, boxes, points, labels)
+    torch.testing.assert_close(logits, torch.cat([one for one, _ in alone]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(iou, torch.cat([one for _, one in alone]), rtol=0, atol=1e-5)
+    same = [torch.allclose(one, other, atol=1e-5) for one, other in zip(without_masks, logits, strict=True)]
+    assert same == [True, True, True, False, True, False]
+
+
 def test_a_batch_of_windows_is_its_windows_one_by_one():
     model, windows, given = random_model().double(), random_windows(3, dtype=torch.float64), prompts(3)
     given = {name: t.double() if t.is_floating_point() else t for name, t in given.items()}

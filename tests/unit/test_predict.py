@@ -16,6 +16,8 @@ from masam.predict import Predictor, autocast, choose_device
 from masam.preprocess.intensity import Percentiles, Window
 from masam.preprocess.pipeline import PreparedVolume
 from masam.progress import Silent
+from masam.prompts import Box3D, Click
+from masam.prompts.projection import project
 from masam.volume import Geometry, Volume
 from masam.weights import ModelCard, save
 
@@ -344,3 +346,119 @@ def test_cleanings_work_by_class_name_and_say_what_they_changed(model):
 def test_a_cleaning_of_an_unknown_class_is_refused(model):
     with pytest.raises(ConfigError, match="postprocess: expected classes out of ball, box, got liver"):
         predictor(model, keep_largest=["liver"])
+
+
+def boxes_of_both(corners):
+    return [Box3D(corners, class_name="ball"), Box3D(corners, class_name="box")]
+
+
+def test_a_box_is_followed_through_windows_and_votes(model):
+    prompted = predictor(model)
+    prepared = PLAN.preprocessing.prepare(volume((20, 24, 6)))
+    given = project([Box3D((3, 4, 1, 12, 15, 3), class_name="ball")], prepared.trace, PLAN.scheme)
+    slices = dict(prompted.probabilities(prepared, Silent(), given))
+    automatic = dict(prompted.probabilities(prepared, Silent()))
+    images = torch.from_numpy(np.stack([prepared.slice(i) for i in range(6)]))
+    box = torch.from_numpy(given.classes[1].box)
+    with torch.no_grad():
+        votes = {i: [] for i in range(6)}
+        for centre in range(6):
+            index = [min(max(i, 0), 5) for i in (centre - 1, centre, centre + 1)]
+            windows = images[index][None].expand(-1, -1, 3, -1, -1)
+            out = model(windows, boxes=box.expand(1, 3, 4)).logits[0].softmax(dim=1)
+            for position, i in enumerate((centre - 1, centre, centre + 1)):
+                if 0 <= i < 6:
+                    votes[i].append(out[position, 1])
+    assert list(slices) == list(range(6))
+    for i, mean in slices.items():
+        torch.testing.assert_close(mean.sum(dim=0), torch.ones(32, 32), rtol=0, atol=1e-5)
+        if 1 <= i <= 3:
+            torch.testing.assert_close(mean[1], torch.stack(votes[i]).mean(dim=0), rtol=0, atol=1e-5)
+        else:
+            assert (mean[1] == 0).all(), "outside the box's slices there is nothing of the class"
+            assert not torch.equal(mean[2], automatic[i][2])
+
+
+def test_outside_the_boxes_of_all_classes_is_background_and_windows_there_do_not_run(model):
+    class Counting(Silent):
+        total = 0
+
+        def start(self, what, total):
+            self.total = total
+
+    progress, source = Counting(), volume((20, 24, 12))
+    labels = predictor(model).predict(source, progress, prompts=boxes_of_both((0, 0, 5, 19, 23, 6)))
+    assert progress.total == 4, "windows of three slices that hold slice 5 or 6"
+    assert (labels.array[:, :, :5] == 0).all()
+    assert (labels.array[:, :, 7:] == 0).all()
+    whole = predictor(model).predict(source, prompts=boxes_of_both((0, 0, 0, 19, 23, 11)))
+    assert np.array_equal(labels.array[:, :, 5:7], whole.array[:, :, 5:7])
+    assert labels.array[:, :, 5:7].any()
+
+
+@pytest.mark.parametrize("change", [{"batch": 3}, {"stride": 3}])
+def test_prompts_in_batches_and_strides(model, change):
+    prompts = [Box3D((3, 4, 1, 12, 15, 5), class_name="ball"), Click((14, 18, 6), class_name="box")]
+    source = volume((20, 24, 8))
+    labels = predictor(model, **change).predict(source, prompts=prompts).array
+    if "batch" in change:
+        assert np.array_equal(labels, predictor(model).predict(source, prompts=prompts).array)
+    assert (labels[:, :, [0, 6, 7]] != 1).all()
+
+
+def test_a_click_changes_its_own_slice_and_no_other(model):
+    prepared = PLAN.preprocessing.prepare(volume((20, 24, 6)))
+    given = project([Click((10, 12, 3), class_name="ball")], prepared.trace, PLAN.scheme)
+    plain = dict(predictor(model).probabilities(prepared, Silent()))
+    clicked = dict(predictor(model).probabilities(prepared, Silent(), given))
+    # Slices are decoded in other company, which the last digits may show.
+    moved = [float((plain[index] - clicked[index]).abs().max()) for index in range(6)]
+    assert max(moved[:3] + moved[4:]) < 1e-5
+    assert moved[3] > 1e-3
+
+
+def test_the_same_prompts_give_the_same_labels_in_all_48_orientations(model):
+    source = volume(affine=oblique())
+    low, high, click = np.array([3, 5, 1]), np.array([14, 17, 3]), np.array([9, 20, 2])
+    predict = predictor(model, stride=3).predict
+
+    def prompts_at(low, high, click):
+        corners = [*np.minimum(low, high).tolist(), *np.maximum(low, high).tolist()]
+        return [Box3D(corners, class_name="ball"), Click(click.tolist(), class_name="box")]
+
+    expected = predict(source, prompts=prompts_at(low, high, click))
+    assert not np.array_equal(expected.array, predict(source).array)
+    for order, flips in ORIENTATIONS:
+        last = np.array(source.shape)[list(order)] - 1
+        moved = [np.where(flips, last - point[list(order)], point[list(order)]) for point in (low, high, click)]
+        labels = predict(reorient(source, order, flips), prompts=prompts_at(*moved))
+        assert np.array_equal(labels.array, reorient(expected, order, flips).array), (order, flips)
+
+
+def test_folds_vote_with_the_same_prompts(model):
+    prepared = PLAN.preprocessing.prepare(volume((20, 24, 4)))
+    given = project(boxes_of_both((2, 2, 0, 12, 12, 3)), prepared.trace, PLAN.scheme)
+    other = random_model(seed=1, scale=0.5)
+    together = dict(predictor([model, other]).probabilities(prepared, Silent(), given))
+    alone = [dict(predictor(one).probabilities(prepared, Silent(), given)) for one in (model, other)]
+    for index, mean in together.items():
+        torch.testing.assert_close(mean, (alone[0][index] + alone[1][index]) / 2, rtol=0, atol=1e-6)
+
+
+def test_prompts_that_do_not_fit_are_refused(model):
+    with pytest.raises(
+        InputError, match=r"^the box 0,0,0,20,1,1 \(voxel\) lies outside the scan, which reaches from 0,0,0"
+    ):
+        predictor(model).predict(volume(), prompts=[Box3D((0, 0, 0, 20, 1, 1), class_name="ball")])
+    with pytest.raises(ConfigError, match="expected a class out of ball, box, got 'cube'"):
+        predictor(model).predict(volume(), prompts=[Click((0, 0, 0), class_name="cube")])
+
+
+def test_a_model_that_was_trained_without_prompts_is_not_asked_with_any():
+    facts = {"steps": 9, "validation_dice": None, "dataset": "tiny"}
+    automatic, mixed = random_model(), random_model()
+    automatic.card, mixed.card = ModelCard(training=facts), ModelCard(training={**facts, "prompt_rate": 0.5})
+    prompts = boxes_of_both((0, 0, 0, 19, 23, 4))
+    with pytest.raises(ModelError, match="the model was trained without prompts, so its answer to them means nothing"):
+        predictor(automatic).predict(volume(), prompts=prompts)
+    assert predictor(mixed).predict(volume(), prompts=prompts).shape == (20, 24, 5)

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from test_weights import PLAN, build, same_state, sha256, shake
 
 from masam.errors import ConfigError, ModelError
 from masam.model.added_classes import with_classes
+from masam.predict_prompted import prompted_probabilities
 from masam.preprocess.orientation import STORED, Orientation
+from masam.prompts.projection import ClassPrompts, VolumePrompts
 from masam.reference import LABELS, import_reference, load_reference, reference_plan, save_reference
 from masam.volume import Geometry
 from masam.weights import build_masam, load, save
@@ -44,6 +47,23 @@ def test_the_box_variant_loads_in_the_same_call():
         out = model(windows, boxes=expected["boxes"].reshape(2, 5, 4))
     logits = expected["low_res_logits"]
     assert (out.logits.flatten(0, 1) - logits).abs().max() <= 1e-4 * logits.abs().max()
+
+
+def test_the_box_variant_predicts_through_the_same_path_as_every_model():
+    """Whole tensors: a box in 3D gives a slice what the official code gives it for the box's rectangle."""
+    model = golden_model(ADAPTERS[1])
+    expected = load_file(GOLDEN / "masam_tiny_bbox_96_expected.safetensors")
+    windows = expected["windows"][:, :, None].expand(-1, -1, 3, -1, -1)
+    boxes = expected["boxes"].reshape(2, 5, 4).numpy()
+    logits = expected["low_res_logits"].unflatten(0, (2, 5))
+    with torch.no_grad():
+        for window, position in itertools.product(range(2), range(5)):
+            # The golden file has another box on each slice; a box in 3D has one, so each slice is asked by itself.
+            one = range(position, position + 1)
+            prompts = VolumePrompts({1: ClassPrompts(one, boxes[window, position])}, 2)
+            found = prompted_probabilities(model, windows[window : window + 1], range(5), prompts, one)
+            wanted = logits[window, position].softmax(dim=0)
+            assert (found[position] - wanted).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=["automatic", "box"])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from masam.cli.console import listening, print_json, print_line
 from masam.cli.options import Device, Json, Quiet, SamCheckpoint
+
+if TYPE_CHECKING:
+    from masam.prompts import Prompt, Unit
 
 
 def register(app: typer.Typer) -> None:
@@ -17,6 +21,7 @@ def register(app: typer.Typer) -> None:
         epilog="Examples: masam predict scans/ --model runs/spleen --out masks/ | "
         "masam predict scan.nii.gz --model runs/spleen --out mask.nii.gz | "
         "masam predict dicom/ --model runs/spleen --out masks/ --format dicom-seg | "
+        "masam predict scan.nii.gz --model runs/tumour --out mask.nii.gz --box 120,80,31,160,118,44 | "
         "masam predict operation.mp4 --model runs/instruments --out masks --overlay"
     )(predict)
 
@@ -59,6 +64,25 @@ def predict(
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Of videos, also write the labels drawn on the frames.")
     ] = False,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X0,Y0,Z0,X1,Y1,Z1", help="Box about the object in one scan; outside its slices is none."),
+    ] = None,
+    click: Annotated[
+        list[str] | None, typer.Option(metavar="X,Y,Z", help="A place on the object in one scan; repeatable.")
+    ] = None,
+    not_click: Annotated[
+        list[str] | None, typer.Option(metavar="X,Y,Z", help="A place beside the object in one scan; repeatable.")
+    ] = None,
+    unit: Annotated[
+        Literal["voxel", "mm"], typer.Option(help="Of box and clicks: the scan's voxels from 0, or RAS millimetres.")
+    ] = "voxel",
+    prompt_class: Annotated[
+        str | None, typer.Option(metavar="CLASS", help="Class of box and clicks, for a model of several.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="JSON file of boxes and clicks, case by case, in place of these options.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -81,6 +105,8 @@ def predict(
         raise ConfigError(f"expected a name that ends in {DICOM_ENDING}, got {out.name}", where="--out")
     if overlay and not are_videos:
         raise ConfigError("only videos have overlays", where="--overlay", fix="masam report draws labels over scans")
+    points = {"--click": click or [], "--not-click": not_click or []}
+    given = _prompts(box or [], points, unit, prompt_class, prompts, [] if are_videos else [case.id for case in cases])
     from masam.cohort import predict_cohort, predict_file
     from masam.predict import Predictor
     from masam.video_cohort import predict_videos
@@ -100,9 +126,9 @@ def predict(
         if are_videos:
             cohort = predict_videos(predictor, cases, out, progress, overlay=overlay)
         elif to_file:
-            cohort = predict_file(predictor, cases[0], out, progress)
+            cohort = predict_file(predictor, cases[0], out, progress, given.get(cases[0].id))
         else:
-            cohort = predict_cohort(predictor, cases, out, progress, file_format)
+            cohort = predict_cohort(predictor, cases, out, progress, file_format, given)
     if json:
         print_json(cohort.record())
     elif to_file:
@@ -110,3 +136,44 @@ def predict(
     else:
         print_line(f"{len(cohort.done)} of {len(cases)} cases in {out} ({len(cohort.kept)} kept from an earlier run)")
     cohort.raise_failures()
+
+
+def _prompts(
+    boxes: list[str],
+    points: Mapping[str, list[str]],
+    unit: Unit,
+    prompt_class: str | None,
+    file: Path | None,
+    scans: list[str],
+) -> Mapping[str, tuple[Prompt, ...]]:
+    """Return the prompts of each case, from a file or from the options, which are for a single scan."""
+    from masam.errors import ConfigError
+    from masam.prompts import Box3D, Click
+    from masam.prompts.file import read_prompts
+
+    values: list[Prompt] = [Box3D(_numbers(text, "--box"), unit, prompt_class) for text in boxes]
+    for option, texts in points.items():
+        values += [Click(_numbers(text, option), option == "--click", unit, prompt_class) for text in texts]
+    if not values and (unit != "voxel" or prompt_class is not None):
+        option = "--unit" if prompt_class is None else "--prompt-class"
+        raise ConfigError("it goes with a box or a click", where=option, fix="give --box, --click or --not-click")
+    if file is not None and values:
+        raise ConfigError("expected a file of prompts or options, got both", where=f"--prompts {file}")
+    if (file is not None or values) and not scans:
+        raise ConfigError("prompts are for scans, not for videos", where="prompts", fix="leave them out")
+    if file is not None:
+        return read_prompts(file)
+    if values and len(scans) > 1:
+        raise ConfigError(
+            f"a box or click is for one scan, and there are {len(scans)}", where="prompts", fix="give --prompts FILE"
+        )
+    return {scans[0]: tuple(values)} if values else {}
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    from masam.errors import ConfigError
+
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"expected numbers with commas between them, got {text!r}", where=option) from error

@@ -187,6 +187,46 @@ class Masam(nn.Module):
             logits = F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)
         return logits, iou
 
+    def decode_each(
+        self,
+        embeddings: Embeddings,
+        boxes: Float[Tensor, "N 4"],
+        points: Float[Tensor, "N P 2"],
+        point_labels: Int[Tensor, "N P"],
+        masks: Float[Tensor, "N 1 mh mw"] | None = None,
+    ) -> tuple[Float[Tensor, "N K H W"], Float[Tensor, "N K"]]:
+        """Decode slices of which each has prompts of its own, or none.
+
+        A slice is decoded with what it has, as ``decode`` would alone: absent prompts leave no token behind.
+
+        Args:
+            embeddings: [N, D, h, w].
+            boxes: [N, 4]; NaN where a slice has none.
+            points: [N, P, 2]; a slice's own come first.
+            point_labels: [N, P]; -1 after a slice's own.
+            masks: [N, 1, 4h, 4w]; NaN where a slice has none. None where no slice has one.
+
+        Returns:
+            Logits [N, K, H, W] and predicted IoU [N, K].
+        """
+        groups: dict[tuple[bool, int, bool], list[int]] = {}
+        for index, kind in enumerate(_kinds(boxes, point_labels, masks)):
+            groups.setdefault(kind, []).append(index)
+        parts = []
+        for (has_box, count, has_mask), indices in groups.items():
+            some = torch.tensor(indices, device=embeddings.device)
+            own = {
+                "points": points[some, :count] if count else None,
+                "point_labels": point_labels[some, :count] if count else None,
+                "boxes": boxes[some] if has_box else None,
+                "masks": masks[some] if has_mask and masks is not None else None,
+            }
+            parts.append(self.decode(embeddings[some], **own))
+        back = torch.tensor([index for indices in groups.values() for index in indices], device=embeddings.device)
+        order = back.argsort()
+        logits, iou = (torch.cat(outputs)[order] for outputs in zip(*parts, strict=True))
+        return logits, iou
+
     def forward(
         self,
         windows: Windows,
@@ -244,6 +284,14 @@ def empty_model(spec: MasamSpec) -> Masam:
     """Return a model of shapes only, on the meta device: nothing is drawn at random that is then replaced."""
     with torch.device("meta"):
         return Masam(spec)
+
+
+def _kinds(boxes: Tensor, point_labels: Tensor, masks: Tensor | None) -> list[tuple[bool, int, bool]]:
+    """Say of each slice whether it has a box, how many points, and whether it has a mask."""
+    has_box = (~boxes.isnan().any(dim=1)).tolist()
+    counts = (point_labels >= 0).sum(dim=1).tolist()
+    has_mask = [False] * len(boxes) if masks is None else (~masks.flatten(1).isnan().any(dim=1)).tolist()
+    return list(zip(has_box, counts, has_mask, strict=True))
 
 
 def _fits(tensor: Tensor, shape: tuple[int | None, ...]) -> bool:

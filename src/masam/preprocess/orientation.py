@@ -67,6 +67,19 @@ class Orientation:
         slices, rows, columns = np.argsort(self.order).tolist()
         return self._reverse(array).transpose(slices, rows, columns)
 
+    def positions(self, index_ijk: NDArray[np.float64], whole: tuple[int, int, int]) -> NDArray[np.float64]:
+        """Return where voxel positions lie in the canonical order.
+
+        Args:
+            index_ijk: [..., 3] positions in a source array; voxel k's centre is k.
+            whole: Slices, rows and columns of the whole volume.
+
+        Returns:
+            [..., 3] slice, row and column.
+        """
+        canonical = index_ijk[..., list(self.order)]
+        return np.where(self.flips, np.array(whole) - 1 - canonical, canonical)
+
     def _reverse(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
         slices, rows, columns = (slice(None, None, -1 if flip else 1) for flip in self.flips)
         return array[slices, rows, columns]

@@ -65,6 +65,36 @@ class Trace:
         """
         return resize_probabilities(probabilities, self.resize.native_size)
 
+    @property
+    def source_shape(self) -> tuple[int, int, int]:
+        """Voxels of the volume along each of its own axes."""
+        order, whole = self.orientation.order, self.crop.whole
+        i, j, k = (whole[order.index(axis)] for axis in range(3))
+        return i, j, k
+
+    def positions(self, index_ijk: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Follow positions in the volume to the cropped slices.
+
+        Args:
+            index_ijk: [..., 3] positions in voxels of the volume; voxel k's centre is k.
+
+        Returns:
+            [..., 3] slice, row and column in the crop, at the slices' own size; below 0 or beyond what the crop left.
+        """
+        return self.orientation.positions(index_ijk, self.crop.whole) - np.array(self.crop.start)
+
+    def edges_to_pixels(self, edges_yx: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Follow places in a cropped slice to the model's image.
+
+        Args:
+            edges_yx: [..., 2] y and x at the slice's own size, 0 at the outer edge of the first pixel.
+
+        Returns:
+            [..., 2] x and y in pixels of the model's image, 0 at the outer edge of the first.
+        """
+        scaled = edges_yx * (np.array(self.resize.image_size) / np.array(self.resize.native_size))
+        return scaled[..., ::-1]
+
     def labels_to_volume(self, labels: NDArray[np.integer]) -> Volume:
         """Undo crop and orientation for a stack of label slices.
 
@@ -147,8 +177,7 @@ class PreparedVolume:
             raise InputError(
                 f"expected one whole number a voxel as label, got type {volume.array.dtype}, shape {volume.array.shape}"
             )
-        order, whole = self.trace.orientation.order, self.trace.crop.whole
-        expected = tuple(whole[order.index(axis)] for axis in range(3))
+        expected = self.trace.source_shape
         if volume.shape != expected:
             raise InputError(f"expected labels of shape {expected} like the image, got {volume.shape}")
         if not self.trace.source.matches(volume.geometry, expected):

@@ -1,0 +1,74 @@
+"""A file of prompts for a folder of scans: JSON, case by case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from masam.config import Settings
+from masam.errors import ConfigError
+from masam.io import gate
+from masam.prompts.records import Box3D, Click, Prompt, Unit
+
+
+class PromptEntry(Settings):
+    """One prompt: a box, a click, or a click beside the object."""
+
+    class_name: str | None = Field(default=None, description="class of the object; null for a model's only class")
+    box: tuple[float, ...] | None = Field(default=None, description="x0, y0, z0, x1, y1, z1")
+    click: tuple[float, ...] | None = Field(default=None, description="x, y, z of a place on the object")
+    not_click: tuple[float, ...] | None = Field(default=None, description="x, y, z of a place beside the object")
+
+    def prompt(self, unit: Unit) -> Prompt:
+        """Return the record.
+
+        Raises:
+            ConfigError: There is not exactly one of the three, or it is no box and no click.
+        """
+        given = [key for key in ("box", "click", "not_click") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ConfigError(f"expected one of box, click and not_click, got {', '.join(given) or 'none'}")
+        if self.box is not None:
+            return Box3D(self.box, unit, self.class_name)
+        position = self.click or self.not_click or ()
+        return Click(position, self.click is not None, unit, self.class_name)
+
+
+class PromptFile(Settings):
+    """Prompts of many cases."""
+
+    unit: Unit = Field(default="voxel", description="voxel or mm, of all numbers")
+    cases: dict[str, tuple[PromptEntry, ...]] = Field(description="case id to its prompts")
+
+
+def read_prompts(path: Path) -> dict[str, tuple[Prompt, ...]]:
+    """Read the prompts of many cases.
+
+    Args:
+        path: JSON: ``{"unit": "voxel", "cases": {"CASE": [{"class_name": "liver", "box": [...]}, ...]}}``.
+
+    Returns:
+        Case id to its prompts.
+
+    Raises:
+        InputError: The file cannot be opened or is no JSON.
+        ConfigError: A key is unknown, or a prompt is not one; file, case and number are named.
+    """
+    content = PromptFile.from_mapping(gate.read_json(path), where=path)
+    prompts = {}
+    for case, entries in content.cases.items():
+        if not entries:
+            raise ConfigError("expected at least one prompt, got none", where=f"{path}, {case}", fix="leave it out")
+        prompts[case] = tuple(
+            _prompt(entry, content.unit, f"{path}, {case}, prompt {number}")
+            for number, entry in enumerate(entries, start=1)
+        )
+    return prompts
+
+
+def _prompt(entry: PromptEntry, unit: Unit, where: str) -> Prompt:
+    try:
+        return entry.prompt(unit)
+    except ConfigError as error:
+        raise ConfigError(error.what, where=where, fix=error.fix) from error
