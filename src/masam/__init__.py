@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from masam.evaluation import evaluate
     from masam.predict import Predictor
+    from masam.predict_picture import SamPredictor
     from masam.reference import load_reference, save_reference
     from masam.volume import Geometry, Volume
     from masam.weights import build_masam, load, save
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Geometry",
     "Predictor",
+    "SamPredictor",
     "Volume",
     "build_masam",
     "evaluate",
@@ -29,6 +31,7 @@ __all__ = [
 _HOMES = {
     "Geometry": "masam.volume",
     "Predictor": "masam.predict",
+    "SamPredictor": "masam.predict_picture",
     "Volume": "masam.volume",
     "build_masam": "masam.weights",
     "evaluate": "masam.evaluation",
