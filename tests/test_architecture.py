@@ -41,6 +41,7 @@ ALLOWED = {
     "manifest": set(),
     "report": {"io", "evaluation", "manifest", "metrics"},
     "cohort": STAGES | {"model", "weights", "predict", "manifest"},  # prediction of many cases
+    "predict_picture": {"model", "weights", "predict"},  # a plain SAM
     "predict_video": STAGES | {"predict"},  # the same for streams of frames
     "video_cohort": STAGES | {"predict", "predict_video", "cohort"},  # prediction of many videos
     "export": STAGES

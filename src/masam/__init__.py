@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from masam.evaluation import evaluate
     from masam.predict import Predictor
+    from masam.predict_picture import SamPredictor
     from masam.prompts import Box3D, Click, MaskOnSlice
     from masam.reference import load_reference, save_reference
     from masam.volume import Geometry, Volume
@@ -21,6 +22,7 @@ __all__ = [
     "Geometry",
     "MaskOnSlice",
     "Predictor",
+    "SamPredictor",
     "Volume",
     "build_masam",
     "evaluate",
@@ -36,6 +38,7 @@ _HOMES = {
     "Geometry": "masam.volume",
     "MaskOnSlice": "masam.prompts",
     "Predictor": "masam.predict",
+    "SamPredictor": "masam.predict_picture",
     "Volume": "masam.volume",
     "build_masam": "masam.weights",
     "evaluate": "masam.evaluation",

@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from masam_cli import environment, finish, start
+from masam_cli import finish, start
 
 from masam.metrics import read_rows
 
@@ -15,7 +15,7 @@ SMALL = [
 ]
 
 
-def test_stopped_resumed_and_used(tmp_path):
+def test_stopped_resumed_and_used(masam, tmp_path):
     out = tmp_path / "run"
     running = start("pretrain", "--out", out, "--steps", 100000, *SMALL)
     state = out / "last" / "state.json"
@@ -27,13 +27,13 @@ def test_stopped_resumed_and_used(tmp_path):
     assert stopped.code == 128 + signal.SIGTERM, stopped.err
     assert "of 100000, the state is in" in stopped.error
     assert state.is_file()
-    refused = finish(start("pretrain", "--out", out, "--steps", 2, *SMALL))
+    refused = masam("pretrain", "--out", out, "--steps", 2, *SMALL)
     assert refused.code == 3
     assert refused.error.endswith("the folder holds a run already; use --resume, or another --out")
     # The same run, but shorter.
     config, last_step = out / "config.yaml", json.loads(state.read_text())["step"] + 2
     config.write_text(config.read_text().replace("steps: 100000", f"steps: {last_step}"))
-    done = finish(start("pretrain", "--out", out, "--resume", "--json"))
+    done = masam("pretrain", "--out", out, "--resume", "--json")
     assert done.code == 0, done.err
     assert done.json["steps"] == last_step
     assert done.json["weights"] == str(out / "model.safetensors")
@@ -42,7 +42,7 @@ def test_stopped_resumed_and_used(tmp_path):
     assert sorted(path.name for path in out.iterdir()) == [
         "config.yaml", "last", "manifest.json", "metrics.csv", "model.safetensors", "tensorboard"
     ]  # fmt: skip
-    told = finish(start("info", out / "model.safetensors", "--json"))
+    told = masam("info", out / "model.safetensors", "--json")
     assert told.json["size"] == "vit_t"
     assert told.json["image_size"] == 144
 
@@ -61,8 +61,8 @@ def test_stopped_resumed_and_used(tmp_path):
         (["--device", "tpu"], 2, "error[CONFIG]: device: expected auto, cpu, cuda or cuda:N, got 'tpu'"),
     ],
 )
-def test_what_makes_no_sense_is_refused(tmp_path, words, code, message):
-    done = finish(start("pretrain", "--out", tmp_path / "run", *words, env=environment()))
+def test_what_makes_no_sense_is_refused(masam, tmp_path, words, code, message):
+    done = masam("pretrain", "--out", tmp_path / "run", *words)
     assert done.code == code
     assert done.error.startswith(message)
     assert not (tmp_path / "run").exists()
