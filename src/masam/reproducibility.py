@@ -11,12 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 # One stream a purpose, so that a new use of randomness does not shift the others.
-_ORDER, _SAMPLE, _STEP, _DEPTH = range(4)
+_ORDER, _SAMPLE, _STEP, _DEPTH, _PROMPTS = range(5)
 
 
 def sample_generator(seed: int, index: int) -> np.random.Generator:
     """Return the generator for sample ``index`` of a run (counted over all epochs)."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, _SAMPLE, index))))
+
+
+def prompt_generator(seed: int, index: int) -> np.random.Generator:
+    """Return the generator for the prompts of sample ``index`` of a run."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, _PROMPTS, index))))
 
 
 # Every sample of an epoch asks for its order: two epochs meet at a border, and a permutation is as long as the epoch.
