@@ -14,7 +14,7 @@ Kind = Literal["tight", "relaxed", "jittered", "clicks"]
 KINDS: tuple[Kind, ...] = ("tight", "relaxed", "jittered", "clicks")
 
 MOST_RELAXED = 0.2
-"""A relaxed box is larger by up to this fraction of its side on each side."""
+"""A relaxed box is larger by up to this fraction of its side on each side, and often by a slice at either end."""
 
 JITTER = 0.1
 """Standard deviation of a jittered box's sides, each moved by itself, as a fraction of the side across."""
@@ -65,7 +65,7 @@ def draw_prompts(labels: NDArray[np.signedinteger], rate: float, generator: np.r
 
 
 def draw_box(masks: NDArray[np.bool_], kind: Kind, generator: np.random.Generator) -> DrawnPrompts:
-    """Draw a box in 3D: one rectangle, on the slices that hold a part of the object.
+    """Draw a box in 3D: one rectangle, from the first slice that shows the object to the last.
 
     Args:
         masks: [S, H, W] the object, not empty.
@@ -83,7 +83,10 @@ def draw_box(masks: NDArray[np.bool_], kind: Kind, generator: np.random.Generato
     # Jitter may turn a thin box over.
     low, high = np.minimum(box[:2], box[2:]), np.maximum(box[:2], box[2:])
     prompts = no_prompts(len(masks))
-    prompts.boxes[masks.any(axis=(1, 2))] = np.concatenate([low, high])
+    shown = np.flatnonzero(masks.any(axis=(1, 2)))
+    # Boxes that people draw reach a slice too far: the model must learn that one may hold nothing.
+    before, after = generator.integers(0, 2, 2).tolist() if kind == "relaxed" else (0, 0)
+    prompts.boxes[max(0, shown[0] - before) : shown[-1] + after + 1] = np.concatenate([low, high])
     return prompts
 
 
