@@ -289,7 +289,7 @@ class Predictor:
                 raise ModelError(
                     "the model was trained without prompts, so its answer to them means nothing",
                     where=where,
-                    fix="leave the prompts out",
+                    fix="leave the prompts out, or train with prompt_rate above 0",
                 )
 
     def probabilities(

@@ -19,6 +19,11 @@ def sample_generator(seed: int, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, _SAMPLE, index))))
 
 
+def prompt_generator(seed: int, index: int) -> np.random.Generator:
+    """Return the generator for the prompts of sample ``index`` of a run."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, _PROMPTS, index))))
+
+
 # Every sample of an epoch asks for its order: two epochs meet at a border, and a permutation is as long as the epoch.
 @lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, length: int) -> NDArray[np.int64]:
@@ -56,8 +61,3 @@ def picture_generator(seed: int, index: int, *, held_out: bool = False) -> np.ra
     """
     stream = _HELD_OUT if held_out else _PICTURE
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, stream, index))))
-
-
-def prompt_generator(seed: int, step: int) -> np.random.Generator:
-    """Return the generator of the prompts of an optimiser step."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, _PROMPTS, step))))

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
-from masam_cli import SPACING, arrays, save
+from masam_cli import SPACING, TINY, arrays, save
 from tiny import randomise
 
 from masam import weights
@@ -363,3 +363,14 @@ def test_prompts_of_a_folder_that_are_refused(masam, trained, promptable, tmp_pa
     assert result.code == 6
     assert "prompts of a: the model was trained without prompts" in result.error
     assert not (tmp_path / "masks").exists()
+
+
+def test_a_model_trained_with_prompts_is_asked_with_and_without(masam, dataset, tmp_path):
+    run, scan = tmp_path / "run", save(tmp_path / "scan.nii.gz", arrays()[0])
+    trained = masam("train", dataset, "--out", run, "--epochs", 1, *TINY, "--set", "prompt_rate=0.5")
+    assert trained.code == 0, trained.err
+    assert masam("info", run, "--json").json["training"]["prompt_rate"] == 0.5
+    words = ("predict", scan, "--model", run, "--out", tmp_path / "mask.nii.gz")
+    assert masam(*words).code == 0
+    prompted = masam(*words, "--box", "4,5,2,11,13,3", "--prompt-class", "organ")
+    assert prompted.code == 0, prompted.err

@@ -241,3 +241,23 @@ def test_workers_change_no_depth(cases):
     one, other = (list(load_batches(data, 0, 24, 2, workers)) for workers in (0, 2))
     assert all(torch.equal(a.images, b.images) for a, b in zip(one, other, strict=True))
     assert len({batch.images.shape[1] for batch in one}) > 1
+
+
+def test_prompts_are_drawn_from_the_varied_labels_and_a_function_of_the_samples_number(cases):
+    data = samples(cases, prompt_rate=0.7)
+    whole, parts = data.batch(range(12)), [samples(cases, prompt_rate=0.7).batch([index]) for index in range(12)]
+    for name in ("boxes", "points", "point_labels"):
+        together = torch.cat([getattr(part.prompts, name) for part in parts])
+        assert torch.equal(getattr(whole.prompts, name).nan_to_num(-9), together.nan_to_num(-9)), name
+    is_boxed = ~whole.prompts.boxes.isnan().any(dim=2)
+    assert is_boxed.any()
+    for window, place, point in (whole.prompts.point_labels == 1).nonzero().tolist():
+        x, y = whole.prompts.points[window, place, point].int().tolist()
+        assert whole.labels[window, place, y, x] == 1
+
+
+def test_prompts_change_nothing_else_of_a_sample(cases):
+    plain, prompted = samples(cases).batch(range(6)), samples(cases, prompt_rate=1.0).batch(range(6))
+    assert plain.prompts is None
+    assert torch.equal(plain.images, prompted.images)
+    assert torch.equal(plain.labels, prompted.labels)

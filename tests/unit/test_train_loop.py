@@ -262,3 +262,36 @@ def test_clipping_bounds_the_gradient_and_changes_nothing_below_its_limit(sample
     limit = sorted(free)[0] * 0.5
     assert norms(limit) == pytest.approx([limit] * len(free), rel=1e-4)
     assert norms(max(free) * 2) == pytest.approx(free, rel=1e-6)
+
+
+def prompted(tmp_path, rate):
+    cases = [prepared_case(tmp_path, f"p{rate}", depth=6)]
+    return WindowSamples(cases, 3, seed=1, window_minmax=False, augmentation=NONE, prompt_rate=rate)
+
+
+def test_prompts_train_what_they_go_through(tmp_path):
+    model = random_model()
+    before = state(model)
+    list(make(prompted(tmp_path, 1.0), model, epochs=6, prompt_rate=1.0, weight_decay=0.0).steps())
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    places = {f"prompt_encoder.point_embeddings.{kind}.weight" for kind in range(4)}
+    assert places <= changed
+    assert "prompt_encoder.mask_downscaling.0.weight" not in changed, "no masks are drawn"
+
+
+def test_a_window_without_prompts_trains_as_without_the_option(tmp_path):
+    """Batches whose windows all go without: the loss is bit for bit the automatic one."""
+    automatic, mixed = prompted(tmp_path, 0.0), prompted(tmp_path, 1e-9)
+    losses = [[report.loss for report in make(some, random_model()).steps()] for some in (automatic, mixed)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][0] == losses[1][0]
+
+
+def test_micro_batches_of_mixed_prompts_give_the_gradient_of_one(tmp_path):
+    samples = prompted(tmp_path, 0.6)
+    settings = {"epochs": 1, "batch_windows": 6, "dice_pooling": "batch", "prompt_rate": 0.6}
+    losses = []
+    for micro in (6, 3, 1):
+        (report,) = list(make(samples, random_model(), micro_batch_windows=micro, **settings).steps())
+        losses.append(report.loss)
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)

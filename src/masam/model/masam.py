@@ -227,6 +227,21 @@ class Masam(nn.Module):
         logits, iou = (torch.cat(outputs)[order] for outputs in zip(*parts, strict=True))
         return logits, iou
 
+    def _decode_apart(
+        self,
+        embeddings: Embeddings,
+        points: Tensor | None,
+        point_labels: Tensor | None,
+        boxes: Tensor | None,
+        masks: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        if points is None or point_labels is None or boxes is None:
+            raise ConfigError("slices with prompts of their own need boxes and points; one is missing", where="apart")
+        logits, iou = self.decode_each(embeddings, boxes, points, point_labels, masks)
+        # Every process of a run must have a gradient for the same tensors, whichever prompts its windows have.
+        touched = sum(parameter.sum() * 0 for parameter in self.prompt_encoder.parameters())
+        return logits + touched, iou
+
     def forward(
         self,
         windows: Windows,
@@ -234,6 +249,8 @@ class Masam(nn.Module):
         points: Float[Tensor, "B S P 2"] | None = None,
         point_labels: Int[Tensor, "B S P"] | None = None,
         masks: Float[Tensor, "B S 1 mh mw"] | None = None,
+        *,
+        apart: bool = False,
     ) -> MasamOutput:
         """Segment windows, automatically or with one prompt a slice.
 
@@ -243,9 +260,10 @@ class Masam(nn.Module):
             points: [B, S, P, 2] (x, y) in pixels.
             point_labels: [B, S, P] 1 on the object, 0 off it, -1 for a place to be ignored.
             masks: [B, S, 1, H/4, W/4] mask logits.
+            apart: Slices have prompts of their own or none, as ``decode_each`` takes them; boxes and points are given.
 
         Raises:
-            ConfigError: A shape does not fit, or points come without labels.
+            ConfigError: A shape does not fit, or points come without labels; or apart, without boxes and points.
         """
         embeddings = self.encode(windows)
         if (points is None) != (point_labels is None):
@@ -259,7 +277,7 @@ class Masam(nn.Module):
                 shape = ", ".join("P" if side is None else str(side) for side in (*windows.shape[:2], *tail))
                 raise ConfigError(f"expected the shape [{shape}], got {list(prompt.shape)}", where=name)
         flat = [None if x is None else x.flatten(0, 1) for x in (points, point_labels, boxes, masks)]
-        logits, iou = self.decode(embeddings, *flat)
+        logits, iou = self._decode_apart(embeddings, *flat) if apart else self.decode(embeddings, *flat)
         batch = tuple(windows.shape[:2])
         return MasamOutput(logits.unflatten(0, batch), iou.unflatten(0, batch))
 

@@ -126,6 +126,12 @@ class TrainConfig(Settings):
         default=AugmentSettings(),
         description="random variation of training samples: a preset (default, paper, none), or keys of their own",
     )
+    prompt_rate: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the training windows that get a box or clicks, drawn from their labels; 0 for none",
+    )
     fold: int = Field(default=0, ge=0, description="which fold of the split is held out for validation")
     folds: int = Field(default=5, ge=2, description="number of folds of the split")
     validate_every: int = Field(

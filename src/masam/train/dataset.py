@@ -16,10 +16,22 @@ from masam.augment import AugmentSettings, augment
 from masam.errors import InputError
 from masam.preprocess.cache import PreparedCase
 from masam.preprocess.intensity import Rgb, minmax_per_window
-from masam.reproducibility import epoch_order, sample_generator, window_depth
+from masam.prompts.simulation import draw_prompts
+from masam.reproducibility import epoch_order, prompt_generator, sample_generator, window_depth
 from masam.windows import SliceWindow, plan_windows
 
 Made = TypeVar("Made")
+
+
+class Prompts(NamedTuple):
+    """Prompts of some windows, as ``Masam.decode_each`` takes them."""
+
+    boxes: Tensor
+    """[B, S, 4] in pixels, NaN where a slice has none."""
+    points: Tensor
+    """[B, S, P, 2] in pixels."""
+    point_labels: Tensor
+    """[B, S, P] 1 on the object, 0 beside it, -1 after a slice's own."""
 
 
 class Batch(NamedTuple):
@@ -31,6 +43,8 @@ class Batch(NamedTuple):
     """[B, S, H, W] channel numbers in the cache's 8 or 16 bits, -100 where there is none."""
     cases: tuple[str, ...]
     """Case of each window."""
+    prompts: Prompts | None = None
+    """Prompts of each window; None where no window of the run gets any."""
 
 
 class WindowSamples:
@@ -45,6 +59,7 @@ class WindowSamples:
         colours: How the colours of video frames are scaled; None for volumes.
         depths: Fewest and most slices of a window, which each optimiser step draws anew; None for ``window`` always.
         batch_windows: Windows of an optimiser step; with ``depths`` it says which sample is of which step.
+        prompt_rate: Share of the windows that get prompts, 0 to 1.
 
     Raises:
         InputError: There is no case.
@@ -60,6 +75,7 @@ class WindowSamples:
         colours: Rgb | None = None,
         depths: tuple[int, int] | None = None,
         batch_windows: int = 1,
+        prompt_rate: float = 0.0,
     ) -> None:
         if not cases:
             raise InputError("expected at least one training case, got none")
@@ -68,6 +84,7 @@ class WindowSamples:
         self.augmentation = augmentation
         self.colours = colours
         self.depths, self.batch_windows = depths, batch_windows
+        self.prompt_rate = prompt_rate
         self._windows: list[tuple[PreparedCase, SliceWindow]] = [
             (case, one) for case in cases for one in plan_windows(case.depth, window)
         ]
@@ -92,6 +109,19 @@ class WindowSamples:
             images = self.colours.from_unit(images)
         return torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels), case.case_id
 
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Return some samples of the run, of one depth, and their prompts."""
+        made = [self[index] for index in indices]
+        images, labels, cases = zip(*made, strict=True)
+        if self.prompt_rate == 0:
+            return Batch(_stack(images), _stack(labels), cases)
+        drawn = [
+            draw_prompts(window.numpy(), self.prompt_rate, prompt_generator(self.seed, index))
+            for index, window in zip(indices, labels, strict=True)
+        ]
+        prompts = (_stack(tuple(map(torch.from_numpy, some))) for some in zip(*drawn, strict=True))
+        return Batch(_stack(images), _stack(labels), cases, Prompts(*prompts))
+
 
 def load_batches(
     samples: WindowSamples, start: int, stop: int, batch: int, workers: int, turn: tuple[int, int] = (0, 1)
@@ -113,7 +143,7 @@ def load_batches(
     """
 
     def make(first: int) -> Batch:
-        return _collate([samples[index] for index in range(first, min(first + batch, stop))])
+        return samples.batch(range(first, min(first + batch, stop)))
 
     number, processes = turn
     firsts = range(start + number * batch, stop, batch * processes)
@@ -152,11 +182,6 @@ def _readers(workers: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
         # Torch keeps the number for each thread, but those that are new take the last one that any thread has set.
         torch.set_num_threads(cores)
-
-
-def _collate(samples: list[tuple[Tensor, Tensor, str]]) -> Batch:
-    images, labels, cases = zip(*samples, strict=True)
-    return Batch(_stack(images), _stack(labels), cases)
 
 
 def _stack(tensors: tuple[Tensor, ...]) -> Tensor:

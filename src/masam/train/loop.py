@@ -204,7 +204,11 @@ class Loop:
         images = self.model.as_input(batch.images.to(self.device, non_blocking=True))
         labels = batch.labels.to(self.device, non_blocking=True).long()
         with autocast(self.device, self.config.precision):
-            logits = model(images).logits
+            if batch.prompts is None:
+                logits = model(images).logits
+            else:
+                boxes, points, point_labels = (one.to(self.device, non_blocking=True) for one in batch.prompts)
+                logits = model(images, boxes, points, point_labels, apart=True).logits
         return loss_sums(logits.flatten(0, 1), labels.flatten(0, 1))
 
     def _apply(self, is_finite: bool) -> bool:

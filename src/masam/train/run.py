@@ -250,6 +250,7 @@ def _begin(
         plan.colours,
         config.window_depths,
         config.batch_windows,
+        config.prompt_rate,
     )
     if config.model.sam_checkpoint is None and config.model.init is None and config.model.trained != "everything":
         progress.say(

@@ -279,6 +279,9 @@ class Session:
     def _save_model(self, dice: float | None) -> None:
         model = self.loop.model
         facts = {**model.card.training, "steps": self.loop.step, "validation_dice": dice, "dataset": self.plan.name}
+        if self.config.prompt_rate > 0:
+            # Prediction asks a model with prompts only if it knows them.
+            facts["prompt_rate"] = self.config.prompt_rate
         model.card = replace(model.card, plan=self.plan, training=facts)
         tensors = {name: whole(tensor) for name, tensor in model.state_dict().items()}
         self.world.once(lambda: weights.write_model(self.folder.model, model, tensors))

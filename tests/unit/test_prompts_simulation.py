@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+
+from masam.prompts.simulation import MOST_POINTS, draw_box, draw_clicks, draw_prompts, no_prompts
+
+
+def labels():
+    """A ball of class 1 that grows, a bar of class 3 on one slice, and a column without labels."""
+    i, j = np.indices((32, 32))
+    stack = np.stack([((i - 12) ** 2 + (j - 20) ** 2 < radius**2) for radius in (0, 3, 5)]).astype(np.int16)
+    stack[0, 25:27, 4:20] = 3
+    stack[:, :, 0] = -100
+    return stack
+
+
+def generator(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_a_tight_box_is_the_objects_rectangle_on_its_slices():
+    prompts = draw_box(labels() == 1, "tight", generator())
+    assert np.isnan(prompts.boxes[0]).all()
+    assert prompts.boxes[1:].tolist() == [[16, 8, 24, 16]] * 2
+    assert (prompts.point_labels == -1).all()
+
+
+def test_a_relaxed_box_is_larger_on_each_side_by_one_fraction():
+    boxes = np.array([draw_box(labels() == 1, "relaxed", generator(seed)).boxes[1] for seed in range(50)])
+    grown = (boxes - [16, 8, 24, 16]) * [-1, -1, 1, 1] / 9
+    np.testing.assert_allclose(grown, grown[:, :1].repeat(4, axis=1), atol=1e-6)
+    assert 0 <= grown.min() < 0.02
+    assert 0.18 < grown.max() <= 0.2 + 1e-6
+
+
+def test_a_relaxed_box_may_reach_a_slice_further_than_the_object():
+    bar = np.zeros((7, 8, 8), bool)
+    bar[[2, 4], 3:5, 3:5] = True
+    spans = set()
+    for seed in range(40):
+        boxed = np.flatnonzero(~np.isnan(draw_box(bar, "relaxed", generator(seed)).boxes).any(axis=1))
+        assert np.array_equal(boxed, np.arange(boxed[0], boxed[-1] + 1)), "a box has no gap"
+        spans.add((int(boxed[0]), int(boxed[-1])))
+    assert spans == {(1, 4), (1, 5), (2, 4), (2, 5)}
+    for kind in ("tight", "jittered"):
+        boxed = ~np.isnan(draw_box(bar, kind, generator()).boxes).any(axis=1)
+        assert np.flatnonzero(boxed).tolist() == [2, 3, 4]
+
+
+def test_a_jittered_box_moves_its_sides_apart_and_stays_a_box_in_the_image():
+    boxes = np.array([draw_box(labels() == 1, "jittered", generator(seed)).boxes[1] for seed in range(300)])
+    moved = (boxes - [16, 8, 24, 16]) / 9
+    np.testing.assert_allclose(moved.std(axis=0), 0.1, atol=0.02)
+    thin = np.zeros((1, 8, 8), bool)
+    thin[0, 7, 7] = True
+    for seed in range(50):
+        x0, y0, x1, y1 = draw_box(thin, "jittered", generator(seed)).boxes[0]
+        assert 0 <= x0 <= x1 <= 7
+        assert 0 <= y0 <= y1 <= 7
+
+
+def test_clicks_say_what_the_labels_say():
+    classes = labels()
+    counts = set()
+    for seed in range(60):
+        prompts = draw_clicks(classes == 1, classes >= 0, generator(seed))
+        (index,) = np.flatnonzero((prompts.point_labels >= 0).any(axis=1))
+        kinds = prompts.point_labels[index]
+        count = int((kinds >= 0).sum())
+        counts.add(count)
+        assert kinds[0] == 1
+        assert (kinds[count:] == -1).all(), "a slice's own come first"
+        for (x, y), kind in zip(prompts.points[index, :count].astype(int), kinds[:count], strict=True):
+            assert classes[index, y, x] != -100
+            assert (classes[index, y, x] == 1) == (kind == 1)
+    assert counts == set(range(1, MOST_POINTS + 1))
+
+
+def test_a_window_without_a_class_or_without_luck_gets_none():
+    none = no_prompts(3)
+    for prompts in (draw_prompts(labels(), 0.0, generator()), draw_prompts(labels().clip(max=0), 1.0, generator())):
+        assert all(np.array_equal(one, other, equal_nan=True) for one, other in zip(prompts, none, strict=True))
+
+
+@pytest.mark.parametrize("rate", [0.3, 1.0])
+def test_the_share_of_windows_and_all_kinds_and_classes(rate):
+    drawn = [draw_prompts(labels(), rate, generator(seed)) for seed in range(400)]
+    boxed = np.array([~np.isnan(prompts.boxes).any(axis=1) for prompts in drawn])
+    clicked = np.array([(prompts.point_labels >= 0).any(axis=1) for prompts in drawn])
+    assert (boxed.any(axis=1) & clicked.any(axis=1)).sum() == 0
+    assert (boxed | clicked).any(axis=1).mean() == pytest.approx(rate, abs=0.08)
+    assert boxed.any(axis=1).mean() == pytest.approx(0.75 * rate, abs=0.08)
+    # Class 3 is on the first slice alone, class 1 on the others; half of the relaxed boxes reach a slice further.
+    assert boxed[:, 0].mean() == pytest.approx((0.375 + 0.0625) * rate, abs=0.08)
+    assert boxed[:, 2].mean() == pytest.approx(0.375 * rate, abs=0.08)
