@@ -158,7 +158,8 @@ def test_two_processes_come_to_what_one_comes_to(runs, name):
     assert moved.abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(("first", "second"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1)])
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(runs, dataset, tmp_path, first, second):
     name = "fsdp"
     out = tmp_path / "run"

@@ -281,7 +281,9 @@ def whole(tensor: Tensor) -> Tensor:
 def like(tensor: Tensor, value: Tensor) -> Tensor:
     """Return a value in the form of a tensor: on its device, and sharded as it is."""
     if isinstance(tensor, DTensor):
-        return distribute_tensor(value.to(tensor.device), tensor.device_mesh, tensor.placements)
+        # Every process has read the whole value: each cuts out its part, and nothing is sent.
+        own = value.to(tensor.device)
+        return distribute_tensor(own, tensor.device_mesh, tensor.placements, src_data_rank=None)
     return value.to(tensor.device)
 
 
