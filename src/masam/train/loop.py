@@ -19,7 +19,7 @@ from masam.reproducibility import step_seed
 from masam.train.config import TrainConfig
 from masam.train.dataset import Batch, WindowSamples, load_batches
 from masam.train.loss import LossSums, loss_of, loss_sums, part_of_loss
-from masam.train.parallel import Place, World, exchange, peer_errors, share, whole
+from masam.train.parallel import Place, World, exchange, share, whole
 from masam.train.schedule import WarmupPolynomial
 
 
@@ -128,7 +128,7 @@ class Loop:
         Raises:
             DivergedError: Loss or gradients stay infinite or NaN.
             InputError: A cached case is damaged.
-            ResourceError: Memory ran out, or another process of the run has gone.
+            ResourceError: Memory ran out.
         """
         size = self.config.batch_windows
         batches = load_batches(
@@ -139,7 +139,7 @@ class Loop:
             self.config.workers,
             turn=(self.world.rank, self.world.size),
         )
-        with _resource_errors(self.config), peer_errors(), closing(batches):
+        with _resource_errors(self.config), closing(batches):
             while self.step < self.total_steps:
                 yield self._one_step(batches)
 

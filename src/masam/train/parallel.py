@@ -94,8 +94,7 @@ class World:
         if self._words is None:
             return [thing]
         things: list[Any] = [None] * self.size
-        with peer_errors():
-            dist.all_gather_object(things, thing, group=self._words)
+        dist.all_gather_object(things, thing, group=self._words)
         return things
 
     def agree(self, work: Callable[[], Result]) -> Result:
@@ -164,7 +163,7 @@ def joined(place: Place, device: torch.device, environment: MutableMapping[str, 
 
     Raises:
         ConfigError: It does not say.
-        ResourceError: The others were not met.
+        ResourceError: The others were not met, or one of them has gone.
     """
     if place.size == 1:
         yield World(place)
@@ -190,7 +189,8 @@ def joined(place: Place, device: torch.device, environment: MutableMapping[str, 
     world = World(place, words)
     del words
     try:
-        yield world
+        with _peer_errors():
+            yield world
     finally:
         world.leave()
 
@@ -288,7 +288,7 @@ def like(tensor: Tensor, value: Tensor) -> Tensor:
 
 
 @contextmanager
-def peer_errors() -> Iterator[None]:
+def _peer_errors() -> Iterator[None]:
     """Explain the loss of another process.
 
     Raises:

@@ -26,7 +26,7 @@ from masam.train.dataset import WindowSamples
 from masam.train.initial_model import build_model, plan_to_continue, require_start
 from masam.train.lock import locked
 from masam.train.logs import require_logs
-from masam.train.parallel import World, find_place, joined, peer_errors
+from masam.train.parallel import World, find_place, joined
 from masam.train.run_folder import RunFolder
 from masam.train.session import Session, dataset_key
 from masam.volume import Volume
@@ -190,7 +190,7 @@ def _processes(config: TrainConfig | None, progress: Progress | None) -> Iterato
     if device.type == "cuda" and place.size > 1:
         device = choose_device(f"cuda:{place.local_rank}")
         torch.cuda.set_device(device)
-    with joined(place, device) as world, peer_errors():
+    with joined(place, device) as world:
         yield world, device, (progress or Silent()) if place.is_first else Silent()
 
 
