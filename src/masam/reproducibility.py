@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # One stream a purpose, so that a new use of randomness does not shift the others.
-_ORDER, _SAMPLE, _STEP, _DEPTH, _PICTURE, _HELD_OUT, _PROMPTS = range(7)
+_ORDER, _SAMPLE, _STEP, _DEPTH, _PICTURE, _HELD_OUT, _PROMPTS, _HALF_SIZE = range(8)
 
 
 def sample_generator(seed: int, index: int) -> np.random.Generator:
@@ -49,6 +49,18 @@ def window_depth(seed: int, step: int, smallest: int, largest: int) -> int:
     """
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, _DEPTH, step))))
     return int(generator.integers(smallest, largest, endpoint=True))
+
+
+def is_half_size(seed: int, step: int, share: float) -> bool:
+    """Say whether the pictures of a step of pre-training have half the side.
+
+    Args:
+        seed: Seed of the run.
+        step: Number of the step.
+        share: Of all steps, 0 to 1.
+    """
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, _HALF_SIZE, step))))
+    return bool(generator.random() < share)
 
 
 def picture_generator(seed: int, index: int, *, held_out: bool = False) -> np.random.Generator:

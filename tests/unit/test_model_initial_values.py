@@ -5,7 +5,9 @@ from tiny import SAM
 from masam.model.image_encoder import ImageEncoder
 from masam.model.initial_values import LINEAR_STD, grid_waves, patch_waves
 from masam.model.masam import Masam
+from masam.model.sam import Sam
 from masam.model.sizes import SIZES, MasamSpec
+from masam.model.two_way_transformer import Attention
 
 VIT_T = MasamSpec(SIZES["vit_t"], num_classes=2, image_size=128, adapter_channels=8)
 
@@ -76,3 +78,28 @@ def test_a_narrow_and_a_wide_encoder_start_too():
         grey = (weight == weight[:, :1]).all(dim=3).all(dim=2).all(dim=1)
         assert grey.sum() == patches
         assert weight.isfinite().all()
+
+
+def test_a_prompt_looks_at_its_own_place_from_the_start():
+    torch.manual_seed(0)
+    sam = Sam(SIZES["vit_t"], 256)
+    positions = sam.prompt_encoder.dense_positions().flatten(1).T  # 256 places of a grid of 16 x 16
+    look = sam.mask_decoder.transformer.layers[0].cross_attn_token_to_image
+    places = torch.tensor([[8.0, 8], [40, 104], [200, 56]])  # centres of patches
+    prompts, _ = sam.prompt_encoder(3, points=places[:, None], point_labels=torch.ones(3, 1, dtype=torch.int64))
+    with torch.no_grad():
+        query, key = look.q_proj(prompts[:, 0]), look.k_proj(positions)
+    scores = torch.einsum("phc,lhc->phl", query.unflatten(-1, (8, -1)), key.unflatten(-1, (8, -1))).mean(dim=1)
+    found = torch.stack([scores.argmax(dim=1) % 16, scores.argmax(dim=1) // 16], dim=1) * 16 + 8
+    assert (found - places).abs().max() <= 16  # the place itself, or the one beside it
+
+
+def test_places_are_looked_for_between_tokens_and_image_alone():
+    transformer = Sam(SIZES["vit_t"], 256).mask_decoder.transformer
+    looks = {
+        name: torch.equal(module.q_proj.weight, module.k_proj.weight)
+        for name, module in transformer.named_modules()
+        if isinstance(module, Attention)
+    }
+    assert len(looks) == 7
+    assert all(is_tied == ("self" not in name) for name, is_tied in looks.items())

@@ -3,7 +3,9 @@
 import json
 import shutil
 import signal
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tiny import TINY
@@ -16,16 +18,17 @@ from masam.metrics import read_columns
 from masam.model.sam import Sam
 from masam.model.sizes import SIZES
 from masam.pretrain import loop as loop_module
+from masam.pretrain import objects as objects_module
 from masam.pretrain import run as run_module
 from masam.pretrain.config import PretrainConfig
-from masam.pretrain.loop import PretrainLoop, encode
+from masam.pretrain.loop import PretrainLoop, normalised
 from masam.pretrain.objects import held_out_objects, training_objects
 from masam.pretrain.run import pretrain
 from masam.pretrain.validate import score_prompts
 
 CONFIG = PretrainConfig(
     image_size=64, steps=6, batch_pictures=2, objects=2, rounds=2, validate_every=4, validation_pictures=3,
-    device="cpu", seed=7,
+    half_size_share=0.5, device="cpu", seed=8,
 )  # fmt: skip
 
 
@@ -59,14 +62,30 @@ def test_objects_are_a_function_of_seed_and_step():
     assert torch.equal(first.masks, again.masks)
     assert first.images.shape == (2, 3, 64, 64)
     assert first.masks.shape == (4, 64, 64)
+    assert first.visible.shape == (2, 64, 64)
     assert first.masks.flatten(1).any(dim=1).all()
     assert not torch.equal(first.images, training_objects(CONFIG, 4).images)
     # Two steps of one picture are one step of two.
-    single = CONFIG.changed({"batch_pictures": 1}, where="test")
+    single = CONFIG.changed({"batch_pictures": 1, "half_size_share": 0}, where="test")
     assert torch.equal(training_objects(single, 7).images[0], first.images[1])
     held_out = held_out_objects(CONFIG, range(6, 8))
     assert held_out.masks.shape == (2, 64, 64)
     assert not torch.equal(held_out.images, first.images)
+
+
+def test_so_many_steps_have_pictures_of_half_the_side():
+    for share, fewest, most in ((0, 0, 0), (0.5, 8, 22), (1, 30, 30)):
+        config = CONFIG.changed({"half_size_share": share, "batch_pictures": 1}, where="test")
+        sides = [training_objects(config, step).images.shape[-1] for step in range(30)]
+        assert set(sides) <= {32, 64}
+        assert fewest <= sides.count(32) <= most
+
+
+def test_large_objects_are_asked_for_more_often():
+    masks = np.zeros((2, 20, 20), bool)
+    masks[0, :16, :16] = masks[1, 18:, 18:] = True  # 256 and 4 pixels: diameters of 16 and 2
+    chosen = objects_module._choose(masks, 2000, np.random.Generator(np.random.Philox(0)))
+    assert chosen[:, 0, 0].mean() == pytest.approx(16 / 18, abs=0.03)
 
 
 def test_a_run_leaves_a_sam_that_every_path_reads(whole, tmp_path):
@@ -82,7 +101,7 @@ def test_a_run_leaves_a_sam_that_every_path_reads(whole, tmp_path):
     name = "image_encoder.blocks.1.mlp.lin1.weight"
     assert torch.equal(model.state_dict()[name], weights_of(folder)[name])
     notes = json.loads(read_tensors(folder / "model.safetensors")[1]["masam_pretrain"])
-    assert notes == {"made_of": "pictures made by formula", "steps": 6, "seed": 7, **whole.scores}
+    assert notes == {"made_of": "pictures made by formula", "steps": 6, "seed": 8, **whole.scores}
     assert PretrainConfig.from_yaml(folder / "config.yaml") == CONFIG
 
 
@@ -134,7 +153,7 @@ def test_it_learns():
 def test_the_encoder_sees_both_ranges():
     sam = Sam(TINY, 64)
     images = torch.rand(2, 3, 64, 64)
-    got = encode(sam, images, torch.tensor([True, False]))
+    got = sam.image_encoder(normalised(sam, images, torch.tensor([True, False])))
     torch.testing.assert_close(got[:1], sam.image_encoder(images[:1]))
     torch.testing.assert_close(got[1:], sam.encode(images[1:] * 255))
 
@@ -172,10 +191,11 @@ def test_taken_empty_and_damaged_folders_are_refused(whole, tmp_path):
 
 
 def test_a_size_that_its_file_would_not_tell_is_refused(tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match=r"^image_size: at 48 pixels the windows of vit_t are the whole.*64"):
-        pretrain(tmp_path / "run", CONFIG.changed({"image_size": 48}, where="test"))
+    monkeypatch.setitem(SIZES, "vit_t", replace(TINY, attention_window=4))
+    with pytest.raises(ConfigError, match=r"^image_size: at 64 pixels the windows of vit_t are the whole.*64"):
+        pretrain(tmp_path / "run", CONFIG.changed({"image_size": 64}, where="test"))
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ConfigError, match="image_size: expected a multiple of 16 from 32"):
+    with pytest.raises(ConfigError, match="image_size: expected a multiple of 32 from 64"):
         CONFIG.changed({"image_size": 40}, where="test")
 
 

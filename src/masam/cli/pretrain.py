@@ -15,7 +15,7 @@ from masam.cli.settings import with_settings
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Example: masam pretrain --out runs/sam_t --steps 20000 --workers 1")(pretrain)
+    app.command(epilog="Example: masam pretrain --out runs/sam_t --steps 5000 --workers 1")(pretrain)
 
 
 def pretrain(
@@ -23,8 +23,8 @@ def pretrain(
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; the defaults without.")] = None,
     size: Annotated[str | None, typer.Option(help="vit_t, vit_b, vit_l or vit_h; vit_t without.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the pictures in pixels; 256 without.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps; 20000 without.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Pictures of an optimiser step; 8 without.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps; 5000 without.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Pictures of an optimiser step; 16 without.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn; 1234 without.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N; auto without.")] = None,
     workers: Annotated[

@@ -1,4 +1,4 @@
-"""How an image encoder without weights starts; weights that are loaded replace all of it.
+"""How a model without weights starts; weights that are loaded replace all of it.
 
 SAM's own start (no positions, PyTorch's default layers) supposes a long pre-training. Ours serves short training from
 nothing: a token first holds its patch as cosine waves of like strength, and its place.
@@ -22,6 +22,8 @@ _MEAN_PIXEL = 0.35
 # Over patches of the phantom's CT slices in 0..1, the amplitude of an orthonormal cosine wave of u and v half periods
 # falls as 1.3 / (u^2 + v^2)^0.7; a patch's mean counts as a third of a half period.
 _AMPLITUDE, _FALL, _MEAN_FREQUENCY = 1.3, 1.4, 1 / 3
+
+_LOOK_SCALE = 2.0
 
 # Wave lengths of positions reach from a patch to many times the grid, which counts as 16 patches whatever its number.
 _GRID_LENGTH, _LONGEST = 16.0, 100.0
@@ -47,6 +49,24 @@ def initialise_encoder(encoder: nn.Module, projection: nn.Conv2d, positions: nn.
     if projection.bias is not None:
         projection.bias.copy_(-_MEAN_PIXEL * projection.weight.sum(dim=(1, 2, 3)))
     positions.copy_(TOKEN_SCALE * grid_waves(*positions.shape[1:])[None])
+
+
+@torch.no_grad()
+def initialise_look(query: nn.Linear, key: nn.Linear) -> None:
+    """Let a fresh look from tokens to the image, or back, begin between like places.
+
+    Prompts and image carry the same encoding of their positions. Under one projection, like places have like queries
+    and keys, so that a click or a box's corner finds its place in the image from the first step on; under two random
+    ones thousands of steps go by before it does.
+
+    Args:
+        query: Projection of what looks; its weights are made larger, so that few places are looked at.
+        key: Projection of what is looked at, which gets the same weights.
+    """
+    query.weight.mul_(_LOOK_SCALE)
+    key.weight.copy_(query.weight)
+    nn.init.zeros_(query.bias)
+    nn.init.zeros_(key.bias)
 
 
 def patch_waves(side: int, count: int) -> Float[Tensor, "n p p"]:

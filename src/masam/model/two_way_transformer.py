@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from masam.model.initial_values import initialise_look
+
 
 class Attention(nn.Module):
     """Multi-head attention whose inner width may be smaller than the model's.
@@ -19,7 +21,7 @@ class Attention(nn.Module):
     Args:
         dim: Width D.
         num_heads: Heads; they divide the inner width.
-        downsample: C over the inner width.
+        downsample: D over the inner width; SAM halves it between tokens and image.
     """
 
     def __init__(self, dim: int, num_heads: int, downsample: int = 1) -> None:
@@ -30,6 +32,8 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(dim, inner)
         self.v_proj = nn.Linear(dim, inner)
         self.out_proj = nn.Linear(inner, dim)
+        if downsample > 1:
+            initialise_look(self.q_proj, self.k_proj)
 
     def forward(
         self, query: Float[Tensor, "N t D"], key: Float[Tensor, "N l D"], value: Float[Tensor, "N l D"]

@@ -15,12 +15,18 @@ class PretrainConfig(Settings):
     """One pre-training run."""
 
     size: Literal["vit_h", "vit_l", "vit_b", "vit_t"] = Field(default="vit_t", description="size of the SAM")
-    image_size: int = Field(default=256, description="side of the pictures in pixels, a multiple of 16")
-    steps: int = Field(default=20_000, ge=1, description="optimiser steps")
-    batch_pictures: int = Field(default=8, ge=1, description="pictures of one optimiser step")
-    objects: int = Field(default=4, ge=1, description="objects of a picture that are asked for, each by its own prompt")
+    image_size: int = Field(default=256, description="side of the pictures in pixels, a multiple of 32")
+    half_size_share: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        description="share of steps on pictures of half the side, which cost a quarter; the model then serves both",
+    )
+    steps: int = Field(default=5_000, ge=1, description="optimiser steps")
+    batch_pictures: int = Field(default=16, ge=1, description="pictures of one optimiser step")
+    objects: int = Field(default=2, ge=1, description="objects of a picture that are asked for, each by its own prompt")
     rounds: int = Field(
-        default=3, ge=1, description="most rounds of prompts to an object: the first, and clicks that correct it"
+        default=2, ge=1, description="most rounds of prompts to an object: the first, and clicks that correct it"
     )
     learning_rate: float = Field(default=5e-4, gt=0, description="largest learning rate of AdamW")
     weight_decay: float = Field(default=0.05, ge=0, description="AdamW's weight decay, on every tensor")
@@ -30,6 +36,11 @@ class PretrainConfig(Settings):
     clip_norm: float | None = Field(default=1.0, gt=0, description="largest norm of the gradient; null for no limit")
     focal_weight: float = Field(default=20.0, ge=0, description="factor of the focal loss")
     dice_weight: float = Field(default=1.0, ge=0, description="factor of the soft Dice loss")
+    patch_weight: float = Field(
+        default=1.0,
+        ge=0,
+        description="factor of what each patch is asked about itself; 0 for prompted masks alone",
+    )
     iou_weight: float = Field(default=1.0, ge=0, description="factor of the predicted overlap's squared error")
     unit_share: float = Field(
         default=0.5,
@@ -53,6 +64,7 @@ class PretrainConfig(Settings):
     @field_validator("image_size")
     @classmethod
     def _whole_patches(cls, side: int) -> int:
-        if side < SMALLEST_SIDE or side % IMAGE_SIZE_STEP:
-            raise ValueError(f"expected a multiple of {IMAGE_SIZE_STEP} from {SMALLEST_SIDE}")
+        step, least = 2 * IMAGE_SIZE_STEP, 2 * SMALLEST_SIDE  # of which half the side is allowed too
+        if side < least or side % step:
+            raise ValueError(f"expected a multiple of {step} from {least}")
         return side

@@ -9,14 +9,18 @@ from contextlib import closing
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
+from masam.axes import Images
 from masam.errors import DivergedError, ResourceError
 from masam.model.sam import Sam
+from masam.model.sizes import find_size
 from masam.predict import autocast
 from masam.pretrain.config import PretrainConfig
+from masam.pretrain.half_size import HalfSize
 from masam.pretrain.objects import Objects, training_objects
+from masam.pretrain.patches import PatchQuestions
 from masam.pretrain.rounds import rounds_of
 from masam.reproducibility import prompt_generator
 from masam.train.dataset import made_ahead
@@ -39,6 +43,19 @@ class PretrainStep(NamedTuple):
     seconds: float
 
 
+class Pupil(nn.Module):
+    """All that a run changes: the SAM, and the layer that reads its patches' embeddings, which is thrown away.
+
+    Args:
+        sam: Model on its device.
+    """
+
+    def __init__(self, sam: Sam) -> None:
+        super().__init__()
+        self.sam = sam
+        self.patches = PatchQuestions(sam.prompt_encoder.no_mask_embed.embedding_dim).to(sam.pixel_mean.device)
+
+
 class PretrainLoop:
     """Model and optimiser of one run.
 
@@ -49,15 +66,20 @@ class PretrainLoop:
 
     Attributes:
         step: Steps done.
+        pupil: What learns.
     """
 
     def __init__(self, sam: Sam, config: PretrainConfig, device: torch.device) -> None:
         self.sam, self.config, self.device = sam, config, device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.pupil = Pupil(sam)
+        self._half = HalfSize(sam, find_size(config.size)) if config.half_size_share > 0 else None
         self.step = 0
         warmup = min(config.warmup_steps, math.ceil(config.steps / 10))
         self.schedule = WarmupPolynomial(config.learning_rate, warmup, config.steps - warmup, power=1.0)
         self.optimizer = torch.optim.AdamW(
-            sam.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+            self.pupil.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self._bad = 0
 
@@ -80,7 +102,7 @@ class PretrainLoop:
         rate = self.schedule.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.sam.train()
+        self.pupil.train()
         try:
             loss = self._gradients(objects)
         except (MemoryError, torch.OutOfMemoryError) as error:
@@ -94,7 +116,7 @@ class PretrainLoop:
         return PretrainStep(self.step, loss, rate, time.monotonic() - started)
 
     def _gradients(self, objects: Objects) -> float:
-        """Add up the gradients of all rounds; returns their mean loss.
+        """Add up the gradients of all rounds and of the patches; returns the loss.
 
         Each round's graph of the decoder goes as soon as it is used: the encoder gets the sum of what they say at once.
         """
@@ -103,10 +125,13 @@ class PretrainLoop:
         count = int(generator.integers(1, config.rounds, endpoint=True))
         masks = objects.masks.to(self.device)
         picture_of = torch.arange(len(masks), device=self.device) * len(objects.images) // len(masks)
+        half = self._half if objects.images.shape[-1] < config.image_size else None
+        images = normalised(self.sam, objects.images.to(self.device), is_unit.to(self.device))
         with autocast(self.device, config.precision):
-            embeddings = encode(self.sam, objects.images.to(self.device), is_unit.to(self.device))
+            embeddings = self.sam.image_encoder(images) if half is None else half.encode(images)
+        decoding = self.sam if half is None else half.sam
         seen = embeddings.detach().requires_grad_()
-        total = torch.zeros((), device=self.device)
+        total = self._patch_gradients(seen, objects)
         # Every other object begins with a box, so that most pictures have both.
         halves = [
             (by_box, torch.arange(int(not by_box), len(masks), 2, device=self.device)) for by_box in (True, False)
@@ -116,7 +141,7 @@ class PretrainLoop:
             if share == 0:
                 continue
             rounds = rounds_of(
-                self.sam, seen, picture_of[own], masks[own], config, generator, count=count, by_box=by_box
+                decoding, seen, picture_of[own], masks[own], config, generator, count=count, by_box=by_box
             )
             for loss in rounds:
                 (share * loss).backward()
@@ -124,9 +149,16 @@ class PretrainLoop:
         embeddings.backward(seen.grad)
         return float(total)
 
+    def _patch_gradients(self, seen: Float[Tensor, "B D h w"], objects: Objects) -> Float[Tensor, ""]:
+        if self.config.patch_weight == 0:
+            return torch.zeros((), device=self.device)
+        loss = self.config.patch_weight * self.pupil.patches(seen, objects.visible.to(self.device))
+        loss.backward()
+        return loss.detach()
+
     def _apply(self, loss: float) -> None:
         """Change the weights, unless the numbers are not finite."""
-        parameters = [parameter for parameter in self.sam.parameters() if parameter.grad is not None]
+        parameters = [parameter for parameter in self.pupil.parameters() if parameter.grad is not None]
         limit = self.config.clip_norm if self.config.clip_norm is not None else math.inf
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
         if math.isfinite(loss) and bool(norm.isfinite()):
@@ -142,15 +174,15 @@ class PretrainLoop:
             )
 
 
-def encode(sam: Sam, images: Float[Tensor, "B 3 H W"], is_unit: Tensor) -> Float[Tensor, "B D h w"]:
-    """Encode pictures in either range that an encoder meets later.
+def normalised(sam: Sam, images: Images, is_unit: Bool[Tensor, " B"]) -> Images:
+    """Return pictures in either range that an encoder meets later.
 
     SAM normalises pictures of 0..255; MA-SAM gives its frozen encoder slices in 0..1 as they are.
 
     Args:
-        sam: The model.
+        sam: Has SAM's mean and deviation.
         images: In 0..1.
-        is_unit: [B] whether a picture stays in 0..1.
+        is_unit: Whether a picture stays in 0..1.
     """
     normed = (images * 255 - sam.pixel_mean) / sam.pixel_std
-    return sam.image_encoder(torch.where(is_unit[:, None, None, None], images, normed))
+    return torch.where(is_unit[:, None, None, None], images, normed)

@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from masam.formula.picture import make_picture
 from masam.pretrain.config import PretrainConfig
-from masam.reproducibility import picture_generator
+from masam.reproducibility import is_half_size, picture_generator
 
 
 class Objects(NamedTuple):
@@ -21,6 +22,8 @@ class Objects(NamedTuple):
     """In 0..1."""
     masks: Bool[Tensor, "N H W"]
     """N is a multiple of B: the first objects are those of the first picture."""
+    visible: Int[Tensor, "B H W"]
+    """Number of the object that is seen at each pixel, 0 for none."""
 
 
 def training_objects(config: PretrainConfig, step: int) -> Objects:
@@ -30,23 +33,36 @@ def training_objects(config: PretrainConfig, step: int) -> Objects:
         config: Settings of the run.
         step: Number of the step, from 0.
     """
+    side = config.image_size // (2 if is_half_size(config.seed, step, config.half_size_share) else 1)
     first = step * config.batch_pictures
-    return _make(config, range(first, first + config.batch_pictures), config.objects, held_out=False)
+    return _make(config.seed, side, range(first, first + config.batch_pictures), config.objects, held_out=False)
 
 
 def held_out_objects(config: PretrainConfig, numbers: range) -> Objects:
     """Make pictures of validation, by number, with one object each."""
-    return _make(config, numbers, 1, held_out=True)
+    return _make(config.seed, config.image_size, numbers, 1, held_out=True)
 
 
-def _make(config: PretrainConfig, numbers: range, objects: int, *, held_out: bool) -> Objects:
-    images, chosen = [], []
+def _make(seed: int, side: int, numbers: range, objects: int, *, held_out: bool) -> Objects:
+    images, chosen, visible = [], [], []
     for number in numbers:
-        generator = picture_generator(config.seed, number, held_out=held_out)
-        picture = make_picture(generator, config.image_size)
-        masks = picture.masks
-        # Few objects are asked for twice, by different prompts.
-        order = np.concatenate([generator.permutation(len(masks)) for _ in range(-(-objects // len(masks)))])
+        generator = picture_generator(seed, number, held_out=held_out)
+        picture = make_picture(generator, side)
         images.append(picture.image)
-        chosen.append(masks[order[:objects]])
-    return Objects(torch.from_numpy(np.stack(images)), torch.from_numpy(np.concatenate(chosen)))
+        visible.append(picture.visible)
+        chosen.append(_choose(picture.masks, objects, generator))
+    return Objects(*(torch.from_numpy(join(parts)) for join, parts in (
+        (np.stack, images), (np.concatenate, chosen), (np.stack, visible)
+    )))  # fmt: skip
+
+
+def _choose(
+    masks: Bool[NDArray[np.bool_], "M H W"], count: int, generator: np.random.Generator
+) -> Bool[NDArray[np.bool_], "{count} H W"]:
+    """Draw objects, one perhaps twice: it then gets different prompts.
+
+    Most objects of a picture are small, and asked about those alone a model learns to answer nothing. The odds of one
+    grow with its diameter.
+    """
+    diameters = np.sqrt(masks.sum(axis=(1, 2)))
+    return masks[generator.choice(len(masks), count, p=diameters / diameters.sum())]

@@ -132,7 +132,7 @@ class _Session:
             self._pending = [PretrainStep(*one) for one in facts["pending"]]
         except (ValueError, KeyError, TypeError) as error:
             raise damaged_state(saved) from error
-        load_tensors(self.loop.sam, self.loop.optimizer, saved)
+        load_tensors(self.loop.pupil, self.loop.optimizer, saved)
         self.folder.drop_metrics_after(self.loop.step)
 
     def go(self) -> None:
@@ -159,8 +159,8 @@ class _Session:
     def save_state(self) -> None:
         """Write all that it takes to go on from here."""
         facts = {"step": self.loop.step, "scores": self.scores, "pending": self._pending}
-        sam, optimizer = self.loop.sam, self.loop.optimizer
-        self.folder.put_state(sam.state_dict(), optimizer_moments(sam, optimizer), facts)
+        pupil = self.loop.pupil
+        self.folder.put_state(pupil.state_dict(), optimizer_moments(pupil, self.loop.optimizer), facts)
         self._saved_at = time.monotonic()
 
     def _flush(self) -> dict[str, float | int]:

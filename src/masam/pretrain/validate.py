@@ -42,7 +42,7 @@ def score_prompts(sam: Sam, config: PretrainConfig, device: torch.device) -> dic
 
 @torch.no_grad()
 def _score_some(sam: Sam, config: PretrainConfig, device: torch.device, numbers: range) -> dict[str, torch.Tensor]:
-    images, masks = held_out_objects(config, numbers)
+    images, masks, _ = held_out_objects(config, numbers)
     objects, side = masks.numpy(), masks.shape[-1]
     masks = masks.to(device)
     scores = {}

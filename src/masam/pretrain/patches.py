@@ -1,0 +1,73 @@
+"""What each patch is asked about itself: a dense lesson beside the few objects that are prompted for.
+
+A prompt teaches the encoder about one object. Here the embedding of every patch says by one linear layer where borders
+run in it, and which of the pixels in it and around it belong to the object at its centre, as if every patch had been
+clicked on. The layer is thrown away in the end; what it needed to know stays in the encoder.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from masam.model.sizes import IMAGE_SIZE_STEP
+
+_BORDER_CELL = 2
+"""Side in pixels of the cells of a patch that do or do not hold a border."""
+
+_REGION_STEP = 4
+"""Pixels from one sample of the region around a patch to the next; the region is three patches wide."""
+
+_BORDERS = IMAGE_SIZE_STEP // _BORDER_CELL
+_REGION = 3 * IMAGE_SIZE_STEP // _REGION_STEP
+_OUTSIDE = -1
+
+
+class PatchQuestions(nn.Module):
+    """The layer that reads a patch's embedding, and its loss.
+
+    Args:
+        channels: Channels D of the image embedding.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.read = nn.Linear(channels, _BORDERS**2 + _REGION**2)
+
+    def forward(self, embeddings: Float[Tensor, "B D h w"], visible: Int[Tensor, "B H W"]) -> Float[Tensor, ""]:
+        """Return the sum of two mean cross-entropies: of borders and of regions.
+
+        Args:
+            embeddings: Of the image encoder.
+            visible: Number of the object that is seen at each pixel.
+        """
+        said = self.read(embeddings.permute(0, 2, 3, 1)).float()
+        borders, regions = said.split([_BORDERS**2, _REGION**2], dim=-1)
+        loss = F.binary_cross_entropy_with_logits(borders, borders_of(visible))
+        wanted, is_inside = regions_of(visible)
+        return loss + F.binary_cross_entropy_with_logits(regions[is_inside], wanted[is_inside])
+
+
+def borders_of(visible: Int[Tensor, "B H W"]) -> Float[Tensor, "B h w c"]:
+    """Return for each patch which of its cells hold a pixel that differs from the one above it or left of it."""
+    is_border = torch.zeros_like(visible, dtype=torch.bool)
+    is_border[:, 1:] |= visible[:, 1:] != visible[:, :-1]
+    is_border[:, :, 1:] |= visible[:, :, 1:] != visible[:, :, :-1]
+    cells = F.max_pool2d(is_border[:, None].float(), _BORDER_CELL)[:, 0]
+    return cells.unfold(1, _BORDERS, _BORDERS).unfold(2, _BORDERS, _BORDERS).flatten(3)
+
+
+def regions_of(visible: Int[Tensor, "B H W"]) -> tuple[Float[Tensor, "B h w c"], Bool[Tensor, "B h w c"]]:
+    """Return for each patch which samples of the region around it are of its centre's object, and which there are.
+
+    Returns:
+        1 where a sample is of that object, row by row; and whether it lies in the picture.
+    """
+    middle = IMAGE_SIZE_STEP // 2
+    own = visible[:, middle::IMAGE_SIZE_STEP, middle::IMAGE_SIZE_STEP, None]
+    first, margin = _REGION_STEP // 2, IMAGE_SIZE_STEP // _REGION_STEP
+    samples = F.pad(visible[:, first::_REGION_STEP, first::_REGION_STEP], [margin] * 4, value=_OUTSIDE)
+    around = samples.unfold(1, _REGION, margin).unfold(2, _REGION, margin).flatten(3)
+    return (around == own).float(), around != _OUTSIDE

@@ -1,0 +1,67 @@
+"""What each patch is asked about itself."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from masam.pretrain.patches import PatchQuestions, borders_of, regions_of
+
+
+@pytest.fixture
+def visible():
+    """Two rows of three patches: object 1 above row 20, object 2 right of column 30 below it."""
+    found = torch.zeros(1, 32, 48, dtype=torch.int16)
+    found[0, :20] = 1
+    found[0, 20:, 30:] = 2
+    return found
+
+
+def test_borders_are_where_a_pixel_differs_from_the_one_above_or_left(visible):
+    borders = borders_of(visible)
+    assert borders.shape == (1, 2, 3, 64)
+    assert not borders[0, 0].any()
+    rows = borders[0, 1].unflatten(-1, (8, 8))
+    for patch, column in ((0, None), (1, 7), (2, None)):  # column 30 lies in the last cell of the middle patch
+        expected = torch.zeros(8, 8)
+        expected[2] = 1  # row 20 is the fourth of the patch, in its third row of cells
+        if column is not None:
+            expected[2:, column] = 1
+        assert torch.equal(rows[patch], expected), patch
+
+
+def test_regions_are_the_surroundings_that_belong_to_the_centre(visible):
+    wanted, is_inside = (found.unflatten(-1, (12, 12)) for found in regions_of(visible))
+    for row in range(2):
+        for column in range(3):
+            own = visible[0, 16 * row + 8, 16 * column + 8]
+            for i in range(12):
+                for j in range(12):
+                    y, x = 16 * (row - 1) + 4 * i + 2, 16 * (column - 1) + 4 * j + 2
+                    is_there = 0 <= y < 32 and 0 <= x < 48
+                    assert is_inside[0, row, column, i, j] == is_there
+                    assert wanted[0, row, column, i, j] == (is_there and visible[0, y, x] == own)
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_both_and_ignores_what_lies_outside(visible):
+    torch.manual_seed(0)
+    questions, embeddings = PatchQuestions(8), torch.randn(1, 8, 2, 3)
+    said = questions.read(embeddings.permute(0, 2, 3, 1))
+    wanted, is_inside = regions_of(visible)
+    each = F.binary_cross_entropy_with_logits(said[..., 64:], wanted, reduction="none")
+    expected = F.binary_cross_entropy_with_logits(said[..., :64], borders_of(visible))
+    expected = expected + (each * is_inside).sum() / is_inside.sum()
+    torch.testing.assert_close(questions(embeddings, visible), expected)
+
+
+def test_a_linear_layer_learns_what_the_embeddings_hold(visible):
+    torch.manual_seed(0)
+    questions, embeddings = PatchQuestions(8), torch.randn(1, 8, 2, 3)
+    optimizer = torch.optim.Adam(questions.parameters(), lr=0.1)
+    losses = []
+    for _ in range(150):
+        loss = questions(embeddings, visible)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.02 * losses[0]
