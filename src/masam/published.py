@@ -1,36 +1,40 @@
-"""SAM weights that others publish, by name: where they come from, and where they lie on this machine."""
+"""SAM weights by name, others' and our own: where they come from, and where they lie on this machine."""
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import platformdirs
 
-from masam.errors import ConfigError, InputError
+from masam.errors import ConfigError, InputError, ModelError
+from masam.io.gate import system_border
 from masam.io.partial import part_path
 from masam.io.receipt import read_receipt
 from masam.progress import MB
 
 State = Literal["yes", "no", "incomplete", "unchecked"]
 
+_PACKAGE = Path(__file__).parent / "assets"
+"""Holds the weights that come with the package."""
+
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """One file that others publish.
+    """One file of weights: of others, or in the package.
 
     Attributes:
         name: What users call it.
         title: What it is, in a few words.
         size: Model size, as in ``masam.model.sizes``.
-        url: Address of the file.
-        filename: Its name in the cache folder.
+        url: Address of the file; None where it comes with the package.
+        filename: Its name in the cache folder, or in the package.
         bytes: Its size in bytes: exact where ``sha256`` is given, else about.
-        sha256: SHA-256 of the file in hex; None where the host's own statement counts.
+        sha256: SHA-256 of the file in hex; None where the host's own statement counts. Of the package's it is pinned.
         licence: SPDX name of its licence.
         page: Page of its authors.
     """
@@ -38,7 +42,7 @@ class PublishedWeights:
     name: str
     title: str
     size: str
-    url: str
+    url: str | None
     filename: str
     bytes: int
     sha256: str | None
@@ -49,6 +53,26 @@ class PublishedWeights:
     def file_size(self) -> str:
         """The size of the file as people write it."""
         return f"{self.bytes / MB:.0f} MB" if self.bytes < 1000 * MB else f"{self.bytes / MB / 1000:.2f} GB"
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies, or would."""
+        return (cache_folder() if self.url else _PACKAGE) / self.filename
+
+    def verified(self) -> str | None:
+        """Return the SHA-256 that the file on this machine was verified by; None if there is none, or it was not.
+
+        The package's file came through an installer that checks what it installs; its size is compared.
+
+        Raises:
+            ResourceError: The system did not let us read.
+        """
+        if self.url:
+            receipt = read_receipt(self.path)
+            return receipt.sha256 if receipt else None
+        with system_border(self.path):
+            is_whole = self.path.is_file() and self.path.stat().st_size == self.bytes
+        return self.sha256 if is_whole else None
 
 
 def _meta(letter: str, filename: str, size: int, sha256: str) -> PublishedWeights:
@@ -117,7 +141,7 @@ _ALL = (
 )
 
 PUBLISHED: Mapping[str, PublishedWeights] = {one.name: one for one in _ALL}
-"""All published weights that masam knows, by name."""
+"""All weights that masam knows by name."""
 
 
 def cache_folder() -> Path:
@@ -128,7 +152,7 @@ def cache_folder() -> Path:
 
 
 def find_published(name: str) -> PublishedWeights:
-    """Return the published weights of a name.
+    """Return the weights of a name.
 
     Raises:
         ConfigError: There are none of that name; the line says the nearest.
@@ -147,8 +171,8 @@ def cached(name: str) -> Path | None:
         ConfigError: There are no published weights of that name.
         ResourceError: The system did not let us read.
     """
-    path = cache_folder() / find_published(name).filename
-    return path if read_receipt(path) else None
+    entry = find_published(name)
+    return entry.path if entry.verified() else None
 
 
 def state(name: str) -> State:
@@ -164,7 +188,7 @@ def state(name: str) -> State:
     """
     if cached(name):
         return "yes"
-    path = cache_folder() / find_published(name).filename
+    path = find_published(name).path
     if path.exists():
         return "unchecked"
     return "incomplete" if part_path(path).exists() else "no"
@@ -200,11 +224,23 @@ def require_cached(name: str) -> Path:
     if path := cached(name):
         return path
     entry = find_published(name)
+    if entry.url is None:
+        raise broken_package(entry)
     if state(name) == "unchecked":
-        where = cache_folder() / entry.filename
-        raise InputError(f"{name} is there, but not checked yet", where=where, fix=f"run masam weights verify {name}")
+        raise InputError(
+            f"{name} is there, but not checked yet", where=entry.path, fix=f"run masam weights verify {name}"
+        )
     raise InputError(
         f"{name} is not on this machine yet", fix=f"run masam weights get {name} (about {entry.file_size})"
+    )
+
+
+def broken_package(entry: PublishedWeights) -> ModelError:
+    """Return the error that the package's own file is not what it was."""
+    return ModelError(
+        f"expected a file of {entry.bytes} bytes with SHA-256 {entry.sha256}, which comes with masam",
+        where=entry.path,
+        fix="install masam again; in a clone, check that the file was fetched whole",
     )
 
 
@@ -217,11 +253,11 @@ def published_by_sha256(sha256: str) -> PublishedWeights | None:
     Raises:
         ResourceError: The system did not let us read.
     """
-    return next((entry for entry, _, verified in _known() if sha256 in (entry.sha256, verified)), None)
+    return next((entry for entry in PUBLISHED.values() if sha256 in (entry.sha256, entry.verified())), None)
 
 
 def find_cached_by_sha256(sha256: str) -> Path | None:
-    """Return the downloaded file of a SHA-256, by the notes beside the files; no file is read.
+    """Return the file of a SHA-256 on this machine, by the notes beside the downloaded ones; no file is read.
 
     Args:
         sha256: SHA-256 of the whole file in lower-case hex.
@@ -229,12 +265,4 @@ def find_cached_by_sha256(sha256: str) -> Path | None:
     Raises:
         ResourceError: The system did not let us read.
     """
-    return next((path for _, path, verified in _known() if sha256 == verified), None)
-
-
-def _known() -> Iterator[tuple[PublishedWeights, Path, str | None]]:
-    """Yield published weights, where each lies here, and the SHA-256 that it was verified by."""
-    for entry in PUBLISHED.values():
-        path = cache_folder() / entry.filename
-        receipt = read_receipt(path)
-        yield entry, path, receipt.sha256 if receipt else None
+    return next((entry.path for entry in PUBLISHED.values() if sha256 == entry.verified()), None)

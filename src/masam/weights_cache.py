@@ -12,13 +12,13 @@ from masam.errors import ConfigError, InputError, MasamError, ModelError, Resour
 from masam.io.download import download, stated_sha256
 from masam.io.gate import sha256 as hash_file
 from masam.io.gate import system_border
-from masam.io.receipt import read_receipt, write_receipt
+from masam.io.receipt import write_receipt
 from masam.progress import Megabytes, Progress, Silent
-from masam.published import PUBLISHED, PublishedWeights, cache_folder, find_published, require_cached, state
+from masam.published import PUBLISHED, PublishedWeights, broken_package, find_published, require_cached, state
 
 
 def get(name: str, *, progress: Progress | None = None, offline: bool = False, sha256: str | None = None) -> Path:
-    """Return where published weights lie, after downloading them if need be.
+    """Return where weights lie, after downloading them if need be.
 
     A file that was put into the cache folder by hand is verified and taken.
 
@@ -34,16 +34,19 @@ def get(name: str, *, progress: Progress | None = None, offline: bool = False, s
     Raises:
         ConfigError: The name is not known, or ``sha256`` is none or not the pinned one.
         InputError: The file is not the expected one.
+        ModelError: The package's own file is missing or cut off.
         ResourceError: It cannot be downloaded or written; the line says how to do it by hand.
     """
     entry = find_published(name)
     progress = progress or Silent()
     offline = offline or os.environ.get("MASAM_OFFLINE", "0") not in ("", "0")
     expected = _expected(entry, sha256)
-    target = cache_folder() / entry.filename
-    if receipt := read_receipt(target):
-        if expected not in (None, receipt.sha256):
-            raise _unexpected(target, str(expected), receipt.sha256)
+    target = entry.path
+    if verified := entry.verified():
+        if expected not in (None, verified):
+            raise _unexpected(target, str(expected), verified)
+    elif entry.url is None:
+        raise broken_package(entry)
     elif target.exists():
         if expected is None and offline:
             raise _unknown(entry, target)
@@ -81,9 +84,11 @@ class Verification:
             ModelError: Files are damaged; all are named.
             InputError: For a file no SHA-256 is known, and none is damaged.
         """
-        damaged = [str(error) for error in self.failed.values() if isinstance(error, ModelError)]
+        damaged = [error for error in self.failed.values() if isinstance(error, ModelError)]
+        if len(damaged) > 1:
+            raise ModelError("; ".join(str(error) for error in damaged))
         if damaged:
-            raise ModelError("; ".join(damaged), fix="delete the file and run masam weights get")
+            raise damaged[0]
         for error in self.failed.values():
             raise error
 
@@ -109,17 +114,20 @@ def verify(names: Sequence[str] = (), *, progress: Progress | None = None) -> Ve
     found = Verification()
     for name in dict.fromkeys(names) or present:
         entry = PUBLISHED[name]
-        path = cache_folder() / entry.filename
-        receipt = read_receipt(path)
-        expected = entry.sha256 or (receipt and receipt.sha256)
+        path, verified = entry.path, entry.verified()
+        expected = entry.sha256 or verified
         if not expected:
             found.failed[name] = _unknown(entry, path)
             continue
         sha256 = _hash(path, progress or Silent())
         if sha256 != expected:
-            found.failed[name] = ModelError(f"{name} is damaged: expected SHA-256 {expected}, got {sha256}", where=path)
+            found.failed[name] = ModelError(
+                f"{name} is damaged: expected SHA-256 {expected}, got {sha256}",
+                where=path,
+                fix=f"delete the file and run masam weights get {name}" if entry.url else "install masam again",
+            )
             continue
-        if receipt is None:
+        if verified is None and entry.url:
             write_receipt(path, entry.url, sha256)
         found.verified[name] = sha256
     return found

@@ -139,7 +139,7 @@ def test_verify(masam, server, path):
     what = f"{path}: {NAME} is damaged: expected SHA-256 {SHA256}, got {got}"
     result = masam("weights", "verify")
     assert (result.code, result.out) == (6, "")
-    assert result.error == f"error[MODEL]: {what}; delete the file and run masam weights get"
+    assert result.error == f"error[MODEL]: {what}; delete the file and run masam weights get {NAME}"
     result = masam("weights", "verify", "--json")
     assert result.code == 6
     assert result.json == {"verified": {}, "failed": {NAME: what}}

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 from fault_server import Fault, Listener, free_port, published, serving
 
+from masam import published as published_module
 from masam.errors import ConfigError, InputError, ModelError, ResourceError
 from masam.io.receipt import read_receipt, receipt_path
-from masam.published import PUBLISHED, cache_folder, state
+from masam.published import PUBLISHED, cache_folder, find_cached_by_sha256, resolve, state
 from masam.weights_cache import get, verify
 
 CONTENT = bytes(range(256)) * 100
@@ -193,8 +194,9 @@ def test_verify_finds_what_has_changed(server, by_hand):
         found.raise_failures()
     assert str(error.value) == (
         f"{pinned}: pinned is damaged: expected SHA-256 {SHA256}, got {got}; "
+        "delete the file and run masam weights get pinned; "
         f"{stated}: stated is damaged: expected SHA-256 {SHA256}, got {got}; "
-        "delete the file and run masam weights get"
+        "delete the file and run masam weights get stated"
     )
     assert len(server.requests) == 2
 
@@ -221,3 +223,43 @@ def test_verify_of_what_is_not_there():
         verify(["x"])
     assert get("pinned")
     assert list(verify(["pinned"]).verified) == ["pinned"]
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    """Weights that come with the package, in a package folder of the test's."""
+    folder = tmp_path / "assets"
+    folder.mkdir()
+    entry = replace(published("ours", "ours.safetensors", "", CONTENT), url=None)
+    monkeypatch.setattr(published_module, "_PACKAGE", folder)
+    for name in list(PUBLISHED):
+        monkeypatch.delitem(PUBLISHED, name)
+    monkeypatch.setitem(PUBLISHED, "ours", entry)
+    monkeypatch.setenv("MASAM_HOME", str(tmp_path / "home"))
+    (folder / "ours.safetensors").write_bytes(CONTENT)
+    return folder / "ours.safetensors"
+
+
+def test_what_comes_with_the_package_is_there_and_touches_no_network(shipped, tmp_path):
+    assert state("ours") == "yes"
+    assert get("ours", offline=True) == resolve("ours") == find_cached_by_sha256(SHA256) == shipped
+    assert verify().verified == {"ours": SHA256}
+    assert [path.name for path in shipped.parent.iterdir()] == ["ours.safetensors"]
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("content", [None, CONTENT[:-1]])
+def test_a_package_without_its_weights_says_so(shipped, content):
+    shipped.unlink() if content is None else shipped.write_bytes(content)
+    expected = (
+        rf"ours.safetensors: expected a file of {len(CONTENT)} bytes with SHA-256 {SHA256}, .*; install masam again"
+    )
+    for ask in (get, resolve):
+        with pytest.raises(ModelError, match=expected):
+            ask("ours")
+
+
+def test_damage_to_the_package_s_weights_is_found(shipped):
+    shipped.write_bytes(b"\xff" + CONTENT[1:])
+    with pytest.raises(ModelError, match=r"ours is damaged: expected SHA-256 .*; install masam again$"):
+        verify().raise_failures()
