@@ -10,7 +10,7 @@ from masam_cli import finish, start
 from masam.metrics import read_rows
 
 SMALL = [
-    *("--image-size", 144, "--batch", 1, "--device", "cpu", "--set", "objects=2", "--set", "rounds=1"),
+    *("--image-size", 160, "--batch", 1, "--device", "cpu", "--set", "objects=2", "--set", "rounds=1"),
     *("--set", "validation_pictures=1"),
 ]
 
@@ -44,14 +44,14 @@ def test_stopped_resumed_and_used(masam, tmp_path):
     ]  # fmt: skip
     told = masam("info", out / "model.safetensors", "--json")
     assert told.json["size"] == "vit_t"
-    assert told.json["image_size"] == 144
+    assert told.json["image_size"] == 160
 
 
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
         (["--set", "round=2"], 2, "error[CONFIG]: options: round: unknown key"),
-        (["--image-size", 100], 2, "error[CONFIG]: options: image_size: expected a multiple of 16 from 32"),
+        (["--image-size", 100], 2, "error[CONFIG]: options: image_size: expected a multiple of 32 from 64"),
         (
             ["--image-size", 128],
             2,

@@ -136,10 +136,11 @@ def test_verify(masam, server, path):
     assert masam("weights", "verify", "--json").json == {"verified": {NAME: SHA256}, "failed": {}}
     path.write_bytes(CONTENT[:-1] + b"\0")
     got = hashlib.sha256(path.read_bytes()).hexdigest()
-    what = f"{path}: {NAME} is damaged: expected SHA-256 {SHA256}, got {got}"
+    todo = f"delete the file and run masam weights get {NAME}"
+    what = f"{path}: {NAME} is damaged: expected SHA-256 {SHA256}, got {got}; {todo}"
     result = masam("weights", "verify")
     assert (result.code, result.out) == (6, "")
-    assert result.error == f"error[MODEL]: {what}; delete the file and run masam weights get {NAME}"
+    assert result.error == f"error[MODEL]: {what}"
     result = masam("weights", "verify", "--json")
     assert result.code == 6
     assert result.json == {"verified": {}, "failed": {NAME: what}}

@@ -10,7 +10,7 @@ import typer
 
 from masam.cli.console import listening, print_json, print_line
 from masam.cli.options import Json, Quiet
-from masam.cli.settings import with_settings
+from masam.cli.settings import require_none_given, with_settings
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +39,6 @@ def pretrain(
     quiet: Quiet = False,
 ) -> None:
     """Pre-train a SAM on endless pictures made by formula; its file then serves --sam-checkpoint."""
-    from masam.errors import ConfigError
     from masam.manifest import build_manifest, write_manifest
     from masam.pretrain.config import PretrainConfig
     from masam.pretrain.run import pretrain as pretrain_model
@@ -55,8 +54,8 @@ def pretrain(
     }
     started = datetime.now(UTC)
     given = {key: value for key, value in chosen.items() if value is not None}
-    if resume and (given or setting or config):
-        raise ConfigError("a resumed run keeps its settings; give none", where="--resume", fix="or start a new run")
+    if resume:
+        require_none_given(given, setting, config)
     base = PretrainConfig() if config is None else PretrainConfig.from_yaml(config)
     settings = None if resume else with_settings(base, given, setting or [])
     with listening(quiet) as progress:

@@ -32,6 +32,21 @@ def with_settings(base: Any, given: dict[str, Any], assignments: list[str]) -> A
     return base.changed(changes, where="options")
 
 
+def require_none_given(*given: object) -> None:
+    """Refuse settings beside ``--resume``: a run that goes on keeps its own.
+
+    Args:
+        given: Values of all options that would set something.
+
+    Raises:
+        ConfigError: One of them is not empty.
+    """
+    from masam.errors import ConfigError
+
+    if any(given):
+        raise ConfigError("a resumed run keeps its settings; give none", where="--resume", fix="or start a new run")
+
+
 def number(value: Any) -> Any:
     """Return a text such as 1e-4, which YAML 1.1 takes for no number, as the number that is meant."""
     if not isinstance(value, str):

@@ -12,7 +12,7 @@ import typer
 
 from masam.cli.console import listening, print_json, print_line
 from masam.cli.options import Json, Quiet
-from masam.cli.settings import number, with_settings
+from masam.cli.settings import number, require_none_given, with_settings
 
 if TYPE_CHECKING:
     from masam.train.run import TrainResult
@@ -68,7 +68,6 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train on a data set; the run folder then serves masam predict. Under torchrun or srun, on many devices."""
-    from masam.errors import ConfigError
     from masam.plan import Plan
     from masam.train.config import TrainConfig
     from masam.train.parallel import find_place
@@ -87,8 +86,8 @@ def train(
     }
     started = datetime.now(UTC)
     given = {key: value for key, value in chosen.items() if value is not None}
-    if resume and (given or setting or config or plan):
-        raise ConfigError("a resumed run keeps its settings; give none", where="--resume", fix="or start a new run")
+    if resume:
+        require_none_given(given, setting, config, plan)
     base = TrainConfig() if config is None else TrainConfig.from_yaml(config)
     chosen_plan = None if plan is None else Plan.from_yaml(plan)
     if config is None and chosen_plan is not None and (best := chosen_plan.suggestion) is not None:
