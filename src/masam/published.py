@@ -104,6 +104,17 @@ def _hugging_face(letter: str, word: str, size: int) -> PublishedWeights:
 
 
 _ALL = (
+    PublishedWeights(
+        name="masam-vit-t",
+        title="A small SAM of our own, pre-trained on pictures made by formula",
+        size="vit_t",
+        url=None,
+        filename="masam-vit-t.safetensors",
+        bytes=0,
+        sha256="SHA_OF_VIT_T",
+        licence="Apache-2.0",
+        page="docs/concepts/pre-training.md",
+    ),
     _meta(
         "b",
         "sam_vit_b_01ec64.pth",

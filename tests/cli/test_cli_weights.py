@@ -123,27 +123,31 @@ def test_list_shows_what_is_here(masam, server, path):
 
 def test_verify(masam, server, path):
     result = masam("weights", "verify")
-    assert (result.code, result.out) == (0, f"no published weights in {path.parent}\n")
+    own = PUBLISHED["masam-vit-t"].sha256
+    own_line = f"masam-vit-t: as published, SHA-256 {own}\n"
+    assert (result.code, result.out) == (0, own_line)
     result = masam("weights", "verify", NAME)
     assert (result.code, result.out) == (3, "")
     assert result.error == (
         f"error[INPUT]: {NAME} is not on this machine yet; run masam weights get {NAME} (about 2 MB)"
     )
     masam("weights", "get", NAME)
-    for words in ([], [NAME]):
-        result = masam("weights", "verify", *words)
-        assert (result.code, result.out) == (0, f"{NAME}: as published, SHA-256 {SHA256}\n")
-    assert masam("weights", "verify", "--json").json == {"verified": {NAME: SHA256}, "failed": {}}
+    line = f"{NAME}: as published, SHA-256 {SHA256}\n"
+    for words, lines in (([], own_line + line), ([NAME], line)):
+        verified = masam("weights", "verify", *words)
+        assert (verified.code, verified.out) == (0, lines)
+    verified = {"masam-vit-t": own, NAME: SHA256}
+    assert masam("weights", "verify", "--json").json == {"verified": verified, "failed": {}}
     path.write_bytes(CONTENT[:-1] + b"\0")
     got = hashlib.sha256(path.read_bytes()).hexdigest()
     todo = f"delete the file and run masam weights get {NAME}"
     what = f"{path}: {NAME} is damaged: expected SHA-256 {SHA256}, got {got}; {todo}"
     result = masam("weights", "verify")
-    assert (result.code, result.out) == (6, "")
+    assert (result.code, result.out) == (6, own_line)
     assert result.error == f"error[MODEL]: {what}"
     result = masam("weights", "verify", "--json")
     assert result.code == 6
-    assert result.json == {"verified": {}, "failed": {NAME: what}}
+    assert result.json == {"verified": {"masam-vit-t": own}, "failed": {NAME: what}}
     path.unlink()
     assert masam("weights", "get", NAME).code == masam("weights", "verify").code == 0
 

@@ -4,9 +4,13 @@ from urllib.parse import urlsplit
 
 import platformdirs
 import pytest
+import torch
 
+import masam
 from masam import published
 from masam.errors import ConfigError, InputError
+from masam.identify import identify
+from masam.io.gate import sha256
 from masam.io.receipt import write_receipt
 from masam.model.sizes import SIZES
 from masam.published import PUBLISHED, cache_folder, cached, find_published, require_cached, resolve, state
@@ -30,14 +34,25 @@ def put(name, sha256=OTHER):
     return path
 
 
+def assert_equal_states(one, other):
+    first, second = one.state_dict(), other.state_dict()
+    assert set(first) == set(second)
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
 def test_the_registry_is_sound():
     assert list(PUBLISHED) == [
+        "masam-vit-t",
         *("sam-vit-b", "sam-vit-l", "sam-vit-h", "sam-vit-b-hf", "sam-vit-l-hf", "sam-vit-h-hf", "medsam-vit-b")
     ]
     for name, entry in PUBLISHED.items():
         assert entry.name == name
         assert entry.size in SIZES
         assert entry.licence == "Apache-2.0"
+        if entry.url is None:  # in the package
+            assert entry.sha256
+            assert (Path(__file__).parents[2] / entry.page).is_file()
+            continue
         assert urlsplit(entry.url).scheme == urlsplit(entry.page).scheme == "https"
         assert Path(entry.filename).name == entry.filename
         assert entry.sha256 is None or re.fullmatch("[0-9a-f]{64}", entry.sha256)
@@ -120,3 +135,20 @@ def test_weights_are_found_by_their_hash(home):
     path.unlink()
     assert published.published_by_sha256(OTHER) is None
     assert published.find_cached_by_sha256(OTHER) is None
+
+
+def test_the_package_has_its_own_sam(home):
+    entry = PUBLISHED["masam-vit-t"]
+    assert state("masam-vit-t") == "yes"
+    assert entry.bytes <= 25_000_000
+    assert sha256(entry.path) == entry.sha256
+    described = identify(resolve("masam-vit-t"))
+    assert (described["kind"], described["size"], described["image_size"]) == ("SAM weights", "vit_t", 256)
+    assert list(home.iterdir()) == []
+
+
+def test_it_stands_below_a_model_without_being_named_again(home, tmp_path):
+    model = masam.build_masam("auto", 2, 64, 3, 2, adapter_channels=4, sam_checkpoint="masam-vit-t")
+    masam.save(tmp_path / "model.safetensors", model)
+    assert (tmp_path / "model.safetensors").stat().st_size < PUBLISHED["masam-vit-t"].bytes
+    assert_equal_states(masam.load(tmp_path / "model.safetensors"), model)

@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_weights(json: Json = False) -> None:
-    """Print the published weights, and which of them are on this machine."""
+    """Print the weights that have a name, and which of them are on this machine."""
     from masam.published import PUBLISHED, cache_folder, state
 
     states = {name: state(name) for name in PUBLISHED}
@@ -47,7 +47,7 @@ def list_weights(json: Json = False) -> None:
         (name, entry.size, entry.file_size, entry.licence, states[name], entry.page)
         for name, entry in PUBLISHED.items()
     ]
-    print_table(rows, title=f"Published weights; those on this machine are in {cache_folder()}")
+    print_table(rows, title=f"Weights by name; those that were downloaded are in {cache_folder()}")
 
 
 def get(
@@ -77,17 +77,14 @@ def verify(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Hash downloaded weights again, and find those that have changed."""
+    """Hash the weights on this machine again, and find those that have changed."""
     from masam import weights_cache
-    from masam.published import cache_folder
 
     with listening(quiet) as progress:
         found = weights_cache.verify(names or (), progress=progress)
     if json:
         failed = {name: str(error) for name, error in found.failed.items()}
         print_json({"verified": found.verified, "failed": failed})
-    elif not found.verified and not found.failed:
-        print_line(f"no published weights in {cache_folder()}")
     else:
         for name, sha256 in found.verified.items():
             print_line(f"{name}: as published, SHA-256 {sha256}")

@@ -85,10 +85,11 @@ def unfold_pixels(x: Float[Tensor, "N K p"], h: int, w: int) -> Float[Tensor, "N
         h: Rows before upsampling.
         w: Columns before upsampling.
     """
-    steps = (x.shape[2] // (h * w)).bit_length() // 2
-    x = x.unflatten(2, (h, w, *[2] * (2 * steps)))
-    rows, columns = ([2 + axis + 2 * step for step in range(steps + 1)] for axis in (0, 1))
-    return x.permute(0, 1, *rows, *columns).reshape(*x.shape[:2], h << steps, w << steps)
+    x = x.unflatten(2, (h, w, -1))
+    # One upsampling at a time: a copy that moves runs of pixels, where all at once would move them one by one.
+    while x.shape[4] > 1:
+        x = x.unflatten(4, (2, 2, -1)).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+    return x[..., 0]
 
 
 class MaskDecoder(nn.Module):
