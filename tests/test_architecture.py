@@ -47,7 +47,7 @@ ALLOWED = {
     "export": STAGES
     | {"model", "weights", "reference", "predict", "cohort"},  # a bundle predicts as masam predict does
     "ablation": STAGES
-    | {"model", "weights", "card", "predict", "cohort", "train", "evaluation", "metrics", "manifest"},  # many runs
+    | {"model", "weights", "card", "predict", "cohort", "video_cohort", "train", "evaluation", "metrics", "manifest"},
     "demo": STAGES | {"model", "weights", "predict", "cohort", "train", "evaluation", "metrics", "manifest", "report"},
 }
 # The vocabulary has an order of its own; nothing in it imports what stands further right.

@@ -11,7 +11,8 @@ from masam.ablation.config import AblationConfig
 from masam.ablation.rows import apply_changes, model_shape
 from masam.card import Base
 from masam.cli import app
-from masam.datasets import btcv, endovis18, msd, prostate
+from masam.datasets import btcv, endovis18, instruments, msd, nerves, phantom, prostate, tumour
+from masam.datasets.made_sets import MADE_SETS
 from masam.labels import LabelScheme
 from masam.model.masam import empty_model
 from masam.model.parameters import count_parameters
@@ -22,8 +23,11 @@ from masam.train.config import TrainConfig
 
 ROOT = Path(__file__).parent.parent / "configs"
 ALL_FILES = sorted(path for path in ROOT.rglob("*") if path.is_file())
+EVIDENCE = [path for path in ALL_FILES if path.parent.name == "evidence"]
+TABLES = [path for path in EVIDENCE if path.name != "training.yaml"]
 ABLATIONS = [path for path in ALL_FILES if path.parent.name == "ablations"]
-FILES = [path for path in ALL_FILES if path not in ABLATIONS]
+PAPER_FILES = [path for path in ALL_FILES if path not in EVIDENCE]
+FILES = [path for path in PAPER_FILES if path not in ABLATIONS]
 LABELS = {
     "btcv": btcv.MERGED,
     "prostate": prostate.LABELS,
@@ -33,6 +37,7 @@ LABELS = {
 MARKS = r"\[(V-code|V-run|V-log|V-pyc|V-src|2nd|inf|mem)\]"
 
 PARAMETRISED_FILES = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+PARAMETRISED_TABLES = pytest.mark.parametrize("file", TABLES, ids=lambda file: file.stem)
 PARAMETRISED_ABLATIONS = pytest.mark.parametrize("file", ABLATIONS, ids=lambda file: file.stem)
 
 
@@ -129,7 +134,7 @@ def test_its_commands_lead_from_the_download_to_the_score(file):
             assert all(given[key] == evaluate[key] for key in ("predictions", "references", "labels"))
 
 
-@pytest.mark.parametrize("file", ALL_FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", PAPER_FILES, ids=lambda file: file.stem)
 def test_its_header_says_what_is_published_and_how_sure_it_is(file):
     text = " ".join(header(file).split())
     assert "Time and memory: published, not measured here" in text
@@ -178,6 +183,54 @@ def test_its_commands_lead_from_the_download_to_the_table(file, monkeypatch):
     assert str(plan["out"]) == table.plan
     assert dry["config"] == ablate["config"] == file.relative_to(ROOT.parent)
     assert (dry["dry_run"], ablate["dry_run"], dry["out"]) == (True, False, ablate["out"])
+
+
+MADE = {
+    "phantom": (phantom.LABELS, phantom.DEFAULT_SHAPE[2], "paper-ct"),
+    "nerves": (nerves.LABELS, nerves.SHAPE[2], "paper-mr"),
+    "tumour": (tumour.LABELS, tumour.SHAPE[2], "paper-tumor"),
+    "instruments": (instruments.LABELS, instruments.FRAMES, "paper-video"),
+}
+"""Made set to its classes, its slices or frames, and a preset of its kind."""
+
+
+@PARAMETRISED_TABLES
+def test_a_table_of_the_evidence_can_be_built_and_is_as_long_as_it_says(file, monkeypatch):
+    monkeypatch.chdir(ROOT.parent)
+    table = AblationConfig.from_yaml(file)
+    calls = [parsed(words) for words in commands(file)]
+    ((_, made), (_, ablate)) = calls
+    assert [name for name, _ in calls] == ["make", "ablate"]
+    assert (str(made["out"]), ablate["config"]) == (table.dataset, file.relative_to(ROOT.parent))
+    base = TrainConfig.from_yaml(Path(table.config))
+    labels, depth, preset_name = MADE[made["name"]]
+    preset = PRESETS[preset_name].model_dump(mode="json")
+    channels = ["R", "G", "B"] if preset["modality"] == "video" else ["image"]
+    facts = {**preset, "name": "made", "channels": channels, "slice_axis": "stored", "labels": labels}
+    plan = Plan.from_mapping(facts, where="plan")
+    shapes = {}
+    for row, changes in table.rows.items():
+        config, own = apply_changes(*apply_changes(base, plan, table.settings), changes)
+        model = model_shape(config, own, Base("vit_t", "0" * 64))
+        trained = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
+        shapes[row] = (config.prompt_rate, trained)
+        assert own.image_size == 128
+    assert len({str(shape) for shape in shapes.values()}) == len(table.rows), "rows that differ in nothing"
+    steps = MADE_SETS[made["name"]].train * depth // base.batch_windows * base.epochs
+    assert re.search(rf"^{_in_words(len(table.rows) * len(table.seeds))} runs of {steps} steps\b", header(file), re.M)
+
+
+def _in_words(number):
+    return {6: "Six"}.get(number, str(number))
+
+
+def test_the_evidence_on_the_third_dimension_differs_in_nothing_but_the_depth_of_adapters():
+    tables = [file for file in TABLES if file.stem.startswith("third-dimension-")]
+    assert {file.stem.removeprefix("third-dimension-") for file in tables} == {"phantom", "nerves", "instruments"}
+    for file in tables:
+        table = AblationConfig.from_yaml(file)
+        assert table.rows == {"2D adapters": {"model.adapter_depth_kernel": 1}, "3D adapters": {}}
+        assert (table.seeds, table.first) == ((1, 2, 3), "2D adapters")
 
 
 def test_a_wrong_command_is_noticed():

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from clips import PLAN as VIDEO_PLAN
+from clips import write_video_dataset
 from tiny import LABELS, SAM, write_dataset
 
 from masam.ablation.config import AblationConfig
@@ -164,12 +166,27 @@ def test_data_that_cannot_be_scored_are_refused(data, tmp_path):
     assert changed.training_sha256 == data.training_sha256
     (root / "splits_final.json").write_text('[{"train": ["case0"], "val": ["case1"]}]')
     assert read_data(root, Silent()).training_sha256 != data.training_sha256
-    frames = tmp_path / "frames"
-    (frames / "imagesTs").mkdir(parents=True)
-    (frames / "imagesTs" / "a.mp4").write_bytes(b"")
-    (frames / "dataset.json").write_text(
-        '{"channel_names": {"0": "R", "1": "G", "2": "B"}, "labels": {"background": 0, "tool": 1}, '
-        '"file_ending": ".mp4"}'
-    )
-    with pytest.raises(ConfigError, match="a table of variants is made for volumes, the data set holds videos"):
-        read_data(frames, Silent())
+
+
+def test_a_plan_of_the_other_kind_is_refused(data, tmp_path):
+    videos = read_data(write_video_dataset(tmp_path / "set"), Silent())
+    of_three_channels = replace(data, dataset=replace(data.dataset, channel_names=("T1", "T2", "FLAIR")))
+    with pytest.raises(ConfigError, match=r"plan.modality: expected a plan for volumes, got one for videos"):
+        rows_of(of_three_channels, {"a": {}}, VIDEO_PLAN)
+    of_three = PLAN.model_copy(update={"channels": ("R", "G", "B")})
+    with pytest.raises(ConfigError, match=r"plan.modality: expected a plan for videos, got one for volumes"):
+        rows_of(videos, {"a": {}}, of_three)
+    assert (data.holds_videos, videos.holds_videos) == (False, True)
+
+
+@pytest.mark.parametrize("as_files", [False, True])
+def test_videos_are_known_by_their_frames(tmp_path, as_files):
+    root = write_video_dataset(tmp_path / "set", cases=3, as_files=as_files)
+    videos = read_data(root, Silent())
+    settings = {**SETTINGS, "batch_windows": 2, "micro_batch_windows": 1}
+    (row,) = rows_of(videos, {"a": {}}, VIDEO_PLAN, settings)
+    # One is held out; two videos of four frames: eight windows, two a step, three epochs.
+    assert row.steps(videos) == 12
+    label = sorted(root.glob("labelsTr/*/*.png"))[0]
+    label.write_bytes(label.read_bytes() + b"x")
+    assert read_data(root, Silent()).training_sha256 != videos.training_sha256

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from clips import write_video_dataset
 from safetensors.torch import load_file
 from tiny import SAM, write_dataset
 
@@ -16,7 +17,7 @@ from masam.ablation import run as run_module
 from masam.ablation.cell import training_seconds
 from masam.ablation.run import prepare_ablation, run_ablation
 from masam.errors import BatchError, DivergedError, InputError, ResourceError, StoppedError
-from masam.evaluation import Evaluation
+from masam.evaluation import Evaluation, evaluate
 from masam.evaluation.repetitions import paired_difference
 from masam.metrics import read_rows
 from masam.model.sizes import SIZES
@@ -288,3 +289,27 @@ def test_a_folder_that_was_tampered_with_is_refused(copied, dataset, tmp_path):
     (folder / "cell.json").write_text(json.dumps(cell))
     with pytest.raises(InputError, match="the keys scoring are missing"):
         run(file, copied)
+
+
+def test_videos_are_scored_by_dice_pooled_over_their_frames(tmp_path):
+    root = write_video_dataset(tmp_path / "set", cases=3)
+    for kind in ("images", "labels"):
+        (root / f"{kind}Ts").mkdir()
+        video = sorted((root / f"{kind}Tr").iterdir())[2]
+        video.rename(root / f"{kind}Ts" / video.name)
+    content = json.loads((root / "dataset.json").read_text()) | {"numTraining": 2}
+    (root / "dataset.json").write_text(json.dumps(content))
+    file = write_table(tmp_path, root, seeds=[1])
+    result = run(file, tmp_path / "out")
+    result.raise_failures()
+    assert result.table.caption.endswith("Dice on 1 labelled test cases")
+    for row in result.table.rows:
+        (cell,) = row.results
+        (predicted,) = (path for path in (cell.root / "predictions").iterdir() if path.is_dir())
+        reference = root / "labelsTs" / predicted.name
+        again = evaluate({"one": predicted}, {"one": reference}, root / "dataset.json")
+        assert row.dice == again.mean_dice
+    # Nothing is made twice.
+    notes = Notes()
+    run(file, tmp_path / "out", notes)
+    assert "2 cells, 2 of them done by an earlier run" in notes.lines

@@ -22,7 +22,7 @@ _OF_THE_TABLE = ("seed", "fold", "folds")
 class AblationConfig(Settings):
     """One table: what all rows share, and what each row changes."""
 
-    dataset: str = Field(description="data set folder, nnU-Net v2 or MSD layout")
+    dataset: str = Field(description="data set folder of volumes (nnU-Net v2 or MSD layout) or of videos")
     config: str | None = Field(default=None, description="config.yaml that all rows start from; null for the defaults")
     plan: str | None = Field(default=None, description="plan.yaml of all rows; null derives it from the data")
     seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1, description="every row is trained with each")

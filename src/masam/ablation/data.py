@@ -14,6 +14,8 @@ from masam.io import gate
 from masam.io.cases import ENDINGS, Case, CaseFolder, read_dataset
 from masam.io.images import image_sha256
 from masam.io.nifti import read_geometry
+from masam.io.video import open_frames, video_sha256
+from masam.io.video_cases import is_video_case
 from masam.plan import Plan
 from masam.preprocess.orientation import Orientation
 from masam.progress import Progress
@@ -40,6 +42,11 @@ class AblationData:
     scored_on: ScoredOn
     sha256: dict[tuple[str, str | None], tuple[str, str]]
     training_sha256: str
+
+    @property
+    def holds_videos(self) -> bool:
+        """Whether its cases are videos, not volumes."""
+        return are_videos(self.dataset.training or self.dataset.test)
 
     def scored_cases(self, config: TrainConfig) -> list[Case]:
         """Return the cases that a run with these settings is scored on, sorted by id.
@@ -72,16 +79,14 @@ def read_data(root: Path, progress: Progress) -> AblationData:
         progress: Told of each case.
 
     Raises:
-        InputError: The data set or a file is refused, or labels are not NIfTI files.
-        ConfigError: It holds videos.
+        InputError: The data set or a file is refused, or labels of volumes are not NIfTI files.
         ResourceError: The system did not let us read.
     """
     dataset = read_dataset(root)
-    if are_videos(dataset.training or dataset.test):
-        raise ConfigError("a table of variants is made for volumes, the data set holds videos", where=root)
     labelled = [case for case in dataset.test if case.label is not None]
     scored_on: ScoredOn = "test" if labelled else "validation"
-    foreign = [c.id for c in labelled or dataset.training if c.label and not c.label.name.lower().endswith(ENDINGS)]
+    scored = [] if are_videos(dataset.training or dataset.test) else labelled or list(dataset.training)
+    foreign = [case.id for case in scored if case.label and not case.label.name.lower().endswith(ENDINGS)]
     if foreign:
         raise InputError(
             f"expected NIfTI labels to score against, got others for {some_of(foreign)}",
@@ -101,11 +106,14 @@ def read_data(root: Path, progress: Progress) -> AblationData:
 
 
 def count_windows(data: AblationData, config: TrainConfig, plan: Plan) -> int | None:
-    """Count the windows of an epoch by the heads of the files; None where they are no NIfTI files.
+    """Count the windows of an epoch by the heads of the files; None where heads do not tell, as those of DICOM.
 
     A crop to the content may leave fewer.
     """
     training = split_cases(data.dataset, config)[0]
+    if data.holds_videos:
+        counts = [open_frames(case.images[0]).count for case in training]
+        return None if None in counts else sum(len(plan_windows(count, plan.window)) for count in counts if count)
     if not all(case.images[0].name.lower().endswith(ENDINGS) for case in training):
         return None
     heads = [read_geometry(case.images[0]) for case in training]
@@ -124,8 +132,12 @@ def _place(case: Case) -> tuple[str, str | None]:
 
 
 def _case_sha256(case: Case, progress: Progress) -> tuple[str, str]:
-    images = _sha256([image_sha256(image, case.series) for image in case.images])
-    label = "" if case.label is None else gate.sha256(case.label)
+    if is_video_case(case):
+        images = video_sha256(case.images[0])
+    else:
+        images = _sha256([image_sha256(image, case.series) for image in case.images])
+    # A video's labels are a folder of frames.
+    label = "" if case.label is None else video_sha256(case.label)
     progress.advance(case.id)
     return images, label
 

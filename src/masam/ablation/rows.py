@@ -114,8 +114,9 @@ def _check(config: TrainConfig, plan: Plan, table: AblationConfig, data: Ablatio
             f"expected {len(data.dataset.channel_names)} channels, as in dataset.json, got {len(plan.channels)}",
             where="plan.channels",
         )
-    if plan.modality == "video":
-        raise ConfigError("expected a plan for volumes, got one for video", where="plan.modality")
+    if (plan.modality == "video") != data.holds_videos:
+        kinds = ("videos", "volumes") if data.holds_videos else ("volumes", "videos")
+        raise ConfigError(f"expected a plan for {kinds[0]}, got one for {kinds[1]}", where="plan.modality")
     if config.batch_windows % config.micro_batch_windows:
         raise ConfigError(
             f"expected a divisor of batch_windows = {config.batch_windows}, got {config.micro_batch_windows}",

@@ -30,6 +30,7 @@ from masam.progress import Progress
 from masam.train.lock import locked
 from masam.train.run import plan_dataset, train
 from masam.train.run_folder import RunFolder
+from masam.video_cohort import predict_videos
 
 RUNS = "runs"
 """Folder of the cells' run folders, in the folder of the table."""
@@ -210,10 +211,11 @@ def _score(cell: Cell, root: Path, data: AblationData, progress: Progress) -> No
         stride=cell.scoring["stride"],
         sam_checkpoint=cell.config.model.sam_checkpoint,
     )
-    predict_cohort(predictor, without_labels(cases), root / PREDICTIONS, progress).raise_failures()
+    predict, ending = (predict_videos, "") if data.holds_videos else (predict_cohort, ".nii.gz")
+    predict(predictor, without_labels(cases), root / PREDICTIONS, progress).raise_failures()
     progress.start("scoring", len(cases))
     evaluation = evaluate(
-        {case.id: root / PREDICTIONS / f"{case.id}.nii.gz" for case in cases},
+        {case.id: root / PREDICTIONS / f"{case.id}{ending}" for case in cases},
         {case.id: case.label for case in cases if case.label is not None},
         data.dataset.labels,
         reference_empty=cell.scoring["reference_empty"],

@@ -24,6 +24,7 @@ from masam.cli import (
     evaluate,
     export,
     info,
+    make,
     plan,
     predict,
     pretrain,
@@ -42,7 +43,22 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, convert, check, plan, train, pretrain, ablate, predict, evaluate, report, export, weights, info):
+for command in (
+    demo,
+    convert,
+    make,
+    check,
+    plan,
+    train,
+    pretrain,
+    ablate,
+    predict,
+    evaluate,
+    report,
+    export,
+    weights,
+    info,
+):
     command.register(app)
 
 # Typer's own usage errors; recent Typer carries its own copy of click, so the class is found, not imported.
