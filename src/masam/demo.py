@@ -35,9 +35,7 @@ _MARK = "masam-demo.txt"
 # Training of minutes wants other numbers than the paper's of days: many small steps at a high rate, and a strong
 # cross-entropy, since a class that a small batch does not hold makes soft Dice push it down everywhere.
 _CONFIG = TrainConfig(
-    model=ModelSettings(
-        sam_checkpoint="masam-vit-t", fact_dropout=0.0, adapter_channels=64, adapter_zero_start=True
-    ),
+    model=ModelSettings(sam_checkpoint="masam-vit-t", fact_dropout=0.0, adapter_channels=64, adapter_zero_start=True),
     batch_windows=2,
     micro_batch_windows=2,
     learning_rate=2e-3,

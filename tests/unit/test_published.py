@@ -43,7 +43,7 @@ def assert_equal_states(one, other):
 def test_the_registry_is_sound():
     assert list(PUBLISHED) == [
         "masam-vit-t",
-        *("sam-vit-b", "sam-vit-l", "sam-vit-h", "sam-vit-b-hf", "sam-vit-l-hf", "sam-vit-h-hf", "medsam-vit-b")
+        *("sam-vit-b", "sam-vit-l", "sam-vit-h", "sam-vit-b-hf", "sam-vit-l-hf", "sam-vit-h-hf", "medsam-vit-b"),
     ]
     for name, entry in PUBLISHED.items():
         assert entry.name == name
