@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from masam.device import autocast
 from masam.errors import ConfigError, DivergedError, ResourceError
 from masam.model.masam import Masam
-from masam.predict import autocast
 from masam.reproducibility import step_seed
 from masam.train.config import TrainConfig
 from masam.train.dataset import Batch, WindowSamples, load_batches
