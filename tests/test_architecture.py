@@ -36,6 +36,7 @@ ALLOWED = {
     "check": {"io"},  # all that is wrong with a data set
     "metrics": {"io"},  # the table of a run's figures, written by train and read by report
     "train": STAGES | {"model", "weights", "device", "predict", "predict_video", "evaluation", "metrics"},
+    "prompt_evaluation": STAGES | {"model", "predict", "predict_prompted", "evaluation"},  # what a box or a click gains
     "pretrain": STAGES | {"model", "device", "metrics", "train"},  # SAM's own task, in a run folder as of training
     "published": {"io"},  # which files others publish, and where they lie here
     "weights_cache": {"io", "published"},  # their download
