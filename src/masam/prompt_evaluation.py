@@ -76,16 +76,30 @@ def evaluate_prompts(
     predictor.require_trained_with_prompts()
     scheme = predictor.plan.scheme if labels is None else read_scheme(labels)
     _require_classes(scheme, predictor.plan.scheme)
-    pairs = _pair(images, references)
+    pairs = _pair(predictor, images, references)
     progress, scores = progress or Silent(), list[PromptScore]()
     for number, (case, (scan, reference)) in enumerate(pairs.items(), start=1):
         progress.say(f"case {number} of {len(pairs)}: {case}")
-        image, truth = _load(predictor, case, scan, reference, scheme, progress)
-        session = _Session(predictor, predictor.encode(image, progress), truth, scheme, case)
-        scores += session.scores(clicks, seed, progress)
+        scores += _score_case(predictor, case, scan, reference, scheme, clicks, seed, progress)
     return PromptEvaluation(
         tuple(scores), tuple(pairs), tuple(label.name for label in scheme.foreground), BOXES, clicks, seed
     )
+
+
+def _score_case(
+    predictor: Predictor,
+    case: str,
+    scan: Case | Volume,
+    reference: Path | Volume,
+    scheme: LabelScheme,
+    clicks: int,
+    seed: int,
+    progress: Progress,
+) -> list[PromptScore]:
+    """Score the classes of a case; when it returns, nothing of the case is left in memory."""
+    image, truth = _load(case, scan, reference, scheme, progress)
+    session = _Session(predictor, predictor.encode(image, progress), truth, scheme, case)
+    return list(session.scores(clicks, seed, progress))
 
 
 class _Session:
@@ -97,8 +111,8 @@ class _Session:
         self.predictor, self.encoded, self.case = predictor, encoded, case
         self.values = {label.name: label.value for label in predictor.plan.scheme.labels}
         self.channels = to_channels(truth, scheme, f"reference {case}", ignore=True)
-        counts = np.bincount(self.channels.ravel(), minlength=len(scheme.labels))
-        self.present = {label.name: n for n, label in enumerate(scheme.labels) if n > 0 and counts[n] > 0}
+        numbered = enumerate(scheme.foreground, start=1)
+        self.present = {label.name: channel for channel, label in numbered if (self.channels == channel).any()}
         self.counts = np.ones(truth.shape, bool) if scheme.ignore_value is None else truth.array != scheme.ignore_value
         crop = encoded.prepared.trace.crop
         self.seen = encoded.prepared.trace.labels_to_volume(np.ones(crop.size, np.uint8)).array == 1
@@ -156,19 +170,17 @@ def _require_classes(scheme: LabelScheme, own: LabelScheme) -> None:
 
 
 def _pair(
-    images: str | Path | Mapping[str, str | Path | Volume], references: Cases
+    predictor: Predictor, images: str | Path | Mapping[str, str | Path | Volume], references: Cases
 ) -> dict[str, tuple[Case | Volume, Path | Volume]]:
-    """Find the scan of each reference; a file and a file are one case, whatever their names."""
+    """Find the scan of each reference; one scan and one file are one case, whatever their names."""
+    _, given = name_alike(references, references)
+    wanted = collect_cases(given, "references")
+    scans: dict[str, Case | Volume]
     if isinstance(images, Mapping):
-        scans = {
-            case: item if isinstance(item, Volume) else find_images(Path(item))[0] for case, item in images.items()
-        }
-        wanted = collect_cases(references, "references")
+        scans = {case: item if isinstance(item, Volume) else Case(case, (Path(item),)) for case, item in images.items()}
     else:
-        _, given = name_alike(images, references)
-        wanted = collect_cases(given, "references")
         scans = {case.id: case for case in find_images(Path(images))}
-        if isinstance(given, Mapping) and len(scans) == 1:
+        if given is not references and len(scans) == 1:
             scans = dict(zip(wanted, scans.values(), strict=True))
     if videos := [case for case, item in wanted.items() if is_video(item)]:
         raise InputError("prompts are for scans, and this reference is of a video", where=wanted[videos[0]])
@@ -180,11 +192,18 @@ def _pair(
                 where=where,
                 fix="give a folder of scans and one of their references",
             )
-    return {case: (scans[case], wanted[case]) for case in wanted}
+    # A scan of other channels than the model's is known before the others have taken their time.
+    return {case: (_fitting(predictor, case, scans[case]), wanted[case]) for case in wanted}
+
+
+def _fitting(predictor: Predictor, case: str, scan: Case | Volume) -> Case | Volume:
+    if isinstance(scan, Case):
+        return predictor.fitting(scan)
+    predictor.require_channels(scan.channels, where=case)
+    return scan
 
 
 def _load(
-    predictor: Predictor,
     case: str,
     scan: Case | Volume,
     reference: Path | Volume,
@@ -193,10 +212,10 @@ def _load(
 ) -> tuple[Volume, Volume]:
     """Return image and reference of a case, on one grid."""
     if isinstance(scan, Case) and isinstance(reference, Path):
-        image, truth = load_case(predictor.fitting(scan.with_label(reference, scheme)), say=progress.say)
+        image, truth = load_case(scan.with_label(reference, scheme), say=progress.say)
         if truth is not None:
             return image, truth
-    image = scan if isinstance(scan, Volume) else load_case(predictor.fitting(scan), say=progress.say)[0]
+    image = scan if isinstance(scan, Volume) else load_case(scan, say=progress.say)[0]
     (truth,) = load_labels([reference], case, scheme)
     if truth.shape != image.shape or not image.geometry.matches(truth.geometry, image.shape):
         raise InputError("the reference does not lie on the scan's grid", where=case, fix="resample the reference")

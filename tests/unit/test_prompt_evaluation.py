@@ -12,6 +12,7 @@ import masam
 from masam.errors import ConfigError, InputError, ModelError
 from masam.evaluation.overlap import count_overlap
 from masam.evaluation.prompts import PromptEvaluation, PromptScore
+from masam.io.nifti import write_volume
 from masam.plan import Plan
 from masam.predict import Predictor
 from masam.preprocess.intensity import Window
@@ -150,6 +151,35 @@ def test_the_seed_moves_the_jittered_boxes_alone(predictor, oracle):
     assert [score.boxes["jittered box"] for score in one.scores] != [s.boxes["jittered box"] for s in other.scores]
     for a, b in zip(one.scores, other.scores, strict=True):
         assert replace(b, boxes={**b.boxes, "jittered box": a.boxes["jittered box"]}) == a
+
+
+def test_scans_and_references_come_from_files_folders_or_memory(predictor, oracle, tmp_path):
+    for case in ("a", "b"):
+        write_volume(tmp_path / f"images/{case}_0000.nii.gz", scan())
+        write_volume(tmp_path / f"labels/{case}.nii.gz", truth())
+    image, label = tmp_path / "images/a_0000.nii.gz", tmp_path / "labels/b.nii.gz"
+    both = evaluate_prompts(predictor, tmp_path / "images", tmp_path / "labels", clicks=1)
+    assert both.cases == ("a", "b")
+    for images, references in (
+        (image, label),
+        ({"b": image}, tmp_path / "labels/b.nii.gz"),
+        ({"b": scan()}, {"b": label}),
+        ({"b": str(image)}, {"b": truth()}),
+        (image.parent.parent / "images/b_0000.nii.gz", {"b": truth()}),
+    ):
+        alone = evaluate_prompts(predictor, images, references, clicks=1)
+        assert alone.scores == both.scores[2:]
+    with pytest.raises(InputError, match="1 of 1 references have no scan: c"):
+        evaluate_prompts(predictor, image, {"c": truth()})
+    with pytest.raises(InputError, match="1 of 2 scans have no reference: b"):
+        evaluate_prompts(predictor, tmp_path / "images", {"a": truth()})
+
+
+def test_a_scan_of_other_channels_is_known_before_any_is_scored(predictor, oracle):
+    two = Volume(np.zeros((*SHAPE, 2), np.float32), GRID)
+    with pytest.raises(InputError, match="expected 1 channel"):
+        evaluate_prompts(predictor, {"a": scan(), "b": two}, {"a": truth(), "b": truth()})
+    assert not oracle
 
 
 def test_classes_are_known_by_name(predictor, oracle):
