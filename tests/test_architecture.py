@@ -30,24 +30,38 @@ ALLOWED = {
     "weights": {"io", "model", "card", "published"},  # files to models
     "reference": {"io", "model", "plan", "card", "weights"},  # the official MA-SAM's files
     "identify": {"io", "model", "card", "published", "weights", "export"},  # what a file is
-    "predict": STAGES | {"model", "weights", "card", "predict_prompted"},
+    "device": set(),  # where and in which number format a model runs
+    "predict": STAGES | {"model", "weights", "card", "device", "predict_prompted"},
     "predict_prompted": STAGES | {"model"},  # a window with prompts
     "check": {"io"},  # all that is wrong with a data set
     "metrics": {"io"},  # the table of a run's figures, written by train and read by report
-    "train": STAGES | {"model", "weights", "predict", "predict_video", "evaluation", "metrics"},
-    "pretrain": STAGES | {"model", "predict", "metrics", "train"},  # SAM's own task, in a run folder as of training
+    "train": STAGES | {"model", "weights", "device", "predict", "predict_video", "evaluation", "metrics"},
+    "prompt_evaluation": STAGES | {"model", "predict", "predict_prompted", "evaluation"},  # what a box or a click gains
+    "pretrain": STAGES | {"model", "device", "metrics", "train"},  # SAM's own task, in a run folder as of training
     "published": {"io"},  # which files others publish, and where they lie here
     "weights_cache": {"io", "published"},  # their download
     "manifest": set(),
     "report": {"io", "evaluation", "manifest", "metrics"},
     "cohort": STAGES | {"model", "weights", "predict", "manifest"},  # prediction of many cases
-    "predict_picture": {"model", "weights", "predict"},  # a plain SAM
+    "predict_picture": {"model", "weights", "device"},  # a plain SAM
     "predict_video": STAGES | {"predict"},  # the same for streams of frames
     "video_cohort": STAGES | {"predict", "predict_video", "cohort"},  # prediction of many videos
     "export": STAGES
-    | {"model", "weights", "reference", "predict", "cohort"},  # a bundle predicts as masam predict does
+    | {"model", "weights", "reference", "device", "predict", "cohort"},  # a bundle predicts as masam predict does
     "ablation": STAGES
-    | {"model", "weights", "card", "predict", "cohort", "video_cohort", "train", "evaluation", "metrics", "manifest"},
+    | {
+        "model",
+        "weights",
+        "card",
+        "device",
+        "predict",
+        "cohort",
+        "video_cohort",
+        "train",
+        "evaluation",
+        "metrics",
+        "manifest",
+    },
     "demo": STAGES | {"model", "weights", "predict", "cohort", "train", "evaluation", "metrics", "manifest", "report"},
 }
 # The vocabulary has an order of its own; nothing in it imports what stands further right.

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from masam.evaluation import evaluate
     from masam.predict import Predictor
     from masam.predict_picture import SamPredictor
+    from masam.prompt_evaluation import evaluate_prompts
     from masam.prompts import Box3D, Click, MaskOnSlice
     from masam.reference import load_reference, save_reference
     from masam.volume import Geometry, Volume
@@ -26,6 +27,7 @@ __all__ = [
     "Volume",
     "build_masam",
     "evaluate",
+    "evaluate_prompts",
     "load",
     "load_reference",
     "save",
@@ -42,6 +44,7 @@ _HOMES = {
     "Volume": "masam.volume",
     "build_masam": "masam.weights",
     "evaluate": "masam.evaluation",
+    "evaluate_prompts": "masam.prompt_evaluation",
     "load": "masam.weights",
     "load_reference": "masam.reference",
     "save": "masam.weights",

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,13 +15,14 @@ from torch import Tensor
 
 from masam.aggregate import WindowAggregator
 from masam.card import require_fitting
-from masam.errors import ConfigError, InputError, ModelError, ResourceError
+from masam.device import Precision, autocast, choose_device
+from masam.errors import ConfigError, InputError, ModelError
 from masam.io.cases import Case, load_case
 from masam.io.images import count_channels
 from masam.model.masam import Masam
 from masam.plan import Plan
 from masam.postprocess import Cleaning, fill_holes, keep_largest_component, most_probable
-from masam.predict_prompted import prompted_probabilities
+from masam.predict_prompted import EncodedVolume, Encodings, prompted_probabilities
 from masam.preprocess.intensity import minmax_per_window
 from masam.preprocess.pipeline import PreparedVolume
 from masam.progress import Progress, Silent
@@ -34,51 +32,8 @@ from masam.volume import Volume
 from masam.weights import load_folds
 from masam.windows import SliceWindow, plan_windows
 
-Precision = Literal["auto", "float32", "bf16", "fp16"]
 Scan = Volume | str | Path | Sequence[str | Path]
 """A volume, a file, or one file a channel."""
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def choose_device(device: str = "auto") -> torch.device:
-    """Return a device that is there.
-
-    Args:
-        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``.
-
-    Raises:
-        ConfigError: The name is not a device.
-        ResourceError: There is no such device on this machine.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d{1,2})?", device):
-        raise ConfigError(f"expected auto, cpu, cuda or cuda:N, got {device!r}", where="device")
-    chosen = torch.device(device)
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ResourceError(
-            f"there is no {device} here ({torch.cuda.device_count()} GPUs found)",
-            where="device",
-            fix="use --device cpu",
-        )
-    return chosen
-
-
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Return the context of a forward pass; ``auto`` is bf16 on a GPU that has it, else float32.
-
-    On a CPU bf16 is an option but never the default: without hardware for it, it is many times slower.
-    """
-    precision = resolve_precision(device, precision)
-    return nullcontext() if precision == "float32" else torch.autocast(device.type, dtype=_DTYPES[precision])
-
-
-def resolve_precision(device: torch.device, precision: Precision) -> Precision:
-    """Return what ``auto`` means on a device; other precisions are what they are."""
-    if precision != "auto":
-        return precision
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,15 +111,17 @@ class Predictor:
         self.models = [model.to(self.device) for model in models]
 
     def predict(
-        self, volume_or_path: Scan, progress: Progress | None = None, prompts: Sequence[Prompt] | None = None
+        self,
+        volume_or_path: Scan | EncodedVolume,
+        progress: Progress | None = None,
+        prompts: Sequence[Prompt] | None = None,
     ) -> Volume:
         """Segment one volume; ``segment`` without its record.
 
         Args:
-            volume_or_path: Scanner intensities: a volume, a NIfTI file (of several channels with four axes), a
-                folder of DICOM files, or one file a channel.
+            volume_or_path: As of ``segment``, and so are the others.
             progress: Told of each window.
-            prompts: What the user points at; None to segment automatically.
+            prompts: What the user points at.
 
         Returns:
             Label values (as in ``dataset.json``) on the input's own grid, voxel for voxel.
@@ -172,7 +129,10 @@ class Predictor:
         return self.segment(volume_or_path, progress, prompts).labels
 
     def segment(
-        self, volume_or_path: Scan, progress: Progress | None = None, prompts: Sequence[Prompt] | None = None
+        self,
+        volume_or_path: Scan | EncodedVolume,
+        progress: Progress | None = None,
+        prompts: Sequence[Prompt] | None = None,
     ) -> Segmentation:
         """Segment one volume.
 
@@ -180,7 +140,7 @@ class Predictor:
 
         Args:
             volume_or_path: Scanner intensities: a volume, a NIfTI file (of several channels with four axes), a
-                folder of DICOM files, or one file a channel.
+                folder of DICOM files, or one file a channel; or what ``encode`` made of one.
             progress: Told of each window.
             prompts: What the user points at; None to segment automatically. A class with a box is background outside
                 the slices of its box.
@@ -194,15 +154,15 @@ class Predictor:
             ModelError: The model is for videos, was trained without the prompts that are given, or predicts numbers
                 that are not finite.
         """
-        self.require_modality(is_video=False, what="a volume")
         if prompts is not None:
             self.require_promptable(prompts)
-        volume = volume_or_path if isinstance(volume_or_path, Volume) else self._read(volume_or_path)
-        self.require_channels(volume.channels)
-        prepared = self.plan.preprocessing.prepare(volume)
+        if isinstance(volume_or_path, EncodedVolume):
+            prepared, encodings = volume_or_path.prepared, volume_or_path.encodings
+        else:
+            prepared, encodings = self._prepare(volume_or_path), None
         channels: NDArray[np.integer] = np.zeros((prepared.depth, *prepared.native_size), dtype=np.uint16)
         projected = None if prompts is None else project(prompts, prepared.trace, self.plan.scheme)
-        for index, probabilities in self.probabilities(prepared, progress or Silent(), projected):
+        for index, probabilities in self.probabilities(prepared, progress or Silent(), projected, encodings):
             channels[index] = most_probable(prepared.trace.probabilities_to_native(probabilities))
         cleanings = []
         for clean, classes in ((keep_largest_component, self.keep_largest), (fill_holes, self.fill_holes)):
@@ -211,6 +171,38 @@ class Predictor:
                 cleanings.append(cleaning)
         labels = prepared.trace.labels_to_volume(self.plan.scheme.to_values(channels))
         return Segmentation(labels, tuple(cleanings))
+
+    def encode(self, volume_or_path: Scan, progress: Progress | None = None) -> EncodedVolume:
+        """Run the encoder over a volume, so that ``predict`` and ``segment`` need only the decoder, prompt by prompt.
+
+        Args:
+            volume_or_path: As of ``segment``.
+            progress: Told of each window.
+
+        Raises:
+            InputError: The file or its content is refused.
+            ModelError: The model is for videos.
+        """
+        prepared = self._prepare(volume_or_path)
+        windows = plan_windows(prepared.depth, self.plan.window, self.stride)
+        progress, read = progress or Silent(), self._reader(prepared)
+        progress.start("windows", len(windows))
+        encodings: dict[int, Sequence[Tensor]] = {}
+        for first in range(0, len(windows), self.batch):
+            some = windows[first : first + self.batch]
+            made = self._encode(np.stack([self._read_window(window, read) for window in some]))
+            # On a GPU they would take the memory that the decoder needs.
+            parts = [embeddings.cpu().split(self.plan.window) for embeddings in made]
+            for number, window in enumerate(some):
+                encodings[window.start] = [of_model[number] for of_model in parts]
+                progress.advance()
+        return EncodedVolume(prepared, encodings)
+
+    def _prepare(self, volume_or_path: Scan) -> PreparedVolume:
+        self.require_modality(is_video=False, what="a volume")
+        volume = volume_or_path if isinstance(volume_or_path, Volume) else self._read(volume_or_path)
+        self.require_channels(volume.channels)
+        return self.plan.preprocessing.prepare(volume)
 
     def _read(self, paths: str | Path | Sequence[str | Path]) -> Volume:
         files = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
@@ -282,6 +274,17 @@ class Predictor:
             ModelError: The model was trained without prompts.
         """
         channels_of(prompts, self.plan.scheme, where)
+        self.require_trained_with_prompts(where)
+
+    def require_trained_with_prompts(self, where: object = None) -> None:
+        """Refuse a model that has never seen a prompt.
+
+        Args:
+            where: Scan to name in the error.
+
+        Raises:
+            ModelError: The model was trained without prompts.
+        """
         for model in self.models:
             # Models of others, and untrained ones, say nothing of how they were trained.
             training = model.card.training if model.card else {}
@@ -293,11 +296,16 @@ class Predictor:
                 )
 
     def probabilities(
-        self, prepared: PreparedVolume, progress: Progress, prompts: VolumePrompts | None = None
+        self,
+        prepared: PreparedVolume,
+        progress: Progress,
+        prompts: VolumePrompts | None = None,
+        encodings: Encodings | None = None,
     ) -> Iterator[tuple[int, Float[Tensor, "K H W"]]]:
         """Yield slice after slice: its index and the mean class probabilities [K, H, W] at the model's size.
 
-        With prompts, slices outside the boxes of all classes are left out: they are background.
+        With prompts, slices outside the boxes of all classes are left out: they are background. With encodings, the
+        encoder does not run.
         """
         side, size = self.plan.image_size, self.plan.window
         within = range(prepared.depth) if prompts is None else prompts.needed(prepared.depth)
@@ -309,24 +317,31 @@ class Predictor:
         aggregator = WindowAggregator(
             prepared.depth, self.models[0].spec.num_channels, (side, side), size, device=self.device, within=within
         )
-        # Neighbouring windows share slices; a slice is prepared once.
-        read = lru_cache(maxsize=size + self.batch * self.stride)(prepared.slice)
+        read = self._reader(prepared)
         progress.start("windows", len(windows))
         for first in range(0, len(windows), self.batch):
             some = windows[first : first + self.batch]
-            batch = np.stack([self._read_window(window, read) for window in some])
-            votes = self._forward(batch) if prompts is None else self._prompted(batch, some, prompts, within)
+            if encodings is not None:
+                parts = zip(*(encodings[window.start] for window in some), strict=True)
+                votes = self._decode([torch.cat(of_model).to(self.device) for of_model in parts], some, prompts, within)
+            else:
+                images = np.stack([self._read_window(window, read) for window in some])
+                if prompts is None:
+                    votes = self.class_probabilities(torch.from_numpy(images))
+                else:
+                    votes = self._decode(self._encode(images), some, prompts, within)
             for window, probabilities in zip(some, votes, strict=True):
                 yield from aggregator.add(window, probabilities)
                 progress.advance()
         yield from aggregator.flush()
 
+    def _reader(self, prepared: PreparedVolume) -> Callable[[int], NDArray[np.float32]]:
+        # Neighbouring windows share slices; a slice is prepared once.
+        return lru_cache(maxsize=self.plan.window + self.batch * self.stride)(prepared.slice)
+
     def _read_window(self, window: SliceWindow, read: Callable[[int], NDArray[np.float32]]) -> NDArray[np.float32]:
         images = np.stack([read(index) for index in window.slices])
         return minmax_per_window(images) if self.plan.window_minmax else images
-
-    def _forward(self, images: NDArray[np.float32]) -> Float[Tensor, "B S K H W"]:
-        return self.class_probabilities(torch.from_numpy(images))
 
     @torch.inference_mode()
     def class_probabilities(self, windows: Float[Tensor, "B S C H W"]) -> Float[Tensor, "B S K H W"]:
@@ -338,19 +353,28 @@ class Predictor:
         return reduce(Tensor.add_, (self._share(model, windows.to(self.device)) for model in self.models))
 
     @torch.inference_mode()
-    def _prompted(
-        self, images: NDArray[np.float32], windows: Sequence[SliceWindow], prompts: VolumePrompts, within: range
+    def _encode(self, images: NDArray[np.float32]) -> list[Tensor]:
+        """Run the encoder of each model on prepared windows; returns [B * S, D, h, w] of each."""
+        windows = torch.from_numpy(images).to(self.device)
+        with autocast(self.device, self.precision):
+            return [model.eval().encode(model.as_input(windows)) for model in self.models]
+
+    @torch.inference_mode()
+    def _decode(
+        self, embeddings: Sequence[Tensor], windows: Sequence[SliceWindow], prompts: VolumePrompts | None, within: range
     ) -> Float[Tensor, "B S K H W"]:
-        """Run the model on prepared windows with the prompts of their slices."""
+        """Run the decoder of each model on its embeddings of some windows, with the prompts of their slices."""
         slices = [index for window in windows for index in window.slices]
-        batch = torch.from_numpy(images).to(self.device)
 
-        def share(model: Masam) -> Tensor:
-            model.eval()
+        def share(model: Masam, encoded: Tensor) -> Tensor:
             with autocast(self.device, self.precision):
-                return prompted_probabilities(model, batch, slices, prompts, within).div_(len(self.models))
+                if prompts is None:
+                    found = model.eval().decode(encoded)[0].float().softmax(dim=1)
+                else:
+                    found = prompted_probabilities(model.eval(), encoded, slices, prompts, within)
+            return found.div_(len(self.models))
 
-        return reduce(Tensor.add_, map(share, self.models)).unflatten(0, (len(windows), -1))
+        return reduce(Tensor.add_, map(share, self.models, embeddings)).unflatten(0, (len(windows), -1))
 
     def _share(self, model: Masam, windows: Float[Tensor, "B S C H W"]) -> Float[Tensor, "B S K H W"]:
         model.eval()

@@ -14,11 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from masam.axes import Embeddings
+from masam.device import Precision, autocast, choose_device
 from masam.errors import InputError
 from masam.model.architecture import infer_sam_size
 from masam.model.checkpoint import load_sam_state
 from masam.model.sam import Sam
-from masam.predict import Precision, autocast, choose_device
 from masam.weights import read_base
 
 _LARGEST = 255

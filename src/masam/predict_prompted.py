@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -10,34 +11,53 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from masam.model.masam import Masam
+from masam.preprocess.pipeline import PreparedVolume
 from masam.prompts.projection import MASK_LOGIT, SlicePrompt, VolumePrompts
+
+Encodings = Mapping[int, Sequence[Tensor]]
+"""First slice of each window to what the encoder of each model made of it, [S, D, h, w]."""
 
 _LEAST = 1e-12
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedVolume:
+    """A volume that is asked more than once: each further prompt needs the decoder alone.
+
+    It holds the embeddings of all windows in memory: slices times window over stride, each a few hundred channels at a
+    sixteenth of the model's image size (ViT, 512 pixels, float32: 1 MB).
+
+    Attributes:
+        prepared: The slices, and the way back.
+        encodings: What the encoders made of them, of every window.
+    """
+
+    prepared: PreparedVolume
+    encodings: Encodings
+
+
 def prompted_probabilities(
     model: Masam,
-    windows: Float[Tensor, "B S C H W"],
+    embeddings: Float[Tensor, "N D h w"],
     slices: Sequence[int],
     prompts: VolumePrompts,
     within: range,
 ) -> Float[Tensor, "N K H W"]:
-    """Run a model on windows with the prompts of their slices.
+    """Run a model's decoder on windows with the prompts of their slices.
 
-    Windows are encoded whole, slices decoded one by one: a slice without a prompt is decoded without one, and not at
-    all where prompts decide it. So a model that was trained with a box on every slice is never asked without.
+    Windows were encoded whole; slices are decoded one by one: a slice without a prompt is decoded without one, and not
+    at all where prompts decide it. So a model that was trained with a box on every slice is never asked without.
 
     Args:
         model: The model, in evaluation mode.
-        windows: [B, S, C, H, W] prepared images, on the model's device.
-        slices: Index in the volume of each of the N = B * S slices.
+        embeddings: [N, D, h, w] what ``Masam.encode`` made of the windows, N = B * S, on the model's device.
+        slices: Index in the volume of each of the N slices.
         prompts: Prompts of the volume.
         within: Slices that are asked for; the others come as background.
     """
     side = model.spec.image_size
     touched = [prompts.at(index) if index in within else {} for index in slices]
-    embeddings = model.encode(model.as_input(windows))
-    automatic = torch.zeros(len(slices), model.spec.num_channels, side, side, device=windows.device)
+    automatic = torch.zeros(len(slices), model.spec.num_channels, side, side, device=embeddings.device)
     automatic[:, 0] = 1
     open_ones = [n for n, index in enumerate(slices) if index in within and not prompts.is_decided(index)]
     if open_ones:
@@ -46,7 +66,7 @@ def prompted_probabilities(
     for channel in prompts.classes:
         own = [n for n, some in enumerate(touched) if channel in some]
         if own:
-            boxes, points, labels, masks = stack_prompts([touched[n][channel] for n in own], windows.device)
+            boxes, points, labels, masks = stack_prompts([touched[n][channel] for n in own], embeddings.device)
             logits, _ = model.decode_each(embeddings[own], boxes, points, labels, masks)
             answers[channel] = own, logits.float().softmax(dim=1)[:, channel]
     return put_together(automatic, answers, [prompts.ruled_out(index) for index in slices])

@@ -9,10 +9,11 @@ from scipy import ndimage
 from tiny import LABELS, SPEC, random_model
 
 from masam.aggregate import WindowAggregator
+from masam.device import autocast, choose_device
 from masam.errors import ConfigError, InputError, ModelError, ResourceError
 from masam.io.nifti import write_volume
 from masam.plan import Plan
-from masam.predict import Predictor, autocast, choose_device
+from masam.predict import Predictor
 from masam.preprocess.intensity import Percentiles, Window
 from masam.preprocess.pipeline import PreparedVolume
 from masam.progress import Silent
@@ -462,3 +463,22 @@ def test_a_model_that_was_trained_without_prompts_is_not_asked_with_any():
     with pytest.raises(ModelError, match="the model was trained without prompts, so its answer to them means nothing"):
         predictor(automatic).predict(volume(), prompts=prompts)
     assert predictor(mixed).predict(volume(), prompts=prompts).shape == (20, 24, 5)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_volume_that_was_encoded_is_answered_alike_without_the_encoder(model, monkeypatch, batch):
+    one = predictor(model, batch=batch)
+    prompts = [None, boxes_of_both((2, 3, 1, 14, 18, 3)), [Click((8, 9, 2), class_name="ball")]]
+    expected = [one.predict(volume(), prompts=some).array for some in prompts]
+    encoded = one.encode(volume())
+    monkeypatch.setattr(type(model), "encode", None)
+    for some, labels in zip(prompts, expected, strict=True):
+        assert np.array_equal(one.predict(encoded, prompts=some).array, labels)
+    assert not np.array_equal(expected[0], expected[1])
+
+
+def test_several_models_each_have_their_own_encodings(model):
+    both = predictor([model, random_model(seed=5, scale=0.5)], stride=2)
+    prompts = [Click((8, 9, 2), class_name="ball")]
+    expected = both.predict(volume(), prompts=prompts)
+    assert np.array_equal(both.predict(both.encode(volume()), prompts=prompts).array, expected.array)

@@ -49,7 +49,7 @@ def test_where_the_automatic_answer_leaves_nothing_to_others_it_is_background():
 def test_each_class_is_asked_for_by_its_own_prompt():
     model, windows = random_model(scale=0.5), random_windows(1, 3)
     prompts = VolumePrompts({1: boxed(4, 6), 2: boxed(5, 7, 8)}, 3)
-    found = prompted_probabilities(model, windows, [4, 5, 6], prompts, range(4, 7))
+    found = prompted_probabilities(model, model.encode(windows), [4, 5, 6], prompts, range(4, 7))
     boxes = {channel: torch.from_numpy(some.box).expand(1, 3, 4) for channel, some in prompts.classes.items()}
     one, two = (model(windows, boxes=boxes[channel]).logits[0].softmax(dim=1)[:, channel] for channel in (1, 2))
     torch.testing.assert_close(found[0, 1], one[0], rtol=0, atol=1e-6)
@@ -73,11 +73,11 @@ def test_slices_that_prompts_decide_are_never_decoded_without_one(monkeypatch):
 
     monkeypatch.setattr(type(model), "decode", watched)
     both = VolumePrompts({1: boxed(5, 6), 2: boxed(5, 6)}, 3)
-    found = prompted_probabilities(model, windows, [4, 5, 6], both, range(5, 6))
+    found = prompted_probabilities(model, model.encode(windows), [4, 5, 6], both, range(5, 6))
     assert asked == [(1, True), (1, True)]
     assert torch.equal(found[0], torch.tensor([1.0, 0, 0])[:, None, None].expand(3, 32, 32))
     asked.clear()
-    prompted_probabilities(model, windows, [4, 5, 6], VolumePrompts({1: boxed(5, 6)}, 3), range(9))
+    prompted_probabilities(model, model.encode(windows), [4, 5, 6], VolumePrompts({1: boxed(5, 6)}, 3), range(9))
     assert asked == [(3, False), (1, True)], "the other class is automatic on all slices"
 
 
@@ -86,6 +86,8 @@ def test_slices_that_prompts_decide_are_never_decoded_without_one(monkeypatch):
 def test_the_answer_is_in_float32(precision):
     model, windows = random_model(), random_windows(1, 3)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        found = prompted_probabilities(model, windows, [0, 1, 2], VolumePrompts({1: boxed(0, 3)}, 3), range(3))
+        found = prompted_probabilities(
+            model, model.encode(windows), [0, 1, 2], VolumePrompts({1: boxed(0, 3)}, 3), range(3)
+        )
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.sum(dim=1), torch.ones(3, 32, 32))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from masam.pretrain.clicks import click_in, correcting_click, largest_part, loose_box, tight_box
+from masam.pretrain.clicks import click_in, correcting_click, loose_box, tight_box
 
 MASKS = arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9)))
 SOME = MASKS.filter(np.any)
@@ -72,10 +72,3 @@ def test_a_correction_goes_to_the_largest_fault():
     answer[9:] = False  # 3 are left
     click = correcting_click(mask, answer)
     assert click == (1.0, 1.0, 1)
-
-
-def test_the_largest_part_is_one_part():
-    region = np.array([[1, 1, 0, 1], [0, 0, 0, 1], [1, 0, 1, 1]], bool)
-    np.testing.assert_array_equal(largest_part(region), [[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 1, 1]])
-    empty = np.zeros((2, 3), bool)
-    np.testing.assert_array_equal(largest_part(empty), empty)

@@ -71,7 +71,7 @@ def test_sizes_are_written_as_people_do():
 
 def test_an_unknown_name_says_the_nearest():
     assert find_published("sam-vit-b").sha256 == SAM_B
-    with pytest.raises(ConfigError, match=r"expected one of sam-vit-b, .*, got 'sam-vitb'; did you mean 'sam-vit-b'\?"):
+    with pytest.raises(ConfigError, match=r"expected one of masam-.*, got 'sam-vitb'; did you mean 'sam-vit-b'\?"):
         find_published("sam-vitb")
     with pytest.raises(ConfigError, match="got 'x'; see masam weights list"):
         find_published("x")

@@ -61,7 +61,7 @@ def test_the_box_variant_predicts_through_the_same_path_as_every_model():
             # The golden file has another box on each slice; a box in 3D has one, so each slice is asked by itself.
             one = range(position, position + 1)
             prompts = VolumePrompts({1: ClassPrompts(one, boxes[window, position])}, 2)
-            found = prompted_probabilities(model, windows[window : window + 1], range(5), prompts, one)
+            found = prompted_probabilities(model, model.encode(windows[window : window + 1]), range(5), prompts, one)
             wanted = logits[window, position].softmax(dim=0)
             assert (found[position] - wanted).abs().max() <= 1e-4
 

@@ -9,7 +9,7 @@ import pytest
 from masam.errors import InputError
 from masam.evaluation import CaseScore, Evaluation
 from masam.labels import LabelScheme
-from masam.report.figures import overlay, score_chart, training_curves
+from masam.report.figures import overlay, prompt_curve, score_chart, training_curves
 from masam.report.overlay import _display_window
 from masam.report.panels import BACKGROUND, ERRORS
 from masam.volume import Geometry, Volume
@@ -142,3 +142,34 @@ def test_score_chart():
     assert pixels(score_chart(Evaluation(tuple(scores)))).std() > 0
     with pytest.raises(InputError, match="expected an evaluation with at least one case"):
         score_chart(Evaluation(()))
+
+
+def test_the_prompt_curve_has_a_point_a_click_and_a_line_a_box(monkeypatch):
+    from masam.evaluation.prompts import PromptEvaluation, PromptScore
+    from masam.prompts.simulated_user import BOXES
+    from masam.report import figures
+
+    drawn = []
+    png = figures._png
+    monkeypatch.setattr(figures, "_png", lambda figure: drawn.append(figure) or png(figure))
+    boxes = {name: 0.8 + 0.01 * n for n, name in enumerate(BOXES)}
+    scores = [
+        PromptScore(case, "liver", 0.5 + shift, {k: v + shift for k, v in boxes.items()}, (0.6 + shift, 0.7 + shift))
+        for case, shift in (("a", 0.0), ("b", 0.04))
+    ]
+    evaluation = PromptEvaluation(tuple(scores), ("a", "b"), ("liver",), BOXES, 2, 0)
+    assert prompt_curve(evaluation).startswith(b"\x89PNG")
+    (axes,) = drawn[0].axes
+    curve, *lines = axes.lines
+    np.testing.assert_allclose(curve.get_xydata(), [[0, 0.52], [1, 0.62], [2, 0.72]])
+    heights = [line.get_ydata()[0] for line in lines]
+    np.testing.assert_allclose(heights, [0.52, 0.82, 0.83, 0.84, 0.85, 0.86])
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert texts[1:] == [
+        "automatic, 0.520",
+        *(f"{name}, {height:.3f}" for name, height in zip(BOXES, heights[1:], strict=True)),
+    ]
+    single = PromptEvaluation(tuple(scores[:1]), ("a",), ("liver",), BOXES, 2, 0)
+    assert prompt_curve(single).startswith(b"\x89PNG"), "a single case has no interval"
+    with pytest.raises(InputError, match="expected at least one case that holds a class"):
+        prompt_curve(PromptEvaluation((), ("a",), ("liver",), BOXES, 2, 0))

@@ -1,5 +1,6 @@
 import math
 import threading
+from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
 
@@ -295,3 +296,63 @@ def test_micro_batches_of_mixed_prompts_give_the_gradient_of_one(tmp_path):
         (report,) = list(make(samples, random_model(), micro_batch_windows=micro, **settings).steps())
         losses.append(report.loss)
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+
+
+CORRECTED = {"epochs": 3, "batch_windows": 6, "prompt_rate": 1.0, "corrective_clicks": 2}
+
+
+def corrections(monkeypatch):
+    """Keep how many clicks there was room for in each forward pass that trains."""
+    seen = []
+    forward = Masam.forward
+
+    def watched(self, windows, boxes=None, points=None, point_labels=None, **rest):
+        if torch.is_grad_enabled():
+            seen.append(point_labels.shape[2])
+        return forward(self, windows, boxes, points, point_labels, **rest)
+
+    monkeypatch.setattr(Masam, "forward", watched)
+    return seen
+
+
+def test_steps_train_with_none_to_all_corrections_in_turn(tmp_path, monkeypatch):
+    seen = corrections(monkeypatch)
+    reports = list(make(prompted(tmp_path, 1.0), micro_batch_windows=6, **CORRECTED).steps())
+    assert len(reports) == 3
+    assert seen == [4, 5, 6], "four clicks that are drawn at most, and room for the corrections"
+
+
+def test_corrections_change_a_step_and_only_by_its_number(tmp_path):
+    losses = {}
+    for clicks in (0, 2):
+        settings = {**CORRECTED, "corrective_clicks": clicks}
+        losses[clicks] = [report.loss for report in make(prompted(tmp_path / str(clicks), 1.0), **settings).steps()]
+    assert losses[0][0] == losses[2][0], "the first step has no correction"
+    assert losses[0][1] != losses[2][1]
+
+
+@pytest.mark.parametrize("pooling", ["batch", "micro_batch"])
+def test_a_corrected_run_goes_on_bit_for_bit(tmp_path, pooling):
+    samples, settings = prompted(tmp_path, 1.0), {**CORRECTED, "dice_pooling": pooling}
+    whole = make(samples, random_model(), **settings)
+    steps = whole.steps()
+    next(steps)
+    half = make(samples, random_model(), **settings)
+    half.model.load_state_dict(state(whole.model))
+    half.optimizer.load_state_dict(deepcopy(whole.optimizer.state_dict()))
+    half.step = whole.step
+    expected, found = ([report.loss for report in some] for some in (steps, half.steps()))
+    assert expected == found
+
+
+def test_micro_batches_of_corrected_windows_give_the_gradient_of_one(tmp_path):
+    samples, losses = prompted(tmp_path, 1.0), []
+    for micro in (6, 2):
+        settings = {**CORRECTED, "dice_pooling": "batch", "micro_batch_windows": micro}
+        losses.append([report.loss for report in make(samples, random_model(), **settings).steps()])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_corrections_need_prompts():
+    with pytest.raises(ConfigError, match="corrective_clicks needs windows with prompts; set prompt_rate above 0"):
+        TrainConfig.from_mapping({"corrective_clicks": 1}, where="test")

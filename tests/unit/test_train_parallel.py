@@ -114,8 +114,8 @@ VARIANTS = {
     "ddp, pooled over the batch": {"dice_pooling": "batch", "micro_batch_windows": 1},
     "ddp, pooled over micro-batches": {"dice_pooling": "micro_batch", "micro_batch_windows": 1, "clip_norm": 0.5},
     "fsdp": {"dice_pooling": "batch", "micro_batch_windows": 1, "sharing": "fsdp", "clip_norm": 0.5},
-    "ddp, prompts": {"dice_pooling": "batch", "micro_batch_windows": 2, "prompt_rate": 0.5},
-    "fsdp, prompts": {"micro_batch_windows": 1, "sharing": "fsdp", "prompt_rate": 0.5},
+    "ddp, prompts": {"dice_pooling": "batch", "micro_batch_windows": 2, "prompt_rate": 0.9, "corrective_clicks": 1},
+    "fsdp, prompts": {"micro_batch_windows": 1, "sharing": "fsdp", "prompt_rate": 0.9, "corrective_clicks": 2},
     "fsdp, everything": {
         "sharing": "fsdp", "micro_batch_windows": 2, "model": {**SETTINGS["model"], "trained": "everything"},
     },

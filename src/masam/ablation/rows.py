@@ -15,11 +15,11 @@ from masam.ablation.cell import Cell
 from masam.ablation.config import AblationConfig, split_changes
 from masam.ablation.data import AblationData, count_windows
 from masam.card import Base
+from masam.device import choose_device
 from masam.errors import ConfigError, InputError, ModelError, ResourceError
 from masam.model.masam import Masam
 from masam.model.sizes import SIZES, MasamSpec
 from masam.plan import Plan
-from masam.predict import choose_device
 from masam.train.config import TrainConfig
 from masam.train.initial_model import build_model, content_of_init, require_start, shape_to_continue
 from masam.train.memory import predict_memory

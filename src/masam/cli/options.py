@@ -26,14 +26,14 @@ EmbedBase = Annotated[
 Licence = Annotated[str | None, typer.Option(help="Terms of the weights, such as CC-BY-4.0, noted in what is written.")]
 
 
-def require_ending(path: Path, *endings: str) -> None:
+def require_ending(path: Path, *endings: str, option: str = "--out") -> None:
     """Refuse a file name whose ending is not of its format.
 
     Raises:
         ConfigError: It ends otherwise.
     """
     if path.suffix not in endings:
-        raise ConfigError(f"expected a name that ends in {' or '.join(endings)}, got {path.name}", where="--out")
+        raise ConfigError(f"expected a name that ends in {' or '.join(endings)}, got {path.name}", where=option)
 
 
 def require_writable(path: Path, option: str = "--out") -> None:

@@ -183,13 +183,13 @@ class Evaluation:
         heads = [_COLUMNS[metric][0].format(self.nsd_tolerance_mm) for metric in shown]
         rows: list[tuple[str, ...]] = [("class", "Dice", "95 % interval", *heads, "n", "NaN")]
         for item in self.summary:
-            interval = _interval(item.dice.low, item.dice.high)
-            numbers = [_text(getattr(item, metric).mean, _COLUMNS[metric][1]) for metric in shown]
+            interval = interval_text(item.dice.low, item.dice.high)
+            numbers = [score_text(getattr(item, metric).mean, _COLUMNS[metric][1]) for metric in shown]
             counts = (str(item.dice.counted), str(item.dice.nan))
-            rows.append((item.label, _text(item.dice.mean, 3), interval, *numbers, *counts))
-        means = [_text(mean_of_means(self.values(metric), axis=0), _COLUMNS[metric][1]) for metric in shown]
-        interval = _interval(*self.mean_dice_interval)
-        rows.append(("mean", _text(self.mean_dice, 3), interval, *means, str(len(self.cases)), ""))
+            rows.append((item.label, score_text(item.dice.mean, 3), interval, *numbers, *counts))
+        means = [score_text(mean_of_means(self.values(metric), axis=0), _COLUMNS[metric][1]) for metric in shown]
+        interval = interval_text(*self.mean_dice_interval)
+        rows.append(("mean", score_text(self.mean_dice, 3), interval, *means, str(len(self.cases)), ""))
         return rows
 
     def video_rows(self) -> list[tuple[str, ...]]:
@@ -201,10 +201,10 @@ class Evaluation:
         ]
         counts = np.array([(one.frames, one.empty_frames, one.unlabelled_frames) for one in self.videos])
         for video, numbers in zip(self.videos, counts.tolist(), strict=True):
-            scores = (_text(self.case_dice[video.case], 3), _text(video.miou_per_frame, 3))
+            scores = (score_text(self.case_dice[video.case], 3), score_text(video.miou_per_frame, 3))
             rows.append((video.case, *scores, "", *map(str, numbers)))
-        scores = (_text(self.mean_dice_by_case, 3), _text(self.miou_per_frame, 3))
-        interval = _interval(*self.miou_per_frame_interval)
+        scores = (score_text(self.mean_dice_by_case, 3), score_text(self.miou_per_frame, 3))
+        interval = interval_text(*self.miou_per_frame_interval)
         rows.append(("all", *scores, interval, *map(str, counts.sum(axis=0).tolist())))
         return rows
 
@@ -240,7 +240,7 @@ class Evaluation:
             "scores": [asdict(score) for score in self.scores],
             "videos": [asdict(video) for video in self.videos],
         }
-        plain: dict[str, Any] = _nan_to_null(record)
+        plain: dict[str, Any] = nan_to_null(record)
         return plain
 
     def to_json(self, path: Path | str) -> None:
@@ -299,17 +299,20 @@ def _aligned(rows: list[tuple[str, ...]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _nan_to_null(value: Any) -> Any:
+def nan_to_null(value: Any) -> Any:
+    """Return a record as JSON can hold it, None for NaN."""
     if isinstance(value, dict):
-        return {key: _nan_to_null(item) for key, item in value.items()}
+        return {key: nan_to_null(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_nan_to_null(item) for item in value]
+        return [nan_to_null(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _text(value: float, digits: int) -> str:
+def score_text(value: float, digits: int) -> str:
+    """Return a score as a cell of a table, a dash for NaN."""
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _interval(low: float, high: float) -> str:
+def interval_text(low: float, high: float) -> str:
+    """Return an interval as a cell of a table, a dash for NaN."""
     return "-" if math.isnan(low) else f"{low:.3f} to {high:.3f}"

@@ -115,14 +115,14 @@ def _score_volume(
 ) -> list[CaseScore]:
     """Score a volume; None is one that was not predicted."""
     reference, *predicted = load_labels([wanted] if found is None else [wanted, found], case, scheme)
-    truth = _to_channels(reference, scheme, _where(wanted, f"reference {case}"), ignore=True)
+    truth = to_channels(reference, scheme, _where(wanted, f"reference {case}"), ignore=True)
     spacing_mm = reference.geometry.spacing_mm
     if found is None:
         return _worst(case, truth, spacing_mm, scheme, reference_empty)
     (prediction,) = predicted
     where = _where(found, f"prediction {case}")
     check_same_grid(prediction, reference, where)
-    guess = _to_channels(prediction, scheme, where, ignore=False)
+    guess = to_channels(prediction, scheme, where, ignore=False)
     if scheme.ignore_value is not None:
         guess[reference.array == scheme.ignore_value] = 0
     return _score_classes(case, truth, guess, spacing_mm, scheme, tolerance_mm, reference_empty)
@@ -177,11 +177,20 @@ def _worst(
     return scores
 
 
-def _to_channels(volume: Volume, scheme: LabelScheme, where: object, *, ignore: bool) -> NDArray[np.uint16]:
+def to_channels(volume: Volume, scheme: LabelScheme, where: object, *, ignore: bool) -> NDArray[np.uint16]:
     """Turn label values into channel numbers; ignored voxels become background.
 
     The values found are counted slice by slice, which a sort of the whole volume (``LabelScheme.to_channels``) cannot
     match at 512 x 512 x 150 voxels.
+
+    Args:
+        volume: Whole numbers.
+        scheme: The classes.
+        where: File or case to name.
+        ignore: Whether the value of voxels without a label may occur.
+
+    Raises:
+        InputError: A value is not in the scheme.
     """
     array = volume.array
     low, high = int(array.min()), int(array.max())

@@ -14,13 +14,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from masam.cohort import Cohort, predict_cohort
+from masam.device import Precision
 from masam.io.cases import Case, find_images
 from masam.io.tensors import read_tensors
 from masam.model.checkpoint import load_strictly
 from masam.model.masam import Masam
 from masam.model.sizes import MasamSpec
 from masam.plan import Plan
-from masam.predict import Precision, Predictor
+from masam.predict import Predictor
 from masam.progress import Silent
 
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 from numpy.typing import NDArray
-from scipy import ndimage
+
+from masam.prompts.correction import deepest, largest_error
 
 _BOX_NOISE, _MOST_BOX_NOISE = 0.1, 20.0
 """Standard deviation of a box's sides as a share of its size, and its limit in pixels (SAM, appendix A)."""
@@ -58,13 +59,11 @@ def click_in(region: Bool[NDArray[np.bool_], "H W"], label: int, generator: np.r
         generator: Source of the draw; None clicks where the region is deepest.
     """
     if generator is None:
-        # The picture's border is a border of the region, so that a click lies in the middle of what is seen.
-        depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
-        y, x = np.unravel_index(int(depth.argmax()), region.shape)
+        row, column = deepest(region)
     else:
         places = np.flatnonzero(region)
-        y, x = np.unravel_index(int(places[generator.integers(len(places))]), region.shape)
-    return Click(float(x), float(y), label)
+        row, column = map(int, np.unravel_index(int(places[generator.integers(len(places))]), region.shape))
+    return Click(float(column), float(row), label)
 
 
 def correcting_click(
@@ -82,21 +81,5 @@ def correcting_click(
     Returns:
         The click; where the answer is right, one on the object.
     """
-    largest, label = mask, 1
-    count = 0
-    for region, kind in ((mask & ~answer, 1), (answer & ~mask, 0)):
-        part = largest_part(region)
-        size = int(part.sum())
-        if size > count:
-            largest, label, count = part, kind, size
-    return click_in(largest, label, generator)
-
-
-def largest_part(region: Bool[NDArray[np.bool_], "H W"]) -> Bool[NDArray[np.bool_], "H W"]:
-    """Return the largest connected part of a region; all of it where it is empty."""
-    parts, count = ndimage.label(region)
-    if count <= 1:
-        return region
-    sizes = np.bincount(parts.ravel())
-    largest: NDArray[np.bool_] = parts == 1 + int(sizes[1:].argmax())
-    return largest
+    region, is_missed = largest_error(mask, answer)
+    return click_in(mask if region is None else region, int(is_missed), generator)

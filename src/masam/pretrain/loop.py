@@ -13,10 +13,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from masam.axes import Images
+from masam.device import autocast
 from masam.errors import DivergedError, ResourceError
 from masam.model.sam import Sam
 from masam.model.sizes import find_size
-from masam.predict import autocast
 from masam.pretrain.config import PretrainConfig
 from masam.pretrain.half_size import HalfSize
 from masam.pretrain.objects import Objects, training_objects

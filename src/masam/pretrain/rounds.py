@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from masam.axes import Boxes, MaskPrompts, PointLabels, Points
+from masam.device import autocast
 from masam.model.sam import Sam, SamOutput
-from masam.predict import autocast
 from masam.pretrain.clicks import Click, click_in, correcting_click, loose_box
 from masam.pretrain.config import PretrainConfig
 from masam.pretrain.loss import answers, mask_losses, overlap, shares

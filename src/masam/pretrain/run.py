@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
+from masam.device import choose_device
 from masam.errors import ConfigError, StoppedError
 from masam.io.tensors import write_tensors
 from masam.model.architecture import infer_sam_size
 from masam.model.sam import Sam
 from masam.model.sizes import find_size
-from masam.predict import choose_device
 from masam.pretrain.config import PretrainConfig
 from masam.pretrain.loop import PretrainLoop, PretrainStep
 from masam.pretrain.validate import score_prompts

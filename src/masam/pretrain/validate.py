@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from masam.device import autocast
 from masam.model.sam import Sam
-from masam.predict import autocast
 from masam.pretrain.clicks import click_in, tight_box
 from masam.pretrain.config import PretrainConfig
 from masam.pretrain.loss import answers, overlap

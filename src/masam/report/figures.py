@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masam.errors import InputError
+from masam.evaluation.prompts import PromptEvaluation
 from masam.evaluation.scores import Evaluation
 from masam.report.overlay import overlay
 
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["overlay", "score_chart", "training_curves"]
+__all__ = ["overlay", "prompt_curve", "score_chart", "training_curves"]
 
 _INK, _DIM, _GRID, _PAPER = "#1f2328", "#6a737d", "#e6e8eb", "#ffffff"
 _BLUE, _ORANGE = "#0b5fa5", "#c2410c"
 _LINES = (_BLUE, _ORANGE, "#0f766e", "#7c3aed", "#b45309")
 _DPI = 140
+
+LineStyle = str | tuple[int, tuple[int, ...]]
 
 # Smoothing of a noisy loss: a running mean over this share of the steps.
 _SMOOTH = 0.03
@@ -112,6 +115,47 @@ def score_chart(evaluation: Evaluation) -> bytes:
     axes.set_yticks(range(rows), evaluation.labels, parse_math=False)
     axes.set(ylim=(rows - 0.4, -0.6), xlim=(-0.01, 1.01), xlabel="Dice  (dots: cases; diamond: mean, 95 % interval)")
     _plain(axes, "x")
+    return _png(figure)
+
+
+def prompt_curve(evaluation: PromptEvaluation) -> bytes:
+    """Draw Dice against the number of clicks, and lines for the boxes and the automatic answer.
+
+    Args:
+        evaluation: Scores to draw.
+
+    Returns:
+        A PNG file.
+
+    Raises:
+        InputError: No reference holds a class.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    if not evaluation.scores:
+        raise InputError("expected at least one case that holds a class", where="evaluation")
+    figure = Figure(figsize=(8.6, 4.4), dpi=_DPI, facecolor=_PAPER, layout="constrained")
+    axes = figure.subplots()
+    curve = [evaluation.automatic, *evaluation.by_clicks]
+    count, dice = np.arange(len(curve)), [item.mean_dice for item in curve]
+    # NaN, which a single case has for an interval, draws nothing.
+    axes.fill_between(
+        count, [item.low for item in curve], [item.high for item in curve], color=_BLUE, alpha=0.12, linewidth=0
+    )
+    axes.plot(count, dice, color=_BLUE, linewidth=1.8, marker="o", markersize=4, label="clicks (band: 95 % interval)")
+    styles: Sequence[tuple[str, LineStyle]] = (
+        *((_DIM, ":"), (_ORANGE, "-"), (_ORANGE, (0, (6, 2))), (_ORANGE, (0, (3, 2))), (_ORANGE, (0, (1, 2)))),
+        ("#7c3aed", "-."),
+    )
+    for item, (colour, style) in zip((evaluation.automatic, *evaluation.by_box), styles, strict=True):
+        label = f"{item.prompt}, {item.mean_dice:.3f}"
+        axes.axhline(item.mean_dice, color=colour, linewidth=1.3, linestyle=style, label=label, zorder=1)
+    low = min(item.mean_dice if math.isnan(item.low) else item.low for item in evaluation.summary)
+    axes.set(xlabel="clicks on a class", ylabel="Dice", ylim=(max(0.0, low - 0.05), 1.01))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _plain(axes, "both")
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=_INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return _png(figure)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from masam.augment.settings import AugmentSettings
 from masam.config import Settings
@@ -132,6 +132,12 @@ class TrainConfig(Settings):
         le=1,
         description="share of the training windows that get a box or clicks, drawn from their labels; 0 for none",
     )
+    corrective_clicks: int = Field(
+        default=0,
+        ge=0,
+        le=20,
+        description="most clicks in the model's own errors that a window with clicks gets beside them; 0 for none",
+    )
     fold: int = Field(default=0, ge=0, description="which fold of the split is held out for validation")
     folds: int = Field(default=5, ge=2, description="number of folds of the split")
     validate_every: int = Field(
@@ -166,6 +172,12 @@ class TrainConfig(Settings):
         description="MLflow experiment that also gets the figures, on the server of MLFLOW_TRACKING_URI; null for none",
     )
     seed: int = Field(default=1234, ge=0, description="seed of everything that is drawn")
+
+    @model_validator(mode="after")
+    def _correct_what_is_prompted(self) -> TrainConfig:
+        if self.corrective_clicks > 0 and self.prompt_rate == 0:
+            raise ValueError("corrective_clicks needs windows with prompts; set prompt_rate above 0")
+        return self
 
     @field_validator("window_depths")
     @classmethod

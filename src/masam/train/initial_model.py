@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from masam import weights
+from masam.device import resolve_precision
 from masam.errors import ConfigError, ModelError
 from masam.io.cases import CaseFolder
 from masam.io.tensors import CONTENT_HASH, read_header
@@ -18,7 +19,6 @@ from masam.model.added_classes import with_classes
 from masam.model.masam import Masam, empty_model
 from masam.model.sizes import MasamSpec, find_size
 from masam.plan import Plan
-from masam.predict import resolve_precision
 from masam.train.config import ModelSettings, TrainConfig
 
 STARTED_FROM = "started_from"

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from masam.device import autocast
 from masam.errors import ConfigError, DivergedError, ResourceError
 from masam.model.masam import Masam
-from masam.predict import autocast
 from masam.reproducibility import step_seed
 from masam.train.config import TrainConfig
+from masam.train.correction import corrected, is_clicked, with_room
 from masam.train.dataset import Batch, WindowSamples, load_batches
 from masam.train.loss import LossSums, loss_of, loss_sums, part_of_loss
 from masam.train.parallel import Place, World, exchange, share, whole
@@ -150,7 +151,7 @@ class Loop:
             group["lr"] = rate
         self.model.train()
         count = self.config.batch_windows // (self.config.micro_batch_windows * self.world.size)
-        own = islice(batches, count)
+        own = map(self._corrected, islice(batches, count))
         if self.config.dice_pooling == "batch":
             loss, cases = self._pooled_gradients(list(own))
         else:
@@ -161,6 +162,25 @@ class Loop:
         self.step += 1
         total, cross_entropy, dice = loss.tolist()
         return StepReport(self.step, total, cross_entropy, dice, rate, time.monotonic() - started)
+
+    @torch.no_grad()
+    def _corrected(self, batch: Batch) -> Batch:
+        """Add clicks in the largest errors of the model's own answers: none to ``corrective_clicks``, step by step."""
+        rounds = self.step % (self.config.corrective_clicks + 1)
+        # A sharded model is put together by all processes at once, so each runs it as often as the others.
+        is_sharded = self.config.sharing == "fsdp" and self.world.size > 1
+        if batch.prompts is None or rounds == 0 or not (is_sharded or is_clicked(batch.prompts)):
+            return batch
+        images = self.model.as_input(batch.images.to(self.device, non_blocking=True))
+        prompts = with_room(batch.prompts, rounds)
+        # Without dropout, as it will be asked; nothing is drawn.
+        self.model.eval()
+        for _ in range(rounds):
+            with autocast(self.device, self.config.precision):
+                logits = self.model(images, *(one.to(self.device) for one in prompts), apart=True).logits
+            prompts = corrected(prompts, batch.labels, logits.argmax(dim=2).cpu())
+        self.model.train()
+        return batch._replace(prompts=prompts)
 
     def _gradients(self, own: Iterable[Batch], count: int) -> tuple[Tensor, list[str]]:
         """Add up the gradients of the micro-batches' mean loss; returns it and this process's cases."""

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
+from masam.device import choose_device
 from masam.errors import ConfigError, InputError
 from masam.fingerprint import fingerprint
 from masam.io.cases import Case, CaseFolder, Split, load_case, make_splits, read_dataset, read_splits, write_splits
 from masam.plan import Plan, make_plan, make_video_plan
-from masam.predict import choose_device
 from masam.preprocess.cache import PreparedCase, prepare_cases
 from masam.progress import Progress, Silent
 from masam.train.cases import are_videos, labelled_loader, preparation_of

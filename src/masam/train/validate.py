@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from masam.device import Precision
 from masam.evaluation.overlap import count_overlap
 from masam.io.cases import Case
 from masam.model.masam import Masam
 from masam.plan import Plan
-from masam.predict import Precision, Predictor
+from masam.predict import Predictor
 from masam.progress import Progress, Silent
 from masam.train.cases import predict_case
 

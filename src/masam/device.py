@@ -1,0 +1,55 @@
+"""Where a model runs, and in which number format."""
+
+from __future__ import annotations
+
+import re
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+
+from masam.errors import ConfigError, ResourceError
+
+Precision = Literal["auto", "float32", "bf16", "fp16"]
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """Return a device that is there.
+
+    Args:
+        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Raises:
+        ConfigError: The name is not a device.
+        ResourceError: There is no such device on this machine.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d{1,2})?", device):
+        raise ConfigError(f"expected auto, cpu, cuda or cuda:N, got {device!r}", where="device")
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ResourceError(
+            f"there is no {device} here ({torch.cuda.device_count()} GPUs found)",
+            where="device",
+            fix="use --device cpu",
+        )
+    return chosen
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Return the context of a forward pass; ``auto`` is bf16 on a GPU that has it, else float32.
+
+    On a CPU bf16 is an option but never the default: without hardware for it, it is many times slower.
+    """
+    precision = resolve_precision(device, precision)
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, dtype=_DTYPES[precision])
+
+
+def resolve_precision(device: torch.device, precision: Precision) -> Precision:
+    """Return what ``auto`` means on a device; other precisions are what they are."""
+    if precision != "auto":
+        return precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
