@@ -26,8 +26,8 @@ def test_a_shape_is_there_and_within_its_reach(kind, seed, reach):
     assert np.isfinite(distance).all()
     inside = distance < 0
     assert inside.any()
-    # A tube swings beside its axis, so its corner may be a little further away.
-    limit = 1.35 if kind == "tube" else 1.25 if kind == "blob" else 1.0
+    # A tube swings beside its axis, so its corner may be a little further away; all six waves of a blob may add up.
+    limit = {"tube": 1.35, "blob": 0.65 + 0.3 * 12**0.5}.get(kind, 1.0)
     assert np.hypot(x, y)[inside].max() <= limit * reach + 1
 
 
