@@ -50,7 +50,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_both_and_ignores_what_lies_outsid
     each = F.binary_cross_entropy_with_logits(said[..., 64:], wanted, reduction="none")
     expected = F.binary_cross_entropy_with_logits(said[..., :64], borders_of(visible))
     expected = expected + (each * is_inside).sum() / is_inside.sum()
-    torch.testing.assert_close(questions(embeddings, visible), expected)
+    torch.testing.assert_close(questions(embeddings, visible, torch.rand(1, 3, 32, 48)), expected)
 
 
 def test_a_linear_layer_learns_what_the_embeddings_hold(visible):
@@ -59,9 +59,38 @@ def test_a_linear_layer_learns_what_the_embeddings_hold(visible):
     optimizer = torch.optim.Adam(questions.parameters(), lr=0.1)
     losses = []
     for _ in range(150):
-        loss = questions(embeddings, visible)
+        loss = questions(embeddings, visible, torch.rand(1, 3, 32, 48))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.02 * losses[0]
+
+
+def test_the_pixels_cost_the_share_of_their_variance_that_is_not_known(visible):
+    torch.manual_seed(0)
+    without, asked = PatchQuestions(8), PatchQuestions(8, pixel_weight=2.0)
+    with torch.no_grad():
+        asked.read.weight[: 64 + 144], asked.read.bias[: 64 + 144] = without.read.weight, without.read.bias
+        asked.read.weight[64 + 144 :], asked.read.bias[64 + 144 :] = 0, 0.25
+    embeddings, images = torch.randn(1, 8, 2, 3), torch.rand(1, 3, 32, 48)
+    grey = images.mean(dim=1)
+    expected = without(embeddings, visible, images) + 2 * ((grey - 0.25) ** 2).mean() / grey.var()
+    torch.testing.assert_close(asked(embeddings, visible, images), expected)
+
+
+def test_pixels_are_told_in_their_places(visible):
+    torch.manual_seed(0)
+    questions, images = PatchQuestions(6, pixel_weight=1.0), torch.rand(1, 3, 32, 48)
+    embeddings = torch.eye(6).reshape(1, 6, 2, 3)  # each patch by itself
+    with torch.no_grad():
+        questions.read.bias.zero_()
+        for patch in range(6):
+            row, column = 16 * (patch // 3), 16 * (patch % 3)
+            questions.read.weight[64 + 144 :, patch] = (
+                images[0].mean(dim=0)[row : row + 16, column : column + 16].flatten()
+            )
+        without = PatchQuestions(6)
+        without.read.weight.copy_(questions.read.weight[: 64 + 144])
+        without.read.bias.zero_()
+    torch.testing.assert_close(questions(embeddings, visible, images), without(embeddings, visible, images))

@@ -48,12 +48,14 @@ class Pupil(nn.Module):
 
     Args:
         sam: Model on its device.
+        pixel_weight: As of ``PatchQuestions``.
     """
 
-    def __init__(self, sam: Sam) -> None:
+    def __init__(self, sam: Sam, pixel_weight: float) -> None:
         super().__init__()
         self.sam = sam
-        self.patches = PatchQuestions(sam.prompt_encoder.no_mask_embed.embedding_dim).to(sam.pixel_mean.device)
+        channels = sam.prompt_encoder.no_mask_embed.embedding_dim
+        self.patches = PatchQuestions(channels, pixel_weight).to(sam.pixel_mean.device)
 
 
 class PretrainLoop:
@@ -73,7 +75,7 @@ class PretrainLoop:
         self.sam, self.config, self.device = sam, config, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.pupil = Pupil(sam)
+            self.pupil = Pupil(sam, config.pixel_weight)
         self._half = HalfSize(sam, find_size(config.size)) if config.half_size_share > 0 else None
         self.step = 0
         warmup = min(config.warmup_steps, math.ceil(config.steps / 10))
@@ -152,7 +154,8 @@ class PretrainLoop:
     def _patch_gradients(self, seen: Float[Tensor, "B D h w"], objects: Objects) -> Float[Tensor, ""]:
         if self.config.patch_weight == 0:
             return torch.zeros((), device=self.device)
-        loss = self.config.patch_weight * self.pupil.patches(seen, objects.visible.to(self.device))
+        visible, images = objects.visible.to(self.device), objects.images.to(self.device)
+        loss = self.config.patch_weight * self.pupil.patches(seen, visible, images)
         loss.backward()
         return loss.detach()
 

@@ -1,8 +1,9 @@
 """What each patch is asked about itself: a dense lesson beside the few objects that are prompted for.
 
 A prompt teaches the encoder about one object. Here the embedding of every patch says by one linear layer where borders
-run in it, and which of the pixels in it and around it belong to the object at its centre, as if every patch had been
-clicked on. The layer is thrown away in the end; what it needed to know stays in the encoder.
+run in it and which of the pixels in it and around it belong to the object at its centre, as if every patch had been
+clicked on. If asked, it also says what its pixels were, so that a decoder trained later finds fine detail in it.
+The layer is thrown away in the end; what it needed to know stays in the encoder.
 """
 
 from __future__ import annotations
@@ -30,24 +31,39 @@ class PatchQuestions(nn.Module):
 
     Args:
         channels: Channels D of the image embedding.
+        pixel_weight: Factor of what is asked of the pixels; 0 does not ask.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, pixel_weight: float = 0.0) -> None:
         super().__init__()
-        self.read = nn.Linear(channels, _BORDERS**2 + _REGION**2)
+        self.pixel_weight = pixel_weight
+        self.read = nn.Linear(channels, _BORDERS**2 + _REGION**2 + (IMAGE_SIZE_STEP**2 if pixel_weight > 0 else 0))
 
-    def forward(self, embeddings: Float[Tensor, "B D h w"], visible: Int[Tensor, "B H W"]) -> Float[Tensor, ""]:
-        """Return the sum of two mean cross-entropies: of borders and of regions.
+    def forward(
+        self,
+        embeddings: Float[Tensor, "B D h w"],
+        visible: Int[Tensor, "B H W"],
+        images: Float[Tensor, "B 3 H W"],
+    ) -> Float[Tensor, ""]:
+        """Return the mean cross-entropies of borders and of regions, and what is not known of the pixels, added up.
 
         Args:
             embeddings: Of the image encoder.
             visible: Number of the object that is seen at each pixel.
+            images: The pictures, in any one range.
+
+        Returns:
+            The loss. Of the pixels it has the share of their variance that the embeddings leave unexplained.
         """
         said = self.read(embeddings.permute(0, 2, 3, 1)).float()
-        borders, regions = said.split([_BORDERS**2, _REGION**2], dim=-1)
+        borders, regions, pixels = said.tensor_split([_BORDERS**2, _BORDERS**2 + _REGION**2], dim=-1)
         loss = F.binary_cross_entropy_with_logits(borders, borders_of(visible))
         wanted, is_inside = regions_of(visible)
-        return loss + F.binary_cross_entropy_with_logits(regions[is_inside], wanted[is_inside])
+        loss = loss + F.binary_cross_entropy_with_logits(regions[is_inside], wanted[is_inside])
+        if self.pixel_weight == 0:
+            return loss
+        grey = _patches(images.mean(dim=1), IMAGE_SIZE_STEP)
+        return loss + self.pixel_weight * (pixels - grey).square().mean() / grey.var()
 
 
 def borders_of(visible: Int[Tensor, "B H W"]) -> Float[Tensor, "B h w c"]:
@@ -56,7 +72,12 @@ def borders_of(visible: Int[Tensor, "B H W"]) -> Float[Tensor, "B h w c"]:
     is_border[:, 1:] |= visible[:, 1:] != visible[:, :-1]
     is_border[:, :, 1:] |= visible[:, :, 1:] != visible[:, :, :-1]
     cells = F.max_pool2d(is_border[:, None].float(), _BORDER_CELL)[:, 0]
-    return cells.unfold(1, _BORDERS, _BORDERS).unfold(2, _BORDERS, _BORDERS).flatten(3)
+    return _patches(cells, _BORDERS)
+
+
+def _patches(x: Float[Tensor, "B H W"], side: int) -> Float[Tensor, "B h w c"]:
+    """Cut a map into squares, row by row."""
+    return x.unfold(1, side, side).unfold(2, side, side).flatten(3)
 
 
 def regions_of(visible: Int[Tensor, "B H W"]) -> tuple[Float[Tensor, "B h w c"], Bool[Tensor, "B h w c"]]:
