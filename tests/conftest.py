@@ -1,5 +1,10 @@
 """Every test runs with masam's annotations checked at run time: shapes by jaxtyping, types by beartype."""
 
+import signal
+
 from jaxtyping import install_import_hook
 
 install_import_hook("masam", "beartype.beartype")
+
+# A shell without job control starts what it puts in the background with Ctrl-C ignored, and Python leaves it so.
+signal.signal(signal.SIGINT, signal.default_int_handler)
