@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from masam import atomic
 from masam.datasets.made_folder import made_names, require_numbers
-from masam.errors import InputError, ResourceError
+from masam.datasets.raw_folder import begin_folder
 from masam.labels import LabelScheme
 from masam.reproducibility import sample_generator
 
@@ -251,20 +251,8 @@ def _begin(root: Path, names: tuple[str, ...], train: int) -> None:
         for number, name in enumerate(names)
         for kind in ("images", "labels")
     }
-    foreign = sorted(path for path in root.glob("*T[rs]/*") if path not in expected and path.name[0] != ".")
-    if foreign:
-        raise InputError(
-            f"expected a new folder or this data set's own, found {len(foreign)} other videos, first {foreign[0]}",
-            where=root,
-            fix="name another folder, or delete this one",
-        )
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        (root / "dataset.json").unlink(missing_ok=True)
-    except OSError as error:
-        raise ResourceError(
-            f"expected a folder that can be written to ({error.strerror})", where=root, fix="name another folder"
-        ) from error
+    present = (path for path in root.glob("*T[rs]/*") if path.name[0] != ".")
+    begin_folder(root, expected, present, "videos")
 
 
 def _write_frames(folder: Path, frames: NDArray[np.uint8]) -> None:

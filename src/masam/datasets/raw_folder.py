@@ -12,7 +12,7 @@ Source: nnU-Net's documentation, documentation/dataset_format.md.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -54,21 +54,7 @@ class RawFolder:
         folder = cls(root, train, test)
         expected = {folder.image_path("Tr", case) for case in train} | {folder.label_path("Tr", case) for case in train}
         expected |= {folder.image_path("Ts", case) for case in test} | {folder.label_path("Ts", case) for case in test}
-        foreign = sorted(path for path in root.glob(f"*T[rs]/*{ENDING}") if path not in expected)
-        if foreign:
-            raise InputError(
-                f"expected a new folder or this data set's own, found {len(foreign)} other files, first {foreign[0]}",
-                where=root,
-                fix="name another folder, or delete this one",
-            )
-        # A rewrite that is cut short must not look complete.
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            (root / "dataset.json").unlink(missing_ok=True)
-        except OSError as error:
-            raise ResourceError(
-                f"expected a folder that can be written to ({error.strerror})", where=root, fix="name another folder"
-            ) from error
+        begin_folder(root, expected, root.glob(f"*T[rs]/*{ENDING}"), "files")
         return folder
 
     def image_path(self, split: Split, case: str) -> Path:
@@ -124,3 +110,33 @@ class RawFolder:
             "file_ending": ENDING,
         }
         write_text(self.root / "dataset.json", json.dumps(content, indent=2) + "\n")
+
+
+def begin_folder(root: Path, expected: Collection[Path], present: Iterable[Path], kind: str) -> None:
+    """Refuse a folder of another data set; make it, and take away what says that it is complete.
+
+    Args:
+        root: The folder, there already or not.
+        expected: Where the cases of this data set go.
+        present: Where cases lie.
+        kind: What those are, in the plural.
+
+    Raises:
+        InputError: The folder holds cases that are not of this data set; they would be taken for its own.
+        ResourceError: The folder cannot be written to.
+    """
+    foreign = sorted(path for path in present if path not in expected)
+    if foreign:
+        raise InputError(
+            f"expected a new folder or this data set's own, found {len(foreign)} other {kind}, first {foreign[0]}",
+            where=root,
+            fix="name another folder, or delete this one",
+        )
+    # A rewrite that is cut short must not look complete.
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        (root / "dataset.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise ResourceError(
+            f"expected a folder that can be written to ({error.strerror})", where=root, fix="name another folder"
+        ) from error

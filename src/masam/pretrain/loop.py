@@ -123,12 +123,13 @@ class PretrainLoop:
         Each round's graph of the decoder goes as soon as it is used: the encoder gets the sum of what they say at once.
         """
         config, generator = self.config, prompt_generator(self.config.seed, self.step)
+        objects = Objects(*(tensor.to(self.device) for tensor in objects))
         is_unit = torch.from_numpy(generator.random(len(objects.images)) < config.unit_share)
         count = int(generator.integers(1, config.rounds, endpoint=True))
-        masks = objects.masks.to(self.device)
+        masks = objects.masks
         picture_of = torch.arange(len(masks), device=self.device) * len(objects.images) // len(masks)
         half = self._half if objects.images.shape[-1] < config.image_size else None
-        images = normalised(self.sam, objects.images.to(self.device), is_unit.to(self.device))
+        images = normalised(self.sam, objects.images, is_unit.to(self.device))
         with autocast(self.device, config.precision):
             embeddings = self.sam.image_encoder(images) if half is None else half.encode(images)
         decoding = self.sam if half is None else half.sam
@@ -154,8 +155,7 @@ class PretrainLoop:
     def _patch_gradients(self, seen: Float[Tensor, "B D h w"], objects: Objects) -> Float[Tensor, ""]:
         if self.config.patch_weight == 0:
             return torch.zeros((), device=self.device)
-        visible, images = objects.visible.to(self.device), objects.images.to(self.device)
-        loss = self.config.patch_weight * self.pupil.patches(seen, visible, images)
+        loss = self.config.patch_weight * self.pupil.patches(seen, objects.visible, objects.images)
         loss.backward()
         return loss.detach()
 
