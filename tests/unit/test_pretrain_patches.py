@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from masam.pretrain.patches import PatchQuestions, borders_of, regions_of
+from masam.pretrain.patches import PatchQuestions, borders_of, regions_of, unexplained
 
 
 @pytest.fixture
@@ -67,16 +67,33 @@ def test_a_linear_layer_learns_what_the_embeddings_hold(visible):
     assert losses[-1] < 0.02 * losses[0]
 
 
-def test_the_pixels_cost_the_share_of_their_variance_that_is_not_known(visible):
+def test_the_pixels_cost_the_shares_that_are_not_known_of_means_and_within_patches(visible):
     torch.manual_seed(0)
     without, asked = PatchQuestions(8), PatchQuestions(8, pixel_weight=2.0)
     with torch.no_grad():
         asked.read.weight[: 64 + 144], asked.read.bias[: 64 + 144] = without.read.weight, without.read.bias
         asked.read.weight[64 + 144 :], asked.read.bias[64 + 144 :] = 0, 0.25
     embeddings, images = torch.randn(1, 8, 2, 3), torch.rand(1, 3, 32, 48)
-    grey = images.mean(dim=1)
-    expected = without(embeddings, visible, images) + 2 * ((grey - 0.25) ** 2).mean() / grey.var()
-    torch.testing.assert_close(asked(embeddings, visible, images), expected)
+    grey = images.mean(dim=1)[0].numpy()
+    patches = grey.reshape(2, 16, 3, 16).transpose(0, 2, 1, 3).reshape(6, 256)
+    means, within = patches.mean(axis=1), patches.var(axis=1)
+    unknown = ((means - 0.25) ** 2).mean() / means.var() + (within / (within + 0.1 * within.mean())).mean()
+    expected = without(embeddings, visible, images) + 2 * float(unknown)
+    torch.testing.assert_close(asked(embeddings, visible, images), expected, rtol=1e-4, atol=0)
+
+
+def test_knowing_nothing_costs_one_share_each_and_weak_contrast_counts_like_strong():
+    torch.manual_seed(0)
+    pixels = torch.rand(1, 4, 4, 256)
+    pixels[:, :2] = 0.5 + 0.5 * (pixels[:, :2] - 0.5)
+    means = pixels.mean(dim=-1, keepdim=True)
+    flat = unexplained(means.mean().expand_as(pixels), pixels)
+    assert 1.8 < flat < 2
+    half_known = means + 0.5 * (pixels - means)
+    assert 0.2 < unexplained(half_known, pixels) < 0.25
+    only_strong, only_weak = pixels.clone(), pixels.clone()
+    only_strong[:, :2], only_weak[:, 2:] = half_known[:, :2], half_known[:, 2:]
+    assert 0.7 < unexplained(only_strong, pixels) / unexplained(only_weak, pixels) < 1
 
 
 def test_pixels_are_told_in_their_places(visible):

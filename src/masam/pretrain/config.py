@@ -42,7 +42,7 @@ class PretrainConfig(Settings):
         description="factor of what each patch is asked about itself; 0 for prompted masks alone",
     )
     pixel_weight: float = Field(
-        default=0.0, ge=0, description="factor of what each patch is asked about its pixels, within patch_weight"
+        default=1.0, ge=0, description="factor of what each patch is asked about its pixels, within patch_weight"
     )
     iou_weight: float = Field(default=1.0, ge=0, description="factor of the predicted overlap's squared error")
     unit_share: float = Field(

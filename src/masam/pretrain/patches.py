@@ -25,6 +25,9 @@ _BORDERS = IMAGE_SIZE_STEP // _BORDER_CELL
 _REGION = 3 * IMAGE_SIZE_STEP // _REGION_STEP
 _OUTSIDE = -1
 
+_FLAT_SHARE = 0.1
+"""Share of the mean variance within patches that is added to each patch's own: it bounds what flat patches weigh."""
+
 
 class PatchQuestions(nn.Module):
     """The layer that reads a patch's embedding, and its loss.
@@ -53,7 +56,8 @@ class PatchQuestions(nn.Module):
             images: The pictures, in any one range.
 
         Returns:
-            The loss. Of the pixels it has the share of their variance that the embeddings leave unexplained.
+            The loss. Of the pixels it has two shares that the embeddings leave unexplained: that of the variance of
+            the patches' means, and the mean share of the variance within a patch, so that weak contrast counts too.
         """
         said = self.read(embeddings.permute(0, 2, 3, 1)).float()
         borders, regions, pixels = said.tensor_split([_BORDERS**2, _BORDERS**2 + _REGION**2], dim=-1)
@@ -62,8 +66,19 @@ class PatchQuestions(nn.Module):
         loss = loss + F.binary_cross_entropy_with_logits(regions[is_inside], wanted[is_inside])
         if self.pixel_weight == 0:
             return loss
-        grey = _patches(images.mean(dim=1), IMAGE_SIZE_STEP)
-        return loss + self.pixel_weight * (pixels - grey).square().mean() / grey.var()
+        return loss + self.pixel_weight * unexplained(pixels, _patches(images.mean(dim=1), IMAGE_SIZE_STEP))
+
+
+def unexplained(said: Float[Tensor, "B h w c"], pixels: Float[Tensor, "B h w c"]) -> Float[Tensor, ""]:
+    """Return the unknown share of the variance of patches' means, and the mean unknown share within a patch, added up.
+
+    Args:
+        said: What was said of each patch's pixels.
+        pixels: What they are.
+    """
+    wrong, within = said - pixels, pixels.var(dim=-1, correction=0)
+    of_means = wrong.mean(dim=-1).square().mean() / pixels.mean(dim=-1).var(correction=0)
+    return of_means + (wrong.var(dim=-1, correction=0) / (within + _FLAT_SHARE * within.mean())).mean()
 
 
 def borders_of(visible: Int[Tensor, "B H W"]) -> Float[Tensor, "B h w c"]:
