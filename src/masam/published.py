@@ -111,7 +111,7 @@ _ALL = (
         url=None,
         filename="masam-vit-t.safetensors",
         bytes=18_126_160,
-        sha256="59d91188cf1d2d20cb83653f178a4cd269e248baaf24df09fb20a9a7728f3432",
+        sha256="fcdac990cf137d6d903d73653a969c0c7eaad690e001cc7a54b0f79163926956",
         licence="Apache-2.0",
         page="docs/concepts/pre-training.md",
     ),
