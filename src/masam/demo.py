@@ -1,8 +1,7 @@
 """The demonstration: made data, a training run, predictions, scores and a page; then the same on a real template.
 
-The encoder starts from random numbers and is trained along with what MA-SAM adapts: in the time there is, that comes
-further than the package's own small SAM does when it is frozen. The figures show that the whole path works; they are no
-claim about patients.
+The encoder starts from random numbers and is trained along with what MA-SAM adapts. The figures show that the whole
+path works; they are no claim about patients.
 """
 
 from __future__ import annotations

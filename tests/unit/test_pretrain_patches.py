@@ -44,7 +44,7 @@ def test_regions_are_the_surroundings_that_belong_to_the_centre(visible):
 
 def test_the_loss_is_the_mean_cross_entropy_of_both_and_ignores_what_lies_outside(visible):
     torch.manual_seed(0)
-    questions, embeddings = PatchQuestions(8), torch.randn(1, 8, 2, 3)
+    questions, embeddings = PatchQuestions(8, pixel_weight=0.0), torch.randn(1, 8, 2, 3)
     said = questions.read(embeddings.permute(0, 2, 3, 1))
     wanted, is_inside = regions_of(visible)
     each = F.binary_cross_entropy_with_logits(said[..., 64:], wanted, reduction="none")
@@ -55,7 +55,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_both_and_ignores_what_lies_outsid
 
 def test_a_linear_layer_learns_what_the_embeddings_hold(visible):
     torch.manual_seed(0)
-    questions, embeddings = PatchQuestions(8), torch.randn(1, 8, 2, 3)
+    questions, embeddings = PatchQuestions(8, pixel_weight=0.0), torch.randn(1, 8, 2, 3)
     optimizer = torch.optim.Adam(questions.parameters(), lr=0.1)
     losses = []
     for _ in range(150):
@@ -69,7 +69,7 @@ def test_a_linear_layer_learns_what_the_embeddings_hold(visible):
 
 def test_the_pixels_cost_the_shares_that_are_not_known_of_means_and_within_patches(visible):
     torch.manual_seed(0)
-    without, asked = PatchQuestions(8), PatchQuestions(8, pixel_weight=2.0)
+    without, asked = PatchQuestions(8, pixel_weight=0.0), PatchQuestions(8, pixel_weight=2.0)
     with torch.no_grad():
         asked.read.weight[: 64 + 144], asked.read.bias[: 64 + 144] = without.read.weight, without.read.bias
         asked.read.weight[64 + 144 :], asked.read.bias[64 + 144 :] = 0, 0.25
@@ -107,7 +107,7 @@ def test_pixels_are_told_in_their_places(visible):
             questions.read.weight[64 + 144 :, patch] = (
                 images[0].mean(dim=0)[row : row + 16, column : column + 16].flatten()
             )
-        without = PatchQuestions(6)
+        without = PatchQuestions(6, pixel_weight=0.0)
         without.read.weight.copy_(questions.read.weight[: 64 + 144])
         without.read.bias.zero_()
     torch.testing.assert_close(questions(embeddings, visible, images), without(embeddings, visible, images))

@@ -37,7 +37,7 @@ class PatchQuestions(nn.Module):
         pixel_weight: Factor of what is asked of the pixels; 0 does not ask.
     """
 
-    def __init__(self, channels: int, pixel_weight: float = 0.0) -> None:
+    def __init__(self, channels: int, pixel_weight: float) -> None:
         super().__init__()
         self.pixel_weight = pixel_weight
         self.read = nn.Linear(channels, _BORDERS**2 + _REGION**2 + (IMAGE_SIZE_STEP**2 if pixel_weight > 0 else 0))
