@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import platform
 import re
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
@@ -11,6 +14,10 @@ import torch
 from masam.errors import ConfigError, ResourceError
 
 Precision = Literal["auto", "float32", "bf16", "fp16"]
+
+# Options of glibc's mallopt.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGEST = 2**30
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -53,3 +60,17 @@ def resolve_precision(device: torch.device, precision: Precision) -> Precision:
     if precision != "auto":
         return precision
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees, for training on a CPU.
+
+    A step frees large tensors and asks for the same again. By default glibc hands them back to the system each time,
+    which then clears every page anew (``benchmarks/training_step.py`` says what that costs). Elsewhere than on glibc,
+    and where the environment holds settings of malloc, nothing changes.
+    """
+    is_set = "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ)
+    if platform.libc_ver()[0] == "glibc" and not is_set:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_MMAP_THRESHOLD, _LARGEST)
+        libc.mallopt(_TRIM_THRESHOLD, _LARGEST)

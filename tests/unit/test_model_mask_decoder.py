@@ -47,7 +47,7 @@ def test_upsampling_tokens_is_upsampling_the_map(upscaling):
     stages = randomise(upscaling_stages(32, upscaling)).double()
     tokens = torch.randn(2, 6, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = stages(tokens.transpose(1, 2).unflatten(2, (2, 3)))
-    got = unfold_pixels(upscale(stages, tokens).transpose(1, 2), 2, 3)
+    got = unfold_pixels(upscale(stages, tokens), 2, 3)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
 
 

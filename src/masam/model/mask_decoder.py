@@ -50,7 +50,7 @@ def upscaling_stages(dim: int, divisors: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*stages)
 
 
-def upscale(stages: nn.Sequential, tokens: Float[Tensor, "N l D"]) -> Float[Tensor, "N p c"]:
+def upscale(stages: nn.Sequential, tokens: Float[Tensor, "N l D"]) -> Float[Tensor, "N c p"]:
     """Run the stages of ``upscaling_stages`` on tokens instead of on a map.
 
     A transposed convolution whose stride is its kernel's size is a linear layer from a pixel to its 2 x 2 successors.
@@ -61,10 +61,11 @@ def upscale(stages: nn.Sequential, tokens: Float[Tensor, "N l D"]) -> Float[Tens
         tokens: [N, h * w, D], row by row.
 
     Returns:
-        [N, h * w * 4 ** U, c] for U upsamplings: pixels in the order of ``unfold_pixels``.
+        [N, c, h * w * 4 ** U] for U upsamplings: pixels in the order of ``unfold_pixels``.
     """
     x = tokens
-    for stage in stages:
+    *earlier, last = stages
+    for stage in earlier:
         if isinstance(stage, nn.ConvTranspose2d):
             weight = stage.weight.permute(2, 3, 1, 0).flatten(0, 2)  # 4c D
             bias = stage.get_parameter("bias").repeat(4)
@@ -73,7 +74,8 @@ def upscale(stages: nn.Sequential, tokens: Float[Tensor, "N l D"]) -> Float[Tens
             x = F.layer_norm(x, stage.weight.shape, stage.weight, stage.bias, stage.eps)
         else:
             x = stage(x)
-    return x
+    # Channels first before the last GELU: its gradient, which comes so from the masks, is then read as it lies.
+    return last(x.transpose(1, 2).contiguous())
 
 
 def unfold_pixels(x: Float[Tensor, "N K p"], h: int, w: int) -> Float[Tensor, "N K H W"]:
@@ -85,11 +87,12 @@ def unfold_pixels(x: Float[Tensor, "N K p"], h: int, w: int) -> Float[Tensor, "N
         h: Rows before upsampling.
         w: Columns before upsampling.
     """
-    x = x.unflatten(2, (h, w, -1))
-    # One upsampling at a time: a copy that moves runs of pixels, where all at once would move them one by one.
-    while x.shape[4] > 1:
-        x = x.unflatten(4, (2, 2, -1)).transpose(3, 4).flatten(4, 5).flatten(2, 3)
-    return x[..., 0]
+    order = torch.arange(x.shape[2], device=x.device).unflatten(0, (h, w, -1))
+    while order.shape[2] > 1:
+        order = order.unflatten(2, (2, 2, -1)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+    rows, columns, _ = order.shape
+    # Of a matrix, unlike of more axes, a selection of columns is fast, and so is its gradient.
+    return x.flatten(0, 1).index_select(1, order.flatten()).reshape(*x.shape[:2], rows, columns)
 
 
 class MaskDecoder(nn.Module):
@@ -154,7 +157,7 @@ class MaskDecoder(nn.Module):
         groups += [self._tokens_of(group).expand(n, -1, -1) for group in later]
         image = (embeddings + dense).flatten(2).transpose(1, 2)  # N hw D
         (tokens, *rest), image = self.transformer(groups, image, positions.flatten(1).T[None])
-        upscaled = upscale(self.output_upscaling, image).transpose(1, 2)  # N c p
+        upscaled = upscale(self.output_upscaling, image)
         masks = [self._weights(first, tokens[:, 1 : 1 + len(first)]) @ upscaled]
         masks += [self._weights(group, seen) @ upscaled for group, seen in zip(later, rest, strict=True)]
         logits = unfold_pixels(self._in_order(masks), h, w)
