@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
 from pathlib import Path
@@ -157,13 +157,11 @@ class Predictor:
         if prompts is not None:
             self.require_promptable(prompts)
         if isinstance(volume_or_path, EncodedVolume):
-            prepared, encodings = volume_or_path.prepared, volume_or_path.encodings
+            known, prepared = volume_or_path, volume_or_path.prepared
         else:
-            prepared, encodings = self._prepare(volume_or_path), None
-        channels: NDArray[np.integer] = np.zeros((prepared.depth, *prepared.native_size), dtype=np.uint16)
+            known, prepared = None, self._prepare(volume_or_path)
         projected = None if prompts is None else project(prompts, prepared.trace, self.plan.scheme)
-        for index, probabilities in self.probabilities(prepared, progress or Silent(), projected, encodings):
-            channels[index] = most_probable(prepared.trace.probabilities_to_native(probabilities))
+        channels = self._channels(prepared, progress or Silent(), projected, known)
         cleanings = []
         for clean, classes in ((keep_largest_component, self.keep_largest), (fill_holes, self.fill_holes)):
             if classes:
@@ -173,7 +171,9 @@ class Predictor:
         return Segmentation(labels, tuple(cleanings))
 
     def encode(self, volume_or_path: Scan, progress: Progress | None = None) -> EncodedVolume:
-        """Run the encoder over a volume, so that ``predict`` and ``segment`` need only the decoder, prompt by prompt.
+        """Run the model over a volume, so that ``predict`` and ``segment`` need only the decoder, prompt by prompt.
+
+        With prompts they decode the slices that a prompt touches, or where a box ends a class, and no other.
 
         Args:
             volume_or_path: As of ``segment``.
@@ -196,7 +196,39 @@ class Predictor:
             for number, window in enumerate(some):
                 encodings[window.start] = [of_model[number] for of_model in parts]
                 progress.advance()
-        return EncodedVolume(prepared, encodings)
+        automatic = self._background(prepared)
+        self._fill(automatic, self.probabilities(prepared, Silent(), encodings=encodings), prepared)
+        return EncodedVolume(prepared, encodings, automatic)
+
+    def _channels(
+        self, prepared: PreparedVolume, progress: Progress, prompts: VolumePrompts | None, known: EncodedVolume | None
+    ) -> NDArray[np.integer]:
+        """Return the channel numbers of a volume's slices at their own size."""
+        channels = self._background(prepared)
+        if known is None:
+            self._fill(channels, self.probabilities(prepared, progress, prompts), prepared)
+            return channels
+        needed = slice(None)
+        runs: Sequence[range] = []
+        if prompts is not None:
+            within = prompts.needed(prepared.depth)
+            needed, runs = slice(within.start, within.stop), prompts.changed(prepared.depth)
+        channels[needed] = known.automatic[needed]
+        for run in runs:
+            self._fill(channels, self.probabilities(prepared, progress, prompts, known.encodings, run), prepared)
+        return channels
+
+    def _background(self, prepared: PreparedVolume) -> NDArray[np.integer]:
+        return np.zeros((prepared.depth, *prepared.native_size), dtype=np.uint16)
+
+    def _fill(
+        self,
+        channels: NDArray[np.integer],
+        probabilities: Iterable[tuple[int, Float[Tensor, "K H W"]]],
+        prepared: PreparedVolume,
+    ) -> None:
+        for index, of_slice in probabilities:
+            channels[index] = most_probable(prepared.trace.probabilities_to_native(of_slice))
 
     def _prepare(self, volume_or_path: Scan) -> PreparedVolume:
         self.require_modality(is_video=False, what="a volume")
@@ -301,14 +333,16 @@ class Predictor:
         progress: Progress,
         prompts: VolumePrompts | None = None,
         encodings: Encodings | None = None,
+        within: range | None = None,
     ) -> Iterator[tuple[int, Float[Tensor, "K H W"]]]:
         """Yield slice after slice: its index and the mean class probabilities [K, H, W] at the model's size.
 
         With prompts, slices outside the boxes of all classes are left out: they are background. With encodings, the
-        encoder does not run.
+        encoder does not run. ``within`` asks for some slices only.
         """
         side, size = self.plan.image_size, self.plan.window
-        within = range(prepared.depth) if prompts is None else prompts.needed(prepared.depth)
+        if within is None:
+            within = range(prepared.depth) if prompts is None else prompts.needed(prepared.depth)
         windows = [
             window
             for window in plan_windows(prepared.depth, size, self.stride)

@@ -468,13 +468,33 @@ def test_a_model_that_was_trained_without_prompts_is_not_asked_with_any():
 @pytest.mark.parametrize("batch", [1, 4])
 def test_a_volume_that_was_encoded_is_answered_alike_without_the_encoder(model, monkeypatch, batch):
     one = predictor(model, batch=batch)
-    prompts = [None, boxes_of_both((2, 3, 1, 14, 18, 3)), [Click((8, 9, 2), class_name="ball")]]
+    far_apart = [Click((8, 9, 0), class_name="ball"), Click((8, 9, 4), class_name="box", positive=False)]
+    box = [Box3D((3, 4, 1, 12, 15, 2), class_name="ball")]
+    prompts = [None, boxes_of_both((2, 3, 1, 14, 18, 3)), far_apart[:1], far_apart, box, [*box, far_apart[1]]]
     expected = [one.predict(volume(), prompts=some).array for some in prompts]
     encoded = one.encode(volume())
     monkeypatch.setattr(type(model), "encode", None)
     for some, labels in zip(prompts, expected, strict=True):
         assert np.array_equal(one.predict(encoded, prompts=some).array, labels)
     assert not np.array_equal(expected[0], expected[1])
+
+
+def test_a_click_on_an_encoded_volume_decodes_its_own_slice_alone(model, monkeypatch):
+    one, decoded = predictor(model), []
+    encoded = one.encode(volume((20, 24, 9)))
+    decode = type(model).decode
+
+    def counting(self, embeddings, *args, **kwargs):
+        decoded.append(len(embeddings))
+        return decode(self, embeddings, *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "decode", counting)
+    one.predict(encoded, prompts=[Click((8, 9, 4), class_name="ball")])
+    # It lies in as many windows as a window has slices; in each it is asked with the click, and without for the others.
+    assert sum(decoded) == 2 * PLAN.window
+    decoded.clear()
+    one.predict(encoded)
+    assert decoded == []
 
 
 def test_several_models_each_have_their_own_encodings(model):

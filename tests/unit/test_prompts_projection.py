@@ -83,6 +83,18 @@ def test_a_mask_goes_the_way_of_its_slice():
     assert np.argwhere(small).tolist() == [[4, 4]]
 
 
+def test_slices_that_prompts_may_change():
+    def changed(*prompts):
+        return project(prompts, trace(), TWO).changed(6)
+
+    box = Box3D((10, 4, 1, 19, 7, 3), class_name="liver")
+    clicks = [Click((12, 5, index), class_name="tumour") for index in (0, 1, 4)]
+    assert changed(*clicks) == [range(2), range(4, 5)]
+    # Beyond its box a class is ruled out, so that the others may win there.
+    assert changed(box) == [range(6)]
+    assert changed(box, Box3D((10, 4, 3, 19, 7, 4), class_name="tumour")) == [range(1, 5)]
+
+
 def test_only_slices_of_some_box_are_needed_where_every_class_has_one():
     both = [Box3D((0, 0, 1, 5, 5, 1), class_name="liver"), Box3D((0, 0, 4, 5, 5, 4), class_name="tumour")]
     assert project(both, trace(), TWO).needed(6) == range(1, 5)

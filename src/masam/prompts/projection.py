@@ -107,6 +107,21 @@ class VolumePrompts:
             return range(depth)
         return range(min(span.start for span in spans), max(span.stop for span in spans))
 
+    def changed(self, depth: int) -> list[range]:
+        """Return the slices, run by run, whose answer may differ from the automatic one, of those that are needed.
+
+        Args:
+            depth: Slices of the volume.
+        """
+        changed = (index for index in self.needed(depth) if self.at(index) or self.ruled_out(index))
+        runs: list[range] = []
+        for index in changed:
+            if runs and runs[-1].stop == index:
+                runs[-1] = range(runs[-1].start, index + 1)
+            else:
+                runs.append(range(index, index + 1))
+        return runs
+
 
 def channels_of(prompts: Sequence[Prompt], scheme: LabelScheme, where: object = None) -> list[int]:
     """Find the channel that each prompt is for.
