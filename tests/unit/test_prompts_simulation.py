@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from masam.prompts.simulation import MOST_POINTS, draw_box, draw_clicks, draw_prompts, no_prompts
+from masam.prompts.projection import MASK_LOGIT
+from masam.prompts.simulation import MOST_POINTS, draw_box, draw_clicks, draw_mask, draw_prompts, no_prompts
 
 
 def labels():
@@ -76,9 +77,37 @@ def test_clicks_say_what_the_labels_say():
 
 
 def test_a_window_without_a_class_or_without_luck_gets_none():
-    none = no_prompts(3)
+    none = no_prompts(3, 32, 32)
     for prompts in (draw_prompts(labels(), 0.0, generator()), draw_prompts(labels().clip(max=0), 1.0, generator())):
         assert all(np.array_equal(one, other, equal_nan=True) for one, other in zip(prompts, none, strict=True))
+
+
+def test_a_mask_is_the_object_on_one_of_its_slices_give_or_take_a_pixel():
+    i, j = np.indices((128, 128))
+    ball = np.stack([(i - 46) ** 2 + (j - 80) ** 2 < radius**2 for radius in (0, 22, 31)])
+    areas, slices = set(), set()
+    for seed in range(40):
+        prompts = draw_mask(ball, generator(seed))
+        (index,) = np.flatnonzero(~np.isnan(prompts.masks).any(axis=(1, 2, 3)))
+        drawn = prompts.masks[index, 0]
+        assert set(np.unique(drawn)) == {-MASK_LOGIT, MASK_LOGIT}
+        assert np.isnan(np.delete(prompts.masks, index, axis=0)).all()
+        # A pixel of the mask is 4 x 4 of the image.
+        y, x = (float(np.mean(axis)) * 4 + 1.5 for axis in np.nonzero(drawn > 0))
+        assert abs(y - 46) <= 1
+        assert abs(x - 80) <= 1
+        slices.add(int(index))
+        areas.add((int(index), int((drawn > 0).sum())))
+    assert slices == {1, 2}
+    assert len(areas) == 6, "three sizes of each"
+
+
+def test_a_mask_of_a_pixel_is_not_lost():
+    dot = np.zeros((2, 16, 16), bool)
+    dot[1, 6, 9] = True
+    for seed in range(6):
+        masks = draw_mask(dot, generator(seed)).masks
+        assert masks[1, 0, 1, 2] == MASK_LOGIT
 
 
 @pytest.mark.parametrize("rate", [0.3, 1.0])
@@ -86,9 +115,11 @@ def test_the_share_of_windows_and_all_kinds_and_classes(rate):
     drawn = [draw_prompts(labels(), rate, generator(seed)) for seed in range(400)]
     boxed = np.array([~np.isnan(prompts.boxes).any(axis=1) for prompts in drawn])
     clicked = np.array([(prompts.point_labels >= 0).any(axis=1) for prompts in drawn])
-    assert (boxed.any(axis=1) & clicked.any(axis=1)).sum() == 0
-    assert (boxed | clicked).any(axis=1).mean() == pytest.approx(rate, abs=0.08)
-    assert boxed.any(axis=1).mean() == pytest.approx(0.75 * rate, abs=0.08)
+    drawn_on = np.array([(~np.isnan(prompts.masks)).any(axis=(1, 2, 3)) for prompts in drawn])
+    kinds = np.stack([kind.any(axis=1) for kind in (boxed, clicked, drawn_on)])
+    assert kinds.sum(axis=0).max() == 1
+    assert kinds.any(axis=0).mean() == pytest.approx(rate, abs=0.08)
+    np.testing.assert_allclose(kinds.mean(axis=1), np.array([0.6, 0.2, 0.2]) * rate, atol=0.08)
     # Class 3 is on the first slice alone, class 1 on the others; half of the relaxed boxes reach a slice further.
-    assert boxed[:, 0].mean() == pytest.approx((0.375 + 0.0625) * rate, abs=0.08)
-    assert boxed[:, 2].mean() == pytest.approx(0.375 * rate, abs=0.08)
+    assert boxed[:, 0].mean() == pytest.approx((0.3 + 0.05) * rate, abs=0.08)
+    assert boxed[:, 2].mean() == pytest.approx(0.3 * rate, abs=0.08)

@@ -24,7 +24,7 @@ def scene():
 
 
 def clicked(*points):
-    prompts = no_prompts(DEPTH)
+    prompts = no_prompts(DEPTH, SIDE, SIDE)
     for place, (index, x, y, kind) in enumerate(points):
         prompts.points[index, place], prompts.point_labels[index, place] = (x, y), kind
     return with_room(stacked(prompts), 2)
@@ -64,7 +64,7 @@ def test_other_classes_and_what_has_no_label_are_no_errors():
 
 
 def test_only_windows_with_clicks_are_corrected():
-    boxed = no_prompts(DEPTH)
+    boxed = no_prompts(DEPTH, SIDE, SIDE)
     boxed.boxes[:] = (1, 2, 7, 8)
     assert not is_clicked(stacked(boxed))
     both = Prompts(*(torch.cat(pair) for pair in zip(clicked((0, 2, 3, 1)), with_room(stacked(boxed), 2), strict=True)))

@@ -12,7 +12,7 @@ from tiny import prepared_case
 from masam.augment import AugmentSettings
 from masam.errors import InputError
 from masam.reproducibility import epoch_order, window_depth
-from masam.train.dataset import WindowSamples, load_batches
+from masam.train.dataset import Prompts, WindowSamples, load_batches
 from masam.windows import plan_windows
 
 NONE = AugmentSettings(preset="none")
@@ -246,7 +246,7 @@ def test_workers_change_no_depth(cases):
 def test_prompts_are_drawn_from_the_varied_labels_and_a_function_of_the_samples_number(cases):
     data = samples(cases, prompt_rate=0.7)
     whole, parts = data.batch(range(12)), [samples(cases, prompt_rate=0.7).batch([index]) for index in range(12)]
-    for name in ("boxes", "points", "point_labels"):
+    for name in Prompts._fields:
         together = torch.cat([getattr(part.prompts, name) for part in parts])
         assert torch.equal(getattr(whole.prompts, name).nan_to_num(-9), together.nan_to_num(-9)), name
     is_boxed = ~whole.prompts.boxes.isnan().any(dim=2)

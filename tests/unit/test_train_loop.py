@@ -277,7 +277,7 @@ def test_prompts_train_what_they_go_through(tmp_path):
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     places = {f"prompt_encoder.point_embeddings.{kind}.weight" for kind in range(4)}
     assert places <= changed
-    assert "prompt_encoder.mask_downscaling.0.weight" not in changed, "no masks are drawn"
+    assert "prompt_encoder.mask_downscaling.0.weight" in changed
 
 
 def test_a_window_without_prompts_trains_as_without_the_option(tmp_path):
@@ -306,10 +306,10 @@ def corrections(monkeypatch):
     seen = []
     forward = Masam.forward
 
-    def watched(self, windows, boxes=None, points=None, point_labels=None, **rest):
+    def watched(self, windows, boxes=None, points=None, point_labels=None, masks=None, **rest):
         if torch.is_grad_enabled():
             seen.append(point_labels.shape[2])
-        return forward(self, windows, boxes, points, point_labels, **rest)
+        return forward(self, windows, boxes, points, point_labels, masks, **rest)
 
     monkeypatch.setattr(Masam, "forward", watched)
     return seen

@@ -301,12 +301,22 @@ def _mask_image(prompt: MaskOnSlice, trace: Trace, where: object) -> tuple[int, 
     if not 0 <= index < depth or not native.any():
         raise InputError("the mask lies where the scan is empty and the plan crops it away", where=where)
     rows, columns = (side // 4 for side in trace.resize.image_size)
-    image = resize_labels(native.astype(np.uint8), (rows, columns)).astype(np.bool_)
+    return index, as_mask_prompt(native, (rows, columns))
+
+
+def as_mask_prompt(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Bring a mask to the size of the model's mask prompts; of one that is not empty something is left.
+
+    Args:
+        mask: [H, W].
+        size: Rows and columns.
+    """
+    image = resize_labels(mask.astype(np.uint8), size).astype(np.bool_)
     if not image.any():
         # Thinner than what is left of a pixel: the pixels that hold a part of it stand for it.
-        y, x = np.nonzero(native)
-        image[y * rows // height, x * columns // width] = True
-    return index, image
+        y, x = np.nonzero(mask)
+        image[y * size[0] // mask.shape[0], x * size[1] // mask.shape[1]] = True
+    return image
 
 
 def _to_voxels(points: NDArray[np.float64], unit: Unit, trace: Trace) -> NDArray[np.float64]:

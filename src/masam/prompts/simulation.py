@@ -9,9 +9,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-Kind = Literal["tight", "relaxed", "jittered", "clicks"]
-KINDS: tuple[Kind, ...] = ("tight", "relaxed", "jittered", "clicks")
+from masam.prompts.projection import MASK_LOGIT, as_mask_prompt
+
+Kind = Literal["tight", "relaxed", "jittered", "clicks", "mask"]
+KINDS: tuple[Kind, ...] = ("tight", "relaxed", "jittered", "clicks", "mask")
 
 MOST_RELAXED = 0.2
 """A relaxed box is larger by up to this fraction of its side on each side, and often by a slice at either end."""
@@ -32,14 +35,23 @@ class DrawnPrompts(NamedTuple):
     """[S, P, 2] x and y."""
     point_labels: NDArray[np.int64]
     """[S, P] 1 on the object, 0 beside it, -1 after a slice's own."""
+    masks: NDArray[np.float32]
+    """[S, 1, H / 4, W / 4] logits, NaN where a slice has none."""
 
 
-def no_prompts(slices: int) -> DrawnPrompts:
-    """Return the prompts of a window without any."""
+def no_prompts(slices: int, rows: int, columns: int) -> DrawnPrompts:
+    """Return the prompts of a window without any.
+
+    Args:
+        slices: Slices S of the window.
+        rows: H, a multiple of 4.
+        columns: W, a multiple of 4.
+    """
     return DrawnPrompts(
         np.full((slices, 4), np.nan, np.float32),
         np.zeros((slices, MOST_POINTS, 2), np.float32),
         np.full((slices, MOST_POINTS), -1, np.int64),
+        np.full((slices, 1, rows // 4, columns // 4), np.nan, np.float32),
     )
 
 
@@ -55,13 +67,15 @@ def draw_prompts(labels: NDArray[np.signedinteger], rate: float, generator: np.r
         Prompts of one of the classes that are in the window; none where there is no class.
     """
     if generator.random() >= rate:
-        return no_prompts(len(labels))
+        return no_prompts(*labels.shape)
     present = np.unique(labels[labels > 0])
     if len(present) == 0:
-        return no_prompts(len(labels))
+        return no_prompts(*labels.shape)
     masks = labels == generator.choice(present)
     kind = KINDS[int(generator.integers(len(KINDS)))]
-    return draw_clicks(masks, labels >= 0, generator) if kind == "clicks" else draw_box(masks, kind, generator)
+    if kind == "clicks":
+        return draw_clicks(masks, labels >= 0, generator)
+    return draw_mask(masks, generator) if kind == "mask" else draw_box(masks, kind, generator)
 
 
 def draw_box(masks: NDArray[np.bool_], kind: Kind, generator: np.random.Generator) -> DrawnPrompts:
@@ -82,7 +96,7 @@ def draw_box(masks: NDArray[np.bool_], kind: Kind, generator: np.random.Generato
     box = np.clip(box, 0, np.array([width, height, width, height]) - 1)
     # Jitter may turn a thin box over.
     low, high = np.minimum(box[:2], box[2:]), np.maximum(box[:2], box[2:])
-    prompts = no_prompts(len(masks))
+    prompts = no_prompts(*masks.shape)
     shown = np.flatnonzero(masks.any(axis=(1, 2)))
     # Boxes that people draw reach a slice too far: the model must learn that one may hold nothing.
     before, after = generator.integers(0, 2, 2).tolist() if kind == "relaxed" else (0, 0)
@@ -107,12 +121,31 @@ def draw_clicks(
     margin_y, margin_x = (y1 - y0) // 2 + 2, (x1 - x0) // 2 + 2
     around[max(0, y0 - margin_y) : y1 + margin_y + 1, max(0, x0 - margin_x) : x1 + margin_x + 1] = True
     beside = around & ~mask & is_labelled[index]
-    prompts = no_prompts(len(masks))
+    prompts = no_prompts(*masks.shape)
     for place in range(int(generator.integers(1, MOST_POINTS + 1))):
         is_on = place == 0 or not beside.any() or generator.random() < 0.5
         y, x = generator.choice(np.argwhere(mask if is_on else beside))
         prompts.points[index, place] = x, y
         prompts.point_labels[index, place] = int(is_on)
+    return prompts
+
+
+def draw_mask(masks: NDArray[np.bool_], generator: np.random.Generator) -> DrawnPrompts:
+    """Draw the object on one of its slices as a user would: as it is, or a pixel too large or too small all around.
+
+    Args:
+        masks: [S, H, W] the object, not empty.
+        generator: Source of all draws.
+    """
+    index = int(generator.choice(np.flatnonzero(masks.any(axis=(1, 2)))))
+    change, mask = int(generator.integers(-1, 2)), masks[index]
+    if change > 0:
+        mask = ndimage.binary_dilation(mask)
+    elif change < 0:
+        smaller = ndimage.binary_erosion(mask)
+        mask = smaller if smaller.any() else mask
+    prompts = no_prompts(*masks.shape)
+    prompts.masks[index, 0] = (as_mask_prompt(mask, prompts.masks.shape[2:]).astype(np.float32) * 2 - 1) * MASK_LOGIT
     return prompts
 
 

@@ -130,7 +130,7 @@ class TrainConfig(Settings):
         default=0.0,
         ge=0,
         le=1,
-        description="share of the training windows that get a box or clicks, drawn from their labels; 0 for none",
+        description="share of the windows that get a box, clicks or a mask, drawn from their labels; 0 for none",
     )
     corrective_clicks: int = Field(
         default=0,

@@ -32,6 +32,8 @@ class Prompts(NamedTuple):
     """[B, S, P, 2] in pixels."""
     point_labels: Tensor
     """[B, S, P] 1 on the object, 0 beside it, -1 after a slice's own."""
+    masks: Tensor
+    """[B, S, 1, H / 4, W / 4] logits, NaN where a slice has none."""
 
 
 class Batch(NamedTuple):

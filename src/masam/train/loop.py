@@ -229,8 +229,8 @@ class Loop:
             if batch.prompts is None:
                 logits = model(images).logits
             else:
-                boxes, points, point_labels = (one.to(self.device, non_blocking=True) for one in batch.prompts)
-                logits = model(images, boxes, points, point_labels, apart=True).logits
+                prompts = (one.to(self.device, non_blocking=True) for one in batch.prompts)
+                logits = model(images, *prompts, apart=True).logits
         return loss_sums(logits.flatten(0, 1), labels.flatten(0, 1))
 
     def _apply(self, is_finite: bool) -> bool:
