@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from clips import write_label_frames
 from tiny import LABELS, random_model
 
 import masam
@@ -215,6 +216,13 @@ def test_what_does_not_fit_is_refused(predictor, tmp_path):
 
 def score(case, label, automatic, clicks):
     return PromptScore(case, label, automatic, dict.fromkeys(BOXES, 0.9), clicks)
+
+
+def test_label_frames_of_a_video_are_no_reference(predictor, tmp_path):
+    frames = write_label_frames(tmp_path / "labels/clip", [np.zeros((4, 4), np.uint8)] * 2)
+    with pytest.raises(InputError, match="prompts are for scans, and this reference is of a video") as caught:
+        evaluate_prompts(predictor, {"clip": scan()}, tmp_path / "labels")
+    assert str(frames) in str(caught.value)
 
 
 def test_the_record_has_means_over_classes_and_intervals_over_cases(tmp_path):
