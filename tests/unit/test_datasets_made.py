@@ -243,36 +243,24 @@ def test_a_video_is_a_pure_function_of_seed_and_index():
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000))
-def test_a_tool_works_in_every_frame_or_in_none(seed):
-    tools = draw_tools(np.random.default_rng(seed))
-    assert {tool.works for tool in tools} == {True, False}
-    for tool in tools:
+def test_a_tool_moves_slowly_in_every_frame(seed):
+    for tool in draw_tools(np.random.default_rng(seed)):
         tips = np.stack([tool.length * np.sin(tool.angle), tool.length * np.cos(tool.angle)])
         # Over two steps, as a turn may fall within one.
         way = np.linalg.norm(np.diff(tips), axis=0)
-        if tool.works:
-            assert (way[1:] + way[:-1]).min() > 1.5
-            assert way.max() < 2 * instruments.STEP_PX[1]
-        else:
-            assert way.max() == 0
+        assert (way[1:] + way[:-1]).min() > 0.4
+        assert way.max() < 2 * instruments.STEP_PX[1]
 
 
-def test_no_single_frame_tells_the_classes_apart():
-    first = [tool for seed in range(400) for tool in draw_tools(np.random.default_rng(seed))]
-    features = np.array([[t.length[7], t.angle[7], t.width, t.colour[0], t.opening, t.entry[0]] for t in first])
-    works = np.array([tool.works for tool in first])
-    for n in range(features.shape[1]):
-        ranks = features[:, n].argsort().argsort()
-        above = ranks[works].mean() / len(ranks)
-        assert above == pytest.approx(0.5, abs=0.05), n
-
-
-def test_motion_shows_in_the_frames_where_a_tool_works():
+def test_smoke_hides_parts_of_each_frame_which_the_next_one_shows():
     frames, labels = make_instruments_video(8, 1)
-    changes = np.abs(np.diff(labels.astype(int), axis=0))
-    moved = {value: ((labels[:-1] == value) & (changes > 0)).sum() / (labels[:-1] == value).sum() for value in (1, 2)}
-    assert moved[1] > 2.5 * moved[2]
-    assert frames.std(axis=(1, 2)).min() > 20
+    # Smoke is grey; tissue is red, and tools are bright along a line.
+    red = frames[..., 0].astype(int) - frames[..., 2]
+    hidden = (red < 12) & (labels == 0)
+    share = hidden.sum(axis=(1, 2)) / (labels == 0).sum(axis=(1, 2))
+    assert (share > 0.5 * instruments.SMOKE_SHARE).all()
+    both = (hidden[1:] & hidden[:-1]).sum() / hidden[:-1].sum()
+    assert both == pytest.approx(share.mean(), abs=0.12), "one frame's smoke says nothing of the next one's"
 
 
 def test_foreign_videos_and_files_are_refused(tmp_path):

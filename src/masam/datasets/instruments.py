@@ -1,8 +1,8 @@
-"""Made video of surgery: tools of one look, of which some work and others hold still, and only motion tells which.
+"""Made video of surgery in smoke: tools that move, whose parts each frame shows in places only.
 
-Where a tool enters, how it lies, its width and its colour are drawn from one distribution for both classes; a tool that
-holds still lies where one that works might be. So a frame shows what is a tool, and no frame shows of which class it
-is. The camera sways by less than a pixel a frame, and with it all that is seen.
+Smoke drifts past fast: what it hides in one frame, the frames beside show, a few pixels further on, since tools move
+slowly. So a frame does not show where a tool is, and five do. What is hidden is labelled all the same, as by annotators
+who have seen the video. The camera sways by less than a pixel a frame, and with it all that is seen.
 
 A video is a pure function of (seed, index).
 """
@@ -26,15 +26,17 @@ from masam.datasets.raw_folder import begin_folder
 from masam.labels import LabelScheme
 from masam.reproducibility import sample_generator
 
-LABELS = {"background": 0, "instrument": 1, "retractor": 2}
-"""Class names and label values: an instrument works, a retractor holds still."""
+LABELS = {"background": 0, "shaft": 1, "jaws": 2}
+"""Class names and label values: the parts of a tool."""
 
 ROWS, COLUMNS = 128, 160
-FRAMES = 30
+FRAMES = 12
 _NUM_TOOLS = 3
-# What the tip of a working tool moves between two frames, in pixels, and how far it swings to either side.
-STEP_PX = (2.0, 3.5)
+# What the tip of a tool moves between two frames, in pixels, and how far it swings to either side.
+STEP_PX = (1.0, 2.5)
 _REACH_PX = (10.0, 16.0)
+SMOKE_SHARE = 0.45
+"""Of a frame's pixels, those that smoke hides at least in part."""
 
 Image = NDArray[np.float32]
 
@@ -50,7 +52,6 @@ class Tool:
         width: Width of the shaft in pixels.
         colour: Red, green and blue of its brightest line, 0 to 1.
         opening: Angle of its jaws, in radians.
-        works: Whether it moves.
     """
 
     entry: tuple[float, float]
@@ -59,7 +60,6 @@ class Tool:
     width: float
     colour: tuple[float, float, float]
     opening: float
-    works: bool
 
 
 def make_instruments_video(seed: int, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -77,7 +77,7 @@ def make_instruments_video(seed: int, index: int) -> tuple[NDArray[np.uint8], ND
         ConfigError: A number is negative.
     """
     require_numbers(seed, index)
-    scene, motion, noise = sample_generator(seed, index).spawn(3)
+    scene, motion, noise, air = sample_generator(seed, index).spawn(4)
     tissue = _draw_tissue(scene)
     tools = draw_tools(motion)
     sway = _draw_sway(motion)
@@ -90,15 +90,14 @@ def make_instruments_video(seed: int, index: int) -> tuple[NDArray[np.uint8], ND
         seen = ndimage.shift(tissue, (-dy, -dx, 0), order=1, mode="nearest")[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
         for tool in tools:
             _paint_tool(seen, labels[t], tool, t, rows + dy, columns + dx)
+        _blow_smoke(seen, air)
         grain = noise.standard_normal(seen.shape, dtype=np.float32) * 0.02
         frames[t] = np.clip(np.rint((seen + grain) * 255), 0, 255).astype(np.uint8)
     return frames, labels
 
 
 def draw_tools(generator: np.random.Generator) -> list[Tool]:
-    """Draw the tools of a video: at least one that works and one that holds still, at different sides."""
-    works = np.array([True, False, generator.uniform() < 0.5])
-    generator.shuffle(works)
+    """Draw the tools of a video, each at a side of its own."""
     # Left, right and lower side of the picture: a place there and the direction to the inside.
     sides = [
         ((generator.uniform(20, 90), -4.0), generator.uniform(-0.5, 0.7)),
@@ -109,30 +108,25 @@ def draw_tools(generator: np.random.Generator) -> list[Tool]:
     for number in generator.permutation(_NUM_TOOLS):
         entry, direction = sides[number]
         length = generator.uniform(48, 72)
-        turn = _draw_swing(generator, bool(works[number])) / length
+        turn = _draw_swing(generator) / length
         grey = generator.uniform(0.6, 0.9)
         tools.append(
             Tool(
                 entry,
-                length + _draw_swing(generator, bool(works[number])) * 0.5,
+                length + _draw_swing(generator) * 0.5,
                 direction + turn,
                 generator.uniform(7.0, 10.0),
                 (grey, grey * generator.uniform(0.95, 1.05), grey * generator.uniform(0.95, 1.1)),
                 generator.uniform(0.15, 0.5),
-                bool(works[number]),
             )
         )
     return tools
 
 
-def _draw_swing(generator: np.random.Generator, works: bool) -> NDArray[np.float64]:
-    """Draw the way of a tip to and fro at an even pace, in pixels, [T]; of a tool that holds still one place of it.
-
-    The pace is even since a tool that slowed down at its turns would hold still there.
-    """
+def _draw_swing(generator: np.random.Generator) -> NDArray[np.float64]:
+    """Draw the way of a tip to and fro at an even pace, in pixels, [T]."""
     reach, step = generator.uniform(*_REACH_PX), generator.uniform(*STEP_PX)
-    start = generator.uniform(0, 4 * reach)
-    way = start + step * np.arange(FRAMES) * generator.choice((-1, 1)) if works else np.full(FRAMES, start)
+    way = generator.uniform(0, 4 * reach) + step * np.arange(FRAMES) * generator.choice((-1, 1))
     swing: NDArray[np.float64] = np.abs((way % (4 * reach)) - 2 * reach) - reach
     return swing
 
@@ -171,6 +165,13 @@ def _draw_tissue(generator: np.random.Generator) -> Image:
     return tissue
 
 
+def _blow_smoke(picture: Image, generator: np.random.Generator) -> None:
+    """Lay smoke over a frame; that of the next frame has nothing to do with it."""
+    field = ndimage.gaussian_filter(generator.standard_normal(picture.shape[:2], dtype=np.float32), 7.0)
+    thickness = np.clip((field - np.quantile(field, 1 - SMOKE_SHARE)) / (0.4 * field.std()), 0, 1)[..., None]
+    picture += thickness * (np.float32(generator.uniform(0.55, 0.75)) - picture)
+
+
 def _paint_tool(picture: Image, labels: NDArray[np.uint8], tool: Tool, t: int, rows: Image, columns: Image) -> None:
     """Paint a tool into a frame: a shaft with the light along it, a joint, and two jaws."""
     angle, length = float(tool.angle[t]), float(tool.length[t])
@@ -193,7 +194,8 @@ def _paint_tool(picture: Image, labels: NDArray[np.uint8], tool: Tool, t: int, r
     # The joint between shaft and jaws is dark.
     light = np.where(np.abs(along - (length - 15)) < 1.5, 0.3, light)
     picture += share * (light[..., None] * np.array(tool.colour, np.float32) - picture)
-    labels[solid < 0] = LABELS["instrument" if tool.works else "retractor"]
+    labels[solid < 0] = LABELS["shaft"]
+    labels[(solid < 0) & (along > length - 14)] = LABELS["jaws"]
 
 
 def write_instruments(root: Path, *, train: int, test: int, seed: int = 0) -> Path:
@@ -233,7 +235,7 @@ def write_instruments(root: Path, *, train: int, test: int, seed: int = 0) -> Pa
         list(pool.map(write, range(len(names))))
     content = {
         "name": "Instruments",
-        "description": f"Video of tools that work or hold still, made by formula (masam, seed {seed}).",
+        "description": f"Video of tools in smoke, made by formula (masam, seed {seed}).",
         "channel_names": {"0": "R", "1": "G", "2": "B"},
         "labels": LABELS,
         "numTraining": train,

@@ -37,7 +37,7 @@ MADE_SETS: Mapping[str, MadeSet] = MappingProxyType(
         "phantom": MadeSet(write_phantom, 24, 8),
         "tumour": MadeSet(write_tumour, 32, 16),
         "sites": MadeSet(write_sites, 40, 12, tuple(SITES)),
-        "instruments": MadeSet(write_instruments, 26, 8),
+        "instruments": MadeSet(write_instruments, 64, 16),
         "nerves": MadeSet(write_nerves, 40, 12),
     }
 )
