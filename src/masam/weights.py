@@ -13,7 +13,7 @@ from masam.card import Base, ModelCard, read_card, read_header, read_spec, write
 from masam.errors import ModelError
 from masam.io import gate, tensors
 from masam.model.architecture import infer_sam_size
-from masam.model.checkpoint import load_sam_state, load_strictly, require_fit, require_sam
+from masam.model.checkpoint import begin_classes, load_sam_state, load_strictly, require_fit, require_sam
 from masam.model.masam import Masam, empty_model
 from masam.model.names import KINDS, kind_of
 from masam.model.sizes import AdapterPlaces, Blocks, Decoder, Increments, MasamSpec, find_size
@@ -104,6 +104,7 @@ def build_masam(
     model.card = card
     if state is not None:
         load_sam_state(model, state, sam, where=sam_checkpoint)
+        begin_classes(model, state)
     return model
 
 

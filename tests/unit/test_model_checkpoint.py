@@ -7,6 +7,7 @@ from tiny import SAM, SPEC, random_model, random_windows, randomise
 from masam.errors import ModelError
 from masam.model.architecture import infer_sam_size
 from masam.model.checkpoint import (
+    begin_classes,
     load_official_state,
     load_sam_state,
     load_strictly,
@@ -84,6 +85,43 @@ def test_what_an_adapted_model_takes_from_sam():
     for name in set(before) - kept:
         if "pos" not in name:
             assert torch.equal(model.state_dict()[name], state[name]), name
+
+
+def test_a_class_begins_as_sams_answer_to_a_prompt_and_the_background_as_its_opposite():
+    state = sam_state()
+    model = random_model(replace(SPEC, num_classes=1, image_size=64, decoder="sam", fact_rank=0, adapter_places="none"))
+    load_sam_state(model, state, SAM)
+    begin_classes(model, state)
+    # SAM whose two masks are both the single one: tokens see each other, so their number counts.
+    single = {n: t for n, t in state.items() if "mask_tokens" not in n and "iou_prediction_head.layers.2" not in n}
+    single["mask_decoder.mask_tokens.weight"] = state["mask_decoder.mask_tokens.weight"][[0, 0]]
+    networks = "mask_decoder.output_hypernetworks_mlps"
+    single = {n: t for n, t in single.items() if not n.startswith((f"{networks}.2.", f"{networks}.3."))}
+    single |= {n.replace(f"{networks}.0.", f"{networks}.1."): t for n, t in single.items() if f"{networks}.0." in n}
+    sam = Sam(SAM, 64, num_masks=2).eval()
+    sam.load_state_dict(single, strict=False)
+    windows, box = random_windows(1, 2, 64), torch.tensor([[4.0, 9, 40, 50], [10, 3, 30, 33]])
+    with torch.no_grad():
+        background, inside = model(windows, boxes=box[None]).logits[0].unbind(dim=1)
+        expected = sam.decode(sam.image_encoder(windows.flatten(0, 1)), boxes=box, multimask=False).logits
+    expected = torch.nn.functional.interpolate(expected, (64, 64), mode="bilinear", align_corners=False)[:, 0]
+    torch.testing.assert_close(inside, expected, rtol=1e-4, atol=1e-6)
+    assert torch.equal(background, -inside)
+    assert inside.std() > 1e-3
+
+
+def test_classes_of_the_progressive_decoder_begin_with_what_fits():
+    state, model = sam_state(), random_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    begin_classes(model, state)
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    networks = [
+        f"output_hypernetworks_mlps.{k}.layers.{i}.{kind}"
+        for k in range(3)
+        for i in (0, 1)
+        for kind in ("weight", "bias")
+    ]
+    assert changed == {f"mask_decoder.{name}" for name in ("mask_tokens.weight", *networks)}
 
 
 def test_positions_are_resized_as_the_reference_does():

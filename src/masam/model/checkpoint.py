@@ -128,6 +128,30 @@ def load_sam_state(model: Sam | Masam, state: State, size: SamSize, where: objec
     load_strictly(model, theirs, kept=kept, where=where, fix=fix)
 
 
+@torch.no_grad()
+def begin_classes(model: Masam, state: State) -> None:
+    """Let every class begin as SAM's own single mask, and the background as its opposite.
+
+    Published MA-SAM starts tokens and networks of its classes from random numbers. With SAM's own decoder a prompt
+    then means what it meant to SAM from the first step on; with the progressive one, whose last layers are other, all
+    but the last layer of each network is SAM's.
+
+    Args:
+        model: Model that holds SAM's other tensors.
+        state: SAM's tensors, under any of their names.
+    """
+    theirs, decoder = require_sam(state), model.mask_decoder
+    decoder.mask_tokens.weight.copy_(
+        theirs["mask_decoder.mask_tokens.weight"][:1].expand_as(decoder.mask_tokens.weight)
+    )
+    for channel, network in enumerate(decoder.output_hypernetworks_mlps):
+        for name, parameter in network.named_parameters():
+            single = theirs[f"mask_decoder.output_hypernetworks_mlps.0.{name}"]
+            if single.shape == parameter.shape:
+                is_opposite = channel == 0 and name.startswith("layers.2.")
+                parameter.copy_(-single if is_opposite else single)
+
+
 def load_official_state(model: Masam, adapter: State, where: object = None) -> None:
     """Load the tensors of an official ``epoch_N.pth``: every tensor that MA-SAM trains.
 
