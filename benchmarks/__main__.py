@@ -13,8 +13,8 @@ import masam
 
 HERE = Path(__file__).parent
 
-# Experiments: they train models for an hour, on data that their caller names.
-EXPERIMENTS = {"sites"}
+# Experiments: they train models, or take what training has written, as their caller says.
+EXPERIMENTS = {"prompts", "sites"}
 
 
 def main() -> None:

@@ -77,7 +77,7 @@ DEMO_SETS = (
     DemoSet(
         name="phantom",
         title="Phantom: CT-like abdomens made by formula",
-        write=lambda root: write_phantom(root, train=72, test=6, seed=7),
+        write=lambda root: write_phantom(root, train=78, test=6, seed=7),
         # A soft-tissue window: of all that CT shows, these organs lie between.
         plan_changes={"image_size": 128, "intensity": Window(low=-100, high=200)},
         epochs=1,
@@ -92,7 +92,7 @@ DEMO_SETS = (
         title="Head: the MNI152 T1 template, slabs apart from those trained on",
         write=write_head,
         plan_changes={"image_size": 192},
-        epochs=6,
+        epochs=5,
         notes=(
             "Training and test slabs come from one averaged brain: the score says nothing about other people.",
             "The labels are the more probable of the template's own grey and white matter maps.",
