@@ -82,7 +82,9 @@ RUNS_CODE = {
 PICKLES = {"pickle", "dill", "joblib", "marshal", "shelve", "cloudpickle"}
 SAFE_BY = {"torch.load": "weights_only", "np.load": "allow_pickle"}  # call: the argument that must be spelt out
 
-LONG_FILES: dict[str, str] = {}  # path: reason why it is better in one piece
+LONG_FILES: dict[str, str] = {  # path: reason why it is better in one piece
+    "predict.py": "one class: what it refuses, prepares and runs, with and without prompts",
+}
 
 
 def name_of(path):
