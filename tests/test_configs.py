@@ -220,7 +220,7 @@ def test_a_table_of_the_evidence_can_be_built_and_is_as_long_as_it_says(file, mo
         config, own = apply_changes(*apply_changes(base, plan, table.settings), changes)
         model = model_shape(config, own, Base("vit_t", "0" * 64))
         trained = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
-        shapes[row] = (config.prompt_rate, config.model.sam_checkpoint, trained)
+        shapes[row] = (config.prompt_rate, config.epochs, config.model.sam_checkpoint, trained)
         assert own.image_size == (128 if maker == "make" else 192)
     assert len({str(shape) for shape in shapes.values()}) == len(table.rows), "rows that differ in nothing"
     steps = windows // config.batch_windows * config.epochs
