@@ -77,9 +77,9 @@ DEMO_SETS = (
     DemoSet(
         name="phantom",
         title="Phantom: CT-like abdomens made by formula",
-        write=lambda root: write_phantom(root, train=78, test=6, seed=7),
+        write=lambda root: write_phantom(root, train=48, test=6, seed=7),
         # A soft-tissue window: of all that CT shows, these organs lie between.
-        plan_changes={"image_size": 128, "intensity": Window(low=-100, high=200)},
+        plan_changes={"image_size": 160, "intensity": Window(low=-100, high=200)},
         epochs=1,
         notes=(
             "The volumes are made by formula: they show that the method runs and learns, no more.",

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from masam.axes import Images
-from masam.device import autocast, keep_freed_memory
+from masam.device import autocast
 from masam.errors import DivergedError, ResourceError
 from masam.model.sam import Sam
 from masam.model.sizes import find_size
@@ -73,8 +73,6 @@ class PretrainLoop:
 
     def __init__(self, sam: Sam, config: PretrainConfig, device: torch.device) -> None:
         self.sam, self.config, self.device = sam, config, device
-        if device.type == "cpu":
-            keep_freed_memory()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.pupil = Pupil(sam, config.pixel_weight)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from masam.device import choose_device
+from masam.device import choose_device, training_on
 from masam.errors import ConfigError, StoppedError
 from masam.io.tensors import write_tensors
 from masam.model.architecture import infer_sam_size
@@ -74,9 +74,8 @@ def pretrain(
     started, folder = time.monotonic(), RunFolder(out)
     settings = PretrainConfig.from_yaml(out / "config.yaml") if resume else config or PretrainConfig()
     device = choose_device(settings.device)
-    sam = _fresh_sam(settings)
-    with locked(out):
-        session = _Session(folder, settings, sam.to(device), device, progress or Silent())
+    with training_on(device), locked(out):
+        session = _Session(folder, settings, _fresh_sam(settings).to(device), device, progress or Silent())
         if resume:
             session.restore()
         else:

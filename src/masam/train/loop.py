@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from masam.device import autocast, keep_freed_memory
+from masam.device import autocast
 from masam.errors import ConfigError, DivergedError, ResourceError
 from masam.model.masam import Masam
 from masam.reproducibility import step_seed
@@ -73,8 +73,6 @@ class Loop:
         on_bad_step: Callable[[int, list[str]], None] = lambda step, cases: None,
     ) -> None:
         self.on_bad_step = on_bad_step
-        if device.type == "cpu":
-            keep_freed_memory()
         self.world = world or World(Place())
         _require_divisible(config, self.world.size)
         self.model = model

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from masam.device import choose_device
+from masam.device import choose_device, training_on
 from masam.errors import ConfigError, InputError
 from masam.fingerprint import fingerprint
 from masam.io.cases import Case, CaseFolder, Split, load_case, make_splits, read_dataset, read_splits, write_splits
@@ -190,7 +190,7 @@ def _processes(config: TrainConfig | None, progress: Progress | None) -> Iterato
     if device.type == "cuda" and place.size > 1:
         device = choose_device(f"cuda:{place.local_rank}")
         torch.cuda.set_device(device)
-    with joined(place, device) as world:
+    with training_on(device), joined(place, device) as world:
         yield world, device, (progress or Silent()) if place.is_first else Silent()
 
 
