@@ -195,6 +195,8 @@ MADE = {
 
 HEAD_WINDOWS = 56
 """Windows of the head's training slabs: four of 14 slices."""
+IMAGE_SIZES = {"pretraining-head": 192, "prompts": 256}
+"""Tables that read slices larger than at 128 pixels."""
 
 
 @PARAMETRISED_TABLES
@@ -221,7 +223,7 @@ def test_a_table_of_the_evidence_can_be_built_and_is_as_long_as_it_says(file, mo
         model = model_shape(config, own, Base("vit_t", "0" * 64))
         trained = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
         shapes[row] = (config.prompt_rate, config.epochs, config.model.sam_checkpoint, trained)
-        assert own.image_size == (128 if maker == "make" else 192)
+        assert own.image_size == IMAGE_SIZES.get(file.stem, 128)
     assert len({str(shape) for shape in shapes.values()}) == len(table.rows), "rows that differ in nothing"
     steps = windows // config.batch_windows * config.epochs
     assert re.search(rf"^{_in_words(len(table.rows) * len(table.seeds))} runs of {steps} steps\b", header(file), re.M)
