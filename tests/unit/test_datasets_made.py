@@ -13,7 +13,7 @@ from masam.datasets import instruments, nerves, tumour
 from masam.datasets.instruments import draw_tools, make_instruments_video, write_instruments
 from masam.datasets.made_scan import STORAGE, plane_waves, scan_points
 from masam.datasets.made_sets import MADE_SETS
-from masam.datasets.nerves import make_nerves_case, write_nerves
+from masam.datasets.nerves import NERVES, make_nerves_case
 from masam.datasets.sites import SITES, make_site_case, write_sites
 from masam.datasets.tumour import make_tumour_case
 from masam.errors import ConfigError, InputError, ResourceError
@@ -196,7 +196,7 @@ def test_an_unknown_site_is_refused():
 
 
 def test_a_folder_of_other_cases_is_no_site(tmp_path):
-    write_nerves(tmp_path / "A", train=1, test=0)
+    NERVES.write(tmp_path / "A", train=1, test=0)
     with pytest.raises(InputError, match="expected a new folder or this data set's own, found 2 other files"):
         write_sites(tmp_path, train=1, test=0)
 

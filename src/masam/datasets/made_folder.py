@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from masam.datasets.raw_folder import RawFolder
@@ -12,48 +13,54 @@ from masam.errors import ConfigError
 from masam.volume import Volume
 
 
-def write_made(
-    root: Path,
-    make_case: Callable[[int], tuple[Volume, Volume]],
-    *,
-    train: int,
-    test: int,
-    name: str,
-    description: str,
-    channel: str,
-    labels: Mapping[str, int],
-) -> Path:
-    """Write a made data set, the labels of the held-out cases in ``labelsTs``.
+@dataclass(frozen=True)
+class MadeVolumes:
+    """A data set of volumes that are made by formula.
 
-    Args:
-        root: Folder to write; made if missing.
-        make_case: Number of a case, from 0, to its image and its labels on the same grid.
-        train: Number of training cases, 1 or more: the cases 0 to train - 1.
-        test: Number of held-out cases, 0 or more: the cases that follow.
-        name: Name of the data set; in lower case it begins the cases' names.
-        description: What it is, for a reader.
+    Attributes:
+        name: Its name; in lower case it begins the cases' names.
+        description: What it shows, for a reader.
         channel: Name of the image channel.
         labels: Class name to label value.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ConfigError: A number is out of its range.
-        InputError: The folder holds cases of another data set.
-        ResourceError: A file cannot be written.
+        make_case: Seed of the data set and number of a case, from 0, to its image and its labels on the same grid.
     """
-    names = made_names(name.lower().replace(" ", "_"), train, test)
-    folder = RawFolder.begin(root, names[:train], names[train:])
 
-    def write(index: int) -> None:
-        folder.write_case(names[index], *make_case(index))
+    name: str
+    description: str
+    channel: str
+    labels: Mapping[str, int]
+    make_case: Callable[[int, int], tuple[Volume, Volume]]
 
-    # Threads, since numpy and zlib let others run; a case does not depend on which one makes it, or when.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(write, range(len(names))))
-    folder.finish(name=name, description=description, channel=channel, labels=labels)
-    return root
+    def write(self, root: Path, *, train: int, test: int, seed: int = 0) -> Path:
+        """Write the data set as an nnU-Net raw folder, the labels of the held-out cases in ``labelsTs``.
+
+        Args:
+            root: Folder to write; made if missing.
+            train: Number of training cases, 1 or more: the cases 0 to train - 1.
+            test: Number of held-out cases, 0 or more: the cases that follow.
+            seed: Seed of the data set, 0 or more.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ConfigError: A number is out of its range.
+            InputError: The folder holds cases of another data set.
+            ResourceError: A file cannot be written.
+        """
+        require_numbers(seed)
+        names = made_names(self.name.lower().replace(" ", "_"), train, test)
+        folder = RawFolder.begin(root, names[:train], names[train:])
+
+        def write(index: int) -> None:
+            folder.write_case(names[index], *self.make_case(seed, index))
+
+        # Threads, since numpy and zlib let others run; a case does not depend on which one makes it, or when.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(write, range(len(names))))
+        description = f"{self.description}, made by formula (masam, seed {seed}); no patient's data."
+        folder.finish(name=self.name, description=description, channel=self.channel, labels=self.labels)
+        return root
 
 
 def made_names(stem: str, train: int, test: int) -> tuple[str, ...]:

@@ -8,10 +8,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from masam.datasets.instruments import write_instruments
-from masam.datasets.nerves import write_nerves
+from masam.datasets.nerves import NERVES
 from masam.datasets.phantom import write_phantom
 from masam.datasets.sites import SITES, write_sites
-from masam.datasets.tumour import write_tumour
+from masam.datasets.tumour import TUMOUR
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class MadeSet:
 MADE_SETS: Mapping[str, MadeSet] = MappingProxyType(
     {
         "phantom": MadeSet(write_phantom, 24, 8),
-        "tumour": MadeSet(write_tumour, 32, 16),
+        "tumour": MadeSet(TUMOUR.write, 32, 16),
         "sites": MadeSet(write_sites, 40, 12, tuple(SITES)),
         "instruments": MadeSet(write_instruments, 64, 16),
-        "nerves": MadeSet(write_nerves, 40, 12),
+        "nerves": MadeSet(NERVES.write, 40, 12),
     }
 )
 """Name to data set."""

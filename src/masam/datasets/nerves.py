@@ -9,13 +9,12 @@ A case is a pure function of (seed, index).
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from masam.datasets.made_folder import require_numbers, write_made
+from masam.datasets.made_folder import MadeVolumes, require_numbers
 from masam.datasets.made_scan import (
     STORAGE,
     deformed,
@@ -70,34 +69,8 @@ def make_nerves_case(seed: int, index: int) -> tuple[Volume, Volume]:
     return stored(image, affine, orientation), stored(canvas.labels, affine, orientation)
 
 
-def write_nerves(root: Path, *, train: int, test: int, seed: int = 0) -> Path:
-    """Write the data set as an nnU-Net raw folder, the labels of the held-out cases in ``labelsTs``.
-
-    Args:
-        root: Folder to write; made if missing.
-        train: Number of training cases, 1 or more.
-        test: Number of held-out cases, 0 or more.
-        seed: Seed of the data set.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ConfigError: A number is out of its range.
-        InputError: The folder holds cases of another data set.
-        ResourceError: A file cannot be written.
-    """
-    require_numbers(seed)
-    return write_made(
-        root,
-        lambda index: make_nerves_case(seed, index),
-        train=train,
-        test=test,
-        name="Nerves",
-        description=f"Nerves in slices of much noise, made by formula (masam, seed {seed}); no patient's data.",
-        channel="MR",
-        labels=LABELS,
-    )
+NERVES = MadeVolumes("Nerves", "Nerves in slices of much noise", "MR", LABELS, make_nerves_case)
+"""The data set."""
 
 
 def _paint_thigh(canvas: Canvas, points: Points, generator: np.random.Generator) -> Field:

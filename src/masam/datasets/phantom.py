@@ -8,11 +8,12 @@ stored in different orientations, as files from different sources are.
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from masam.datasets.made_folder import require_numbers, write_made
+from masam.datasets.made_folder import MadeVolumes, require_numbers
 from masam.datasets.made_scan import (
     STORAGE,
     add_ct_scanner,
@@ -74,34 +75,13 @@ def make_phantom_case(seed: int, index: int, shape: tuple[int, int, int] = DEFAU
 def write_phantom(
     root: Path, *, train: int, test: int, seed: int = 0, shape: tuple[int, int, int] = DEFAULT_SHAPE
 ) -> Path:
-    """Write the data set as an nnU-Net raw folder, the labels of the held-out cases in ``labelsTs``.
+    """Write the data set; a case has ``shape``, see ``make_phantom_case``.
 
-    Args:
-        root: Folder to write; made if missing.
-        train: Number of training cases, 1 or more: indices 0 to train - 1.
-        test: Number of held-out cases, 0 or more: the indices that follow.
-        seed: Seed of the data set.
-        shape: Shape of a case, see ``make_phantom_case``.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ConfigError: A number is out of its range.
-        InputError: The folder holds cases of another data set.
-        ResourceError: A file cannot be written.
+    Arguments, result and errors are otherwise those of ``MadeVolumes.write``.
     """
     _check_case(seed, 0, shape)
-    return write_made(
-        root,
-        lambda index: make_phantom_case(seed, index, shape),
-        train=train,
-        test=test,
-        name="Phantom",
-        description=f"Abdominal CT made by formula (masam, seed {seed}); no patient's data.",
-        channel="CT",
-        labels=LABELS,
-    )
+    made = MadeVolumes("Phantom", "Abdominal CT", "CT", LABELS, partial(make_phantom_case, shape=shape))
+    return made.write(root, train=train, test=test, seed=seed)
 
 
 def _check_case(seed: int, index: int, shape: tuple[int, int, int]) -> None:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 from scipy import ndimage
 
-from masam.datasets.made_folder import require_numbers, write_made
+from masam.datasets.made_folder import MadeVolumes, require_numbers
 from masam.datasets.made_scan import (
     STORAGE,
     deformed,
@@ -121,39 +122,19 @@ def make_site_case(seed: int, site: str, index: int) -> tuple[Volume, Volume]:
 
 
 def write_sites(root: Path, *, train: int, test: int, seed: int = 0) -> Path:
-    """Write a data set a site, ``root/A`` to ``root/F``, each an nnU-Net raw folder.
+    """Write a data set a site, ``root/A`` to ``root/F``; numbers of cases are of each site.
 
-    Args:
-        root: Folder to write; made if missing.
-        train: Number of training cases of each site, 1 or more.
-        test: Number of held-out cases of each site, 0 or more.
-        seed: Seed of the data sets.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ConfigError: A number is out of its range.
-        InputError: A folder holds cases of another data set.
-        ResourceError: A file cannot be written.
+    Arguments, result and errors are those of ``MadeVolumes.write``.
     """
-    require_numbers(seed)
     for site in SITES:
-        _write_site(root / site, site, train, test, seed)
+        description = f"T2-weighted MRI of the prostate as site {site} scans"
+        made = MadeVolumes(f"Site {site}", description, "T2", LABELS, partial(_make_case_at, site))
+        made.write(root / site, train=train, test=test, seed=seed)
     return root
 
 
-def _write_site(root: Path, site: str, train: int, test: int, seed: int) -> None:
-    write_made(
-        root,
-        lambda index: make_site_case(seed, site, index),
-        train=train,
-        test=test,
-        name=f"Site {site}",
-        description=f"T2-weighted MRI of the prostate as site {site} scans, made by formula (masam, seed {seed}).",
-        channel="T2",
-        labels=LABELS,
-    )
+def _make_case_at(site: str, seed: int, index: int) -> tuple[Volume, Volume]:
+    return make_site_case(seed, site, index)
 
 
 def _paint_pelvis(canvas: Canvas, points: Points, texture: Field, how: Site, generator: np.random.Generator) -> Field:

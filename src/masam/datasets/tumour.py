@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from masam.datasets import phantom_anatomy
-from masam.datasets.made_folder import require_numbers, write_made
+from masam.datasets.made_folder import MadeVolumes, require_numbers
 from masam.datasets.made_scan import (
     STORAGE,
     add_ct_scanner,
@@ -86,34 +85,8 @@ def make_tumour_case(seed: int, index: int) -> tuple[Volume, Volume]:
     return stored(image, affine, orientation), stored(labels, affine, orientation)
 
 
-def write_tumour(root: Path, *, train: int, test: int, seed: int = 0) -> Path:
-    """Write the data set as an nnU-Net raw folder, the labels of the held-out cases in ``labelsTs``.
-
-    Args:
-        root: Folder to write; made if missing.
-        train: Number of training cases, 1 or more.
-        test: Number of held-out cases, 0 or more.
-        seed: Seed of the data set.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ConfigError: A number is out of its range.
-        InputError: The folder holds cases of another data set.
-        ResourceError: A file cannot be written.
-    """
-    require_numbers(seed)
-    return write_made(
-        root,
-        lambda index: make_tumour_case(seed, index),
-        train=train,
-        test=test,
-        name="Tumour",
-        description=f"CT of livers with a tumour and lumps like it, made by formula (masam, seed {seed}).",
-        channel="CT",
-        labels=LABELS,
-    )
+TUMOUR = MadeVolumes("Tumour", "CT of livers with a tumour and lumps like it", "CT", LABELS, make_tumour_case)
+"""The data set."""
 
 
 def _paint_lumps(canvas: Canvas, scan: Points, generator: np.random.Generator) -> None:
