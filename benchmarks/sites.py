@@ -8,7 +8,8 @@ Both have the same budget: the processor time that MA-SAM's run takes from the t
 counts all threads and hardly depends on what else the machine does. The time in which MA-SAM's base was pre-trained is
 not in it; --sam-checkpoint none starts from random numbers instead. --unet-times 1 5 adds a U-Net that gets five times
 as much. It is prepared as nnU-Net does it (the spacing of the training site, z-scores, patches, varied geometry and
-contrast). Neither is tuned for the other sites.
+contrast). Neither is tuned for the other sites; a further row of MA-SAM, with uneven brightness in its augmentation, is:
+it was added when the first table had shown what the coils of sites B and E do to it.
 
 A cell is a method with a seed. Its scores are kept in its folder in OUT, and a cell that is done is not made again
 unless data or settings are others; so the same command goes on after a stop. As the U-Net's number of steps depends on
@@ -49,7 +50,7 @@ from masam.train.config import TrainConfig
 from masam.train.run import plan_dataset, train
 from masam.volume import Volume
 
-OURS = "MA-SAM"
+OURS, SHADED = "MA-SAM", "MA-SAM, shaded in training"
 CONFIG = Path(__file__).parent.parent / "configs/evidence/training.yaml"
 MASAM: dict[str, Any] = {
     "epochs": 3,
@@ -90,13 +91,15 @@ def main() -> None:
         parser.error(f"expected site {arguments.train_on} in {arguments.data}, found {found}")
     config, out, site = masam_config(arguments.sam_checkpoint), arguments.out, arguments.train_on
     shared = {"data": sha256_of(roots), "train_on": site}
+    configs = {OURS: config, SHADED: shaded(config)}
     times = {unet_name(factor): factor for factor in arguments.unet_times}
+    methods = (OURS, *times, SHADED)
     scores: dict[tuple[str, int], dict[str, Evaluation]] = {}
     for seed in arguments.seeds:
-        for method in (OURS, *times):
+        for method in methods:
             cell = folder(out, method, seed)
-            if method == OURS:
-                own = config.model_copy(update={"seed": seed})
+            if method in configs:
+                own = configs[method].model_copy(update={"seed": seed})
                 identity = {**shared, "config": own.model_dump(mode="json")}
             else:
                 budget = times[method] * read_facts(folder(out, OURS, seed))["processor_seconds"]
@@ -104,13 +107,13 @@ def main() -> None:
             if not is_done(cell, identity):
                 print(f"{method}, seed {seed}: training", flush=True)
                 shutil.rmtree(cell, ignore_errors=True)
-                is_ours = method == OURS
+                is_ours = method in configs
                 facts = run_masam(roots, site, own, cell) if is_ours else run_unet(roots, site, seed, budget, cell)
                 for other, root in roots.items():
                     score(cell, other, root)
                 atomic.write_text(cell / "cell.json", json.dumps({"identity": identity, **facts}, indent=1) + "\n")
             scores[method, seed] = {other: Evaluation.from_json(cell / f"{other}.json") for other in roots}
-        write_table(out, scores, (OURS, *times), site)
+        write_table(out, scores, methods, site)
 
 
 def unet_name(factor: float) -> str:
@@ -131,6 +134,12 @@ def masam_config(sam_checkpoint: str | None) -> TrainConfig:
     return TrainConfig.from_yaml(CONFIG).changed(changes, "--sam-checkpoint").model_copy(
         update={"augmentation": AugmentSettings()}
     )  # fmt: skip
+
+
+def shaded(config: TrainConfig) -> TrainConfig:
+    """Return settings that also vary the brightness over the slice, which coils in the rectum do at sites B and E."""
+    augmentation = AugmentSettings(shading_probability=0.5)
+    return config.model_copy(update={"augmentation": augmentation})
 
 
 def sha256_of(roots: dict[str, Path]) -> str:

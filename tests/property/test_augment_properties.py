@@ -9,7 +9,7 @@ from masam.reproducibility import sample_generator
 EVERYTHING = AugmentSettings(
     turn_probability=0.5, shear_probability=0.5, elastic_probability=0.5, erase_probability=0.5,
     posterize_probability=0.5, sharpness_probability=0.5, blur_probability=0.5, low_resolution_probability=0.5,
-    brightness=(0.5, 1.5), picks=3,
+    shading_probability=0.5, brightness=(0.5, 1.5), picks=3,
 )  # fmt: skip
 
 indices = st.integers(0, 2**40)

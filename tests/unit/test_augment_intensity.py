@@ -7,6 +7,7 @@ from masam.augment.intensity import changes_intensity, erased_box, vary_intensit
 from masam.augment.variation import Erase
 
 VARIATIONS = {
+    "shading": Variation(shading=1.0, seed=1),
     "gamma": Variation(gamma=2.0),
     "erase": Variation(erase=Erase(0.04, 2.0, (0.5, 0.5)), seed=1),
     "posterize": Variation(posterize_bits=2),
@@ -156,3 +157,16 @@ def test_a_box_longer_than_the_image_is_cut():
     rows, columns = erased_box(Erase(0.5, 3.3, (0.5, 0.5)), (40, 10))
     assert (columns.start, columns.stop) == (0, 10)
     assert rows.stop - rows.start == round((0.5 * 400 / 3.3) ** 0.5)
+
+
+def test_shading_is_a_smooth_factor_of_the_given_range():
+    images = np.ones((2, 1, 64, 48), np.float32)
+    factor = varied(images, Variation(shading=1.5, seed=4))[0, 0]
+    assert (factor.max(), factor.min()) == pytest.approx((1, np.exp(-1.5)))
+    # A cubic through 4 points a side: no step between neighbours, as of noise.
+    steps = np.abs(np.diff(np.log(factor), axis=0)).max(), np.abs(np.diff(np.log(factor), axis=1)).max()
+    assert max(steps) < 0.15
+    assert not np.array_equal(factor, varied(images, Variation(shading=1.5, seed=5))[0, 0])
+    # Black stays black, and a window of one pixel has no brighter side.
+    assert not varied(np.zeros((1, 1, 8, 8), np.float32), Variation(shading=1.5, seed=4)).any()
+    assert varied(np.ones((1, 1, 1, 1), np.float32), Variation(shading=1.5, seed=4)) == 1

@@ -138,10 +138,20 @@ def test_a_change_of_one_probability_shifts_no_other_draw():
 
 def test_rare_operations_are_drawn_too():
     settings = AugmentSettings(
-        preset="none", geometry_probability=1, elastic_probability=1, blur_probability=1, low_resolution_probability=1
+        preset="none",
+        geometry_probability=1,
+        elastic_probability=1,
+        blur_probability=1,
+        low_resolution_probability=1,
+        shading_probability=1,
     )
     found = draws(settings, 500)
-    for name, low, high in (("elastic", 0.005, 0.02), ("blur_pixels", 0.5, 1.5), ("low_resolution", 1, 2)):
+    for name, low, high in (
+        ("elastic", 0.005, 0.02),
+        ("blur_pixels", 0.5, 1.5),
+        ("low_resolution", 1, 2),
+        ("shading", 0, 1.5),
+    ):
         check_uniform(np.array([getattr(one, name) for one in found]), low, high)
     assert found[0].words()[0].startswith("elastic ")
 

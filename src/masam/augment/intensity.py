@@ -22,7 +22,7 @@ Images = NDArray[np.float32]
 def changes_intensity(variation: Variation) -> bool:
     """Return whether ``vary_intensity`` would change anything."""
     neutral = Variation()
-    names = ("gamma", "erase", "posterize_bits", "contrast", "brightness", "brightness_shift", "sharpness",
+    names = ("shading", "gamma", "erase", "posterize_bits", "contrast", "brightness", "brightness_shift", "sharpness",
              "blur_pixels", "low_resolution", "noise")  # fmt: skip
     return any(getattr(variation, name) != getattr(neutral, name) for name in names)
 
@@ -34,12 +34,12 @@ def vary_intensity(images: Images, variation: Variation) -> None:
         images: [S, C, H, W], 0 to 1; changed in place.
         variation: What to do.
     """
+    if variation.shading:
+        shade(images, variation.shading, pixel_generator(variation, purpose=3))
     if variation.gamma != 1:
         np.power(images, np.float32(1 / variation.gamma), out=images)
     if variation.erase is not None:
-        rows, columns = erased_box(variation.erase, (images.shape[2], images.shape[3]))
-        shape = (rows.stop - rows.start, columns.stop - columns.start)
-        images[:, :, rows, columns] = pixel_generator(variation, purpose=1).random(shape, np.float32)
+        erase(images, variation.erase, pixel_generator(variation, purpose=1))
     if variation.posterize_bits is not None:
         posterize(images, variation.posterize_bits)
     if variation.contrast != 1:
@@ -47,6 +47,11 @@ def vary_intensity(images: Images, variation: Variation) -> None:
         scale_and_shift(images, variation.contrast, (1 - variation.contrast) * grey)
     if variation.brightness != 1 or variation.brightness_shift:
         scale_and_shift(images, variation.brightness, variation.brightness_shift)
+    _vary_detail(images, variation)
+
+
+def _vary_detail(images: Images, variation: Variation) -> None:
+    """Apply what depends on a pixel's neighbours, and the noise."""
     if variation.sharpness != 1:
         sharpen(images, variation.sharpness)
     if variation.blur_pixels:
@@ -54,10 +59,30 @@ def vary_intensity(images: Images, variation: Variation) -> None:
     if variation.low_resolution != 1:
         lower_resolution(images, variation.low_resolution)
     if variation.noise:
-        drawn = pixel_generator(variation, purpose=2).standard_normal(images.shape, np.float32)
-        drawn *= np.float32(variation.noise)
-        images += drawn
-        np.clip(images, 0, 1, out=images)
+        add_noise(images, variation.noise, pixel_generator(variation, purpose=2))
+
+
+def shade(images: Images, strength: float, generator: np.random.Generator) -> None:
+    """Darken what is far from a coil: a smooth factor, 1 at its brightest place and exp(-strength) at its darkest.
+
+    The brightest place keeps its intensity, since a plan's limits follow the brightest voxels of a scan.
+
+    Args:
+        images: [S, C, H, W], 0 to 1; changed in place.
+        strength: Natural logarithm of the two places' ratio.
+        generator: Source of the field, cubic between 4 x 4 normally distributed numbers.
+    """
+    grid = torch.from_numpy(generator.standard_normal((1, 1, 4, 4), np.float32))
+    field = F.interpolate(grid, size=images.shape[2:], mode="bicubic", align_corners=True)[0, 0].numpy()
+    span = field.max() - field.min()
+    if span > 0:
+        images *= np.exp(np.float32(strength) * (field - field.max()) / span)
+
+
+def erase(images: Images, box: Erase, generator: np.random.Generator) -> None:
+    """Fill a box with uniform noise, the same on every slice and channel."""
+    rows, columns = erased_box(box, (images.shape[2], images.shape[3]))
+    images[:, :, rows, columns] = generator.random((rows.stop - rows.start, columns.stop - columns.start), np.float32)
 
 
 def erased_box(erase: Erase, size: tuple[int, int]) -> tuple[slice, slice]:
@@ -123,4 +148,12 @@ def lower_resolution(images: Images, factor: float) -> None:
     coarse = (max(1, round(height / factor)), max(1, round(width / factor)))
     small = F.interpolate(torch.from_numpy(images), size=coarse, mode="bilinear", antialias=True)
     images[...] = F.interpolate(small, size=(height, width), mode="bilinear").numpy()
+    np.clip(images, 0, 1, out=images)
+
+
+def add_noise(images: Images, deviation: float, generator: np.random.Generator) -> None:
+    """Add Gaussian noise, new for each slice and channel."""
+    drawn = generator.standard_normal(images.shape, np.float32)
+    drawn *= np.float32(deviation)
+    images += drawn
     np.clip(images, 0, 1, out=images)

@@ -95,6 +95,12 @@ class AugmentSettings(Settings):
         default="ignore", description="label of pixels that come from outside the image"
     )
 
+    shading_probability: Probability = Field(
+        default=0.0, description="uneven brightness, as near and far from a coil; the same on every slice"
+    )
+    shading: AmountSpan = Field(
+        default=(0.0, 1.5), description="natural logarithm of the brightest place's factor by the darkest's"
+    )
     gamma_probability: Probability = Field(default=0.5, description="intensity to the power of 1 / gamma")
     gamma: PositiveSpan = Field(default=(0.6065, 1.6487), description="above 1 brightens")
     erase_probability: Probability = Field(default=0.0, description="a box of uniform noise, the same on every slice")

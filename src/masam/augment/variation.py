@@ -42,6 +42,7 @@ class Variation:
         translate: Shift to the right and down, as shares of width and height.
         elastic: Largest shift of a control point, as a share of the shorter side.
         elastic_points: Control points along a side.
+        shading: Natural logarithm of the brightest place's factor by the darkest's.
         gamma: Intensity to the power of 1 / gamma.
         erase: Box of noise.
         posterize_bits: Levels are 2 to the power of this.
@@ -53,7 +54,7 @@ class Variation:
         blur_pixels: Standard deviation of the blur.
         low_resolution: Size of the simulated pixels.
         noise: Standard deviation of the noise.
-        seed: Seed of what is drawn pixel by pixel: deformation, noise in the box, noise.
+        seed: Seed of what is drawn place by place: deformation, shading, noise in the box, noise.
     """
 
     quarter_turns: int = 0
@@ -64,6 +65,7 @@ class Variation:
     translate: tuple[float, float] = (0.0, 0.0)
     elastic: float = 0.0
     elastic_points: int = 8
+    shading: float = 0.0
     gamma: float = 1.0
     erase: Erase | None = None
     posterize_bits: int | None = None
@@ -87,6 +89,7 @@ class Variation:
             f"scale {self.scale:.2f}": self.scale != 1,
             f"shift {self.translate[0]:+.0%}, {self.translate[1]:+.0%}": any(self.translate),
             f"elastic {self.elastic:.1%}": self.elastic,
+            f"shading {math.exp(self.shading):.1f} x": self.shading,
             f"gamma {self.gamma:.2f}": self.gamma != 1,
             "erase": self.erase is not None,
             f"{self.posterize_bits} bits": self.posterize_bits is not None,
@@ -188,5 +191,7 @@ def draw_variation(settings: AugmentSettings, generator: np.random.Generator) ->
         blur_pixels=draws.amount(settings.blur_pixels, draws.happens(settings.blur_probability)),
         low_resolution=draws.amount(settings.low_resolution, draws.happens(settings.low_resolution_probability), 1.0),
         noise=draws.amount(settings.noise, draws.happens(settings.noise_probability)),
+        # Drawn last, as it came last: the draws of the others are those of earlier versions.
+        shading=draws.amount(settings.shading, draws.happens(settings.shading_probability)),
         seed=int(generator.integers(2**63)),
     )
