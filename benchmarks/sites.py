@@ -8,8 +8,8 @@ Both have the same budget: the processor time that MA-SAM's run takes from the t
 counts all threads and hardly depends on what else the machine does. The time in which MA-SAM's base was pre-trained is
 not in it; --sam-checkpoint none starts from random numbers instead. --unet-times 1 5 adds a U-Net that gets five times
 as much. It is prepared as nnU-Net does it (the spacing of the training site, z-scores, patches, varied geometry and
-contrast). Neither is tuned for the other sites; a further row of MA-SAM, with uneven brightness in its augmentation, is:
-it was added when the first table had shown what the coils of sites B and E do to it.
+contrast). Neither is tuned for the other sites; a further row of MA-SAM is: uneven brightness was added to
+its augmentation when the table had shown what the coils of sites B and E do to it.
 
 A cell is a method with a seed. Its scores are kept in its folder in OUT, and a cell that is done is not made again
 unless data or settings are others; so the same command goes on after a stop. As the U-Net's number of steps depends on
