@@ -77,7 +77,7 @@ DEMO_SETS = (
     DemoSet(
         name="phantom",
         title="Phantom: CT-like abdomens made by formula",
-        write=lambda root: write_phantom(root, train=52, test=6, seed=7),
+        write=lambda root: write_phantom(root, train=46, test=6, seed=7),
         # A soft-tissue window: of all that CT shows, these organs lie between.
         plan_changes={"image_size": 160, "intensity": Window(low=-100, high=200)},
         epochs=1,
