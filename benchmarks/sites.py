@@ -91,7 +91,8 @@ def main() -> None:
         parser.error(f"expected site {arguments.train_on} in {arguments.data}, found {found}")
     config, out, site = masam_config(arguments.sam_checkpoint), arguments.out, arguments.train_on
     shared = {"data": sha256_of(roots), "train_on": site}
-    configs = {OURS: config, SHADED: shaded(config)}
+    # Coils in the rectum, at sites B and E, make brightness uneven over the slice.
+    configs = {OURS: config, SHADED: config.changed({"augmentation.shading_probability": 0.5}, SHADED)}
     times = {unet_name(factor): factor for factor in arguments.unet_times}
     methods = (OURS, *times, SHADED)
     scores: dict[tuple[str, int], dict[str, Evaluation]] = {}
@@ -134,12 +135,6 @@ def masam_config(sam_checkpoint: str | None) -> TrainConfig:
     return TrainConfig.from_yaml(CONFIG).changed(changes, "--sam-checkpoint").model_copy(
         update={"augmentation": AugmentSettings()}
     )  # fmt: skip
-
-
-def shaded(config: TrainConfig) -> TrainConfig:
-    """Return settings that also vary the brightness over the slice, which coils in the rectum do at sites B and E."""
-    augmentation = AugmentSettings(shading_probability=0.5)
-    return config.model_copy(update={"augmentation": augmentation})
 
 
 def sha256_of(roots: dict[str, Path]) -> str:

@@ -32,7 +32,7 @@ def test_freed_memory_is_kept_unless_the_environment_says_otherwise(setting, is_
 
 
 TINY = """
-import sys, torch
+import torch
 from masam.device import training_on
 torch.set_num_threads(2)
 tiny, one = float.fromhex("0x1p-140"), torch.ones(1 << 18)

@@ -184,9 +184,15 @@ def _deformation(variation: Variation, size: tuple[int, int]) -> NDArray[np.floa
     drawn = generator.uniform(-1, 1, (1, 2, points, points)).astype(np.float32)
     # Of the shorter side: control points lie closest along it, and the field must fold nowhere.
     drawn *= np.float32(variation.elastic * min(size))
-    smooth = F.interpolate(torch.from_numpy(drawn), size=size, mode="bicubic", align_corners=True)
-    field: NDArray[np.float32] = smooth[0].numpy()
-    return field
+    return smooth_fields(drawn, size)
+
+
+def smooth_fields(points: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return fields [C, H, W], cubic between control points [1, C, rows, columns] that reach to the corners."""
+    fields: NDArray[np.float32] = F.interpolate(
+        torch.from_numpy(points), size=size, mode="bicubic", align_corners=True
+    )[0].numpy()
+    return fields
 
 
 def pixel_generator(variation: Variation, purpose: int) -> np.random.Generator:

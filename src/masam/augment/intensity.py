@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from masam.augment.geometry import pixel_generator
+from masam.augment.geometry import pixel_generator, smooth_fields
 from masam.augment.variation import Erase, Variation
 
 Images = NDArray[np.float32]
@@ -72,8 +72,8 @@ def shade(images: Images, strength: float, generator: np.random.Generator) -> No
         strength: Natural logarithm of the two places' ratio.
         generator: Source of the field, cubic between 4 x 4 normally distributed numbers.
     """
-    grid = torch.from_numpy(generator.standard_normal((1, 1, 4, 4), np.float32))
-    field = F.interpolate(grid, size=images.shape[2:], mode="bicubic", align_corners=True)[0, 0].numpy()
+    points = generator.standard_normal((1, 1, 4, 4), np.float32)
+    (field,) = smooth_fields(points, (images.shape[2], images.shape[3]))
     span = field.max() - field.min()
     if span > 0:
         images *= np.exp(np.float32(strength) * (field - field.max()) / span)
