@@ -29,7 +29,7 @@ from masam.augment import AugmentSettings
 from masam.preprocess.cache import PreparedCase
 from masam.preprocess.intensity import minmax_per_window
 from masam.reproducibility import epoch_order, sample_generator
-from masam.train.dataset import WindowSamples, load_batches
+from masam.training.dataset import WindowSamples, load_batches
 
 SIDE, WINDOW = 512, 5
 

@@ -14,9 +14,9 @@ import time
 
 import numpy as np
 
-from masam.formula.looks import LOOKS
-from masam.formula.picture import make_picture
 from masam.reproducibility import picture_generator
+from masam.synthetic.pictures.looks import LOOKS
+from masam.synthetic.pictures.picture import make_picture
 
 
 def picture_ms(side: int, look: str | None, pictures: int) -> float:

@@ -18,8 +18,8 @@ import torch
 from masam import Geometry, Predictor, Volume
 from masam.model.masam import Masam
 from masam.model.sizes import MasamSpec, find_size
-from masam.plan import Plan
 from masam.preprocess.intensity import Window
+from masam.preprocess.plan import Plan
 
 SIDE, CLASSES, DEPTHS = 256, 12, (20, 80, 320)
 MIB = 2**20

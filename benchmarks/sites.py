@@ -38,16 +38,16 @@ from scipy import ndimage
 
 from masam import atomic
 from masam.augment import AugmentSettings
-from masam.cohort import predict_cohort
+from masam.cases.folder import CaseFolder, find_images, load_case, read_dataset
 from masam.evaluation import Evaluation, evaluate
 from masam.evaluation.repetitions import interval_over_cases, mean_over_seeds, paired_difference, spread_over_seeds
-from masam.io.cases import CaseFolder, find_images, load_case, read_dataset
-from masam.io.nifti import write_volume
-from masam.predict import Predictor
+from masam.io.nifti.file import write_volume
+from masam.predict.cohort import predict_cohort
+from masam.predict.predictor import Predictor
 from masam.preprocess.orientation import Orientation
 from masam.progress import Silent
-from masam.train.config import TrainConfig
-from masam.train.run import plan_dataset, train
+from masam.training.config import TrainConfig
+from masam.training.run import plan_dataset, train
 from masam.volume import Volume
 
 OURS, SHADED = "MA-SAM", "MA-SAM, shaded in training"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 from masam.model.sizes import SIZES, MasamSpec
-from masam.train.memory import predict_memory
+from masam.training.memory import predict_memory
 
 # Size, pixels, windows at once, checkpointing.
 SETTINGS = [
@@ -28,7 +28,7 @@ import re, sys, time, torch
 from pathlib import Path
 from masam.model.masam import Masam
 from masam.model.sizes import SIZES, MasamSpec
-from masam.train.loss import segmentation_loss
+from masam.training.loss import segmentation_loss
 name, side, batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 model = Masam(MasamSpec(SIZES[name], 12, side)).train()
 model.image_encoder.checkpointing = sys.argv[4] == "True"

@@ -25,7 +25,7 @@ import torch
 from masam.device import keep_freed_memory
 from masam.model.masam import Masam
 from masam.model.sizes import MasamSpec, find_size
-from masam.train.loss import segmentation_loss
+from masam.training.loss import segmentation_loss
 
 SLICES, CLASSES = 5, 7
 LOWEST = -150.0

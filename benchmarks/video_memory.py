@@ -22,13 +22,13 @@ import numpy as np
 import torch
 
 from masam import Predictor
-from masam.io.frames import Frame, FrameSource
-from masam.io.overlay import overlay_video
+from masam.io.video.frames import Frame, FrameSource
+from masam.io.video.overlay import overlay_video
 from masam.model.masam import Masam
 from masam.model.sizes import MasamSpec, find_size
-from masam.plan import Plan
-from masam.predict_video import predict_video
+from masam.predict.video import predict_video
 from masam.preprocess.intensity import Rgb
+from masam.preprocess.plan import Plan
 
 ROWS, COLUMNS, SIDE, CLASSES, LENGTHS = 512, 640, 128, 11, (50, 200, 800)
 MIB = 2**20

@@ -33,8 +33,8 @@ CHILD = """
 import re, time
 from pathlib import Path
 import torch, masam
-from masam.identify import identify
-from masam.io.tensors import read_tensors
+from masam.export.identify import identify
+from masam.weights.tensors import read_tensors
 masam.build_masam, masam.load_reference
 # Not getrusage: its peak is handed down from the parent process.
 def peak(): return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024

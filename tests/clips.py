@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 from tiny import LABELS, SPEC, random_model
 
-from masam.plan import Plan
 from masam.preprocess.intensity import Rgb
-from masam.weights import ModelCard, save
+from masam.preprocess.plan import Plan
+from masam.weights.model_file import ModelCard, save
 
 PLAN = Plan(
     name="endo", modality="video", channels=("R", "G", "B"), slice_axis="stored", intensity=Rgb(), window_minmax=True,

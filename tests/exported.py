@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from tiny import LABELS, SPEC, random_model, random_windows
 
-from masam.card import ModelCard
-from masam.plan import Plan
 from masam.preprocess.intensity import Window
+from masam.preprocess.plan import Plan
+from masam.weights.card import ModelCard
 
 PLAN = Plan(
     name="tiny", modality="CT", slice_axis="axial", intensity=Window(low=-60, high=240), window=3, image_size=32,

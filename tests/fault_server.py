@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from masam.published import PublishedWeights
+from masam.weights.published import PublishedWeights
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,18 @@ import typer
 
 from masam.ablation.config import AblationConfig
 from masam.ablation.rows import apply_changes, model_shape
-from masam.card import Base
 from masam.cli import app
-from masam.datasets import btcv, endovis18, head, instruments, msd, nerves, phantom, prostate, tumour
-from masam.datasets.made_sets import MADE_SETS
+from masam.convert import btcv, endovis18, msd, prostate
 from masam.labels import LabelScheme
 from masam.model.masam import empty_model
 from masam.model.parameters import count_parameters
 from masam.model.sizes import MasamSpec, find_size
-from masam.plan import PRESETS, Plan
-from masam.published import PUBLISHED
-from masam.train.config import TrainConfig
+from masam.preprocess.plan import PRESETS, Plan
+from masam.synthetic import head, instruments, nerves, phantom, tumour
+from masam.synthetic.sets import MADE_SETS
+from masam.training.config import TrainConfig
+from masam.weights.card import Base
+from masam.weights.published import PUBLISHED
 
 ROOT = Path(__file__).parent.parent / "configs"
 ALL_FILES = sorted(path for path in ROOT.rglob("*") if path.is_file())

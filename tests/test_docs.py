@@ -24,11 +24,11 @@ from masam.cli import app
 from masam.export.monai_bundle import write_bundle
 from masam.export.onnx_file import write_onnx
 from masam.export.program import write_program
-from masam.io.nifti import write_volume
-from masam.plan import PRESETS, Plan, Suggestion
+from masam.io.nifti.file import write_volume
 from masam.preprocess.intensity import Percentiles, Rgb, Window
+from masam.preprocess.plan import PRESETS, Plan, Suggestion
 from masam.pretrain.config import PretrainConfig
-from masam.train.config import ModelSettings, TrainConfig
+from masam.training.config import ModelSettings, TrainConfig
 from masam.volume import Volume
 
 ROOT = Path(__file__).parent.parent

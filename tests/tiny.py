@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import config
 
-from masam.io.nifti import write_volume
+from masam.io.nifti.file import write_volume
 from masam.model.masam import Masam
 from masam.model.sizes import MasamSpec, SamSize
 from masam.preprocess.cache import PreparedCase

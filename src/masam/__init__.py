@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from masam.evaluation import evaluate
-    from masam.predict import Predictor
-    from masam.predict_picture import SamPredictor
-    from masam.prompt_evaluation import evaluate_prompts
+    from masam.evaluation.prompted import evaluate_prompts
+    from masam.predict.predictor import Predictor
+    from masam.predict.sam import SamPredictor
     from masam.prompts import Box3D, Click, MaskOnSlice
-    from masam.reference import load_reference, save_reference
     from masam.volume import Geometry, Volume
-    from masam.weights import build_masam, load, save
+    from masam.weights.model_file import build_masam, load, save
+    from masam.weights.official import load_reference, save_reference
 
 __version__ = "0.1.0"
 
@@ -39,16 +39,16 @@ _HOMES = {
     "Click": "masam.prompts",
     "Geometry": "masam.volume",
     "MaskOnSlice": "masam.prompts",
-    "Predictor": "masam.predict",
-    "SamPredictor": "masam.predict_picture",
+    "Predictor": "masam.predict.predictor",
+    "SamPredictor": "masam.predict.sam",
     "Volume": "masam.volume",
-    "build_masam": "masam.weights",
+    "build_masam": "masam.weights.model_file",
     "evaluate": "masam.evaluation",
-    "evaluate_prompts": "masam.prompt_evaluation",
-    "load": "masam.weights",
-    "load_reference": "masam.reference",
-    "save": "masam.weights",
-    "save_reference": "masam.reference",
+    "evaluate_prompts": "masam.evaluation.prompted",
+    "load": "masam.weights.model_file",
+    "load_reference": "masam.weights.official",
+    "save": "masam.weights.model_file",
+    "save_reference": "masam.weights.official",
 }
 
 

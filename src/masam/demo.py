@@ -14,22 +14,22 @@ from typing import Any
 
 from masam.atomic import write_text
 from masam.augment.settings import AugmentSettings
-from masam.cohort import predict_cohort
-from masam.datasets.head import write_head
-from masam.datasets.phantom import write_phantom
+from masam.cases.folder import CaseFolder, find_images, read_dataset
 from masam.errors import InputError, StoppedError
 from masam.evaluation import Evaluation
-from masam.io.cases import CaseFolder, find_images, read_dataset
-from masam.metrics import read_columns
-from masam.plan import Plan
-from masam.predict import Predictor
+from masam.predict.cohort import predict_cohort
+from masam.predict.predictor import Predictor
 from masam.preprocess.intensity import Window
+from masam.preprocess.plan import Plan
 from masam.progress import Progress
 from masam.report.assemble import report_on
-from masam.train.config import ModelSettings, TrainConfig
-from masam.train.lock import locked
-from masam.train.run import plan_dataset, train
-from masam.train.run_folder import RunFolder
+from masam.runs.lock import locked
+from masam.runs.metrics import read_columns
+from masam.synthetic.head import write_head
+from masam.synthetic.phantom import write_phantom
+from masam.training.config import ModelSettings, TrainConfig
+from masam.training.run import plan_dataset, train
+from masam.training.run_folder import RunFolder
 
 _MARK = "masam-demo.txt"
 # Training of minutes wants other numbers than the paper's of days: many small steps at a high rate, and a strong

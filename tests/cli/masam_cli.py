@@ -121,3 +121,15 @@ def write_msd_dataset(root: Path) -> Path:
     }
     (root / "dataset.json").write_text(json.dumps(content))
     return root
+
+
+def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def no_half_files(folder: Path) -> bool:
+    return not [path for path in folder.rglob("*") if path.name.startswith(".")]

@@ -12,7 +12,7 @@ import pytest
 from masam_cli import TINY, arrays, save
 from safetensors.numpy import load_file
 
-from masam.predict import Predictor
+from masam.predict.predictor import Predictor
 
 
 @pytest.fixture(scope="module", params=[2, 3, 4])

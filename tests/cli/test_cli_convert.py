@@ -8,13 +8,12 @@ import signal
 import numpy as np
 import pytest
 from downloads import hashes, labels_of, write_amos, write_btcv, write_endovis, write_msd, write_nifti, write_prostate
-from masam_cli import finish, start
-from test_cli_process import no_half_files, wait_for
+from masam_cli import finish, no_half_files, start, wait_for
 
-from masam.datasets.endovis18 import COLOURS
-from masam.datasets.products import RECORD
-from masam.io.cases import read_dataset
-from masam.io.nifti import read_labels
+from masam.cases.folder import read_dataset
+from masam.convert.endovis18 import COLOURS
+from masam.convert.products import RECORD
+from masam.io.nifti.file import read_labels
 
 
 def test_btcv(masam, tmp_path):

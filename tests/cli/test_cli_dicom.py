@@ -15,13 +15,13 @@ import torch
 from dicom_maker import CANARIES, make, save
 from masam_cli import TINY, arrays
 
-from masam.io.dicom_seg import write_seg
-from masam.io.dicom_segments import read_seg
-from masam.io.dicom_series import read_stack
+from masam.io.dicom.seg_read import read_seg
+from masam.io.dicom.seg_write import write_seg
+from masam.io.dicom.series import read_stack
 from masam.io.images import read_image
-from masam.io.nifti import write_volume
+from masam.io.nifti.file import write_volume
 from masam.labels import LabelScheme
-from masam.predict import Predictor
+from masam.predict.predictor import Predictor
 from masam.volume import Volume
 
 SCHEME = LabelScheme.from_mapping({"background": 0, "organ": 1, "vessel": 2})
@@ -43,7 +43,7 @@ def all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
         relative = probabilities / probabilities.mean(dim=(1, 2), keepdim=True)
         return relative.argmax(dim=0).cpu().numpy().astype(np.uint8)
 
-    monkeypatch.setattr("masam.predict.most_probable", most_probable)
+    monkeypatch.setattr("masam.predict.predictor.most_probable", most_probable)
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from exported import IN_ONNXRUNTIME, IN_PYTORCH, assert_same_outputs, model_with
 from masam_cli import arrays, environment, save
 from tiny import random_model, without_type_checks
 
-from masam import weights
 from masam.export.agreement import TOLERANCE
+from masam.weights import model_file as weights
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -202,7 +202,7 @@ def test_what_a_killed_export_left_is_removed(export, model, tmp_path, monkeypat
     code = (
         "import os, sys, torch\nfrom pathlib import Path\nfrom masam.export import model_file\n"
         "model_file.require_same_tensors = lambda *_, **__: os.kill(os.getpid(), 9)\n"
-        "from masam.weights import load\n"
+        "from masam.weights.model_file import load\n"
         "model_file.write_model_file(load(sys.argv[1]), Path(sys.argv[2]))"
     )
     words = [sys.executable, "-c", code, str(model), str(tmp_path / "a.safetensors")]

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from masam.errors import ResourceError
-from masam.train.lock import LOCK_FILE, locked
+from masam.runs.lock import LOCK_FILE, locked
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from masam.train.lock import locked
+from masam.runs.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -4,7 +4,7 @@ import typing
 from pathlib import Path
 
 from masam.cli.make import make
-from masam.datasets.made_sets import MADE_SETS
+from masam.synthetic.sets import MADE_SETS
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/made-data-sets.md"
 

@@ -15,8 +15,8 @@ from masam_cli import TINY, save
 from safetensors.torch import save_file
 from tiny import Bomb
 
-from masam.published import PUBLISHED, PublishedWeights, cache_folder
-from masam.reference import LABELS, load_reference
+from masam.weights.official import LABELS, load_reference
+from masam.weights.published import PUBLISHED, PublishedWeights, cache_folder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SAM, ADAPTER = GOLDEN / "sam_tiny_256.pth", GOLDEN / "masam_tiny_96_adapter.pth"

@@ -17,7 +17,7 @@ import SimpleITK
 from masam_cli import SPACING, TINY, arrays, save
 from tiny import randomise
 
-from masam import weights
+from masam.weights import model_file as weights
 
 
 def rotated(degrees: tuple[float, float, float]) -> np.ndarray:

@@ -7,7 +7,7 @@ import time
 import pytest
 from masam_cli import finish, start
 
-from masam.metrics import read_rows
+from masam.runs.metrics import read_rows
 
 SMALL = [
     *("--image-size", 160, "--batch", 1, "--device", "cpu", "--set", "objects=2", "--set", "rounds=1"),

@@ -7,32 +7,19 @@ import resource
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
 import pytest
-from masam_cli import TINY, arrays, environment, finish, save, start
+from masam_cli import TINY, arrays, environment, finish, no_half_files, save, start, wait_for
 
 COMMANDS = [
     *("", "demo", "check", "plan", "train", "predict", "evaluate", "report", "export", "info", "weights"),
     *("convert", "convert btcv", "convert amos22", "convert prostate", "convert endovis18", "convert msd"),
     *("convert relabel", "weights list", "weights get", "weights verify", "weights path", "weights import"),
 ]
-
-
-def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
-    while not happened():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def no_half_files(folder: Path) -> bool:
-    return not [path for path in folder.rglob("*") if path.name.startswith(".")]
 
 
 def test_help_of_every_command_needs_no_torch():

@@ -10,9 +10,9 @@ import pytest
 from dicom_maker import CANARIES, make, save
 from masam_cli import arrays
 
-from masam.io.dicom_seg import write_seg
-from masam.io.dicom_series import read_stack
-from masam.io.nifti import write_volume
+from masam.io.dicom.seg_write import write_seg
+from masam.io.dicom.series import read_stack
+from masam.io.nifti.file import write_volume
 from masam.labels import LabelScheme
 from masam.volume import Volume
 

@@ -16,14 +16,14 @@ from masam_cli import arrays, finish, save, start
 from PIL import Image
 from tiny import LABELS
 
-from masam.io.overlay import draw_labels
-from masam.io.video import open_frames
+from masam.io.video.overlay import draw_labels
+from masam.io.video.source import open_frames
 from masam.labels import LabelScheme
-from masam.plan import Plan
-from masam.predict import Predictor
-from masam.predict_video import predict_video
+from masam.predict.predictor import Predictor
+from masam.predict.video import predict_video
 from masam.preprocess.intensity import Window
-from masam.weights import load
+from masam.preprocess.plan import Plan
+from masam.weights.model_file import load
 
 PIXELS, _ = frames(4)
 SCHEME = LabelScheme.from_mapping(LABELS)

@@ -16,8 +16,8 @@ import pytest
 from fault_server import Fault, published, serving
 from masam_cli import environment, finish
 
-from masam.io import download
-from masam.published import PUBLISHED, cache_folder
+from masam.weights import download
+from masam.weights.published import PUBLISHED, cache_folder
 
 CONTENT = np.random.default_rng(0).bytes(2_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -26,8 +26,8 @@ NAME = "test-vit-b"
 # The real command in a process of its own, with one more name in its registry.
 RUN = """
 import json, sys
-from masam.io import download
-from masam.published import PUBLISHED, PublishedWeights
+from masam.weights import download
+from masam.weights.published import PUBLISHED, PublishedWeights
 entry = PublishedWeights(**json.loads(sys.argv.pop(1)))
 PUBLISHED[entry.name] = entry
 from masam.cli import run

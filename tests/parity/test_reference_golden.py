@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from masam.model.architecture import infer_masam_spec, infer_sam_size
-from masam.model.checkpoint import load_official_state, load_sam_state, resize_positions
 from masam.model.masam import Masam
 from masam.model.sam import Sam
 from masam.model.sizes import SamSize
-from masam.train.loss import segmentation_loss
+from masam.training.loss import segmentation_loss
+from masam.weights.infer_spec import infer_masam_spec, infer_sam_size
+from masam.weights.state_dict import load_official_state, load_sam_state, resize_positions
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 HEADS = 4

@@ -8,12 +8,12 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from masam.errors import ModelError
-from masam.identify import identify
-from masam.io.tensors import read_tensors
-from masam.model.architecture import infer_sam_size
-from masam.model.checkpoint import load_sam_state, require_sam
+from masam.export.identify import identify
 from masam.model.sam import Sam
 from masam.model.sizes import SIZES, SamSize
+from masam.weights.infer_spec import infer_sam_size
+from masam.weights.state_dict import load_sam_state, require_sam
+from masam.weights.tensors import read_tensors
 
 SIZE = SamSize("custom", 64, 3, 4, (1,), 3, 96, out_channels=32, decoder_heads=4, decoder_mlp_dim=48, iou_hidden_dim=40)
 IMAGE_SIZE = 128  # 8 x 8 patches: windows of 3 are padded to 9

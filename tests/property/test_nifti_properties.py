@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from masam.errors import InputError
-from masam.io.nifti import read_channel, read_geometry, read_labels, read_volume, write_volume
+from masam.io.nifti.file import read_channel, read_geometry, read_labels, read_volume, write_volume
 from masam.volume import Geometry, Volume
 
 

@@ -14,10 +14,10 @@ from masam.ablation.config import folder_name
 from masam.errors import InputError
 from masam.evaluation import Evaluation
 from masam.io import gate
-from masam.metrics import read_columns
-from masam.plan import Plan
-from masam.train.config import TrainConfig
-from masam.train.run_folder import RunFolder
+from masam.preprocess.plan import Plan
+from masam.runs.metrics import read_columns
+from masam.training.config import TrainConfig
+from masam.training.run_folder import RunFolder
 
 CELL_FILE = "cell.json"
 """What a cell's run folder is of, and what came of it."""

@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from masam.cases.folder import Case, CaseFolder, read_dataset
+from masam.cases.video import is_video_case
 from masam.errors import ConfigError, InputError, some_of
 from masam.io import gate
-from masam.io.cases import ENDINGS, Case, CaseFolder, read_dataset
 from masam.io.images import image_sha256
-from masam.io.nifti import read_geometry
-from masam.io.video import open_frames, video_sha256
-from masam.io.video_cases import is_video_case
-from masam.plan import Plan
+from masam.io.nifti.file import ENDINGS, read_geometry
+from masam.io.video.source import open_frames, video_sha256
 from masam.preprocess.orientation import Orientation
+from masam.preprocess.plan import Plan
 from masam.progress import Progress
-from masam.train.cases import are_videos
-from masam.train.config import TrainConfig
-from masam.train.run import split_cases
+from masam.training.cases import are_videos
+from masam.training.config import TrainConfig
+from masam.training.run import split_cases
 from masam.windows import plan_windows
 
 ScoredOn = Literal["test", "validation"]

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import torch
 
-from masam import weights
 from masam.ablation.cell import Cell
 from masam.ablation.config import AblationConfig, split_changes
 from masam.ablation.data import AblationData, count_windows
-from masam.card import Base
 from masam.device import choose_device
 from masam.errors import ConfigError, InputError, ModelError, ResourceError
 from masam.model.masam import Masam
 from masam.model.sizes import SIZES, MasamSpec
-from masam.plan import Plan
-from masam.train.config import TrainConfig
-from masam.train.initial_model import build_model, content_of_init, require_start, shape_to_continue
-from masam.train.memory import predict_memory
+from masam.preprocess.plan import Plan
+from masam.training.config import TrainConfig
+from masam.training.initial_model import build_model, content_of_init, require_start, shape_to_continue
+from masam.training.memory import predict_memory
+from masam.weights.card import Base
+from masam.weights.model_file import AUTO_SIZE, read_base
 from masam.windows import plan_windows
 
 
@@ -134,9 +134,9 @@ def _read_base(config: TrainConfig, known: dict[str, Base]) -> Base | None:
     if name is None:
         return None
     if name not in known:
-        known[name] = weights.read_base(name)[1]
+        known[name] = read_base(name)[1]
     base = known[name]
-    if config.model.size not in (weights.AUTO_SIZE, base.size):
+    if config.model.size not in (AUTO_SIZE, base.size):
         raise ModelError(f"expected a SAM of size {config.model.size}, got {base.size}", where=name)
     return base
 

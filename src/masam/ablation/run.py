@@ -20,17 +20,17 @@ from masam.ablation.config import AblationConfig
 from masam.ablation.data import AblationData, read_data, without_labels
 from masam.ablation.rows import Row, make_rows
 from masam.ablation.table import AblationTable, make_row
-from masam.cohort import predict_cohort
 from masam.errors import BatchError, DivergedError, MasamError, StoppedError, some_of
 from masam.evaluation import evaluate
-from masam.manifest import build_manifest, write_manifest
-from masam.plan import Plan
-from masam.predict import Predictor
+from masam.predict.cohort import predict_cohort
+from masam.predict.predictor import Predictor
+from masam.predict.video_cohort import predict_videos
+from masam.preprocess.plan import Plan
 from masam.progress import Progress
-from masam.train.lock import locked
-from masam.train.run import plan_dataset, train
-from masam.train.run_folder import RunFolder
-from masam.video_cohort import predict_videos
+from masam.runs.lock import locked
+from masam.runs.manifest import build_manifest, write_manifest
+from masam.training.run import plan_dataset, train
+from masam.training.run_folder import RunFolder
 
 RUNS = "runs"
 """Folder of the cells' run folders, in the folder of the table."""

@@ -23,7 +23,7 @@ def check(
     quiet: Quiet = False,
 ) -> None:
     """Read every file of a data set and list all that is wrong: pairs, grids, voxels, labels, duplicates."""
-    from masam.check import check_dataset
+    from masam.cases.check import check_dataset
 
     with listening(quiet) as progress:
         result = check_dataset(dataset, progress, workers)

@@ -12,7 +12,7 @@ from masam.cli.console import listening, print_json, print_line
 from masam.cli.options import Json, Quiet
 
 if TYPE_CHECKING:
-    from masam.datasets.conversion import Conversion
+    from masam.convert.conversion import Conversion
 
 Source = Annotated[Path, typer.Argument(help="Folder of the download, as it was unpacked; it is never changed.")]
 Out = Annotated[Path, typer.Argument(help="Folder to make.")]
@@ -58,7 +58,7 @@ def btcv(
     quiet: Quiet = False,
 ) -> None:
     """Abdominal CT of the BTCV challenge: Training/img/imgNNNN.nii.gz and Training/label/labelNNNN.nii.gz."""
-    from masam.datasets.btcv import survey_btcv
+    from masam.convert.btcv import survey_btcv
 
     _convert(survey_btcv(source, out, adrenal), link, partial, json, quiet)
 
@@ -81,7 +81,7 @@ def amos22(
     quiet: Quiet = False,
 ) -> None:
     """Abdominal CT and MR of AMOS22: imagesTr, imagesVa, imagesTs, labelsTr and labelsVa with amos_NNNN.nii.gz."""
-    from masam.datasets.amos22 import survey_amos22
+    from masam.convert.amos22 import survey_amos22
 
     _convert(survey_amos22(source, out, modality, labels, held_out), link, partial, json, quiet)
 
@@ -102,7 +102,7 @@ def prostate(
     quiet: Quiet = False,
 ) -> None:
     """Prostate MRI of six sites: SITE/CaseNN.nii.gz and SITE/CaseNN_segmentation.nii.gz."""
-    from masam.datasets.prostate import survey_prostate
+    from masam.convert.prostate import survey_prostate
 
     _convert(survey_prostate(source, out, form, held_out), link, partial, json, quiet)
 
@@ -116,7 +116,7 @@ def endovis18(
     quiet: Quiet = False,
 ) -> None:
     """Video of EndoVis 2018: Train and Test with seq_N/left_frames/frameNNN.png and seq_N/labels/frameNNN.png."""
-    from masam.datasets.endovis18 import survey_endovis18
+    from masam.convert.endovis18 import survey_endovis18
 
     _convert(survey_endovis18(source, out), link, partial, json, quiet)
 
@@ -134,7 +134,7 @@ def msd(
     quiet: Quiet = False,
 ) -> None:
     """A task of the Medical Segmentation Decathlon; Task07_Pancreas with the split of MA-SAM's tumour test."""
-    from masam.datasets.msd import survey_msd
+    from masam.convert.msd import survey_msd
 
     _convert(survey_msd(source, out, labels), link, partial, json, quiet)
 
@@ -149,7 +149,7 @@ def relabel(
     quiet: Quiet = False,
 ) -> None:
     """Give the classes of label files other numbers; 0 is the background. Values that are not named stay."""
-    from masam.datasets.relabel import relabel_folder
+    from masam.convert.relabel import relabel_folder
 
     mapping = dict(_pair(change) for change in changes)
     with listening(quiet) as progress:
@@ -162,7 +162,7 @@ def relabel(
 
 def _convert(conversions: Sequence[Conversion], link: bool, partial: bool, json: bool, quiet: bool) -> None:
     """Make the data sets and say what came of it."""
-    from masam.datasets.conversion import convert
+    from masam.convert.conversion import convert
 
     with listening(quiet) as progress:
         results = convert(conversions, link=link, partial=partial, progress=progress)

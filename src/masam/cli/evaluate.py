@@ -140,8 +140,8 @@ def _evaluate_prompts(
             require_ending(path, ending, option=option)
             require_writable(path, option)
     from masam.atomic import write_bytes
-    from masam.predict import Predictor
-    from masam.prompt_evaluation import evaluate_prompts
+    from masam.evaluation.prompted import evaluate_prompts
+    from masam.predict.predictor import Predictor
 
     with listening(quiet) as progress:
         evaluation = evaluate_prompts(

@@ -62,7 +62,7 @@ def export(
     _require_ending(name, out)
     require_new(out)
     from masam.atomic import remove_stale
-    from masam.weights import load
+    from masam.weights.model_file import load
 
     remove_stale(out.absolute().parent)
     loaded = load(model, sam_checkpoint)
@@ -79,7 +79,7 @@ def export(
     proof = "the model's" if is_same else f"within {exported.difference:.1e} of the model's largest value"
     print_line(f"wrote {out} ({exported.size_bytes / 1e6:.1f} MB); its outputs are {proof}")
     if name == "reference":
-        from masam.reference import official_options
+        from masam.weights.official import official_options
 
         print_line(f"run it in the official code with {official_options(loaded)}")
     elif not has_plan:

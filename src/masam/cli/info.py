@@ -53,7 +53,7 @@ def _millions(count: int) -> str:
 
 
 def _identify(path: Path) -> dict[str, Any]:
-    from masam.identify import identify
+    from masam.export.identify import identify
 
     return identify(path)
 

@@ -29,7 +29,7 @@ def make(
     quiet: Quiet = False,
 ) -> None:
     """Write a data set made by formula: no patient's data, no download, the same files for the same seed."""
-    from masam.datasets.made_sets import MADE_SETS
+    from masam.synthetic.sets import MADE_SETS
 
     chosen = MADE_SETS[name]
     train, test = chosen.train if train is None else train, chosen.test if test is None else test

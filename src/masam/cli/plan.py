@@ -39,13 +39,13 @@ def plan(
     Videos need no look: their plan is that of the preset.
     """
     from masam.atomic import write_bytes
+    from masam.cases.folder import read_dataset
     from masam.errors import ConfigError
-    from masam.io.cases import read_dataset
     from masam.report.samples import sample_sheet
-    from masam.train.config import TrainConfig
-    from masam.train.preview import preview_samples
-    from masam.train.run import plan_dataset
-    from masam.train.suggest import parse_memory, suggest
+    from masam.training.config import TrainConfig
+    from masam.training.preview import preview_samples
+    from masam.training.run import plan_dataset
+    from masam.training.suggest import parse_memory, suggest
 
     require_writable(out)
     if preview is not None:

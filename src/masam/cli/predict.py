@@ -87,10 +87,11 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Segment scans; each result lies on its scan's own grid. A rerun keeps what is finished and unchanged."""
+    from masam.cases.folder import find_images
+    from masam.cases.video import find_videos, holds_videos
     from masam.errors import ConfigError
-    from masam.io.case import DICOM_ENDING, ENDINGS
-    from masam.io.cases import find_images
-    from masam.io.video_cases import find_videos, holds_videos
+    from masam.io.dicom.file import DICOM_ENDING
+    from masam.io.nifti.file import ENDINGS
 
     are_videos = holds_videos(images)
     cases = find_videos(images) if are_videos else find_images(images, series)
@@ -107,9 +108,9 @@ def predict(
         raise ConfigError("only videos have overlays", where="--overlay", fix="masam report draws labels over scans")
     points = {"--click": click or [], "--not-click": not_click or []}
     given = _prompts(box or [], points, unit, prompt_class, prompts, [] if are_videos else [case.id for case in cases])
-    from masam.cohort import predict_cohort, predict_file
-    from masam.predict import Predictor
-    from masam.video_cohort import predict_videos
+    from masam.predict.cohort import predict_cohort, predict_file
+    from masam.predict.predictor import Predictor
+    from masam.predict.video_cohort import predict_videos
 
     predictor = Predictor(
         model,

@@ -39,9 +39,9 @@ def pretrain(
     quiet: Quiet = False,
 ) -> None:
     """Pre-train a SAM on endless pictures made by formula; its file then serves --sam-checkpoint."""
-    from masam.manifest import build_manifest, write_manifest
     from masam.pretrain.config import PretrainConfig
     from masam.pretrain.run import pretrain as pretrain_model
+    from masam.runs.manifest import build_manifest, write_manifest
 
     chosen = {
         "size": size,

@@ -39,8 +39,8 @@ def report(
     """Score predictions, draw them over the scans or videos, and write one self-contained HTML page."""
     from masam.errors import InputError
     from masam.evaluation.summary import read_scheme
-    from masam.metrics import read_columns
     from masam.report.assemble import report_on
+    from masam.runs.metrics import read_columns
 
     require_writable(out)
     metrics = None if run is None else read_columns(run / "metrics.csv")

@@ -15,7 +15,7 @@ from masam.cli.options import Json, Quiet
 from masam.cli.settings import number, require_none_given, with_settings
 
 if TYPE_CHECKING:
-    from masam.train.run import TrainResult
+    from masam.training.run import TrainResult
 
 _ALL_FOLDS = "all"
 
@@ -68,11 +68,11 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train on a data set; the run folder then serves masam predict. Under torchrun or srun, on many devices."""
-    from masam.plan import Plan
-    from masam.train.config import TrainConfig
-    from masam.train.parallel import find_place
-    from masam.train.run import train as train_model
-    from masam.train.run import train_folds
+    from masam.preprocess.plan import Plan
+    from masam.training.config import TrainConfig
+    from masam.training.parallel import find_place
+    from masam.training.run import train as train_model
+    from masam.training.run import train_folds
 
     chosen = {
         "model.size": size,
@@ -115,7 +115,7 @@ def _conclude(result: TrainResult, dataset: Path, started: datetime) -> dict[str
     """Write a run's manifest and return its facts."""
     import torch
 
-    from masam.manifest import build_manifest, write_manifest
+    from masam.runs.manifest import build_manifest, write_manifest
 
     facts: dict[str, Any] = {
         "steps": result.steps,

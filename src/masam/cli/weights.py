@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 def list_weights(json: Json = False) -> None:
     """Print the weights that have a name, and which of them are on this machine."""
-    from masam.published import PUBLISHED, cache_folder, state
+    from masam.weights.published import PUBLISHED, cache_folder, state
 
     states = {name: state(name) for name in PUBLISHED}
     if json:
@@ -60,10 +60,10 @@ def get(
     quiet: Quiet = False,
 ) -> None:
     """Download weights, verify them, and print where they are. What is there already is not downloaded again."""
-    from masam import weights_cache
+    from masam.weights import cache
 
     with listening(quiet) as progress:
-        file = weights_cache.get(name, progress=progress, offline=offline, sha256=sha256)
+        file = cache.get(name, progress=progress, offline=offline, sha256=sha256)
     if json:
         print_json(_record(name, "yes"))
     else:
@@ -78,10 +78,10 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Hash the weights on this machine again, and find those that have changed."""
-    from masam import weights_cache
+    from masam.weights import cache
 
     with listening(quiet) as progress:
-        found = weights_cache.verify(names or (), progress=progress)
+        found = cache.verify(names or (), progress=progress)
     if json:
         failed = {name: str(error) for name, error in found.failed.items()}
         print_json({"verified": found.verified, "failed": failed})
@@ -93,7 +93,7 @@ def verify(
 
 def path(name: Name) -> None:
     """Print where weights are, for scripts; exit code 3 if they are not on this machine."""
-    from masam.published import require_cached
+    from masam.weights.published import require_cached
 
     print_line(str(require_cached(name)))
 
@@ -115,10 +115,10 @@ def import_reference(
 ) -> None:
     """Turn an official MA-SAM model into one of masam's; every number but two is read off its tensors."""
     from masam.errors import ConfigError
-    from masam.identify import identify
-    from masam.plan import Plan
-    from masam.reference import import_reference as import_model
-    from masam.weights import save
+    from masam.export.identify import identify
+    from masam.preprocess.plan import Plan
+    from masam.weights.model_file import save
+    from masam.weights.official import import_reference as import_model
 
     require_ending(out, ".safetensors")
     require_writable(out)
@@ -148,8 +148,8 @@ def import_reference(
 
 def _record(name: str, state: str) -> dict[str, Any]:
     """Return what is known of published weights, as plain values."""
-    from masam.io.receipt import read_receipt
-    from masam.published import PUBLISHED, cache_folder
+    from masam.weights.published import PUBLISHED, cache_folder
+    from masam.weights.receipt import read_receipt
 
     entry = PUBLISHED[name]
     file: Path = cache_folder() / entry.filename

@@ -14,8 +14,8 @@ import numpy as np
 
 from masam.errors import InputError, some_of
 from masam.io import gate
-from masam.io.label_frames import holds_colours, label_files
-from masam.io.overlay import OVERLAY_ENDING
+from masam.io.video.label_frames import holds_colours, label_files
+from masam.io.video.overlay import OVERLAY_ENDING
 from masam.labels import LabelScheme
 from masam.volume import Volume
 

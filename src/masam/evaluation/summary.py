@@ -28,7 +28,7 @@ from masam.evaluation.overlap import ReferenceEmpty, count_overlap, volume_ml
 from masam.evaluation.scores import CaseScore, Evaluation, VideoScore
 from masam.evaluation.surface import Spacing, check_tolerance, surface_scores
 from masam.evaluation.video import score_video
-from masam.io.label_frames import require_indexable
+from masam.io.video.label_frames import require_indexable
 from masam.labels import LabelScheme
 from masam.volume import Volume
 

@@ -22,7 +22,7 @@ from masam.errors import InputError, some_of
 from masam.evaluation.cases import require_known
 from masam.evaluation.overlap import Overlap, ReferenceEmpty
 from masam.evaluation.scores import CaseScore, VideoScore
-from masam.io.label_frames import label_files, read_labels
+from masam.io.video.label_frames import label_files, read_labels
 from masam.labels import LabelScheme
 
 _VALUES = 256

@@ -13,16 +13,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from masam.cohort import Cohort, predict_cohort
+from masam.cases.folder import Case, find_images
 from masam.device import Precision
-from masam.io.cases import Case, find_images
-from masam.io.tensors import read_tensors
-from masam.model.checkpoint import load_strictly
 from masam.model.masam import Masam
 from masam.model.sizes import MasamSpec
-from masam.plan import Plan
-from masam.predict import Predictor
+from masam.predict.cohort import Cohort, predict_cohort
+from masam.predict.predictor import Predictor
+from masam.preprocess.plan import Plan
 from masam.progress import Silent
+from masam.weights.state_dict import load_strictly
+from masam.weights.tensors import read_tensors
 
 
 class BundleNetwork(nn.Module):

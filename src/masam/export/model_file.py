@@ -8,7 +8,7 @@ from masam import atomic
 from masam.export.agreement import Exported, require_agreement, require_same_tensors
 from masam.model.masam import Masam
 from masam.model.merge import merged
-from masam.weights import load, save
+from masam.weights.model_file import load, save
 
 
 def write_model_file(

@@ -20,10 +20,10 @@ from masam.export.agreement import Exported, Run, require_agreement
 from masam.export.bundle_parts import BundleNetwork
 from masam.export.bundle_texts import bundle_metadata, inference_config, licence, readme
 from masam.export.packages import require
-from masam.io.pytorch_file import write_archive
 from masam.model.masam import Masam
 from masam.model.merge import merged
-from masam.plan import Plan
+from masam.preprocess.plan import Plan
+from masam.weights.pytorch_file import write_archive
 
 
 def write_bundle(model: Masam, path: Path, *, merge: bool = False) -> Exported:

@@ -10,8 +10,8 @@ from torch.export import Dim, ExportedProgram
 from masam import atomic
 from masam.export.agreement import Exported, random_windows, require_agreement
 from masam.export.automatic import DESCRIPTION_FILE, INPUT, automatic, describe, least_slices
-from masam.io.pytorch_file import write_archive
 from masam.model.masam import Masam
+from masam.weights.pytorch_file import write_archive
 
 
 @torch.no_grad()

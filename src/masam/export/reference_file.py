@@ -7,10 +7,10 @@ from pathlib import Path
 
 from masam import atomic
 from masam.export.agreement import Exported, require_same_tensors
-from masam.io.pytorch_file import read_pytorch
-from masam.model.checkpoint import load_official_state
 from masam.model.masam import Masam
-from masam.reference import save_reference
+from masam.weights.official import save_reference
+from masam.weights.pytorch_file import read_pytorch
+from masam.weights.state_dict import load_official_state
 
 
 def write_reference(model: Masam, path: Path) -> Exported:

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from masam.errors import InputError
 from masam.io import gate
-from masam.io.case import DICOM_ENDING, ENDINGS
-from masam.io.dicom import read_pixels
-from masam.io.dicom_file import is_dicom
-from masam.io.dicom_segments import read_seg, seg_grid
-from masam.io.dicom_series import choose_series, files_below, find_series, read_stack
-from masam.io.dicom_series import sha256 as series_sha256
-from masam.io.nifti import read_geometry, read_labels, read_volume
+from masam.io.dicom.file import DICOM_ENDING, is_dicom
+from masam.io.dicom.pixels import read_pixels
+from masam.io.dicom.seg_read import read_seg, seg_grid
+from masam.io.dicom.series import choose_series, files_below, find_series, read_stack
+from masam.io.dicom.series import sha256 as series_sha256
+from masam.io.nifti.file import ENDINGS, read_geometry, read_labels, read_volume
 from masam.labels import LabelScheme
 from masam.volume import Volume
 
@@ -34,10 +33,10 @@ def read_image(
 
     Args:
         path: Anything else than a NIfTI name is taken for DICOM if it is a folder or its bytes say so.
-        channels: How many the file must hold: see :func:`masam.io.nifti.read_volume`. A DICOM series holds one.
-        series: Of DICOM: see :func:`masam.io.dicom.read_dicom`.
+        channels: How many the file must hold: see :func:`masam.io.nifti.file.read_volume`. A DICOM series holds one.
+        series: Of DICOM: see :func:`masam.io.dicom.pixels.read_dicom`.
         say: Told, a line each, what the user should know of the image.
-        prefer_sform: Of NIfTI: see :func:`masam.io.nifti.read_volume`, as for the other arguments.
+        prefer_sform: Of NIfTI: see :func:`masam.io.nifti.file.read_volume`, as for the other arguments.
         assume_orientation: Letters such as ``"RAS"`` for files without any transform.
         nan_fill: Value for voxels that are not finite.
 
@@ -86,9 +85,9 @@ def read_label_image(
         path: The label file.
         image: The image that it labels.
         image_paths: Where its channels were read from; a SEG may have been drawn on any of them.
-        scheme: See :func:`masam.io.dicom_segments.read_seg`.
-        series: Which series of the image, see :func:`masam.io.dicom.read_dicom`.
-        prefer_sform: See :func:`masam.io.nifti.read_labels`.
+        scheme: See :func:`masam.io.dicom.seg_read.read_seg`.
+        series: Which series of the image, see :func:`masam.io.dicom.pixels.read_dicom`.
+        prefer_sform: See :func:`masam.io.nifti.file.read_labels`.
         assume_orientation: Letters such as ``"RAS"`` for files without any transform.
 
     Returns:
@@ -194,7 +193,7 @@ def find_dicom(path: Path, series: str | None = None) -> tuple[tuple[str, Path, 
     Args:
         path: A file; a folder with DICOM files in it, of which each series is a scan; or a folder of folders, of which
             each with DICOM files anywhere below it is a scan of one series.
-        series: Which series, see :func:`masam.io.dicom.read_dicom`.
+        series: Which series, see :func:`masam.io.dicom.pixels.read_dicom`.
 
     Returns:
         Name, path and series of each scan, sorted by name; nothing if there is no DICOM. Names are those of file or

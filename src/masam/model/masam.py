@@ -59,7 +59,7 @@ class Masam(nn.Module):
 
     Attributes:
         spec: All numbers of the model.
-        card: What travels with the weights (``masam.weights.ModelCard``); the model itself makes no use of it.
+        card: What travels with the weights (``masam.weights.card.ModelCard``); the model itself makes no use of it.
     """
 
     def __init__(self, spec: MasamSpec) -> None:

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from masam.config import Settings
-from masam.formula.picture import SMALLEST_SIDE
 from masam.model.sizes import IMAGE_SIZE_STEP
+from masam.synthetic.pictures.picture import SMALLEST_SIDE
 
 
 class PretrainConfig(Settings):

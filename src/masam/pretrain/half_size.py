@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from masam.axes import Embeddings, Images
-from masam.model.checkpoint import resize_positions
 from masam.model.sam import Sam
 from masam.model.sizes import SamSize
+from masam.weights.state_dict import resize_positions
 
 _ENCODER = "image_encoder."
 

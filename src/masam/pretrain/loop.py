@@ -23,8 +23,8 @@ from masam.pretrain.objects import Objects, training_objects
 from masam.pretrain.patches import PatchQuestions
 from masam.pretrain.rounds import rounds_of
 from masam.reproducibility import prompt_generator
-from masam.train.dataset import made_ahead
-from masam.train.schedule import WarmupPolynomial
+from masam.training.dataset import made_ahead
+from masam.training.schedule import WarmupPolynomial
 
 
 class PretrainStep(NamedTuple):

@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masam.formula.picture import make_picture
 from masam.pretrain.config import PretrainConfig
 from masam.reproducibility import is_half_size, picture_generator
+from masam.synthetic.pictures.picture import make_picture
 
 
 class Objects(NamedTuple):

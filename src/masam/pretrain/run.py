@@ -12,18 +12,18 @@ import torch
 
 from masam.device import choose_device, training_on
 from masam.errors import ConfigError, StoppedError
-from masam.io.tensors import write_tensors
-from masam.model.architecture import infer_sam_size
 from masam.model.sam import Sam
 from masam.model.sizes import find_size
 from masam.pretrain.config import PretrainConfig
 from masam.pretrain.loop import PretrainLoop, PretrainStep
 from masam.pretrain.validate import score_prompts
 from masam.progress import Progress, Silent
-from masam.train.interrupt import StopFlag
-from masam.train.lock import locked
-from masam.train.logs import Logs
-from masam.train.run_folder import RunFolder, damaged_state, load_tensors, optimizer_moments
+from masam.runs.lock import locked
+from masam.training.interrupt import StopFlag
+from masam.training.logs import Logs
+from masam.training.run_folder import RunFolder, damaged_state, load_tensors, optimizer_moments
+from masam.weights.infer_spec import infer_sam_size
+from masam.weights.tensors import write_tensors
 
 _SAVE_SECONDS = 600.0
 """The state is saved at least this often; a crash costs no more."""

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from masam.cases.folder import Case, find_images
+from masam.cases.video import find_videos
 from masam.errors import InputError
 from masam.evaluation import Evaluation, evaluate
 from masam.evaluation.cases import are_videos, collect_cases, is_video, name_alike
-from masam.io.cases import Case, find_images
 from masam.io.images import read_image, read_label_image
-from masam.io.video_cases import find_videos
 from masam.labels import LabelScheme
-from masam.manifest import build_manifest
 from masam.progress import Progress
 from masam.report.page import write_report
+from masam.runs.manifest import build_manifest
 from masam.volume import Volume
 
 MAX_FIGURES = 12

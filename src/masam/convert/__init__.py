@@ -1,0 +1,1 @@
+"""Converters for the public data sets of the paper."""

@@ -1,0 +1,155 @@
+"""AMOS22: abdominal CT and MR; with its own classes, or with BTCV's for the generalisation test (paper.md 5.5)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from masam.convert.btcv import MERGED as BTCV_LABELS
+from masam.convert.conversion import Conversion, SplitName, case_products, nifti_names, within
+from masam.convert.products import Product
+from masam.convert.relabel import rewriting
+
+Modality = Literal["ct", "mr", "both"]
+Classes = Literal["amos", "btcv"]
+HeldOut = Literal["validation", "test"]
+
+LAST_CT = 500
+"""Ids up to here are CT. The readme says "below 500", public code "up to 500"; 500 itself seems not to be in use."""
+
+COUNTS: Mapping[str, Mapping[Modality, int]] = {
+    "imagesTr": {"ct": 200, "mr": 40},
+    "imagesVa": {"ct": 100, "mr": 20},
+    "imagesTs": {"ct": 200, "mr": 40},
+}
+"""Published numbers of scans; the first two folders are labelled."""
+
+AMOS_LABELS = {
+    "background": 0, "spleen": 1, "right_kidney": 2, "left_kidney": 3, "gallbladder": 4, "esophagus": 5, "liver": 6,
+    "stomach": 7, "aorta": 8, "postcava": 9, "pancreas": 10, "right_adrenal_gland": 11, "left_adrenal_gland": 12,
+    "duodenum": 13, "bladder": 14, "prostate_uterus": 15,
+}  # fmt: skip
+
+TO_BTCV = {**{value: value for value in range(10)}, 10: 11, 11: 12, 12: 12, 13: 0, 14: 0, 15: 0}
+"""AMOS value to the value that a BTCV model of 12 classes gives the same organ; what BTCV has not is background."""
+
+LABELS_AS_BTCV = {name: value for name, value in BTCV_LABELS.items() if value in TO_BTCV.values()}
+"""The 11 organs that both have; BTCV's veins (10) are missing in AMOS, so predictions of them become background."""
+
+_NAME = re.compile(r"amos_(\d{4})\.nii\.gz")
+_KINDS: tuple[Modality, ...] = ("ct", "mr")
+
+
+def survey_amos22(
+    source: Path, root: Path, modality: Modality = "ct", labels: Classes = "amos", held_out: HeldOut = "validation"
+) -> tuple[Conversion, ...]:
+    """Look at a download, and say what its data set is made of.
+
+    Args:
+        source: The download, with ``imagesTr``, ``imagesVa``, ``imagesTs``, ``labelsTr`` and ``labelsVa``.
+        root: Folder to make.
+        modality: Which scans.
+        labels: AMOS's own 15 classes, or the 11 that BTCV has too, with the values of the 12-class BTCV model.
+        held_out: The labelled validation set is held out, and the unlabelled test set left out; or the test set is held
+            out, and training and validation set train, with the split of the two.
+
+    Raises:
+        InputError: There is no such folder.
+    """
+    within(source)
+    how = rewriting(TO_BTCV) if labels == "btcv" else ()
+    looks = {folder: _look(source, folder, modality) for folder in _folders(held_out)}
+    products: list[Product] = []
+    cases: dict[str, list[str]] = {}
+    for folder, split in _folders(held_out).items():
+        cases[folder] = []
+        for name, label in looks[folder].scans.items():
+            case = name.removesuffix(".nii.gz")
+            products += case_products(case, split, source / folder / name, label, *how)
+            cases[folder].append(case)
+    validation = cases["imagesVa"] if held_out == "test" else []
+    return (
+        Conversion(
+            source=source,
+            root=root,
+            layout="AMOS22's imagesTr, imagesVa, labelsTr and labelsVa with amos_NNNN.nii.gz",
+            name=f"AMOS22-{'CT-MR' if modality == 'both' else modality.upper()}",
+            description=f"Abdominal scans ({modality}); classes: {labels}; held out: the {held_out} set. "
+            + ("Values are those of the 12-class BTCV model without its veins (10). " if labels == "btcv" else "")
+            + f"Ids up to {LAST_CT} are CT.",
+            reference="https://zenodo.org/records/7262581",
+            licence="sources disagree: CC BY 4.0, CC BY-NC or CC BY-SA; see the page that you downloaded it from",
+            channel_names=({"ct": "CT", "mr": "MR", "both": "CT or MR"}[modality],),
+            labels=LABELS_AS_BTCV if labels == "btcv" else AMOS_LABELS,
+            products=tuple(products),
+            training=tuple(sorted(cases["imagesTr"] + validation)),
+            test=tuple(cases["imagesTs" if held_out == "test" else "imagesVa"]),
+            validation=tuple(validation),
+            options={"data_set": "amos22", "modality": modality, "labels": labels, "held_out": held_out},
+            missing=tuple(name for look in looks.values() for name in look.missing),
+            surplus=tuple(name for look in looks.values() for name in look.surplus),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What is there of a folder of images: scans with their labels, and what is missing or surplus."""
+
+    scans: dict[str, Path | None]
+    missing: list[str]
+    surplus: list[str]
+
+
+def _folders(held_out: HeldOut) -> dict[str, SplitName]:
+    if held_out == "test":
+        return {"imagesTr": "Tr", "imagesVa": "Tr", "imagesTs": "Ts"}
+    return {"imagesTr": "Tr", "imagesVa": "Ts"}
+
+
+def _is_wanted(name: str, modality: Modality) -> bool:
+    """Say whether a file is a scan of a modality."""
+    match = _NAME.fullmatch(name)
+    return match is not None and modality in ("both", "ct" if int(match[1]) <= LAST_CT else "mr")
+
+
+def _look(source: Path, folder: str, modality: Modality) -> _Look:
+    """Compare a folder with what the download's own dataset.json names, or with the published numbers without one."""
+    label_folder = folder.replace("images", "labels")
+    names = nifti_names(source / folder)
+    images = {name for name in names if _is_wanted(name, modality)}
+    labels = {name for name in nifti_names(source / label_folder) if _is_wanted(name, modality)}
+    named = {name for name in _named(source, folder) if _is_wanted(name, modality)}
+    needs_labels = folder != "imagesTs"
+    missing = [f"{folder}/{name}" for name in sorted((named | labels) - images)]
+    missing += [f"{label_folder}/{name}" for name in sorted((named | images) - labels) if needs_labels]
+    surplus = [f"{folder}/{name}" for name in sorted(names) if not _NAME.fullmatch(name)]
+    surplus += [f"{folder}/{name}" for name in sorted(images - named) if named]
+    for kind in _KINDS:
+        if named or modality not in (kind, "both"):
+            continue
+        expected, found = COUNTS[folder][kind], sum(_is_wanted(name, kind) for name in images | labels)
+        if found < expected:
+            missing.append(f"{expected - found} of {expected} {kind.upper()} scans in {folder}")
+        elif found > expected:
+            surplus.append(f"{found - expected} {kind.upper()} scans more than the {expected} of {folder}")
+    scans = {
+        name: source / label_folder / name if name in labels else None
+        for name in sorted(images & (named or images))
+        if name in labels or not needs_labels
+    }
+    return _Look(scans, missing, surplus)
+
+
+def _named(source: Path, folder: str) -> set[str]:
+    """Return the files of a folder that the download's own ``dataset.json`` names; none without such a file."""
+    from masam.io.gate import read_bytes
+
+    if not (source / "dataset.json").is_file():
+        return set()
+    # By their form alone: how the lists are nested has changed from one release to the next.
+    text = read_bytes(source / "dataset.json").decode("utf-8", errors="replace")
+    return set(re.findall(rf"{folder}/(amos_\d{{4}}\.nii\.gz)", text))

@@ -1,0 +1,81 @@
+"""BTCV: abdominal CT of the challenge "Beyond the Cranial Vault", with MA-SAM's split and classes (paper.md 5.1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from masam.convert.conversion import Conversion, SplitName, case_products, nifti_names, within
+from masam.convert.products import Product
+from masam.convert.relabel import rewriting
+
+Adrenal = Literal["merged", "separate"]
+
+IDS = tuple(f"{n:04d}" for n in (*range(1, 11), *range(21, 41)))
+"""The labelled cases."""
+
+TEST_IDS = tuple(f"{n:04d}" for n in range(35, 41))
+"""The held-out ones; all others train. There is no validation set."""
+
+CLASSES = (
+    "spleen", "right_kidney", "left_kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta",
+    "inferior_vena_cava", "veins", "pancreas", "adrenal_glands",
+)  # fmt: skip
+"""Value 1 and up, after the two adrenal glands have become one class; "veins" are the portal and the splenic vein."""
+
+MERGED = {"background": 0} | {name: value for value, name in enumerate(CLASSES, start=1)}
+SEPARATE = {name: value for name, value in MERGED.items() if value < 12} | {
+    "right_adrenal_gland": 12,
+    "left_adrenal_gland": 13,
+}
+MERGING = {value: min(value, 12) for value in range(14)}
+
+
+def survey_btcv(source: Path, root: Path, adrenal: Adrenal = "merged") -> tuple[Conversion, ...]:
+    """Look at a download, and say what its data set is made of.
+
+    Args:
+        source: The download, its folder ``RawData`` or ``Training``; ``img`` and ``label`` are found below.
+        root: Folder to make.
+        adrenal: Whether the adrenal glands are one class, as in the paper, or two.
+
+    Raises:
+        InputError: There is no such folder.
+    """
+    folder = within(source, "RawData/Training", "Training")
+    rule, rewrite = rewriting(MERGING)
+    images, labels = nifti_names(folder / "img"), nifti_names(folder / "label")
+    products: list[Product] = []
+    cases: dict[SplitName, list[str]] = {"Tr": [], "Ts": []}
+    for number in IDS:
+        image, label = f"img{number}.nii.gz", f"label{number}.nii.gz"
+        if image not in images or label not in labels:
+            continue
+        case = f"btcv_{number}"
+        split: SplitName = "Ts" if number in TEST_IDS else "Tr"
+        paths = (folder / "img" / image, folder / "label" / label)
+        how = (rule, rewrite) if adrenal == "merged" else ()
+        products += case_products(case, split, *paths, *how)
+        cases[split].append(case)
+    expected = {f"img/img{n}.nii.gz" for n in IDS} | {f"label/label{n}.nii.gz" for n in IDS}
+    found = {f"img/{name}" for name in images} | {f"label/{name}" for name in labels}
+    return (
+        Conversion(
+            source=source,
+            root=root,
+            layout="BTCV's Training/img/imgNNNN.nii.gz and Training/label/labelNNNN.nii.gz",
+            name="BTCV",
+            description="Abdominal CT in the portal venous phase, 30 labelled cases; MA-SAM's split: 0035 to 0040 are "
+            f"held out. Adrenal glands: {adrenal}.",
+            reference="https://www.synapse.org/Synapse:syn3193805",
+            licence="Synapse's terms of use of the challenge's data; not to be passed on",
+            channel_names=("CT",),
+            labels=MERGED if adrenal == "merged" else SEPARATE,
+            products=tuple(products),
+            training=tuple(cases["Tr"]),
+            test=tuple(cases["Ts"]),
+            options={"data_set": "btcv", "adrenal": adrenal},
+            missing=tuple(sorted(expected - found)),
+            surplus=tuple(sorted(found - expected)),
+        ),
+    )

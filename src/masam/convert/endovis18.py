@@ -1,0 +1,118 @@
+"""EndoVis 2018: scenes of robotic surgery, a video a case, colours to classes, MA-SAM's split (paper.md 5.3)."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+
+from masam.convert.colour_labels import Colour, rewrite_colours
+from masam.convert.conversion import Conversion, SplitName, within
+from masam.convert.products import Product
+from masam.labels import LabelScheme
+
+TRAINING_SEQUENCES = (*range(1, 8), *range(9, 17))
+TEST_SEQUENCES = tuple(range(1, 5))
+"""The sequences of the released training and test set; those of the second are held out."""
+
+COLOURS: dict[str, tuple[Colour, ...]] = {
+    "background": ((0, 0, 0),),
+    "instrument-shaft": ((0, 255, 0),),
+    "instrument-clasper": ((0, 255, 255),),
+    "instrument-wrist": ((125, 255, 12),),
+    "kidney-parenchyma": ((255, 55, 0),),
+    "covered-kidney": ((24, 55, 125),),
+    "thread": ((187, 155, 25), (128, 155, 25)),  # copies of labels.json disagree
+    "clamps": ((0, 255, 125),),
+    "suturing-needle": ((255, 255, 125),),
+    "suction-instrument": ((123, 15, 175),),
+    "small-intestine": ((124, 155, 5),),
+    "ultrasound-probe": ((12, 255, 141),),
+}
+"""Colours of each class, in the order of its values; the background is the challenge's "background-tissue"."""
+
+LABELS = {name: value for value, name in enumerate(COLOURS)}
+VALUES = {colour: LABELS[name] for name, colours in COLOURS.items() for colour in colours}
+
+_FRAME = re.compile(r"frame(\d+)\.png")
+
+
+def survey_endovis18(source: Path, root: Path) -> tuple[Conversion, ...]:
+    """Look at a download, and say what its data set is made of: a folder of frames a case, and one of label pictures.
+
+    Args:
+        source: The download, with ``Train`` and ``Test``.
+        root: Folder to make.
+
+    Raises:
+        InputError: There is no such folder.
+    """
+    within(source)
+    rewrite = partial(rewrite_colours, colours=VALUES, labels=LabelScheme.from_mapping(LABELS))
+    products: list[Product] = []
+    cases: dict[SplitName, list[str]] = {"Tr": [], "Ts": []}
+    missing: list[str] = []
+    surplus: list[str] = []
+    parts: tuple[tuple[str, SplitName, tuple[int, ...]], ...] = (
+        ("Train", "Tr", TRAINING_SEQUENCES),
+        ("Test", "Ts", TEST_SEQUENCES),
+    )
+    for part, split, sequences in parts:
+        surplus += _unknown_sequences(source, part, sequences)
+        for sequence in sequences:
+            folder = f"{part}/seq_{sequence}"
+            if not (source / folder).is_dir():
+                missing.append(folder)
+                continue
+            case = f"{part.lower()}_seq_{sequence:02d}"
+            frames, lacking = _frames(source, folder)
+            missing += lacking
+            for name, label_name in frames:
+                image, label = source / folder / "left_frames" / name, source / folder / "labels" / label_name
+                products.append(Product(image, f"images{split}/{case}/{name}"))
+                products.append(Product(label, f"labels{split}/{case}/{name}", "colours to classes", rewrite))
+            if frames:
+                cases[split].append(case)
+    return (
+        Conversion(
+            source=source,
+            root=root,
+            layout="EndoVis18's Train/seq_N and Test/seq_N, each with left_frames/frameNNN.png and labels/frameNNN.png",
+            name="EndoVis18",
+            description="Video of robotic surgery, left camera; the four sequences of the test set are held out.",
+            reference="https://endovissub2018-roboticscenesegmentation.grand-challenge.org",
+            licence="the challenge's terms: no commercial use",
+            channel_names=("R", "G", "B"),
+            labels=LABELS,
+            products=tuple(products),
+            training=tuple(cases["Tr"]),
+            test=tuple(cases["Ts"]),
+            file_ending=".png",
+            options={"data_set": "endovis18"},
+            missing=tuple(missing),
+            surplus=tuple(surplus),
+        ),
+    )
+
+
+def _frames(source: Path, folder: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return frame and label of each number that has both, and what is missing: partners, and numbers in between."""
+    images, labels = (_numbered(source / folder / kind) for kind in ("left_frames", "labels"))
+    missing = [f"{folder}/labels/{images[n]}" for n in sorted(set(images) - set(labels))]
+    missing += [f"{folder}/left_frames/{labels[n]}" for n in sorted(set(labels) - set(images))]
+    both = set(images) | set(labels)
+    missing += [f"{folder}: frame {n}" for n in range(max(both, default=-1) + 1) if n not in both]
+    if not both:
+        missing.append(f"{folder}: all frames")
+    return [(images[n], labels[n]) for n in sorted(set(images) & set(labels))], missing
+
+
+def _numbered(folder: Path) -> dict[int, str]:
+    """Return the frames of a folder by number."""
+    matches = (_FRAME.fullmatch(path.name) for path in folder.glob("frame*.png"))
+    return {int(match[1]): match[0] for match in matches if match}
+
+
+def _unknown_sequences(source: Path, part: str, known: tuple[int, ...]) -> list[str]:
+    names = {f"seq_{number}" for number in known}
+    return [f"{part}/{path.name}" for path in sorted((source / part).glob("seq_*")) if path.name not in names]

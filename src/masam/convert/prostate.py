@@ -1,0 +1,147 @@
+"""Prostate MRI of six sites, as its collectors published it, with MA-SAM's split (paper.md 5.2)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from masam.convert.conversion import Conversion, SplitName, case_products, nifti_names, within
+from masam.convert.products import Product
+from masam.convert.relabel import rewriting
+
+Form = Literal["six", "one"]
+HeldOut = Literal["paper", "all"]
+
+_IMAGE = re.compile(r"Case(\d{2})\.nii\.gz")
+# One site spells the ending with a capital letter.
+_LABEL = re.compile(r"Case(\d{2})_[Ss]egmentation\.nii\.gz")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One hospital.
+
+    Attributes:
+        letter: Its letter in the paper.
+        name: Its folder in the download.
+        cases: Published number of cases.
+        test: Held-out cases: the number in the file name. All others train.
+        numbers: All cases, where their numbers are known.
+        other_names: Other names of its folder.
+    """
+
+    letter: str
+    name: str
+    cases: int
+    test: tuple[int, ...]
+    numbers: tuple[int, ...] = ()
+    other_names: tuple[str, ...] = ()
+
+
+SITES = (
+    Site("A", "RUNMC", 30, (3, 8, 12, 15, 18, 26)),
+    Site("B", "BMC", 30, (3, 8, 12, 15, 18, 26)),
+    Site("C", "I2CVB", 19, (3, 8, 13, 15), other_names=("HCRUDB",)),
+    Site("D", "UCL", 13, (1, 32, 34)),
+    Site("E", "BIDMC", 12, (0, 4, 9), (0, *range(2, 13))),
+    Site("F", "HK", 12, (38, 41, 46)),
+)
+
+LABELS = {"background": 0, "prostate": 1}
+"""Files hold values above 1 (zones); all of them are prostate."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is there of a site."""
+
+    products: tuple[Product, ...]
+    training: tuple[str, ...]
+    test: tuple[str, ...]
+    missing: tuple[str, ...]
+    surplus: tuple[str, ...]
+
+
+def survey_prostate(
+    source: Path, root: Path, form: Form = "six", held_out: HeldOut = "paper"
+) -> tuple[Conversion, ...]:
+    """Look at a download, and say what its data sets are made of.
+
+    Args:
+        source: The download, with a folder a site.
+        root: Folder to make; for six data sets the folder that holds a folder for each.
+        form: Six data sets, since the paper has a model a site; or one of all sites.
+        held_out: The paper's test cases, or all, to test another site's model on (paper.md 2.4).
+
+    Raises:
+        InputError: There is no such folder.
+    """
+    within(source)
+    found = {site: _look(source, site, held_out) for site in SITES}
+    if form == "six":
+        return tuple(
+            _conversion(
+                source, root / site.name, f"Prostate-{site.name}", f"site {site.letter} ({site.name})", [one], held_out
+            )
+            for site, one in found.items()
+        )
+    return (_conversion(source, root, "Prostate", "six sites", list(found.values()), held_out),)
+
+
+def _conversion(source: Path, root: Path, name: str, sites: str, found: list[_Found], held_out: HeldOut) -> Conversion:
+    held = "all cases" if held_out == "all" else "MA-SAM's test cases"
+    return Conversion(
+        source=source,
+        root=root,
+        layout="folders RUNMC, BMC, I2CVB, UCL, BIDMC and HK with CaseNN.nii.gz and CaseNN_segmentation.nii.gz",
+        name=name,
+        description=f"T2-weighted MRI of the prostate, {sites}; held out: {held}.",
+        reference="https://liuquande.github.io/SAML/ (NCI-ISBI 2013, I2CVB, PROMISE12)",
+        licence="terms of the three sources",
+        channel_names=("T2",),
+        labels=LABELS,
+        products=tuple(product for one in found for product in one.products),
+        training=tuple(case for one in found for case in one.training),
+        test=tuple(case for one in found for case in one.test),
+        options={"data_set": "prostate", "as": "six" if len(found) == 1 else "one", "held_out": held_out},
+        missing=tuple(name for one in found for name in one.missing),
+        surplus=tuple(name for one in found for name in one.surplus),
+    )
+
+
+def _look(source: Path, site: Site, held_out: HeldOut) -> _Found:
+    """Return what is there of a site, and what is not."""
+    known = {name.casefold() for name in (site.name, *site.other_names)}
+    folder = next((path for path in sorted(source.iterdir()) if path.name.casefold() in known), source / site.name)
+    names = sorted(nifti_names(folder))
+    images = {int(match[1]): match[0] for match in map(_IMAGE.fullmatch, names) if match}
+    labels = {int(match[1]): match[0] for match in map(_LABEL.fullmatch, names) if match}
+    numbers = [number for number in sorted(images) if number in labels and number in (site.numbers or images)]
+    rule, rewrite = rewriting({0: 0}, others=1)
+    products: list[Product] = []
+    cases: dict[SplitName, list[str]] = {"Tr": [], "Ts": []}
+    for number in numbers:
+        case = f"{site.name}_{number:04d}"
+        split: SplitName = "Ts" if held_out == "all" or number in site.test else "Tr"
+        products += case_products(case, split, folder / images[number], folder / labels[number], rule, rewrite)
+        cases[split].append(case)
+    missing = [f"{folder.name}/Case{n:02d}.nii.gz" for n in sorted((set(labels) | _needed(site)) - set(images))]
+    missing += [
+        f"{folder.name}/Case{n:02d}_segmentation.nii.gz" for n in sorted((set(images) | _needed(site)) - set(labels))
+    ]
+    surplus = [f"{folder.name}/{name}" for name in names if not (_IMAGE.fullmatch(name) or _LABEL.fullmatch(name))]
+    count = len(set(images) | set(labels) | _needed(site))
+    if site.numbers:
+        surplus += [f"{folder.name}/{images[n]}" for n in sorted(set(images) - set(site.numbers))]
+    elif count < site.cases:
+        missing.append(f"{site.cases - count} of {site.cases} cases in {folder.name}")
+    elif count > site.cases:
+        surplus.append(f"{count - site.cases} cases more than the {site.cases} of {folder.name}")
+    return _Found(tuple(products), tuple(cases["Tr"]), tuple(cases["Ts"]), tuple(missing), tuple(surplus))
+
+
+def _needed(site: Site) -> set[int]:
+    """Return the case numbers that must be there: the held-out ones, and all where they are known."""
+    return set(site.test) | set(site.numbers)

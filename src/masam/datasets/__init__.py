@@ -1,1 +1,0 @@
-"""Public data sets, and data made by formula."""

@@ -1,0 +1,1 @@
+"""DICOM series in, DICOM SEG objects in and out."""

@@ -1,0 +1,146 @@
+"""DICOM SEG out: labels as segments that name the images they were drawn on."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masam import __version__, atomic
+from masam.errors import InputError
+from masam.io.dicom.codes import Code, property_codes
+from masam.io.dicom.file import quiet_border, require_package
+from masam.io.dicom.seg_read import read_seg
+from masam.io.dicom.series import Stack
+from masam.labels import Label, LabelScheme
+from masam.volume import Volume
+
+# highdicom copies these into the SEG, where they may be empty but must be there.
+_MAY_BE_EMPTY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+    "StudyTime",
+)  # fmt: skip
+_SERIES_NUMBER = 9000
+"""Number of the series that a SEG is; scanners count from 1."""
+
+
+def write_seg(path: Path, labels: Volume, stack: Stack, scheme: LabelScheme) -> tuple[str, ...]:
+    """Write labels as a DICOM segmentation object, one binary segment a class.
+
+    Patient and study are copied from the source, as the standard wants; the file belongs where the source belongs.
+
+    Args:
+        path: File to write.
+        labels: Values of ``scheme`` on the grid of the series.
+        stack: The series that was segmented.
+        scheme: The classes.
+
+    Returns:
+        Names of the classes without a voxel. They have no segment, unless that leaves none at all.
+
+    Raises:
+        InputError: The labels lie on another grid, or the series lacks what a SEG has to refer to.
+        ResourceError: highdicom is missing, or the file cannot be written or did not read back voxel by voxel.
+    """
+    require_package("highdicom")
+    if labels.shape != stack.shape or not labels.geometry.matches(stack.geometry, stack.shape):
+        raise InputError("the labels do not lie on the grid of the series", where=stack.series.root)
+    sources = _sources(stack)
+    present = [label for label in scheme.foreground if (labels.array == label.value).any()]
+    dataset = _segmentation(sources, _segment_numbers(labels, stack, present), present or scheme.foreground, stack)
+
+    def write(temporary: Path) -> None:
+        dataset.save_as(temporary)
+
+    def verify(temporary: Path) -> None:
+        again = read_seg(temporary, stack, scheme)
+        known = np.isin(labels.array, [label.value for label in scheme.foreground])
+        if not np.array_equal(again.array, np.where(known, labels.array, 0)):
+            raise InputError("voxels differ", where=temporary)
+
+    atomic.write_with(path, write, verify)
+    return tuple(label.name for label in scheme.foreground if label not in present)
+
+
+def _segmentation(sources: list[Any], numbered: NDArray[np.uint16], labels: Any, stack: Stack) -> Any:
+    """Let highdicom make the object."""
+    with quiet_border(stack.series.root):
+        import highdicom
+        from pydicom.sr.codedict import codes
+        from pydicom.uid import generate_uid
+
+        algorithm = highdicom.AlgorithmIdentificationSequence(
+            name="masam", version=__version__, family=codes.DCM.ArtificialIntelligence
+        )
+        return highdicom.seg.Segmentation(
+            source_images=sources,
+            pixel_array=numbered,
+            segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=[_description(n, label, algorithm) for n, label in enumerate(labels, start=1)],
+            series_instance_uid=generate_uid(),
+            series_number=_SERIES_NUMBER,
+            sop_instance_uid=generate_uid(),
+            instance_number=1,
+            manufacturer="masam",
+            manufacturer_model_name="masam",
+            software_versions=__version__,
+            device_serial_number="0",
+            content_label="MASAM",
+            series_description="masam segmentation, research use only",
+        )
+
+
+def _description(number: int, label: Label, algorithm: Any) -> Any:
+    import highdicom
+
+    category, kind = property_codes(label.name)
+    return highdicom.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=label.name[:64],
+        segmented_property_category=_coded(category),
+        segmented_property_type=_coded(kind),
+        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=algorithm,
+        display_color=highdicom.color.CIELabColor.from_rgb(*label.colour),
+    )
+
+
+def _coded(code: Code) -> Any:
+    import highdicom
+
+    return highdicom.sr.CodedConcept(value=code[0], meaning=code[1], scheme_designator="SCT")
+
+
+def _sources(stack: Stack) -> list[Any]:
+    """Return the source's data sets, one a slice, or the one of a multi-frame file."""
+    files = list(dict.fromkeys(frame.file for frame in stack.frames))
+    if len(files) > 1 and len(files) != len(stack.frames):
+        raise InputError(
+            "a SEG of several multi-frame files is not supported", where=stack.series.root, fix="write NIfTI"
+        )
+    sources = []
+    for file in files:
+        dataset = copy.copy(file.dataset)
+        with quiet_border(file.path):
+            for key in _MAY_BE_EMPTY:
+                if key not in dataset:
+                    setattr(dataset, key, "")
+            missing = [key for key in ("SOPInstanceUID", "StudyInstanceUID") if not dataset.get(key)]
+        if missing:
+            raise InputError(f"it has no {missing[0]}, which a SEG has to name", where=file.path, fix="write NIfTI")
+        sources.append(dataset)
+    return sources
+
+
+def _segment_numbers(labels: Volume, stack: Stack, present: list[Label]) -> NDArray[np.uint16]:
+    """Return numbers of segments [slices, rows, columns], slices in the order of the sources."""
+    numbered = np.zeros(labels.shape, np.uint16)
+    for number, label in enumerate(present, start=1):
+        numbered[labels.array == label.value] = number
+    slices = numbered.transpose(2, 1, 0)  # slices, rows, columns
+    if stack.frames[0].form.frames > 1:
+        slices = slices[np.argsort([frame.index for frame in stack.frames])]
+    return np.ascontiguousarray(slices)

@@ -1,0 +1,1 @@
+"""NIfTI files: header, transforms, voxels."""

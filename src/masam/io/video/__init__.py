@@ -1,0 +1,1 @@
+"""Video files, folders of frames, label frames and overlays."""

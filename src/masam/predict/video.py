@@ -1,0 +1,124 @@
+"""From a stream of frames to a stream of label frames, in memory that does not depend on the length of the video."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from masam.aggregate import WindowAggregator
+from masam.errors import ConfigError
+from masam.io.video.frames import Frame, FrameSource
+from masam.io.video.label_frames import require_indexable
+from masam.predict.postprocess import most_probable
+from masam.predict.predictor import Predictor
+from masam.preprocess.intensity import minmax_per_window
+from masam.preprocess.resize import resize_probabilities
+from masam.progress import Progress, Silent
+from masam.windows import SliceWindow, stream_windows
+
+Sink = Callable[[Frame, NDArray[np.uint8]], None]
+"""Takes each frame with its label values [H, W], in order."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A frame and the image [3, h, w] that the model sees of it."""
+
+    frame: Frame
+    image: NDArray[np.float32]
+
+
+def predict_video(predictor: Predictor, source: FrameSource, sink: Sink, progress: Progress | None = None) -> int:
+    """Segment a video.
+
+    Labels of a frame are given away as soon as no further window votes for it. Held are the frames of a window and of
+    the windows that go through the model at once, and the votes of a window.
+
+    Args:
+        predictor: Model and settings; its plan has modality video, and no cleaning is asked for.
+        source: Frames.
+        sink: Takes each frame with its label values [H, W], at the frame's own size, in order.
+        progress: Told of each frame.
+
+    Returns:
+        Number of frames.
+
+    Raises:
+        ConfigError: A cleaning is asked for, or a label value is above 255.
+        InputError: A frame is refused, or the file holds fewer than it declares; frames before it have been given.
+        ModelError: The model is not for video, or predicts numbers that are not finite.
+    """
+    require_predictable(predictor, source.path)
+    progress = progress or Silent()
+    progress.start("frames", source.count or 0)
+    count = 0
+    for frame, probabilities in _probabilities(predictor, source):
+        channels = most_probable(resize_probabilities(probabilities, source.size))
+        sink(frame, predictor.plan.scheme.to_values(channels).astype(np.uint8))
+        progress.advance()
+        count += 1
+    return count
+
+
+def require_predictable(predictor: Predictor, what: object) -> None:
+    """Refuse a predictor that cannot segment videos.
+
+    Args:
+        predictor: Model and settings.
+        what: The video, to be named.
+
+    Raises:
+        ConfigError: A cleaning is asked for, or a label value is above 255.
+        ModelError: The model is not for video.
+    """
+    predictor.require_modality(is_video=True, what=what)
+    if predictor.keep_largest or predictor.fill_holes:
+        raise ConfigError(
+            "keep-largest and fill-holes need the whole volume at once, and a video is never held whole",
+            where="postprocess",
+            fix="leave them out",
+        )
+    require_indexable(predictor.plan.scheme)
+
+
+def _probabilities(predictor: Predictor, source: FrameSource) -> Iterator[tuple[Frame, Float[Tensor, "K H W"]]]:
+    """Yield each frame with its mean class probabilities [K, H, W] at the model's size."""
+    plan = predictor.plan
+    aggregator = WindowAggregator(
+        None,
+        predictor.models[0].spec.num_channels,
+        (plan.image_size, plan.image_size),
+        plan.window,
+        device=predictor.device,
+    )
+    waiting: deque[Frame] = deque()
+
+    def prepared() -> Iterator[_Prepared]:
+        for frame in source:
+            waiting.append(frame)
+            yield _Prepared(frame, plan.frame_preparation.image(frame.pixels))
+
+    windows = stream_windows(prepared(), plan.window, predictor.stride)
+    while some := list(itertools.islice(windows, predictor.batch)):
+        for window, probabilities in zip(some, _predict(predictor, some), strict=True):
+            for _, mean in aggregator.add(window[0], probabilities):
+                yield waiting.popleft(), mean
+    for _, mean in aggregator.flush():
+        yield waiting.popleft(), mean
+
+
+def _predict(
+    predictor: Predictor, windows: list[tuple[SliceWindow, tuple[_Prepared, ...]]]
+) -> Float[Tensor, "B S K H W"]:
+    images = [np.stack([one.image for one in frames]) for _, frames in windows]
+    if predictor.plan.window_minmax:
+        images = [minmax_per_window(window, jointly=True) for window in images]
+    return predictor.class_probabilities(torch.from_numpy(np.stack(images)))

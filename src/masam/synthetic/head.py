@@ -1,0 +1,224 @@
+"""A real head for the demo: slabs of the MNI152 T1 template out of the nilearn package, grey and white matter labelled.
+
+The template is the average of 152 brains, without the skull. It shows that the whole way works on an MR image, offline;
+it is one brain, so a score on its held-out slabs says nothing about other people.
+
+Source: Fonov et al., NeuroImage 54 (2011) 313-327 (ICBM 2009 template), as nilearn ships it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masam.errors import ConfigError, ResourceError
+from masam.synthetic.raw_folder import RawFolder
+from masam.volume import Geometry, Volume
+
+LABELS = {"background": 0, "grey_matter": 1, "white_matter": 2}
+"""Class names and label values; cerebrospinal fluid and everything outside the brain are background."""
+
+# Below this share of grey or white matter a voxel counts as fluid: grey, white and fluid add up to one, so that the
+# larger of the first two falls below one third only where the fluid is the largest.
+TISSUE_FLOOR = 1 / 3
+
+# The template's floats run from 0 to 1; whole numbers take half of the disk and 1000 steps lose nothing of its 8 bits.
+INTENSITY_TOP = 1000
+
+# Fewer voxels of either tissue than this, and a slice at the brain's ends shows no anatomy.
+_MIN_TISSUE_VOXELS = 500
+_MARGIN_VOXELS = 6
+
+
+@dataclass(frozen=True)
+class Slab:
+    """One case: consecutive axial slices of the template.
+
+    Attributes:
+        name: Case name.
+        split: ``train`` or ``test``.
+        first: Its lowest slice in the template.
+        last: Its highest slice, included.
+    """
+
+    name: str
+    split: str
+    first: int
+    last: int
+
+
+def plan_slabs(first: int, last: int, *, slab_slices: int = 14, gap_slices: int = 5, test_every: int = 3) -> list[Slab]:
+    """Cut a range of slices into slabs with unused slices between them.
+
+    Args:
+        first: First usable slice.
+        last: Last usable slice, included.
+        slab_slices: Slices of a slab, 1 or more.
+        gap_slices: Slices left out between two slabs, 1 or more: neighbours look alike, so a test slice must not
+            touch a training slice.
+        test_every: Out of so many slabs one is held out, 2 or more.
+
+    Returns:
+        Slabs from the feet upwards, as many as fit.
+
+    Raises:
+        ConfigError: A number is out of its range, or the range holds no training or no test slab.
+    """
+    if slab_slices < 1 or gap_slices < 1 or test_every < 2:
+        raise ConfigError(
+            "expected slabs and gaps of 1 slice or more and a test slab at most every second, "
+            f"got slab_slices={slab_slices}, gap_slices={gap_slices}, test_every={test_every}"
+        )
+    starts = range(first, last - slab_slices + 2, slab_slices + gap_slices)
+    if len(starts) < test_every:
+        raise ConfigError(
+            f"expected room for {test_every} slabs, one of them held out; slices {first} to {last} hold {len(starts)}",
+            where="slab_slices",
+            fix="use thinner slabs, smaller gaps or a smaller test_every",
+        )
+    splits = ["test" if n % test_every == test_every - 1 else "train" for n in range(len(starts))]
+    return [
+        Slab(f"head_{n:02d}", split, start, start + slab_slices - 1)
+        for n, (start, split) in enumerate(zip(starts, splits, strict=True))
+    ]
+
+
+def load_head() -> tuple[Volume, Volume]:
+    """Load the template and label it, cropped to the brain and a margin.
+
+    Returns:
+        T1 image (int16, 0 to 1000) and labels (uint8, ``LABELS``), 1 mm voxels, axes right, front, head.
+
+    Raises:
+        ResourceError: nilearn is not installed.
+    """
+    try:
+        from nilearn import datasets
+    except ImportError as error:
+        raise ResourceError(
+            "the head data set needs nilearn, which is not installed", fix="pip install 'masam[demo]'"
+        ) from error
+
+    template = datasets.load_mni152_template(resolution=1)
+    t1 = np.asarray(template.dataobj, dtype=np.float32)
+    grey = np.asarray(datasets.load_mni152_gm_template(resolution=1).dataobj, dtype=np.float32)
+    white = np.asarray(datasets.load_mni152_wm_template(resolution=1).dataobj, dtype=np.float32)
+    brain = np.asarray(datasets.load_mni152_brain_mask(resolution=1).dataobj) > 0
+
+    labels = label_tissue(grey, white, brain)
+    image = np.clip(np.rint(t1 * INTENSITY_TOP), 0, INTENSITY_TOP).astype(np.int16)
+    box = _brain_box(labels, brain)
+    affine = np.array(template.affine, dtype=np.float64)
+    affine[:3, 3] = affine[:3] @ [*(axis.start for axis in box), 1]
+    geometry = Geometry(affine)
+    return Volume(image[box].copy(), geometry), Volume(labels[box].copy(), geometry)
+
+
+def label_tissue(grey: NDArray[np.float32], white: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Label each voxel of the brain by the larger of two tissue shares.
+
+    nilearn's ready-made masks overlap in a third of the brain, so they are no labels.
+
+    Args:
+        grey: Share of grey matter, 0 to 1.
+        white: Share of white matter, 0 to 1, of the same shape.
+        brain: Where the brain is, of the same shape.
+
+    Returns:
+        ``LABELS`` values; 0 outside the brain and where neither reaches ``TISSUE_FLOOR``.
+    """
+    tissue = np.where(white > grey, LABELS["white_matter"], LABELS["grey_matter"])
+    labels: NDArray[np.uint8] = np.where(brain & (np.maximum(grey, white) >= TISSUE_FLOOR), tissue, 0).astype(np.uint8)
+    return labels
+
+
+def write_head(root: Path, *, slab_slices: int = 14, gap_slices: int = 5, test_every: int = 3) -> Path:
+    """Write the data set as an nnU-Net raw folder, the labels of the held-out slabs in ``labelsTs``.
+
+    The split is recorded beside the data, in ``slabs.json`` and ``README.txt``.
+
+    Args:
+        root: Folder to write; made if missing.
+        slab_slices: Slices of a case.
+        gap_slices: Slices left out between two cases.
+        test_every: Out of so many slabs one is held out.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: A number is out of its range, see ``plan_slabs``.
+        InputError: The folder holds cases of another data set.
+        ResourceError: nilearn is not installed, or a file cannot be written.
+    """
+    from masam.atomic import write_text
+
+    image, labels = load_head()
+    slabs = plan_slabs(0, image.shape[2] - 1, slab_slices=slab_slices, gap_slices=gap_slices, test_every=test_every)
+    train = tuple(slab.name for slab in slabs if slab.split == "train")
+    test = tuple(slab.name for slab in slabs if slab.split == "test")
+    folder = RawFolder.begin(root, train, test)
+    for slab in slabs:
+        folder.write_case(slab.name, _cut(image, slab), _cut(labels, slab))
+    facts = {
+        "slab_slices": slab_slices,
+        "gap_slices": gap_slices,
+        "test_every": test_every,
+        "slabs": [{**asdict(slab), "z_mm": _z_range_mm(image, slab)} for slab in slabs],
+    }
+    write_text(root / "slabs.json", json.dumps(facts, indent=2) + "\n")
+    write_text(root / "README.txt", _readme(slabs, gap_slices))
+    folder.finish(
+        name="Head",
+        description=f"Slabs of the MNI152 T1 template (one average brain), {gap_slices} slices apart; see README.txt.",
+        channel="T1",
+        labels=LABELS,
+    )
+    return root
+
+
+def _brain_box(labels: NDArray[np.uint8], brain: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
+    """Return the part of the template that holds brain: in plane with a margin, along z where both tissues show."""
+    bounds = []
+    for axis in (0, 1):
+        occupied = np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {axis})))
+        low, high = max(occupied[0] - _MARGIN_VOXELS, 0), min(occupied[-1] + _MARGIN_VOXELS + 1, brain.shape[axis])
+        bounds.append(slice(int(low), int(high)))
+    enough = [(labels == value).sum(axis=(0, 1)) >= _MIN_TISSUE_VOXELS for value in (1, 2)]
+    slices = np.flatnonzero(enough[0] & enough[1])
+    return bounds[0], bounds[1], slice(int(slices[0]), int(slices[-1]) + 1)
+
+
+def _cut(volume: Volume, slab: Slab) -> Volume:
+    """Return a slab of a volume, at its place."""
+    affine = np.array(volume.geometry.affine)
+    affine[:3, 3] += affine[:3, 2] * slab.first
+    return Volume(volume.array[:, :, slab.first : slab.last + 1], Geometry(affine))
+
+
+def _z_range_mm(volume: Volume, slab: Slab) -> list[float]:
+    """Return the height of a slab's first and last slice in MNI space."""
+    affine = volume.geometry.affine
+    return [round(float(affine[2, 3] + affine[2, 2] * k), 3) for k in (slab.first, slab.last)]
+
+
+def _readme(slabs: list[Slab], gap_slices: int) -> str:
+    """Return what a reader of the folder should know."""
+    lines = [
+        "Head: slabs of the MNI152 T1 template (ICBM 2009, 1 mm) as shipped with nilearn.",
+        "",
+        "Labels: 1 grey matter, 2 white matter: the larger of the two tissue templates inside the brain mask,",
+        f"0 where neither reaches {TISSUE_FLOOR:.2f} (fluid).",
+        "",
+        "It is one average brain. Training and test slabs come from the same head, so scores show that the way from",
+        f"file to mask works, not how a model does on other people. {gap_slices} slices between two slabs are in",
+        "neither, so that no test slice is the neighbour of a training slice.",
+        "",
+        "case      split  slices (of the cropped template)",
+    ]
+    lines += [f"{slab.name:<9} {slab.split:<6} {slab.first} to {slab.last}" for slab in slabs]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,97 @@
+"""What a shape is painted with: a level or colour, and a texture on it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masam.synthetic.pictures.noise import Field, cut
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """How a shape is painted.
+
+    Attributes:
+        level: [C] its mean in 0..1, one value of grey or three of colour.
+        noise: [C] strength of its noise.
+        field: Which of the picture's random fields the noise is cut from.
+        offset: Where it is cut.
+        slope: Change over the shape's reach, along x and along y.
+        stripes: Strength of its stripes.
+        stripe_wave: Waves of the stripes along x and along y, in radians a pixel.
+        relief: How much brighter its middle is than its rim, 0 to 1.
+    """
+
+    level: NDArray[np.float32]
+    noise: NDArray[np.float32]
+    field: int
+    offset: tuple[int, int]
+    slope: tuple[float, float] = (0.0, 0.0)
+    stripes: float = 0.0
+    stripe_wave: tuple[float, float] = (0.0, 0.0)
+    relief: float = 0.0
+
+
+def draw_surface(
+    generator: np.random.Generator, level: NDArray[np.float32], strength: float, fields: int, side: int
+) -> Surface:
+    """Draw a texture for a level.
+
+    Args:
+        generator: Source of the draws.
+        level: [C] in 0..1.
+        strength: Typical strength of textures, 0 to 1; about one shape in four is flat.
+        fields: Number of random fields to choose from.
+        side: Rows and columns of the picture.
+    """
+    kind = generator.random(4)
+    angle, wave = generator.uniform(0, 2 * math.pi), 2 * math.pi / generator.uniform(3, 24)
+    amount = strength * generator.exponential(0.7) * (kind[0] > 0.25)
+    slope = strength * generator.normal(0, 1.5, 2) * (kind[1] < 0.35)
+    noise = amount * generator.uniform(0.5, 1, len(level))
+    down, right = generator.integers(0, side, 2)
+    return Surface(
+        level,
+        noise.astype(np.float32),
+        int(generator.integers(fields)),
+        (int(down), int(right)),
+        (float(slope[0]), float(slope[1])),
+        float(strength * generator.uniform(0.5, 1.5)) if kind[2] < 0.12 else 0.0,
+        (wave * math.cos(angle), wave * math.sin(angle)),
+        float(generator.uniform(0, 4) * strength) if kind[3] < 0.4 else 0.0,
+    )
+
+
+def paint(
+    surface: Surface, fields: NDArray[np.float32], rows: slice, columns: slice, x: Field, y: Field, depth: Field
+) -> NDArray[np.float32]:
+    """Return the values of a surface in a box.
+
+    Args:
+        surface: How it is painted.
+        fields: [n, H, W] the picture's random fields.
+        rows: Rows of the box.
+        columns: Columns of the box.
+        x: Position along x in pixels, from the shape's centre.
+        y: Position along y.
+        depth: 0 at the shape's rim, 1 as deep inside as its reach.
+
+    Returns:
+        [C, h, w], not yet cut to 0..1.
+    """
+    values = np.broadcast_to(surface.level[:, None, None], (len(surface.level), *x.shape)).copy()
+    if surface.noise.any():
+        values += surface.noise[:, None, None] * cut(fields[surface.field], rows, columns, surface.offset)
+    if any(surface.slope):
+        reach = np.float32(1 / max(len(x), 1))
+        values += x * (np.float32(surface.slope[0]) * reach) + y * (np.float32(surface.slope[1]) * reach)
+    if surface.stripes:
+        across, down = (np.float32(wave) for wave in surface.stripe_wave)
+        values += np.float32(surface.stripes) * np.sin(across * x + down * y)
+    if surface.relief:
+        values *= 1 + np.float32(surface.relief) * (depth - np.float32(0.3))
+    return values

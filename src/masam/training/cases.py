@@ -1,0 +1,83 @@
+"""What training reads: volumes or videos, with their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masam.cases.folder import Case, load_case
+from masam.cases.video import UNLABELLED, is_video_case, load_video_case
+from masam.errors import InputError
+from masam.io.video.frames import Frame, FrameSource
+from masam.predict.predictor import Predictor
+from masam.predict.video import predict_video
+from masam.preprocess.cache import Preparation
+from masam.preprocess.plan import Plan
+from masam.progress import Progress
+
+
+def are_videos(cases: Sequence[Case]) -> bool:
+    """Say whether a data set's cases are videos; they are all of one kind.
+
+    Raises:
+        ResourceError: The system did not let us read.
+    """
+    return len(cases) > 0 and is_video_case(cases[0])
+
+
+def preparation_of(plan: Plan) -> Preparation:
+    """Return how the plan prepares cases."""
+    return plan.frame_preparation if plan.modality == "video" else plan.preprocessing
+
+
+def labelled_loader(plan: Plan, progress: Progress) -> Callable[[Case], tuple[Any, Any]]:
+    """Return what reads a case for ``preparation_of(plan)``.
+
+    Frames of a video that have no label do not count; the progress is told how many.
+    """
+
+    def load(case: Case) -> tuple[Any, Any]:
+        if case.label is None:
+            raise InputError("expected a labelled case, found no label file", where=case.id)
+        if plan.modality == "video":
+            return load_video_case(case, unlabelled="ignore", progress=progress)
+        return load_case(case)
+
+    return load
+
+
+def predict_case(
+    predictor: Predictor, case: Case, progress: Progress
+) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.bool_] | None]:
+    """Predict a labelled case.
+
+    Args:
+        predictor: Model and settings.
+        case: A case with labels.
+        progress: Told which frames of a video have none.
+
+    Returns:
+        Predicted label values, those of the reference, of one shape, and where it says nothing.
+
+    Raises:
+        InputError: The case is refused.
+    """
+    image, reference = labelled_loader(predictor.plan, progress)(case)
+    ignored_value = predictor.plan.scheme.ignore_value
+    if predictor.plan.modality != "video":
+        found, values = (np.asarray(volume.array, np.int32) for volume in (predictor.predict(image), reference))
+        return found, values, None if ignored_value is None else values == ignored_value
+
+    def read() -> Iterator[Frame]:
+        return (Frame(index, f"frame{index:06d}", pixels) for index, pixels in enumerate(image))
+
+    count, rows, columns, _ = image.shape
+    # Of the frames in memory, as decoding them once more takes as long as the first time.
+    source = FrameSource(case.images[0], (rows, columns), count, None, True, (), read)
+    frames: list[NDArray[np.uint8]] = []
+    predict_video(predictor, source, lambda _, labels: frames.append(labels))
+    ignored = reference == UNLABELLED
+    return np.stack(frames), reference, ignored if ignored_value is None else ignored | (reference == ignored_value)

@@ -1,0 +1,127 @@
+"""How much memory training takes, found by a step on tensors that have shapes and no bytes.
+
+A whole step, loss and backward pass included, runs on PyTorch's fake tensors, and every storage is counted from its
+birth to its end: the peak is that of the tensors, exactly. What the process needs beyond it was measured.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from masam.model.masam import Masam
+from masam.model.parameters import count_parameters
+from masam.model.sizes import MasamSpec
+from masam.training.loss import segmentation_loss
+
+# Fitted to the peak (VmHWM) of real steps with Linux's allocator, vit_t and vit_b from 0.6 to 3 GB; up to 8 GB the
+# prediction is within 9 % (benchmarks/training_memory.py). Freed blocks are kept and not always used again; libraries,
+# threads and workspaces are the fixed part.
+_ALLOCATOR = 1.34
+_PROCESS_BYTES = 350 * 2**20
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Memory of one training process.
+
+    Attributes:
+        tensor_bytes: Peak of all tensors in a step, weights and gradients included.
+        optimizer_bytes: AdamW's two moments of what trains.
+    """
+
+    tensor_bytes: int
+    optimizer_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """Predicted peak of the process on a CPU, in float32."""
+        return round(_ALLOCATOR * (self.tensor_bytes + self.optimizer_bytes)) + _PROCESS_BYTES
+
+
+def predict_memory(
+    spec: MasamSpec,
+    micro_batch_windows: int,
+    *,
+    trained: Literal["adaptation", "everything", "decoder"] = "adaptation",
+    checkpointing: bool = False,
+    frozen_dtype: Literal["float32", "bf16"] = "float32",
+) -> TrainingMemory:
+    """Predict the memory of training, without taking it.
+
+    Args:
+        spec: The model; its ``window`` is the depth of the training windows.
+        micro_batch_windows: Windows that go through it at once.
+        trained: What trains, as in the run's settings.
+        checkpointing: Run each encoder block again for its gradients.
+        frozen_dtype: In what the encoder's frozen layers are kept; with ``bf16`` the forward pass is in it, too.
+    """
+    is_halved = frozen_dtype == "bf16"
+    with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16) if is_halved else nullcontext():
+        model = Masam(spec).train()
+        if trained == "everything":
+            model.train_everything()
+        elif trained == "decoder":
+            model.train_only_decoder()
+        if is_halved:
+            model.halve_frozen()
+        model.image_encoder.checkpointing = checkpointing
+        count = _StorageCount()
+        with count:
+            count.add(model.parameters())
+            shape = (micro_batch_windows, spec.window, spec.input_channels, spec.image_size, spec.image_size)
+            labels = torch.zeros(shape[0] * shape[1], *shape[3:], dtype=torch.long)
+            logits = model(torch.zeros(shape)).logits
+            segmentation_loss(logits.flatten(0, 1), labels).total.backward()
+        changed = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    return TrainingMemory(count.peak_bytes, 2 * changed)
+
+
+def least_memory(spec: MasamSpec) -> TrainingMemory:
+    """Return what the weights and AdamW's moments take alone, far less work to tell than ``predict_memory``.
+
+    Args:
+        spec: The model.
+    """
+    count = count_parameters(spec)
+    return TrainingMemory(4 * count.total, 2 * 4 * count.trainable)
+
+
+class _StorageCount(TorchDispatchMode):
+    """Counts the bytes of all storages that are alive, and the most there ever were."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live_bytes = self.peak_bytes = 0
+        self._known: set[int] = set()
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Count the storages of tensors, each once."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            if key in self._known:
+                continue
+            self._known.add(key)
+            self.live_bytes += size
+            self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+            weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live_bytes -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and count what it makes."""
+        result = func(*args, **(kwargs or {}))
+        self.add(leaf for leaf in tree_iter(result) if isinstance(leaf, Tensor))
+        return result

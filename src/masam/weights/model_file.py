@@ -1,0 +1,291 @@
+"""From files to models and back: build, save, load."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from masam.errors import ModelError
+from masam.io import gate
+from masam.model.masam import Masam, empty_model
+from masam.model.sizes import AdapterPlaces, Blocks, Decoder, Increments, MasamSpec, find_size
+from masam.weights import tensors
+from masam.weights.card import Base, ModelCard, read_card, read_header, read_spec, write_header
+from masam.weights.infer_spec import infer_sam_size
+from masam.weights.published import find_cached_by_sha256, published_by_sha256, resolve
+from masam.weights.sam_names import KINDS, kind_of
+from masam.weights.state_dict import begin_classes, load_sam_state, load_strictly, require_fit, require_sam
+
+MODEL_FILE = "model.safetensors"
+"""Name of the model in a run folder."""
+
+AUTO_SIZE = "auto"
+"""The size that the SAM file has; vit_b without a file."""
+
+
+def build_masam(
+    size: str = "vit_b",
+    num_classes: int = 13,
+    image_size: int = 512,
+    window: int = 5,
+    fact_rank: int = 32,
+    fact_scale: float = 1.0,
+    adapter_channels: int = 384,
+    sam_checkpoint: str | Path | None = None,
+    *,
+    fact_dropout: float = 0.1,
+    image_channels: int = 1,
+    increments: Increments = "fact",
+    fact_blocks: Blocks = "all",
+    adapter_blocks: Blocks = "all",
+    adapter_places: AdapterPlaces = "both",
+    adapter_depth_kernel: int = 3,
+    adapter_dilation: int = 1,
+    decoder: Decoder = "progressive",
+) -> Masam:
+    """Build a model to train.
+
+    Args:
+        size: vit_h, vit_l, vit_b, vit_t, or ``auto`` for whatever the SAM file holds.
+        num_classes: Foreground classes; the logits have one channel more.
+        image_size: Side of the square input in pixels, a multiple of 16.
+        window: Slices of a window.
+        fact_rank: Rank of the increments; 0 for none.
+        fact_scale: Their factor.
+        adapter_channels: Width of the 3D adapters.
+        sam_checkpoint: SAM's or MedSAM's weights: a file, ``.pth`` or Hugging Face's ``.safetensors``, or a published
+            name such as ``sam-vit-b``; None leaves the encoder at random numbers.
+        fact_dropout: Dropout inside the increments while training.
+        image_channels: Channels of the images; other numbers than 1 and 3 get a small trained projection.
+        increments: ``fact``, whose factors all blocks share, or ``lora``, each block with its own.
+        fact_blocks: ``all``, or the encoder blocks that get increments, by index from 0.
+        adapter_blocks: ``all``, or the encoder blocks that get 3D adapters.
+        adapter_places: Where in a block: before ``attention``, before the ``mlp``, ``both``, or ``none``.
+        adapter_depth_kernel: Slices that an adapter's convolution spans, odd; 1 is a 2D adapter.
+        adapter_dilation: Step between those slices.
+        decoder: ``progressive``, or ``sam`` for SAM's own two upsamplings and a bilinear rest.
+
+    Raises:
+        ConfigError: A number is out of its range.
+        InputError: The file cannot be opened.
+        ModelError: The file does not hold a SAM of this size.
+    """
+    state: dict[str, Tensor] | None = None
+    card = ModelCard()
+    sam = find_size("vit_b" if size == AUTO_SIZE else size)
+    if sam_checkpoint is not None:
+        state, base = read_base(sam_checkpoint)
+        card = ModelCard(base=base)
+        if size == AUTO_SIZE:
+            sam = infer_sam_size(state, where=sam_checkpoint)
+    model = Masam(
+        MasamSpec(
+            sam,
+            num_classes,
+            image_size,
+            window,
+            fact_rank,
+            fact_scale,
+            fact_dropout,
+            adapter_channels,
+            image_channels,
+            increments,
+            fact_blocks,
+            adapter_blocks,
+            adapter_places,
+            adapter_depth_kernel,
+            adapter_dilation,
+            decoder,
+        )
+    )
+    model.card = card
+    if state is not None:
+        load_sam_state(model, state, sam, where=sam_checkpoint)
+        begin_classes(model, state)
+    return model
+
+
+def read_base(name_or_path: str | Path) -> tuple[dict[str, Tensor], Base]:
+    """Read a SAM file for a model to stand on.
+
+    Args:
+        name_or_path: SAM's or MedSAM's weights: a file, or a published name such as ``sam-vit-b``.
+
+    Returns:
+        Its tensors under SAM's names, and what the model's card says of it.
+
+    Raises:
+        InputError: The file cannot be opened, or is not on this machine yet.
+        ModelError: It is damaged, or does not hold a SAM.
+    """
+    path = resolve(name_or_path)
+    state = require_sam(tensors.read_tensors(path)[0], path)
+    size, tensors_sha256 = infer_sam_size(state, where=path).name, tensors.content_sha256(state)
+    return state, Base(size, gate.sha256(path), tensors_sha256, path.name)
+
+
+def save(path: Path, model: Masam, *, embed_base: bool = False) -> None:
+    """Write a model with its card as one safetensors file.
+
+    The frozen encoder of a known SAM file is not repeated: the card names that file, and ``load`` asks for it. An
+    encoder that is not frozen, or that stands on no file, is in the file itself.
+
+    Args:
+        path: File to write.
+        model: The model, with its card.
+        embed_base: Put the encoder into the file in any case, so that the file stands alone.
+
+    Raises:
+        ResourceError: The file cannot be written.
+    """
+    write_model(path, model, model.state_dict(), embed_base=embed_base)
+
+
+def write_model(path: Path, model: Masam, state: Mapping[str, Tensor], *, embed_base: bool = False) -> None:
+    """Write a model of which this process may hold but a part.
+
+    Args:
+        path: File to write.
+        model: The model, with its card.
+        state: All its tensors, whole.
+        embed_base: As of ``save``.
+
+    Raises:
+        ResourceError: The file cannot be written.
+    """
+    card = model.card or ModelCard()
+    if embed_base or not stands_on_base(model):
+        card = replace(card, base=None)
+    else:
+        trained = model.trained_names()
+        state = {name: tensor for name, tensor in state.items() if name in trained}
+    tensors.write_tensors(path, state, write_header(model.spec, card))
+
+
+def stands_on_base(model: Masam) -> bool:
+    """Say whether a model's encoder is the frozen one of a SAM file that its card names."""
+    trained = model.trained_names()
+    is_frozen = not any(p.requires_grad for name, p in model.named_parameters() if name not in trained)
+    return is_frozen and model.card is not None and model.card.base is not None
+
+
+def fold_folder(root: Path, fold: int) -> Path:
+    """Return the run folder of a fold, in the folder of all."""
+    return root / f"fold_{fold}"
+
+
+def load_folds(path: str | Path, sam_checkpoint: str | Path | None = None) -> list[Masam]:
+    """Load the models of all folds, or one that stands alone.
+
+    Args:
+        path: The folder of all folds, or what ``load`` takes.
+        sam_checkpoint: As of ``load``.
+
+    Returns:
+        The models in evaluation mode; frozen tensors that they have in common are held once.
+
+    Raises:
+        InputError: As of ``load``.
+        ModelError: As of ``load``.
+    """
+    folders = _fold_folders(path)
+    models = [load(folder, sam_checkpoint) for folder in folders or [Path(path)]]
+    first = models[0]
+    frozen = {name: p for name, p in first.named_parameters() if name not in first.trained_names()}
+    for model in models[1:]:
+        if model.card.base is not None and model.card.base == first.card.base:
+            for name, parameter in model.named_parameters():
+                if name in frozen:
+                    parameter.data = frozen[name].data
+    return models
+
+
+def _fold_folders(path: str | Path) -> list[Path]:
+    """Return the run folders of folds whose training has come to a model, in order; none if the path is no such."""
+    root = Path(path)
+    if not root.is_dir() or (root / MODEL_FILE).exists():
+        return []
+    found = (fold_folder(root, fold) for fold in itertools.count())
+    return list(itertools.takewhile(lambda folder: (folder / MODEL_FILE).is_file(), found))
+
+
+def load(path: str | Path, sam_checkpoint: str | Path | None = None) -> Masam:
+    """Load a model that was trained here.
+
+    Args:
+        path: A run folder or its ``model.safetensors``.
+        sam_checkpoint: The SAM file the model stands on, where the encoder is not in the file itself; a path or a
+            published name. None looks among the published weights on this machine.
+
+    Returns:
+        The model in evaluation mode, its plan in ``model.card.plan``.
+
+    Raises:
+        InputError: A file cannot be opened.
+        ModelError: The file is damaged, of a newer format, or needs another SAM file.
+    """
+    if folds := _fold_folders(path):
+        raise ModelError(
+            f"expected one model, got a folder of {len(folds)} folds",
+            where=path,
+            fix="name one of them, such as fold_0; masam predict takes them all",
+        )
+    file = find_model_file(path)
+    shapes, spec, card = inspect(file)
+    model = empty_model(spec)
+    own, trained = model.state_dict(), model.trained_names()
+    kept = set(own) - trained if card.base is not None else set()
+    # Judged by shapes first: what does not fit takes no memory.
+    require_fit(own, shapes, kept, where=file)
+    if card.base is not None:
+        base, where = _find_base(sam_checkpoint, card.base, file)
+        load_sam_state(model, base, spec.sam, where=where)
+    load_strictly(model, tensors.read_tensors(file, ours=True)[0], kept, where=file)
+    model.card = card
+    return model.eval()
+
+
+def inspect(file: Path) -> tuple[dict[str, Tensor], MasamSpec, ModelCard]:
+    """Read a model file's table of contents: shapes (on the meta device), architecture and card.
+
+    Raises:
+        InputError: The file cannot be opened.
+        ModelError: It is damaged, of a newer format, or no model of masam's.
+    """
+    shapes, notes = tensors.read_header(file)
+    kind = kind_of(shapes)
+    if "masam" not in notes and kind is not None:
+        todo = "import it with masam weights import" if kind == "ma-sam-adapter" else "give it with --sam-checkpoint"
+        raise ModelError(f"expected a model that masam has written, got {KINDS[kind]}", where=file, fix=todo)
+    header = read_header(notes, file)
+    return shapes, read_spec(header, file), read_card(header, file)
+
+
+def find_model_file(path: str | Path) -> Path:
+    """Return the model's file, given that file or a run folder."""
+    file = Path(path)
+    return file / MODEL_FILE if file.is_dir() else file
+
+
+def _find_base(given: str | Path | None, base: Base, file: Path) -> tuple[dict[str, Tensor], Path]:
+    """Return the tensors of the SAM file that a model stands on, and where they are from."""
+    name = f" ({base.file})" if base.file else ""
+    wanted = f"the SAM file of {base.size}{name} with SHA-256 {base.sha256}"
+    published = published_by_sha256(base.sha256)
+    path = find_cached_by_sha256(base.sha256) if given is None else resolve(given)
+    if path is None:
+        get = f", or run masam weights get {published.name}" if published else ""
+        raise ModelError(f"the model stands on {wanted}", where=file, fix=f"give that file with --sam-checkpoint{get}")
+    state = require_sam(tensors.read_tensors(path)[0], path)
+    if base.tensors_sha256 is None or tensors.content_sha256(state) != base.tensors_sha256:
+        # The tensors decide, so that the same weights in another container are as good; old models know the file only.
+        found = gate.sha256(path)
+        if found != base.sha256:
+            raise ModelError(
+                f"expected {wanted}, got a file with SHA-256 {found}", where=path, fix="give the right file"
+            )
+    return state, path

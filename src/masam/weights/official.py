@@ -1,0 +1,173 @@
+"""The official MA-SAM's models in and out: its adapter file, and what its programs fix outside of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+from masam.errors import ConfigError, ModelError
+from masam.model.masam import Masam, empty_model
+from masam.preprocess.plan import PRESETS, Plan
+from masam.weights.card import ModelCard, require_fitting
+from masam.weights.infer_spec import USUAL_DECODER_HEADS, infer_masam_spec
+from masam.weights.model_file import read_base, stands_on_base
+from masam.weights.pytorch_file import write_pytorch
+from masam.weights.sam_names import to_official
+from masam.weights.state_dict import load_official_state, load_sam_state, require_adapter
+from masam.weights.tensors import read_tensors
+
+LABELS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "btcv": (
+            "paper-ct",
+            (
+                "spleen", "right_kidney", "left_kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta",
+                "inferior_vena_cava", "veins", "pancreas", "adrenal_glands",
+            ),
+        ),
+        "prostate": ("paper-mr", ("prostate",)),
+        "pancreas": ("paper-tumor", ("tumour",)),
+    }
+)  # fmt: skip
+"""What the official models were trained on: preset of the plan, and classes in the order of channels (paper.md 5)."""
+
+
+def load_reference(
+    sam_checkpoint: str | Path,
+    adapter_checkpoint: str | Path,
+    image_size: int = 512,
+    fact_scale: float = 1.0,
+    decoder_heads: int = USUAL_DECODER_HEADS,
+) -> Masam:
+    """Load the official MA-SAM: a SAM file and an ``epoch_N.pth``; all other numbers are read off the tensors.
+
+    Args:
+        sam_checkpoint: SAM's weights, of the backbone that the adapter was trained on: a file or a published name.
+        adapter_checkpoint: The official adapter file, automatic or box variant.
+        image_size: Side of the input in pixels that the adapter was trained with.
+        fact_scale: Factor of the FacT increments that it was trained with.
+        decoder_heads: Attention heads of the mask decoder.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        InputError: A file cannot be opened.
+        ConfigError: The image size is not one.
+        ModelError: A file is not what it should be, or the two do not belong together.
+    """
+    adapter_path = Path(adapter_checkpoint)
+    sam, base = read_base(sam_checkpoint)
+    adapter = require_adapter(read_tensors(adapter_path)[0], adapter_path)
+    spec = infer_masam_spec(sam, adapter, image_size, fact_scale, decoder_heads, (sam_checkpoint, adapter_path))
+    model = empty_model(spec)
+    load_sam_state(model, sam, spec.sam, where=sam_checkpoint)
+    load_official_state(model, adapter, where=adapter_path)
+    model.card = ModelCard(base=base)
+    return model.eval()
+
+
+def import_reference(
+    sam_checkpoint: str | Path,
+    adapter_checkpoint: str | Path,
+    *,
+    image_size: int = 512,
+    fact_scale: float = 1.0,
+    trained_on: str | None = None,
+    plan: Plan | None = None,
+    licence: str | None = None,
+) -> Masam:
+    """Load the official MA-SAM with all that it takes to predict scans with it.
+
+    Args:
+        sam_checkpoint: See ``load_reference``.
+        adapter_checkpoint: See ``load_reference``.
+        image_size: See ``load_reference``.
+        fact_scale: See ``load_reference``.
+        trained_on: btcv, prostate or pancreas: classes and preparation as in the official programs.
+        plan: A plan of one's own in its place; without either the model carries none.
+        licence: Terms of the adapter's weights, such as an SPDX name.
+
+    Raises:
+        InputError: A file cannot be opened.
+        ConfigError: The image size is not one, or there is no such data set.
+        ModelError: A file is not what it should be, or the parts do not belong together.
+    """
+    model = load_reference(sam_checkpoint, adapter_checkpoint, image_size, fact_scale)
+    if trained_on is not None:
+        plan = reference_plan(trained_on, image_size)
+    if plan is not None:
+        require_fitting(plan, model.spec)
+    model.card = replace(model.card, plan=plan, licence=licence)
+    return model
+
+
+def save_reference(path: Path, model: Masam) -> None:
+    """Write what was trained as the official code's ``epoch_N.pth``, for its ``--adapt_ckpt``.
+
+    The official code takes the other numbers from its options (``official_options``).
+
+    Args:
+        path: File to write, ``.pth``.
+        model: A model that stands on a SAM file.
+
+    Raises:
+        ModelError: The model's encoder is its own, or the model is another than the paper's: the official file has no
+            room for either.
+        ResourceError: The file cannot be written.
+    """
+    if varied := model.spec.variations():
+        said = ", ".join(f"{key} {value}" for key, value in varied.items())
+        raise ModelError(
+            f"expected the paper's model, got one with {said}; the official adapter file has no room for that",
+            fix="export it as safetensors",
+        )
+    if not stands_on_base(model) or model.image_encoder.fact is None or model.input_projection is not None:
+        raise ModelError(
+            "expected a model whose frozen encoder is a SAM file's, with FacT beside it and no projection of channels; "
+            "the official adapter file has no room for them",
+            fix="export it as safetensors",
+        )
+    trained = model.trained_names()
+    state = {name: tensor for name, tensor in model.state_dict().items() if name in trained}
+    write_pytorch(path, to_official(state, model.spec.sam.depth))
+
+
+def official_options(model: Masam) -> str:
+    """Return the options with which the official programs run a model of ``save_reference``."""
+    spec = model.spec
+    base = model.card.base.file if model.card and model.card.base else None
+    return (
+        f"--ckpt {base or 'SAM_FILE'} --vit_name {spec.sam.name} --num_classes {spec.num_classes} "
+        f"--img_size {spec.image_size} --rank {spec.fact_rank} --scale {spec.fact_scale:g}"
+    )
+
+
+def reference_plan(trained_on: str, image_size: int = 512) -> Plan:
+    """Return how the official programs prepare volumes.
+
+    Slices lie as the file stores them, whatever its orientation, and each window is stretched to 0..1 (paper.md 1.5).
+
+    Args:
+        trained_on: btcv, prostate or pancreas.
+        image_size: Side of the model's input in pixels.
+
+    Raises:
+        ConfigError: There is no such data set.
+    """
+    if trained_on not in LABELS:
+        raise ConfigError(f"expected one of {', '.join(LABELS)}, got {trained_on!r}", where="trained_on")
+    preset_name, classes = LABELS[trained_on]
+    preset = PRESETS[preset_name]
+    return Plan(
+        name=trained_on,
+        modality=preset.modality,
+        slice_axis="stored",
+        intensity=preset.intensity,
+        window_minmax=preset.window_minmax,
+        window=preset.window,
+        image_size=image_size,
+        labels={"background": 0} | {name: value for value, name in enumerate(classes, start=1)},
+    )

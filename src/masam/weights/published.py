@@ -1,0 +1,279 @@
+"""SAM weights by name, others' and our own: where they come from, and where they lie on this machine."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+
+from masam.errors import ConfigError, InputError, ModelError
+from masam.io.gate import system_border
+from masam.progress import MB
+from masam.weights.part import part_path
+from masam.weights.receipt import read_receipt
+
+State = Literal["yes", "no", "incomplete", "unchecked"]
+
+_PACKAGE = Path(__file__).parent.parent / "assets"
+"""Holds the weights that come with the package."""
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """One file of weights: of others, or in the package.
+
+    Attributes:
+        name: What users call it.
+        title: What it is, in a few words.
+        size: Model size, as in ``masam.model.sizes``.
+        url: Address of the file; None where it comes with the package.
+        filename: Its name in the cache folder, or in the package.
+        bytes: Its size in bytes: exact where ``sha256`` is given, else about.
+        sha256: SHA-256 of the file in hex; None where the host's own statement counts. Of the package's it is pinned.
+        licence: SPDX name of its licence.
+        page: Page of its authors.
+    """
+
+    name: str
+    title: str
+    size: str
+    url: str | None
+    filename: str
+    bytes: int
+    sha256: str | None
+    licence: str
+    page: str
+
+    @property
+    def file_size(self) -> str:
+        """The size of the file as people write it."""
+        return f"{self.bytes / MB:.0f} MB" if self.bytes < 1000 * MB else f"{self.bytes / MB / 1000:.2f} GB"
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies, or would."""
+        return (cache_folder() if self.url else _PACKAGE) / self.filename
+
+    def verified(self) -> str | None:
+        """Return the SHA-256 that the file on this machine was verified by; None if there is none, or it was not.
+
+        The package's file came through an installer that checks what it installs; its size is compared.
+
+        Raises:
+            ResourceError: The system did not let us read.
+        """
+        if self.url:
+            receipt = read_receipt(self.path)
+            return receipt.sha256 if receipt else None
+        with system_border(self.path):
+            is_whole = self.path.is_file() and self.path.stat().st_size == self.bytes
+        return self.sha256 if is_whole else None
+
+
+def _meta(letter: str, filename: str, size: int, sha256: str) -> PublishedWeights:
+    return PublishedWeights(
+        name=f"sam-vit-{letter}",
+        title=f"SAM, ViT-{letter.upper()}, by Meta",
+        size=f"vit_{letter}",
+        url=f"https://dl.fbaipublicfiles.com/segment_anything/{filename}",
+        filename=filename,
+        bytes=size,
+        sha256=sha256,
+        licence="Apache-2.0",
+        page="https://github.com/facebookresearch/segment-anything#model-checkpoints",
+    )
+
+
+def _hugging_face(letter: str, word: str, size: int) -> PublishedWeights:
+    return PublishedWeights(
+        name=f"sam-vit-{letter}-hf",
+        title=f"SAM, ViT-{letter.upper()}, as safetensors",
+        size=f"vit_{letter}",
+        url=f"https://huggingface.co/facebook/sam-vit-{word}/resolve/main/model.safetensors",
+        filename=f"sam-vit-{word}.safetensors",
+        bytes=size,
+        sha256=None,
+        licence="Apache-2.0",
+        page=f"https://huggingface.co/facebook/sam-vit-{word}",
+    )
+
+
+_ALL = (
+    PublishedWeights(
+        name="masam-vit-t",
+        title="A small SAM of our own, pre-trained on pictures made by formula",
+        size="vit_t",
+        url=None,
+        filename="masam-vit-t.safetensors",
+        bytes=18_126_160,
+        sha256="fcdac990cf137d6d903d73653a969c0c7eaad690e001cc7a54b0f79163926956",
+        licence="Apache-2.0",
+        page="docs/concepts/pre-training.md",
+    ),
+    _meta(
+        "b",
+        "sam_vit_b_01ec64.pth",
+        375_042_383,
+        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    ),
+    _meta(
+        "l",
+        "sam_vit_l_0b3195.pth",
+        1_249_524_607,
+        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    ),
+    _meta(
+        "h",
+        "sam_vit_h_4b8939.pth",
+        2_564_550_879,
+        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    ),
+    _hugging_face("b", "base", 375 * MB),
+    _hugging_face("l", "large", 1250 * MB),
+    _hugging_face("h", "huge", 2564 * MB),
+    PublishedWeights(
+        name="medsam-vit-b",
+        title="MedSAM, ViT-B, SAM fine-tuned on medical images",
+        size="vit_b",
+        # Of one commit, so that the file cannot change behind its name.
+        url="https://huggingface.co/wanglab/medsam-vit-base/resolve/"
+        "a0a0e4bf38278213a0df876d2378f5736731a15e/model.safetensors",
+        filename="medsam-vit-base.safetensors",
+        bytes=375 * MB,
+        sha256=None,
+        licence="Apache-2.0",
+        page="https://github.com/bowang-lab/MedSAM",
+    ),
+)
+
+PUBLISHED: Mapping[str, PublishedWeights] = {one.name: one for one in _ALL}
+"""All weights that masam knows by name."""
+
+
+def cache_folder() -> Path:
+    """Return the folder of downloaded weights: ``MASAM_HOME/weights``, or ``weights`` in the user's cache of masam."""
+    home = os.environ.get("MASAM_HOME")
+    root = Path(home).absolute() if home else platformdirs.user_cache_path("masam", appauthor=False)
+    return root / "weights"
+
+
+def find_published(name: str) -> PublishedWeights:
+    """Return the weights of a name.
+
+    Raises:
+        ConfigError: There are none of that name; the line says the nearest.
+    """
+    if name not in PUBLISHED:
+        near = difflib.get_close_matches(name, PUBLISHED, n=1)
+        fix = f"did you mean {near[0]!r}?" if near else "see masam weights list"
+        raise ConfigError(f"expected one of {', '.join(PUBLISHED)}, got {name!r}", where="weights", fix=fix)
+    return PUBLISHED[name]
+
+
+def cached(name: str) -> Path | None:
+    """Return where published weights lie on this machine, complete and once verified; None if they do not.
+
+    Raises:
+        ConfigError: There are no published weights of that name.
+        ResourceError: The system did not let us read.
+    """
+    entry = find_published(name)
+    return entry.path if entry.verified() else None
+
+
+def state(name: str) -> State:
+    """Say whether published weights are on this machine.
+
+    Returns:
+        ``yes``; ``no``; ``incomplete`` if a part is there that a download goes on with; ``unchecked`` if the file was
+        put there by hand and not verified yet.
+
+    Raises:
+        ConfigError: There are no published weights of that name.
+        ResourceError: The system did not let us read.
+    """
+    if cached(name):
+        return "yes"
+    path = find_published(name).path
+    if path.exists():
+        return "unchecked"
+    return "incomplete" if part_path(path).exists() else "no"
+
+
+def resolve(name_or_path: str | Path) -> Path:
+    """Return the file that is meant by the name of published weights or by a path.
+
+    One rule: what equals a published name is that name, whatever lies in the working folder. A file that happens to be
+    called so is meant by a path with a separator, as text: ``./sam-vit-b``.
+
+    Args:
+        name_or_path: A name of ``PUBLISHED``, or a path, which is returned as it is.
+
+    Raises:
+        InputError: The published weights are not on this machine, or not verified yet.
+        ResourceError: The system did not let us read.
+    """
+    entry = PUBLISHED.get(str(name_or_path))
+    if entry is None:
+        return Path(name_or_path)
+    return require_cached(entry.name)
+
+
+def require_cached(name: str) -> Path:
+    """Return where published weights lie on this machine, complete and once verified.
+
+    Raises:
+        ConfigError: There are no published weights of that name.
+        InputError: They are not on this machine, or not verified yet.
+        ResourceError: The system did not let us read.
+    """
+    if path := cached(name):
+        return path
+    entry = find_published(name)
+    if entry.url is None:
+        raise broken_package(entry)
+    if state(name) == "unchecked":
+        raise InputError(
+            f"{name} is there, but not checked yet", where=entry.path, fix=f"run masam weights verify {name}"
+        )
+    raise InputError(
+        f"{name} is not on this machine yet", fix=f"run masam weights get {name} (about {entry.file_size})"
+    )
+
+
+def broken_package(entry: PublishedWeights) -> ModelError:
+    """Return the error that the package's own file is not what it was."""
+    return ModelError(
+        f"expected a file of {entry.bytes} bytes with SHA-256 {entry.sha256}, which comes with masam",
+        where=entry.path,
+        fix="install masam again; in a clone, check that the file was fetched whole",
+    )
+
+
+def published_by_sha256(sha256: str) -> PublishedWeights | None:
+    """Return the published weights of a SHA-256: a pinned one, or one that was verified on this machine.
+
+    Args:
+        sha256: SHA-256 of the whole file in lower-case hex.
+
+    Raises:
+        ResourceError: The system did not let us read.
+    """
+    return next((entry for entry in PUBLISHED.values() if sha256 in (entry.sha256, entry.verified())), None)
+
+
+def find_cached_by_sha256(sha256: str) -> Path | None:
+    """Return the file of a SHA-256 on this machine, by the notes beside the downloaded ones; no file is read.
+
+    Args:
+        sha256: SHA-256 of the whole file in lower-case hex.
+
+    Raises:
+        ResourceError: The system did not let us read.
+    """
+    return next((entry.path for entry in PUBLISHED.values() if sha256 == entry.verified()), None)

@@ -1,0 +1,140 @@
+import itertools
+import json
+import socket
+import sys
+
+import nibabel
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from masam.cases.folder import load_case, read_dataset
+from masam.errors import ConfigError, ResourceError
+from masam.synthetic import head
+from masam.synthetic.head import LABELS, label_tissue, load_head, plan_slabs, write_head
+
+pytest.importorskip("nilearn")
+
+
+@pytest.fixture(scope="module")
+def template():
+    return load_head()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "socket", None)  # a call to the network would fail
+        return write_head(tmp_path_factory.mktemp("head"))
+
+
+def test_the_template_is_cropped_to_the_brain_at_its_place(template):
+    image, labels = template
+    assert image.array.dtype == np.int16
+    assert labels.array.dtype == np.uint8
+    assert image.shape == labels.shape == (157, 193, 122)
+    assert image.geometry.spacing_mm == (1, 1, 1)
+    assert (image.array.min(), image.array.max()) == (0, 1000)
+    # In MNI space the brain is symmetric about x = 0; its middle lies behind and above the anterior commissure.
+    position = image.geometry.affine @ [*np.argwhere(labels.array > 0).mean(axis=0), 1]
+    np.testing.assert_allclose(position[:3], [0, -20, 10], atol=12)
+    np.testing.assert_array_equal(image.geometry.affine, labels.geometry.affine)
+
+
+def test_labels_follow_the_tissue(template):
+    image, labels = template
+    grey, white = (image.array[labels.array == value] for value in (1, 2))
+    assert np.median(white) > np.median(grey) + 100  # T1: white matter is the brighter
+    # An adult's brain: more grey than white matter, both around half a litre or more.
+    assert 800e3 < len(grey) < 1300e3
+    assert 500e3 < len(white) < 800e3
+    inverse = np.linalg.inv(image.geometry.affine)
+
+    def at(x, y, z):
+        return labels.array[tuple(np.rint(inverse @ [x, y, z, 1]).astype(int)[:3])]
+
+    assert at(26, -20, 30) == at(-26, -10, 32) == LABELS["white_matter"]  # corona radiata
+    assert at(-12, 12, 9) == LABELS["grey_matter"]  # head of the caudate nucleus
+    assert at(6, -2, 18) == at(-8, 0, 18) == 0  # lateral ventricles: fluid
+    assert labels.array[0, 0, 0] == 0
+
+
+def test_the_larger_tissue_wins_and_fluid_is_background():
+    grey = np.float32([0.6, 0.4, 0.2, 0.9, 0.5, 0.3])
+    white = np.float32([0.4, 0.6, 0.1, 0.0, 0.5, 0.3])
+    brain = np.array([True, True, True, False, True, True])
+    np.testing.assert_array_equal(label_tissue(grey, white, brain), [1, 2, 0, 0, 1, 0])
+
+
+@given(
+    length=st.integers(1, 200), first=st.integers(0, 30),
+    slab=st.integers(1, 20), gap=st.integers(1, 10), every=st.integers(2, 5),
+)  # fmt: skip
+def test_slabs_are_apart_and_inside(length, first, slab, gap, every):
+    last = first + length - 1
+    fitting = max(0, (length + gap) // (slab + gap))
+    if fitting < every:
+        with pytest.raises(ConfigError, match=f"slab_slices: expected room for {every} slabs, one of them held out"):
+            plan_slabs(first, last, slab_slices=slab, gap_slices=gap, test_every=every)
+        return
+    slabs = plan_slabs(first, last, slab_slices=slab, gap_slices=gap, test_every=every)
+    assert len(slabs) == fitting
+    assert {s.split for s in slabs} == {"train", "test"}
+    assert sum(s.split == "test" for s in slabs) == fitting // every
+    assert slabs[0].first == first
+    assert slabs[-1].last <= last
+    for lower, upper in itertools.pairwise(slabs):
+        assert upper.first - lower.last == gap + 1
+    assert all(s.last - s.first + 1 == slab for s in slabs)
+
+
+@pytest.mark.parametrize("wrong", [{"slab_slices": 0}, {"gap_slices": 0}, {"test_every": 1}])
+def test_wrong_numbers_are_refused(wrong):
+    key, value = next(iter(wrong.items()))
+    with pytest.raises(ConfigError, match=f"slabs and gaps of 1 slice or more .*{key}={value}"):
+        plan_slabs(0, 121, **wrong)
+
+
+def test_each_slab_lies_at_its_place_in_the_head(root, template):
+    image, labels = template
+    facts = json.loads((root / "slabs.json").read_text())
+    assert (facts["slab_slices"], facts["gap_slices"], facts["test_every"]) == (14, 5, 3)
+    for slab in facts["slabs"]:
+        suffix = "Tr" if slab["split"] == "train" else "Ts"
+        stored = nibabel.load(root / f"images{suffix}" / f"{slab['name']}_0000.nii.gz")
+        stored_labels = nibabel.load(root / f"labels{suffix}" / f"{slab['name']}.nii.gz")
+        part = slice(slab["first"], slab["last"] + 1)
+        np.testing.assert_array_equal(np.asarray(stored.dataobj), image.array[:, :, part])
+        np.testing.assert_array_equal(np.asarray(stored_labels.dataobj), labels.array[:, :, part])
+        np.testing.assert_array_equal(stored.affine, stored_labels.affine)
+        # The same voxel has the same place in the slab and in the whole head.
+        np.testing.assert_allclose(
+            stored.affine @ [10, 20, 3, 1], image.geometry.affine @ [10, 20, slab["first"] + 3, 1]
+        )
+        assert slab["z_mm"] == [stored.affine[2, 3], stored.affine[2, 3] + 13]
+        assert set(np.unique(stored_labels.dataobj)) == {0, 1, 2}
+
+
+def test_the_folder_is_a_data_set_to_the_reader(root):
+    folder = read_dataset(root)
+    assert [case.id for case in folder.training] == ["head_00", "head_01", "head_03", "head_04"]
+    assert [case.id for case in folder.test] == ["head_02", "head_05"]
+    assert all(case.label is not None for case in folder.test)
+    assert folder.channel_names == ("T1",)
+    assert folder.labels.to_mapping() == LABELS
+    assert load_case(folder.test[0])[0].shape == (157, 193, 14)
+
+
+def test_the_folder_says_what_it_is(root):
+    text = (root / "README.txt").read_text()
+    assert "one average brain" in text
+    assert "5 slices between two slabs" in text
+    assert "head_02   test   38 to 51" in text
+
+
+def test_without_nilearn_the_error_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "nilearn", None)
+    with pytest.raises(ResourceError, match=r"needs nilearn, which is not installed; pip install 'masam\[demo\]'"):
+        head.write_head(tmp_path / "head")
+    assert not (tmp_path / "head").exists()
