@@ -144,7 +144,7 @@ MUTANTS = """
 import json, logging, random, sys, warnings
 from pathlib import Path
 from masam.errors import InputError, ResourceError
-from masam.io import dicom, dicom_decoder
+from masam.io.dicom import decoder, pixels
 from masam.io.dicom.pixels import read_dicom
 
 warnings.simplefilter("ignore")  # of codecs
@@ -159,15 +159,15 @@ class Here:
         for frame in frames:
             out = io.BytesIO()
             try:
-                code = dicom_decoder.decode_here([{"path": str(frame.file.path), "index": frame.index}], out)
+                code = decoder.decode_here([{"path": str(frame.file.path), "index": frame.index}], out)
             except BaseException:
                 code = 1  # a codec's panic, which ends the process that it runs in
             if code:
                 raise InputError(f"code {code}")
             yield np.frombuffer(out.getvalue(), "<i8").reshape(frame.form.rows, frame.form.columns).astype(np.int64)
 
-dicom.decode = Here.decode
-dicom_decoder._limit = lambda frame_bytes: None
+pixels.decode = Here.decode
+decoder._limit = lambda frame_bytes: None
 rng = random.Random(seed)
 outcomes = {"read": 0, "refused": 0}
 path = folder / "mutant"
