@@ -71,7 +71,7 @@ def test_a_missing_sequence_is_named(masam, sequences, tmp_path):
     result = masam("predict", scans, "--model", run, "--out", tmp_path / "masks", "--device", "cpu")
     assert result.code == 4
     wanted = f"expected {len(names)} channels ({', '.join(names)}), got {len(names) - 1}"
-    assert f"case0: {wanted}; give one file a channel, CASE_0000.nii.gz, CASE_0001.nii.gz and so on" in result.error
+    assert f"case0: {wanted}; give one file per channel, CASE_0000.nii.gz, CASE_0001.nii.gz and so on" in result.error
     assert [path.name for path in (tmp_path / "masks").glob("*.nii.gz")] == ["case2.nii.gz"]
     (sequences / "imagesTr" / "case0_0000.nii.gz").rename(tmp_path / "away.nii.gz")
     try:

@@ -97,7 +97,7 @@ def test_what_is_given_must_fit(masam, dataset, prompted, trained, tmp_path):
             dataset / "labelsTs",
             trained,
             6,
-            "the model was trained without prompts, so its answer",
+            "the model was trained without prompts, so its response",
         ),
         (tmp_path / "none", prompted, 3, f"{tmp_path / 'none'}: expected a folder of references"),
     ):

@@ -161,11 +161,11 @@ def test_a_killed_run_leaves_no_half_case_and_the_next_one_does_it_again(masam, 
 def test_model_and_input_must_be_of_one_kind(masam, model, trained, clip, tmp_path):
     result = masam("predict", clip, "--model", trained, "--out", tmp_path / "out")
     assert result.code == 6
-    assert "clip.mkv: the model is for CT volumes (set), the input is video; take a model" in result.error
+    assert "clip.mkv: the model is for CT volumes (set), the input is video; use a model" in result.error
     scan = save(tmp_path / "scan.nii.gz", arrays()[0])
     result = masam("predict", scan, "--model", model, "--out", tmp_path / "out")
     assert result.code == 6
-    assert "scan.nii.gz: the model is for video (endo), the input is a volume; take a model" in result.error
+    assert "scan.nii.gz: the model is for video (endo), the input is a volume; use a model" in result.error
     assert not (tmp_path / "out").exists()
 
 

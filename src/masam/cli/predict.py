@@ -110,6 +110,7 @@ def predict(
     given = _prompts(box or [], points, unit, prompt_class, prompts, [] if are_videos else [case.id for case in cases])
     from masam.predict.cohort import predict_cohort, predict_file
     from masam.predict.predictor import Predictor
+    from masam.predict.requirements import require_modality
     from masam.predict.video_cohort import predict_videos
 
     predictor = Predictor(
@@ -122,7 +123,7 @@ def predict(
         keep_largest=keep_largest or (),
         fill_holes=fill_holes or (),
     )
-    predictor.require_modality(is_video=are_videos, what=images)
+    require_modality(predictor.plan, is_video=are_videos, what=images)
     with listening(quiet) as progress:
         if are_videos:
             cohort = predict_videos(predictor, cases, out, progress, overlay=overlay)

@@ -18,8 +18,14 @@ from masam.evaluation.prompts import PromptEvaluation, PromptScore
 from masam.evaluation.summary import read_scheme, to_channels
 from masam.labels import LabelScheme
 from masam.model.masam import Masam
+from masam.predict.encoded import EncodedVolume
 from masam.predict.predictor import Predictor
-from masam.predict.prompted import EncodedVolume
+from masam.predict.requirements import (
+    match_channels,
+    require_channels,
+    require_modality,
+    require_trained_with_prompts,
+)
 from masam.progress import Progress, Silent
 from masam.prompts import Click, Prompt
 from masam.prompts.simulated_user import BOXES, correct, draw_boxes
@@ -72,8 +78,8 @@ def evaluate_prompts(
     if seed < 0:
         raise ConfigError(f"expected a seed of 0 or more, got {seed}", where="seed")
     predictor = model if isinstance(model, Predictor) else Predictor(model)
-    predictor.require_modality(is_video=False, what=images if isinstance(images, str | Path) else "a volume")
-    predictor.require_trained_with_prompts()
+    require_modality(predictor.plan, is_video=False, what=images if isinstance(images, str | Path) else "a volume")
+    require_trained_with_prompts(predictor.ensemble.models)
     scheme = predictor.plan.scheme if labels is None else read_scheme(labels)
     _require_classes(scheme, predictor.plan.scheme)
     pairs = _pair(predictor, images, references)
@@ -198,8 +204,8 @@ def _pair(
 
 def _fitting(predictor: Predictor, case: str, scan: Case | Volume) -> Case | Volume:
     if isinstance(scan, Case):
-        return predictor.fitting(scan)
-    predictor.require_channels(scan.channels, where=case)
+        return match_channels(predictor.plan, scan)
+    require_channels(predictor.plan, scan.channels, where=case)
     return scan
 
 

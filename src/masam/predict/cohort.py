@@ -21,6 +21,7 @@ from masam.io.dicom.series import read_stack
 from masam.io.images import image_sha256, is_dicom_image
 from masam.io.nifti.file import write_volume
 from masam.predict.predictor import Predictor
+from masam.predict.requirements import match_channels, require_promptable
 from masam.progress import Progress
 from masam.prompts import Prompt
 from masam.volume import Volume
@@ -123,7 +124,7 @@ def predict_cohort(
     _require_prompts(predictor, cases, prompts)
 
     def identify(case: Case) -> str:
-        predictor.fitting(case)
+        match_channels(predictor.plan, case)
         return _scan_sha256(case)
 
     def is_whole(case: Case, entry: Mapping[str, Any]) -> bool:
@@ -131,7 +132,7 @@ def predict_cohort(
         return target.is_file() and gate.sha256(target) == entry.get("labels_sha256")
 
     def write(case: Case, title: str) -> dict[str, Any]:
-        image, _ = load_case(predictor.fitting(case), say=progress.say)
+        image, _ = load_case(match_channels(predictor.plan, case), say=progress.say)
         progress.say(f"{title}, {' x '.join(map(str, image.shape))} voxels")
         return _write(predictor, case, image, out / f"{case.id}{ending}", progress, prompts.get(case.id))
 
@@ -212,7 +213,7 @@ def predict_file(
     """
     if is_one_of(out, case.images) or (case.images[0].is_dir() and _is_inside(out, case.images[0])):
         raise ConfigError("the labels would take the place of the scan", where=out, fix="name another file")
-    case = predictor.fitting(case)
+    case = match_channels(predictor.plan, case)
     _require_sources([case], out.suffix.lower())
     _require_prompts(predictor, [case], {} if prompts is None else {case.id: prompts})
     image, _ = load_case(case, say=progress.say)
@@ -260,7 +261,7 @@ def _require_prompts(predictor: Predictor, cases: Sequence[Case], prompts: CaseP
             fix="name cases as their files are, without _0000 and ending",
         )
     for case, some in prompts.items():
-        predictor.require_promptable(some, where=f"prompts of {case}")
+        require_promptable(predictor.ensemble.models, predictor.plan, some, where=f"prompts of {case}")
 
 
 def _settings(settings: str, prompts: Sequence[Prompt] | None) -> dict[str, Any]:
@@ -330,13 +331,13 @@ def _is_inside(path: Path, folder: Path) -> bool:
 def _settings_sha256(predictor: Predictor) -> str:
     """Hash all but the scan that decides the labels."""
     facts = {
-        "models": [[content_sha256(model.state_dict()), asdict(model.spec)] for model in predictor.models],
+        "models": [[content_sha256(model.state_dict()), asdict(model.spec)] for model in predictor.ensemble.models],
         "plan": predictor.plan.model_dump(mode="json"),
         "stride": predictor.stride,
         "keep_largest": predictor.keep_largest,
         "fill_holes": predictor.fill_holes,
-        "precision": predictor.precision,
-        "device": predictor.device.type,
+        "precision": predictor.ensemble.precision,
+        "device": predictor.ensemble.device.type,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

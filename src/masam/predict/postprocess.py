@@ -12,6 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from masam.errors import ConfigError
+from masam.labels import LabelScheme
 
 # Voxels that share a face, an edge or a corner hang together, as in nnU-Net.
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
@@ -99,6 +100,48 @@ def fill_holes(labels: NDArray[np.integer], classes: Sequence[int]) -> tuple[NDA
         added[number] = int(holes.sum())
         filled[holes] = number
     return filled, Cleaning("fill_holes", added=added)
+
+
+def clean(
+    labels: NDArray[np.integer], keep_largest: Sequence[int], filled: Sequence[int]
+) -> tuple[NDArray[np.integer], tuple[Cleaning, ...]]:
+    """Apply the cleanings that have classes.
+
+    Args:
+        labels: [D, H, W] channel numbers; not changed.
+        keep_largest: Channel numbers for :func:`keep_largest_component`.
+        filled: Channel numbers for :func:`fill_holes`, which runs after it.
+
+    Returns:
+        The cleaned channel numbers, and what each cleaning changed.
+
+    Raises:
+        ConfigError: A class is the background or less, or comes twice.
+    """
+    cleanings = []
+    for step, classes in ((keep_largest_component, keep_largest), (fill_holes, filled)):
+        if classes:
+            labels, cleaning = step(labels, classes)
+            cleanings.append(cleaning)
+    return labels, tuple(cleanings)
+
+
+def channels_of_classes(scheme: LabelScheme, names: Sequence[str]) -> tuple[int, ...]:
+    """Return the channel numbers of classes.
+
+    Args:
+        scheme: Classes of the model.
+        names: Names of foreground classes; repeated names count once.
+
+    Raises:
+        ConfigError: A name is unknown.
+    """
+    channels = {label.name: channel for channel, label in enumerate(scheme.labels) if channel > 0}
+    if unknown := [name for name in names if name not in channels]:
+        raise ConfigError(
+            f"expected classes out of {', '.join(channels)}, got {', '.join(unknown)}", where="postprocess"
+        )
+    return tuple(channels[name] for name in dict.fromkeys(names))
 
 
 def _check_classes(classes: Sequence[int]) -> None:

@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 
 from masam.model.masam import Masam
-from masam.preprocess.pipeline import PreparedVolume
 from masam.prompts.projection import MASK_LOGIT, SlicePrompt, VolumePrompts
 
-Encodings = Mapping[int, Sequence[Tensor]]
-"""First slice of each window to what the encoder of each model made of it, [S, D, h, w]."""
-
 _LEAST = 1e-12
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedVolume:
-    """A volume that is asked more than once: each further prompt needs the decoder alone, on the slices it changes.
-
-    It holds the embeddings of all windows in memory: slices times window over stride, each a few hundred channels at a
-    sixteenth of the model's image size (ViT, 512 pixels, float32: 1 MB).
-
-    Attributes:
-        prepared: The slices, and the way back.
-        encodings: What the encoders made of them, of every window.
-        automatic: [slices, rows, columns] channel numbers of the answer without prompts, before any cleaning.
-    """
-
-    prepared: PreparedVolume
-    encodings: Encodings
-    automatic: NDArray[np.integer]
 
 
 def prompted_probabilities(

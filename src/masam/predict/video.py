@@ -19,6 +19,7 @@ from masam.io.video.frames import Frame, FrameSource
 from masam.io.video.label_frames import require_indexable
 from masam.predict.postprocess import most_probable
 from masam.predict.predictor import Predictor
+from masam.predict.requirements import require_modality
 from masam.preprocess.intensity import minmax_per_window
 from masam.preprocess.resize import resize_probabilities
 from masam.progress import Progress, Silent
@@ -79,7 +80,7 @@ def require_predictable(predictor: Predictor, what: object) -> None:
         ConfigError: A cleaning is asked for, or a label value is above 255.
         ModelError: The model is not for video.
     """
-    predictor.require_modality(is_video=True, what=what)
+    require_modality(predictor.plan, is_video=True, what=what)
     if predictor.keep_largest or predictor.fill_holes:
         raise ConfigError(
             "keep-largest and fill-holes need the whole volume at once, and a video is never held whole",
@@ -94,10 +95,10 @@ def _probabilities(predictor: Predictor, source: FrameSource) -> Iterator[tuple[
     plan = predictor.plan
     aggregator = WindowAggregator(
         None,
-        predictor.models[0].spec.num_channels,
+        predictor.ensemble.num_channels,
         (plan.image_size, plan.image_size),
         plan.window,
-        device=predictor.device,
+        device=predictor.ensemble.device,
     )
     waiting: deque[Frame] = deque()
 
@@ -121,4 +122,5 @@ def _predict(
     images = [np.stack([one.image for one in frames]) for _, frames in windows]
     if predictor.plan.window_minmax:
         images = [minmax_per_window(window, jointly=True) for window in images]
-    return predictor.class_probabilities(torch.from_numpy(np.stack(images)))
+    embeddings = predictor.ensemble.encode(torch.from_numpy(np.stack(images)))
+    return predictor.ensemble.decode(embeddings).unflatten(0, (len(windows), -1))

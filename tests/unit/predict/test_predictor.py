@@ -13,6 +13,7 @@ from masam.aggregate import WindowAggregator
 from masam.device import autocast, choose_device
 from masam.errors import ConfigError, InputError, ModelError, ResourceError
 from masam.io.nifti.file import write_volume
+from masam.predict.encoded import VolumeEncoder
 from masam.predict.predictor import Predictor
 from masam.preprocess.intensity import Percentiles
 from masam.preprocess.pipeline import PreparedVolume
@@ -51,6 +52,12 @@ def model():
 
 def predictor(model, **changes):
     return Predictor(model, **{"device": "cpu", "plan": PLAN, **changes})
+
+
+def probabilities(predictor, prepared, prompts=None):
+    """Return the mean class probabilities by slice."""
+    source = VolumeEncoder(prepared, predictor.ensemble, window_minmax=predictor.plan.window_minmax, cached_slices=9)
+    return dict(predictor.probabilities(source, Silent(), prompts, range(prepared.depth)))
 
 
 def reorient(source, order, flips):
@@ -121,7 +128,7 @@ def test_batches_change_nothing(model, stride, depth):
 def test_probabilities_are_means_over_windows(model):
     predict = predictor(model)
     prepared = PLAN.preprocessing.prepare(volume((20, 24, 4)))
-    slices = dict(predict.probabilities(prepared, Silent()))
+    slices = probabilities(predict, prepared)
     images = torch.from_numpy(np.stack([prepared.slice(i) for i in range(4)]))
     with torch.no_grad():
         votes = {i: [] for i in range(4)}
@@ -353,8 +360,8 @@ def test_a_box_is_followed_through_windows_and_votes(model):
     prompted = predictor(model)
     prepared = PLAN.preprocessing.prepare(volume((20, 24, 6)))
     given = project([Box3D((3, 4, 1, 12, 15, 3), class_name="ball")], prepared.trace, PLAN.scheme)
-    slices = dict(prompted.probabilities(prepared, Silent(), given))
-    automatic = dict(prompted.probabilities(prepared, Silent()))
+    slices = probabilities(prompted, prepared, given)
+    automatic = probabilities(prompted, prepared)
     images = torch.from_numpy(np.stack([prepared.slice(i) for i in range(6)]))
     box = torch.from_numpy(given.classes[1].box)
     with torch.no_grad():
@@ -406,8 +413,8 @@ def test_prompts_in_batches_and_strides(model, change):
 def test_a_click_changes_its_own_slice_and_no_other(model):
     prepared = PLAN.preprocessing.prepare(volume((20, 24, 6)))
     given = project([Click((10, 12, 3), class_name="ball")], prepared.trace, PLAN.scheme)
-    plain = dict(predictor(model).probabilities(prepared, Silent()))
-    clicked = dict(predictor(model).probabilities(prepared, Silent(), given))
+    plain = probabilities(predictor(model), prepared)
+    clicked = probabilities(predictor(model), prepared, given)
     # Slices are decoded in other company, which the last digits may show.
     moved = [float((plain[index] - clicked[index]).abs().max()) for index in range(6)]
     assert max(moved[:3] + moved[4:]) < 1e-5
@@ -436,8 +443,8 @@ def test_folds_vote_with_the_same_prompts(model):
     prepared = PLAN.preprocessing.prepare(volume((20, 24, 4)))
     given = project(boxes_of_both((2, 2, 0, 12, 12, 3)), prepared.trace, PLAN.scheme)
     other = random_model(seed=1, scale=0.5)
-    together = dict(predictor([model, other]).probabilities(prepared, Silent(), given))
-    alone = [dict(predictor(one).probabilities(prepared, Silent(), given)) for one in (model, other)]
+    together = probabilities(predictor([model, other]), prepared, given)
+    alone = [probabilities(predictor(one), prepared, given) for one in (model, other)]
     for index, mean in together.items():
         torch.testing.assert_close(mean, (alone[0][index] + alone[1][index]) / 2, rtol=0, atol=1e-6)
 
@@ -456,7 +463,7 @@ def test_a_model_that_was_trained_without_prompts_is_not_asked_with_any():
     automatic, mixed = random_model(), random_model()
     automatic.card, mixed.card = ModelCard(training=facts), ModelCard(training={**facts, "prompt_rate": 0.5})
     prompts = boxes_of_both((0, 0, 0, 19, 23, 4))
-    with pytest.raises(ModelError, match="the model was trained without prompts, so its answer to them means nothing"):
+    with pytest.raises(ModelError, match="trained without prompts, so its response to them is meaningless"):
         predictor(automatic).predict(volume(), prompts=prompts)
     assert predictor(mixed).predict(volume(), prompts=prompts).shape == (20, 24, 5)
 

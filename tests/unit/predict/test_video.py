@@ -156,7 +156,7 @@ def test_a_broken_stream_ends_with_its_reason(model, tmp_path):
 
 def test_what_is_for_volumes_is_refused(model):
     source = source_of(frames(2)[0], path="clip.mp4")
-    with pytest.raises(ModelError, match=r"clip.mp4: the model is for CT volumes \(tiny\), the input is video; take a"):
+    with pytest.raises(ModelError, match=r"clip.mp4: the model is for CT volumes \(tiny\), the input is video; use a"):
         run(predictor(random_model(), plan=CT_PLAN), source)
     with pytest.raises(ModelError, match=r"a volume: the model is for video \(endo\), the input is a volume"):
         predictor(model).predict(Volume(np.zeros((20, 20, 3), np.float32)))

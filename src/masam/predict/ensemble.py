@@ -1,0 +1,110 @@
+"""One model, or several whose class probabilities are averaged (the folds of a cross-validation)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from masam.axes import Embeddings
+from masam.device import Precision, autocast, choose_device
+from masam.errors import ModelError
+from masam.model.masam import Masam
+from masam.predict.prompted import prompted_probabilities
+from masam.prompts.projection import VolumePrompts
+from masam.weights.model_file import load_folds
+
+
+class Ensemble:
+    """Models on one device that share a plan.
+
+    Models are put into evaluation mode at each call, because training may have changed the mode in between.
+
+    Args:
+        models: At least one model, all with the same plan.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``auto``, ``float32``, ``bf16`` or ``fp16``.
+
+    Raises:
+        ConfigError: The name of the device is not valid.
+        ResourceError: The device is not available.
+    """
+
+    def __init__(self, models: Sequence[Masam], device: str, precision: Precision) -> None:
+        self.device = choose_device(device)
+        self.precision: Precision = precision
+        self.models = [model.to(self.device) for model in models]
+
+    @property
+    def num_channels(self) -> int:
+        """Number of classes K, including the background."""
+        return self.models[0].spec.num_channels
+
+    @torch.inference_mode()
+    def encode(self, windows: Float[Tensor, "B S C H W"]) -> list[Embeddings]:
+        """Run the encoder of each model on prepared windows.
+
+        Args:
+            windows: [B, S, C, H, W] intensities in 0..1.
+
+        Returns:
+            [B * S, D, h, w] embeddings of each model.
+        """
+        windows = windows.to(self.device)
+        with autocast(self.device, self.precision):
+            return [model.eval().encode(model.as_input(windows)) for model in self.models]
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        embeddings: Sequence[Embeddings],
+        slices: Sequence[int] = (),
+        prompts: VolumePrompts | None = None,
+        within: range = range(0),
+    ) -> Float[Tensor, "N K H W"]:
+        """Run the decoder of each model on its embeddings and average the class probabilities.
+
+        Args:
+            embeddings: [N, D, h, w] of each model, on any device.
+            slices: Index in the volume of each of the N slices; needed with prompts only.
+            prompts: Prompts of the volume; None to segment automatically.
+            within: Slices to decode with prompts; the others become background.
+
+        Returns:
+            [N, K, H, W] mean class probabilities in float32.
+        """
+
+        def share(model: Masam, encoded: Embeddings) -> Tensor:
+            encoded = encoded.to(self.device)
+            with autocast(self.device, self.precision):
+                if prompts is None:
+                    probabilities = model.eval().decode(encoded)[0].float().softmax(dim=1)
+                else:
+                    probabilities = prompted_probabilities(model.eval(), encoded, slices, prompts, within)
+            return probabilities.div_(len(self.models))
+
+        # Added up model by model, so that at most two sets of probabilities are in memory.
+        return reduce(Tensor.add_, map(share, self.models, embeddings))
+
+
+def load_models(model_or_path: Masam | Sequence[Masam] | str | Path, sam_checkpoint: str | Path | None) -> list[Masam]:
+    """Return the models that a user names.
+
+    Args:
+        model_or_path: One model, several, a run folder, a model file, or a folder of folds.
+        sam_checkpoint: SAM file that the model is based on, if the path requires one.
+
+    Raises:
+        InputError: A file cannot be opened.
+        ModelError: A file is damaged, or there is no model.
+    """
+    if isinstance(model_or_path, str | Path):
+        return load_folds(model_or_path, sam_checkpoint)
+    models = [model_or_path] if isinstance(model_or_path, Masam) else list(model_or_path)
+    if not models:
+        raise ModelError("expected at least one model, got none")
+    return models
