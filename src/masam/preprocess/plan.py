@@ -156,7 +156,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "paper-ct": Preset(modality="CT", intensity=Window(low=-200, high=250)),
         "paper-mr": Preset(modality="MR", intensity=Percentiles(low=0, high=99)),
         "paper-tumor": Preset(modality="CT", intensity=Window(low=-50, high=200)),
-        # What the paper's own loader did for video was not released: docs/decisions/0019-video.md.
+        # What the paper's own loader did for video was not released: docs/decisions/0013-video.md.
         "paper-video": Preset(modality="video", intensity=Rgb(normalisation="unit")),
     }
 )

@@ -1,6 +1,6 @@
 """Downloads that survive: resumed after a break, verified before the file has its name, one process at a time.
 
-Why there is one of our own: docs/decisions/0014-own-download.md.
+Why there is one of our own: docs/decisions/0011-model-files-and-downloads.md.
 """
 
 from __future__ import annotations
