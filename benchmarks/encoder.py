@@ -17,7 +17,8 @@ import torch.nn.functional as F
 
 from masam.model.image_encoder import Attention, join_windows, split_windows
 from masam.model.masam import Masam
-from masam.model.sizes import SIZES, MasamSpec
+from masam.model.sizes import SIZES
+from masam.model.spec import MasamSpec
 
 
 def textbook(self: Attention, x: torch.Tensor, increment=None) -> torch.Tensor:

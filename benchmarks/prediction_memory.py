@@ -17,7 +17,8 @@ import torch
 
 from masam import Geometry, Predictor, Volume
 from masam.model.masam import Masam
-from masam.model.sizes import MasamSpec, find_size
+from masam.model.sizes import find_size
+from masam.model.spec import MasamSpec
 from masam.preprocess.intensity import Window
 from masam.preprocess.plan import Plan
 

@@ -9,7 +9,8 @@ import argparse
 import subprocess
 import sys
 
-from masam.model.sizes import SIZES, MasamSpec
+from masam.model.sizes import SIZES
+from masam.model.spec import MasamSpec
 from masam.training.memory import predict_memory
 
 # Size, pixels, windows at once, checkpointing.
@@ -27,7 +28,8 @@ CHILD = """
 import re, sys, time, torch
 from pathlib import Path
 from masam.model.masam import Masam
-from masam.model.sizes import SIZES, MasamSpec
+from masam.model.sizes import SIZES
+from masam.model.spec import MasamSpec
 from masam.training.loss import segmentation_loss
 name, side, batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 model = Masam(MasamSpec(SIZES[name], 12, side)).train()

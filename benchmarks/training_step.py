@@ -24,7 +24,8 @@ import torch
 
 from masam.device import keep_freed_memory
 from masam.model.masam import Masam
-from masam.model.sizes import MasamSpec, find_size
+from masam.model.sizes import find_size
+from masam.model.spec import MasamSpec
 from masam.training.loss import segmentation_loss
 
 SLICES, CLASSES = 5, 7

@@ -25,7 +25,8 @@ from masam import Predictor
 from masam.io.video.frames import Frame, FrameSource
 from masam.io.video.overlay import overlay_video
 from masam.model.masam import Masam
-from masam.model.sizes import MasamSpec, find_size
+from masam.model.sizes import find_size
+from masam.model.spec import MasamSpec
 from masam.predict.video import predict_video
 from masam.preprocess.intensity import Rgb
 from masam.preprocess.plan import Plan

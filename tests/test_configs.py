@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from masam.convert import btcv, endovis18, msd, prostate
 from masam.labels import LabelScheme
 from masam.model.masam import empty_model
 from masam.model.parameters import count_parameters
-from masam.model.sizes import MasamSpec, find_size
+from masam.model.sizes import find_size
+from masam.model.spec import MasamSpec, ModelOptions
 from masam.preprocess.plan import PRESETS, Plan
 from masam.synthetic import head, instruments, nerves, phantom, tumour
 from masam.synthetic.sets import MADE_SETS
@@ -83,16 +85,8 @@ def test_its_model_can_be_built(file):
     settings = config.model
     size = PUBLISHED[settings.sam_checkpoint].size if settings.size == "auto" else settings.size
     num_classes = LabelScheme.from_mapping(LABELS[data_set]).num_classes
-    spec = MasamSpec(
-        find_size(size),
-        num_classes,
-        preset.image_size,
-        preset.window,
-        settings.fact_rank,
-        settings.fact_scale,
-        settings.fact_dropout,
-        settings.adapter_channels,
-    )
+    options = {entry.name: getattr(settings, entry.name) for entry in fields(ModelOptions)}
+    spec = MasamSpec(find_size(size), num_classes, preset.image_size, preset.window, **options)
     model = empty_model(spec)
     assert {tensor.device.type for tensor in model.parameters()} == {"meta"}
     assert num_classes == {"btcv": 12, "prostate": 1, "endovis18": 11, "msd": 1}[data_set]

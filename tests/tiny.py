@@ -11,7 +11,8 @@ from jaxtyping import config
 
 from masam.io.nifti.file import write_volume
 from masam.model.masam import Masam
-from masam.model.sizes import MasamSpec, SamSize
+from masam.model.sizes import SamSize
+from masam.model.spec import MasamSpec
 from masam.preprocess.cache import PreparedCase
 from masam.volume import Geometry, Volume
 

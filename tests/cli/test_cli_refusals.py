@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
-BLOCKS = "expected all, or a list of different block numbers from 0"
+BLOCKS = "expected all, or a list of different block indices from 0"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from masam.ablation.data import AblationData, count_windows
 from masam.device import choose_device
 from masam.errors import ConfigError, InputError, ModelError, ResourceError
 from masam.model.masam import Masam
-from masam.model.sizes import SIZES, MasamSpec
+from masam.model.sizes import SIZES
+from masam.model.spec import MasamSpec
 from masam.preprocess.plan import Plan
 from masam.training.config import TrainConfig
 from masam.training.initial_model import build_model, content_of_init, require_start, shape_to_continue

@@ -43,7 +43,8 @@ def info(
 
 def _sizes(num_classes: int) -> dict[str, Any]:
     from masam.model.parameters import count_parameters
-    from masam.model.sizes import SIZES, MasamSpec
+    from masam.model.sizes import SIZES
+    from masam.model.spec import MasamSpec
 
     return {name: count_parameters(MasamSpec(size, num_classes))._asdict() for name, size in SIZES.items()}
 

@@ -13,7 +13,7 @@ from masam import __version__
 from masam.axes import WindowLogits, Windows
 from masam.model.masam import Masam
 from masam.model.merge import merged
-from masam.model.sizes import MasamSpec
+from masam.model.spec import MasamSpec
 
 FORMAT_VERSION = 1
 """Version of the description; it goes up when the meaning of input, outputs or a key changes."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from masam.cases.folder import Case, find_images
 from masam.device import Precision
 from masam.model.masam import Masam
-from masam.model.sizes import MasamSpec
+from masam.model.spec import MasamSpec
 from masam.predict.cohort import Cohort, predict_cohort
 from masam.predict.predictor import Predictor
 from masam.preprocess.plan import Plan

@@ -14,7 +14,8 @@ import torch
 
 from masam import __version__
 from masam.errors import ConfigError
-from masam.model.sizes import SIZES, MasamSpec
+from masam.model.sizes import SIZES
+from masam.model.spec import MasamSpec
 from masam.preprocess.plan import Plan
 
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"

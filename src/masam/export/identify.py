@@ -14,11 +14,12 @@ from masam.errors import ConfigError, InputError, ModelError
 from masam.export.description import BUNDLE, BUNDLE_INFERENCE, BUNDLE_METADATA, read_description
 from masam.export.description import KINDS as EXPORTS
 from masam.io import gate
-from masam.model.sizes import SIZES, MasamSpec
+from masam.model.sizes import SIZES
+from masam.model.spec import MasamSpec
 from masam.weights import tensors
 from masam.weights.card import HEADER
 from masam.weights.infer_spec import infer_adapter, infer_sam_size
-from masam.weights.model_file import MODEL_FILE, inspect
+from masam.weights.model_file import MODEL_FILE, read_model_header
 from masam.weights.published import published_by_sha256
 from masam.weights.sam_names import KINDS, kind_of
 from masam.weights.state_dict import require_sam
@@ -123,7 +124,7 @@ def _run_folder(folder: Path) -> dict[str, Any]:
 
 
 def _own_model(path: Path, shapes: Mapping[str, Tensor], notes: Mapping[str, str]) -> dict[str, Any]:
-    _, spec, card = inspect(path)
+    _, spec, card = read_model_header(path)
     # Reads and compares the hash of the content.
     tensors.read_tensors(path, ours=True)
     header = json.loads(notes[HEADER])

@@ -31,7 +31,8 @@ from masam.model.image_encoder import ImageEncoder
 from masam.model.lora import LoRA
 from masam.model.mask_decoder import PROGRESSIVE_UPSCALING, SAM_UPSCALING
 from masam.model.sam import build_mask_decoder, build_prompt_encoder
-from masam.model.sizes import SAM_CHANNELS, MasamSpec
+from masam.model.sizes import SAM_CHANNELS
+from masam.model.spec import MasamSpec
 
 INCREMENT_PREFIXES = ("image_encoder.fact.", "image_encoder.lora.")
 DECODER_PREFIXES = ("prompt_encoder.", "mask_decoder.", "input_projection.")

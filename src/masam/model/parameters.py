@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import nn
 
 from masam.model.masam import INCREMENT_PREFIXES, empty_model
-from masam.model.sizes import MasamSpec
+from masam.model.spec import MasamSpec
 
 
 class ParameterCount(NamedTuple):

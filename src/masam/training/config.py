@@ -2,84 +2,72 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, Literal, get_type_hints
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
 from masam.augment.settings import AugmentSettings
 from masam.config import Settings
+from masam.model.spec import ModelOptions
 
-Blocks = Literal["all"] | tuple[int, ...]
+if TYPE_CHECKING:
+
+    class _OptionSettings(Settings, ModelOptions):
+        pass
+
+else:
+    _TYPES = get_type_hints(ModelOptions)
+    _OptionSettings = create_model(
+        "_OptionSettings",
+        __base__=Settings,
+        **{entry.name: (_TYPES[entry.name], Field(entry.default, **entry.metadata)) for entry in fields(ModelOptions)},
+    )
 
 
-class ModelSettings(Settings):
-    """The model to build."""
+class ModelSettings(_OptionSettings):
+    """The model to build: its options (:class:`masam.model.spec.ModelOptions`), and the weights to start from."""
 
     size: Literal["auto", "vit_h", "vit_l", "vit_b", "vit_t"] = Field(
-        default="auto", description="encoder size; 'auto' is that of sam_checkpoint, vit_b without one"
+        default="auto", description="encoder size; 'auto' uses the size of sam_checkpoint, or vit_b without one"
     )
     sam_checkpoint: str | None = Field(
         default=None,
-        description="SAM's or MedSAM's weights: a file or a published name; null starts from random numbers",
+        description="weights of SAM or MedSAM: a file or a published name; null starts from random weights",
     )
     init: str | None = Field(
         default=None,
-        description="a trained model to start from, a run folder or a model file; classes that it lacks are added to "
-        "it, and the numbers below are its own",
+        description="trained model to start from: a run folder or a model file. New classes are added to it; its own "
+        "options replace the options of this section",
     )
     trained: Literal["adaptation", "everything", "decoder"] = Field(
         default="adaptation",
         description="'adaptation' freezes SAM's encoder as the paper does; 'everything' also trains the encoder, "
-        "which one without pre-trained weights needs; 'decoder' freezes increments and adapters as well",
+        "which an encoder without pre-trained weights requires; 'decoder' also freezes increments and adapters",
     )
-    increments: Literal["fact", "lora"] = Field(
-        default="fact",
-        description="low-rank increments of query and value: 'fact' shares factors among all blocks, 'lora' does not",
-    )
-    fact_blocks: Blocks = Field(
-        default="all", description="encoder blocks that get increments: 'all', or their numbers from 0"
-    )
-    fact_rank: int = Field(default=32, ge=0, description="rank of the increments; 0 for none")
-    fact_scale: float = Field(default=1.0, description="factor of the increments")
-    fact_dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout inside the increments while training")
-    adapter_blocks: Blocks = Field(
-        default="all", description="encoder blocks that get 3D adapters: 'all', or their numbers from 0"
-    )
-    adapter_places: Literal["both", "attention", "mlp", "none"] = Field(
-        default="both", description="where in such a block: before attention, before the MLP, both, none"
-    )
-    adapter_channels: int = Field(default=384, ge=1, description="width of the 3D adapters")
-    adapter_depth_kernel: int = Field(
-        default=3, ge=1, le=63, description="slices that an adapter's convolution spans, odd; 1 for a 2D adapter"
-    )
-    adapter_dilation: int = Field(default=1, ge=1, le=64, description="step between those slices")
     adapter_zero_start: bool = Field(
         default=False,
-        description="start the adapters' up-projection at zero: they change nothing at first; the paper does not",
-    )
-    decoder: Literal["progressive", "sam"] = Field(
-        default="progressive",
-        description="'progressive' upsamples to the input's size as the paper does, 'sam' to a quarter and then "
-        "bilinearly",
+        description="initialise the adapters' up-projection with zeros, so that they initially change nothing; the "
+        "paper does not",
     )
 
     @field_validator("adapter_depth_kernel")
     @classmethod
-    def _odd(cls, kernel: int) -> int:
+    def _require_odd(cls, kernel: int) -> int:
         if kernel % 2 == 0:
             raise ValueError("expected an odd number")
         return kernel
 
     @field_validator("fact_blocks", "adapter_blocks", mode="before")
     @classmethod
-    def _all_or_numbers(cls, blocks: object) -> object:
-        # Before the union, which would say what each of its members expects.
+    def _require_all_or_indices(cls, blocks: object) -> object:
+        # Validated before the union, whose own message lists one expectation per member.
         if blocks == "all":
             return blocks
-        numbers = tuple(blocks) if isinstance(blocks, list | tuple) else (-1,)
-        if not all(type(block) is int and block >= 0 for block in numbers) or len(set(numbers)) != len(numbers):
-            raise ValueError("expected all, or a list of different block numbers from 0")
-        return numbers
+        indices = tuple(blocks) if isinstance(blocks, list | tuple) else (-1,)
+        if not all(type(block) is int and block >= 0 for block in indices) or len(set(indices)) != len(indices):
+            raise ValueError("expected all, or a list of different block indices from 0")
+        return indices
 
 
 class TrainConfig(Settings):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,18 @@ from masam.errors import ConfigError, ModelError
 from masam.labels import LabelScheme
 from masam.model.added_classes import with_classes
 from masam.model.masam import Masam, empty_model
-from masam.model.sizes import MasamSpec, find_size
+from masam.model.sizes import find_size
+from masam.model.spec import MasamSpec, ModelOptions
 from masam.preprocess.plan import Plan
 from masam.training.config import ModelSettings, TrainConfig
-from masam.weights.model_file import AUTO_SIZE, build_masam, find_model_file, inspect, load
+from masam.weights.model_file import AUTO_SIZE, build_masam, find_model_file, load, read_model_header
 from masam.weights.tensors import CONTENT_HASH, read_header
 
 STARTED_FROM = "started_from"
 """Key of a card's training facts that names the model which a run began with."""
 
-_NUMBERS = tuple(key for key in ModelSettings.model_fields if key in MasamSpec.__dataclass_fields__)
-"""Settings that are numbers of the model itself; a trained model brings its own."""
+_OPTIONS = tuple(entry.name for entry in fields(ModelOptions))
+"""Settings that belong to the model itself; a trained model has its own."""
 
 
 def build_model(config: TrainConfig, plan: Plan, device: torch.device) -> Masam:
@@ -66,7 +67,7 @@ def shape_to_continue(settings: ModelSettings, init: str, plan: Plan) -> Masam:
         ModelError: It is damaged, or carries no plan.
     """
     file = find_model_file(init)
-    _, spec, card = inspect(file)
+    _, spec, card = read_model_header(file)
     model = with_classes(empty_model(spec), match_classes(_plan_of(file, card.plan).scheme, plan.scheme, file))
     _choose_trained(model, settings)
     return model
@@ -80,7 +81,7 @@ def content_of_init(init: str) -> str:
         ModelError: It is damaged, or no model of masam's.
     """
     file = find_model_file(init)
-    inspect(file)
+    read_model_header(file)
     return read_header(file)[1][CONTENT_HASH]
 
 
@@ -133,7 +134,7 @@ def plan_to_continue(init: str, dataset: CaseFolder) -> Plan:
         ModelError: It is damaged, or carries no plan.
     """
     file = find_model_file(init)
-    plan = _plan_of(file, inspect(file)[2].plan)
+    plan = _plan_of(file, read_model_header(file)[2].plan)
     if len(dataset.channel_names) != len(plan.channels):
         raise ConfigError(
             f"the model to start from is for {len(plan.channels)} image channels ({', '.join(plan.channels)}), "
@@ -179,8 +180,8 @@ def _choose_trained(model: Masam, settings: ModelSettings) -> None:
         model.train_only_adaptation()
 
 
-def _numbers(settings: ModelSettings) -> dict[str, Any]:
-    return {key: getattr(settings, key) for key in _NUMBERS}
+def _options(settings: ModelSettings) -> dict[str, Any]:
+    return {key: getattr(settings, key) for key in _OPTIONS}
 
 
 def _fresh(settings: ModelSettings, plan: Plan) -> Masam:
@@ -191,7 +192,7 @@ def _fresh(settings: ModelSettings, plan: Plan) -> Masam:
         plan.window,
         sam_checkpoint=settings.sam_checkpoint,
         image_channels=len(plan.channels),
-        **_numbers(settings),
+        **_options(settings),
     )
     if settings.adapter_zero_start:
         model.zero_adapters()
@@ -217,7 +218,7 @@ def _require_whole(settings: ModelSettings, plan: Plan) -> None:
     """Judge the numbers of a fresh model, and that no part of it stays at random numbers by oversight."""
     if settings.size != AUTO_SIZE:
         # Made to be judged. Where the SAM file tells the size, building the model does it.
-        MasamSpec(find_size(settings.size), plan.scheme.num_classes, plan.image_size, plan.window, **_numbers(settings))
+        MasamSpec(find_size(settings.size), plan.scheme.num_classes, plan.image_size, plan.window, **_options(settings))
     if settings.trained == "decoder" and (settings.fact_rank or settings.adapter_places != "none"):
         raise ConfigError(
             f"'decoder' trains no increments and no adapters, which would stay at random numbers; expected fact_rank 0 "
@@ -230,7 +231,7 @@ def _require_whole(settings: ModelSettings, plan: Plan) -> None:
 def _require_fitting(settings: ModelSettings, init: str, plan: Plan) -> bool:
     """Compare settings and plan with the model to start from; say whether a SAM file holds its encoder."""
     file = find_model_file(init)
-    _, spec, card = inspect(file)
+    _, spec, card = read_model_header(file)
     match_classes(_plan_of(file, card.plan).scheme, plan.scheme, file)
     for key, ours, theirs in (
         ("image_size", plan.image_size, spec.image_size),
@@ -242,8 +243,8 @@ def _require_fitting(settings: ModelSettings, init: str, plan: Plan) -> bool:
                 where=key,
                 fix="give no --plan, so that data are prepared as the model's were, or correct it",
             )
-    asked = _numbers(settings) | {"size": settings.size, "adapter_zero_start": settings.adapter_zero_start}
-    has = {**{key: getattr(spec, key) for key in _NUMBERS}, "size": spec.sam.name, "adapter_zero_start": False}
+    asked = _options(settings) | {"size": settings.size, "adapter_zero_start": settings.adapter_zero_start}
+    has = {**{key: getattr(spec, key) for key in _OPTIONS}, "size": spec.sam.name, "adapter_zero_start": False}
     for key, value in asked.items():
         if value not in (ModelSettings.model_fields[key].default, has[key]):
             raise ConfigError(

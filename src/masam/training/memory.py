@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_iter
 
 from masam.model.masam import Masam
 from masam.model.parameters import count_parameters
-from masam.model.sizes import MasamSpec
+from masam.model.spec import MasamSpec
 from masam.training.loss import segmentation_loss
 
 # Fitted to the peak (VmHWM) of real steps with Linux's allocator, vit_t and vit_b from 0.6 to 3 GB; up to 8 GB the

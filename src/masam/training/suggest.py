@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from masam.errors import ConfigError
-from masam.model.sizes import SIZES, MasamSpec
+from masam.model.sizes import SIZES
+from masam.model.spec import MasamSpec
 from masam.preprocess.plan import Plan, Suggestion
 from masam.progress import Progress, Silent
 from masam.training.memory import least_memory, predict_memory

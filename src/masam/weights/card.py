@@ -13,7 +13,7 @@ from typing import Any
 
 from masam import __version__
 from masam.errors import ConfigError, ModelError
-from masam.model.sizes import MasamSpec
+from masam.model.spec import MasamSpec
 from masam.preprocess.plan import Plan
 
 FORMAT_VERSION = 3
@@ -94,10 +94,8 @@ def read_header(notes: Mapping[str, str], where: object) -> dict[str, Any]:
             fix="give a run folder or its model.safetensors",
         ) from error
     if version == 1:
-        header = _from_version_2(_from_version_1(header))
-    elif version == 2:
-        header = _from_version_2(header)
-    elif version != FORMAT_VERSION:
+        header = _from_version_1(header)
+    elif version not in (2, FORMAT_VERSION):
         raise ModelError(
             f"the file has format version {version}, this masam reads versions 1 to {FORMAT_VERSION}",
             where=where,
@@ -162,19 +160,6 @@ def require_fitting(plan: Plan, spec: MasamSpec) -> None:
         )
     if len(plan.channels) != spec.image_channels:
         raise ModelError(f"the plan has {len(plan.channels)} image channels, the model {spec.image_channels}", fix=fix)
-
-
-# What every model of before version 3 is: the paper's, without a choice.
-_SPEC_OF_VERSION_2 = {
-    "increments": "fact", "fact_blocks": "all", "adapter_blocks": "all", "adapter_places": "both",
-    "adapter_depth_kernel": 3, "adapter_dilation": 1, "decoder": "progressive", "class_groups": [],
-}  # fmt: skip
-
-
-def _from_version_2(header: Mapping[str, Any]) -> dict[str, Any]:
-    spec = header.get("spec")
-    # What is no mapping is judged by read_spec.
-    return {**header, "spec": {**_SPEC_OF_VERSION_2, **spec}} if isinstance(spec, Mapping) else dict(header)
 
 
 def _from_version_1(header: Mapping[str, Any]) -> dict[str, Any]:

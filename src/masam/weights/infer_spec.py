@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from masam.errors import ConfigError, ModelError
-from masam.model.sizes import IMAGE_SIZE_STEP, SIZES, MasamSpec, SamSize
+from masam.model.sizes import IMAGE_SIZE_STEP, SIZES, SamSize
+from masam.model.spec import MasamSpec
 from masam.weights.sam_names import FIRST_CONVOLUTION, State, official_depth
 
 USUAL_DECODER_HEADS = 8

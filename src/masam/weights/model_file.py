@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any, ParamSpec
 
 from torch import Tensor
 
 from masam.errors import ModelError
 from masam.io import gate
 from masam.model.masam import Masam, empty_model
-from masam.model.sizes import AdapterPlaces, Blocks, Decoder, Increments, MasamSpec, find_size
+from masam.model.sizes import find_size
+from masam.model.spec import MasamSpec, ModelOptions
 from masam.weights import tensors
 from masam.weights.card import Base, ModelCard, read_card, read_header, read_spec, write_header
 from masam.weights.infer_spec import infer_sam_size
@@ -27,81 +30,66 @@ AUTO_SIZE = "auto"
 """The size that the SAM file has; vit_b without a file."""
 
 
+Parameters = ParamSpec("Parameters")
+
+
+def _show_options(build: Callable[Parameters, Masam]) -> Callable[Parameters, Masam]:
+    """Replace ``**options`` by the single options in the signature that ``help`` and ``inspect`` show."""
+    signature = inspect.signature(build)
+    explicit = {name: one for name, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD}
+    options = [
+        inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type)
+        for one in fields(ModelOptions)
+        if one.name not in explicit
+    ]
+    vars(build)["__signature__"] = signature.replace(parameters=[*explicit.values(), *options])
+    return build
+
+
+@_show_options
 def build_masam(
     size: str = "vit_b",
     num_classes: int = 13,
-    image_size: int = 512,
-    window: int = 5,
-    fact_rank: int = 32,
-    fact_scale: float = 1.0,
-    adapter_channels: int = 384,
+    image_size: int = MasamSpec.image_size,
+    window: int = MasamSpec.window,
+    fact_rank: int = ModelOptions.fact_rank,
+    fact_scale: float = ModelOptions.fact_scale,
+    adapter_channels: int = ModelOptions.adapter_channels,
     sam_checkpoint: str | Path | None = None,
     *,
-    fact_dropout: float = 0.1,
-    image_channels: int = 1,
-    increments: Increments = "fact",
-    fact_blocks: Blocks = "all",
-    adapter_blocks: Blocks = "all",
-    adapter_places: AdapterPlaces = "both",
-    adapter_depth_kernel: int = 3,
-    adapter_dilation: int = 1,
-    decoder: Decoder = "progressive",
+    image_channels: int = MasamSpec.image_channels,
+    **options: Any,
 ) -> Masam:
     """Build a model to train.
 
     Args:
-        size: vit_h, vit_l, vit_b, vit_t, or ``auto`` for whatever the SAM file holds.
+        size: vit_h, vit_l, vit_b, vit_t, or ``auto`` for the size of the SAM file.
         num_classes: Foreground classes; the logits have one channel more.
         image_size: Side of the square input in pixels, a multiple of 16.
         window: Slices of a window.
-        fact_rank: Rank of the increments; 0 for none.
-        fact_scale: Their factor.
+        fact_rank: Rank of the increments; 0 disables them.
+        fact_scale: Factor of the increments.
         adapter_channels: Width of the 3D adapters.
-        sam_checkpoint: SAM's or MedSAM's weights: a file, ``.pth`` or Hugging Face's ``.safetensors``, or a published
-            name such as ``sam-vit-b``; None leaves the encoder at random numbers.
-        fact_dropout: Dropout inside the increments while training.
-        image_channels: Channels of the images; other numbers than 1 and 3 get a small trained projection.
-        increments: ``fact``, whose factors all blocks share, or ``lora``, each block with its own.
-        fact_blocks: ``all``, or the encoder blocks that get increments, by index from 0.
-        adapter_blocks: ``all``, or the encoder blocks that get 3D adapters.
-        adapter_places: Where in a block: before ``attention``, before the ``mlp``, ``both``, or ``none``.
-        adapter_depth_kernel: Slices that an adapter's convolution spans, odd; 1 is a 2D adapter.
-        adapter_dilation: Step between those slices.
-        decoder: ``progressive``, or ``sam`` for SAM's own two upsamplings and a bilinear rest.
+        sam_checkpoint: Weights of SAM or MedSAM: a file, ``.pth`` or Hugging Face's ``.safetensors``, or a published
+            name such as ``sam-vit-b``. None keeps the encoder at random weights.
+        image_channels: Channels of the images; any number except 1 and 3 adds a small trained projection.
+        **options: The other options of :class:`masam.model.spec.ModelOptions`, such as ``increments`` and ``decoder``.
 
     Raises:
-        ConfigError: A number is out of its range.
+        ConfigError: A value is out of range.
         InputError: The file cannot be opened.
-        ModelError: The file does not hold a SAM of this size.
+        ModelError: The file does not contain a SAM of this size.
+        TypeError: An option is unknown.
     """
-    state: dict[str, Tensor] | None = None
-    card = ModelCard()
     sam = find_size("vit_b" if size == AUTO_SIZE else size)
+    state, card = None, ModelCard()
     if sam_checkpoint is not None:
         state, base = read_base(sam_checkpoint)
         card = ModelCard(base=base)
         if size == AUTO_SIZE:
             sam = infer_sam_size(state, where=sam_checkpoint)
-    model = Masam(
-        MasamSpec(
-            sam,
-            num_classes,
-            image_size,
-            window,
-            fact_rank,
-            fact_scale,
-            fact_dropout,
-            adapter_channels,
-            image_channels,
-            increments,
-            fact_blocks,
-            adapter_blocks,
-            adapter_places,
-            adapter_depth_kernel,
-            adapter_dilation,
-            decoder,
-        )
-    )
+    options |= {"fact_rank": fact_rank, "fact_scale": fact_scale, "adapter_channels": adapter_channels}
+    model = Masam(MasamSpec(sam, num_classes, image_size, window, image_channels=image_channels, **options))
     model.card = card
     if state is not None:
         load_sam_state(model, state, sam, where=sam_checkpoint)
@@ -235,7 +223,7 @@ def load(path: str | Path, sam_checkpoint: str | Path | None = None) -> Masam:
             fix="name one of them, such as fold_0; masam predict takes them all",
         )
     file = find_model_file(path)
-    shapes, spec, card = inspect(file)
+    shapes, spec, card = read_model_header(file)
     model = empty_model(spec)
     own, trained = model.state_dict(), model.trained_names()
     kept = set(own) - trained if card.base is not None else set()
@@ -249,8 +237,8 @@ def load(path: str | Path, sam_checkpoint: str | Path | None = None) -> Masam:
     return model.eval()
 
 
-def inspect(file: Path) -> tuple[dict[str, Tensor], MasamSpec, ModelCard]:
-    """Read a model file's table of contents: shapes (on the meta device), architecture and card.
+def read_model_header(file: Path) -> tuple[dict[str, Tensor], MasamSpec, ModelCard]:
+    """Read the header of a model file: tensor shapes (on the meta device), specification and card.
 
     Raises:
         InputError: The file cannot be opened.

@@ -6,7 +6,8 @@ from masam.model.image_encoder import ImageEncoder
 from masam.model.initial_values import LINEAR_STD, grid_waves, patch_waves
 from masam.model.masam import Masam
 from masam.model.sam import Sam
-from masam.model.sizes import SIZES, MasamSpec
+from masam.model.sizes import SIZES
+from masam.model.spec import MasamSpec
 from masam.model.two_way_transformer import Attention
 
 VIT_T = MasamSpec(SIZES["vit_t"], num_classes=2, image_size=128, adapter_channels=8)

@@ -7,7 +7,8 @@ from tiny import SPEC, random_model, random_windows, without_type_checks
 
 from masam.errors import ConfigError
 from masam.model.masam import Masam, channel_projection
-from masam.model.sizes import SIZES, MasamSpec, find_size
+from masam.model.sizes import SIZES, find_size
+from masam.model.spec import MasamSpec
 
 POINTS = ("prompt_encoder.point_embeddings.0.weight", "prompt_encoder.point_embeddings.1.weight")
 CORNERS = ("prompt_encoder.point_embeddings.2.weight", "prompt_encoder.point_embeddings.3.weight")
@@ -207,16 +208,16 @@ def test_a_published_size_by_name():
     [
         ({"image_size": 40}, "image_size: expected a multiple of 16 pixels, got 40"),
         ({"image_size": 0}, "image_size: expected a multiple of 16 pixels, got 0"),
-        ({"num_classes": 0}, "num_classes: expected a whole number from 1 to 4096, got 0"),
-        ({"window": 0}, "window: expected a whole number from 1 to 4096, got 0"),
-        ({"fact_rank": -1}, "fact_rank: expected a whole number from 0 to 65536, got -1"),
-        ({"adapter_channels": -1}, "adapter_channels: expected a whole number from 1 to 65536, got -1"),
+        ({"num_classes": 0}, "num_classes: expected an integer from 1 to 4096, got 0"),
+        ({"window": 0}, "window: expected an integer from 1 to 4096, got 0"),
+        ({"fact_rank": -1}, "fact_rank: expected an integer from 0 to 65536, got -1"),
+        ({"adapter_channels": -1}, "adapter_channels: expected an integer from 1 to 65536, got -1"),
         ({"fact_dropout": 1.0}, "fact_dropout: expected 0 or more and less than 1, got 1.0"),
         ({"adapter_depth_kernel": 4}, "adapter_depth_kernel: expected an odd number of slices, got 4"),
-        ({"adapter_depth_kernel": 65}, "adapter_depth_kernel: expected a whole number from 1 to 63, got 65"),
-        ({"adapter_dilation": 0}, "adapter_dilation: expected a whole number from 1 to 64, got 0"),
-        ({"fact_blocks": (2,)}, r"fact_blocks: expected all, or different block numbers from 0 to 1, got \(2,\)"),
-        ({"adapter_blocks": (0, 0)}, r"adapter_blocks: expected all, or different block numbers .*, got \(0, 0\)"),
+        ({"adapter_depth_kernel": 65}, "adapter_depth_kernel: expected an integer from 1 to 63, got 65"),
+        ({"adapter_dilation": 0}, "adapter_dilation: expected an integer from 1 to 64, got 0"),
+        ({"fact_blocks": (2,)}, r"fact_blocks: expected all, or different block indices from 0 to 1, got \(2,\)"),
+        ({"adapter_blocks": (0, 0)}, r"adapter_blocks: expected all, or different block indices .*, got \(0, 0\)"),
         ({"class_groups": ((0, 1),)}, r"class_groups: expected each channel from 0 to 2 in one group, got .*"),
         ({"class_groups": ((0, 1, 2), ())}, r"class_groups: expected each channel from 0 to 2 in one group, got .*"),
         ({"class_groups": ((0, 1), (1, 2))}, r"class_groups: expected each channel from 0 to 2 in one group, got .*"),

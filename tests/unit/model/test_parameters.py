@@ -4,7 +4,8 @@ import pytest
 from tiny import SPEC, random_model
 
 from masam.model.parameters import count_parameters
-from masam.model.sizes import SIZES, MasamSpec
+from masam.model.sizes import SIZES
+from masam.model.spec import MasamSpec
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from tiny import SPEC, without_type_checks
 
 from masam.errors import ConfigError
 from masam.model.masam import empty_model
-from masam.model.sizes import SIZES, MasamSpec
+from masam.model.sizes import SIZES
+from masam.model.spec import MasamSpec
 from masam.preprocess.intensity import Window
 from masam.preprocess.plan import Plan
 from masam.training.memory import TrainingMemory, least_memory, predict_memory

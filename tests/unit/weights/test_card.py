@@ -1,5 +1,4 @@
 import json
-from dataclasses import asdict
 
 import pytest
 from tiny import LABELS, SPEC, VARIED
@@ -59,7 +58,6 @@ def test_version_2_is_brought_to_the_newest():
     del header["spec"]["adapter_depth_kernel"], header["spec"]["adapter_dilation"]
     read = read_header({HEADER: json.dumps({**header, "format_version": 2})}, "x")
     assert (read_spec(read, "x"), read_card(read, "x")) == (SPEC, CARD)
-    assert set(read["spec"]) == set(asdict(SPEC))
 
 
 def test_a_varied_spec_survives_its_header():

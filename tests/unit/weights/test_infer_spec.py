@@ -8,7 +8,8 @@ from weight_files import HEADS, sam_state, to_official
 from masam.errors import ModelError
 from masam.model.masam import Masam
 from masam.model.sam import Sam
-from masam.model.sizes import SIZES, MasamSpec
+from masam.model.sizes import SIZES
+from masam.model.spec import MasamSpec
 from masam.weights.infer_spec import AdapterNumbers, infer_adapter, infer_masam_spec, infer_sam_size
 
 
