@@ -2,58 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from masam.evaluation import evaluate
-    from masam.evaluation.prompted import evaluate_prompts
-    from masam.predict.predictor import Predictor
-    from masam.predict.sam import SamPredictor
-    from masam.prompts import Box3D, Click, MaskOnSlice
-    from masam.volume import Geometry, Volume
-    from masam.weights.model_file import build_masam, load, save
-    from masam.weights.official import load_reference, save_reference
+from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Box3D",
-    "Click",
-    "Geometry",
-    "MaskOnSlice",
-    "Predictor",
-    "SamPredictor",
-    "Volume",
-    "build_masam",
-    "evaluate",
-    "evaluate_prompts",
-    "load",
-    "load_reference",
-    "save",
-    "save_reference",
-]
-
-_HOMES = {
-    "Box3D": "masam.prompts",
-    "Click": "masam.prompts",
-    "Geometry": "masam.volume",
-    "MaskOnSlice": "masam.prompts",
-    "Predictor": "masam.predict.predictor",
-    "SamPredictor": "masam.predict.sam",
-    "Volume": "masam.volume",
-    "build_masam": "masam.weights.model_file",
-    "evaluate": "masam.evaluation",
-    "evaluate_prompts": "masam.evaluation.prompted",
-    "load": "masam.weights.model_file",
-    "load_reference": "masam.weights.official",
-    "save": "masam.weights.model_file",
-    "save_reference": "masam.weights.official",
+# The stub, which type checkers read, is the only list of the public names and their modules.
+_MODULES = {
+    alias.name: statement.module
+    for statement in ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
+    if isinstance(statement, ast.ImportFrom) and statement.module
+    for alias in statement.names
 }
+
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: ``import masam`` and ``masam --help`` do without torch."""
-    if name not in _HOMES:
+    """Import a public name on first use, so that ``import masam`` and ``masam --help`` do not import torch."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'masam' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

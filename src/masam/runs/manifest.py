@@ -19,7 +19,7 @@ import numpy as np
 import masam
 from masam.atomic import write_text
 
-LIBRARIES = ("torch", "numpy", "scipy", "nibabel", "SimpleITK", "pydantic", "safetensors", "matplotlib")
+LIBRARIES = ("torch", "numpy", "scipy", "nibabel", "pydantic", "safetensors", "matplotlib")
 """Libraries that can move a number; those not installed are left out."""
 
 _GIT_SECONDS = 5
