@@ -151,12 +151,12 @@ def test_numbers_are_those_of_the_evaluation(report):
         "0.608",
         "1.75",
         "8.06",
-        "1 without",
+        "1 not scored",
         "2 cases",
         "1 of 3 cases had no prediction",
     ):
         assert number in text
-    ranking = text[text.index("Worst cases first") :]
+    ranking = text[text.index("Lowest-scoring cases") :]
     assert ranking.index("0.200") < ranking.index("0.675") < ranking.index("0.950")
     assert "liver 0.000" in text
 
@@ -189,10 +189,10 @@ def test_a_page_of_videos_knows_no_millimetres(tmp_path):
         "0.250 mIoU per frame, mean over videos",
         "0.344 mean IoU over classes",
         "2 videos, 2 classes",
-        "seq_2 0.250 0.125 50 7 empty 199 more without label liver 0.250",
+        "seq_2 0.250 0.125 50 7 empty 199 unlabelled liver 0.250",
         "seq_1 0.625 0.375 149",
-        "They come from 199 labelled frames of 2 videos.",
-        "199 predicted frames have no reference label and do not count.",
+        "The scores are based on 199 labelled frames of 2 videos.",
+        "199 predicted frames have no reference and are not scored.",
     ):
         assert said in body
     for absent in ("mm", "HD95", "ASSD", "NSD", "Radiological", "scanner", "voxel", "nan"):
@@ -209,7 +209,7 @@ def test_one_case_and_nothing_optional(tmp_path):
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "too few cases for an interval" in text
     assert "<b>1</b><span>case, 1 class</span>" in text
-    assert "How it was made" not in text
+    assert "Provenance" not in text
     assert "nan" not in re.sub(r"<style>.*</style>", "", text, flags=re.DOTALL)
 
 
