@@ -1,7 +1,7 @@
-"""MkDocs hooks: the navigation from docs/README.md, and a page for each repository file that the documentation links to.
+"""MkDocs hooks: the navigation from docs/README.md, and pages for the repository files that the documentation links to.
 
-Pages link to source files by relative paths, which work on a repository host. In the site such a link leads to a generated
-page with the file's text, so that the site is complete without any host.
+Pages link to source files by relative paths, which work on a repository host. In the site such a link leads to a
+generated page with the file's text, so that the site is complete without any host.
 """
 
 from __future__ import annotations
