@@ -1,11 +1,12 @@
 """MkDocs hooks: the navigation from docs/README.md, and pages for the repository files that the documentation links to.
 
-Pages link to source files by relative paths, which work on a repository host. In the site such a link leads to a
-generated page with the file's text, so that the site is complete without any host.
+Pages link to source files and folders by relative paths, which work on a repository host. In the site such a link leads
+to a generated page with the file's text or the folder's list of files, so that the site is complete without any host.
 """
 
 from __future__ import annotations
 
+import ast
 import posixpath
 import re
 from pathlib import Path
@@ -16,7 +17,8 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parent.parent
 INDEX = "README.md"
 GENERATED = "source"
-LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".md": None}
+LANGUAGES = {"": None, ".py": "python", ".yaml": "yaml", ".md": "markdown"}  # "": folders
+HIDDEN = "---\nsearch:\n  exclude: true\n---\n\n"
 LINK = re.compile(r"(?<=\]\()([^)\s#]+)(?=[)#])")
 
 
@@ -32,16 +34,16 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add a page for each linked file outside ``docs``, and for the files that those pages link to."""
-    waiting = [f"docs/{file.src_uri}" for file in files.documentation_pages()]
-    seen = set(waiting)
+    """Add a page for each linked file or folder outside ``docs``, and for what those pages link to."""
+    waiting = [(f"docs/{page.src_uri}", page.content_string) for page in files.documentation_pages()]
+    seen: set[str] = set()
     while waiting:
-        page = waiting.pop()
-        for path in sorted(set(_outside_links(page, (ROOT / page).read_text("utf-8"))) - seen):
+        for path in _outside_links(*waiting.pop()) - seen:
             seen.add(path)
-            files.append(File.generated(config, _uri(path), content=_content(path)))
-            if path.endswith(".md"):
-                waiting.append(path)
+            content = _content(path)
+            files.append(File.generated(config, _uri(path), content=content))
+            if (ROOT / path).is_dir() or path.endswith(".md"):
+                waiting.append((_origin(_uri(path)), content))
     return files
 
 
@@ -57,38 +59,50 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return LINK.sub(rewrite, markdown)
 
 
-def _outside_links(origin: str, text: str) -> list[str]:
-    """Return the repository paths of the files outside ``docs`` that a text links to."""
-    paths = [_resolve(origin, target) for target in LINK.findall(text)]
-    return [path for path in paths if path is not None and not path.startswith("docs/")]
+def _outside_links(origin: str, text: str) -> set[str]:
+    """Return the repository paths outside ``docs`` that a text links to."""
+    paths = {_resolve(origin, target) for target in LINK.findall(text)}
+    return {path for path in paths if path is not None and not f"{path}/".startswith("docs/")}
 
 
 def _resolve(origin: str, target: str) -> str | None:
-    """Return the repository path of a link's target, or None if the target is not a file of the repository."""
+    """Return the repository path of a link's target, or None if the target is not in the repository."""
     path = posixpath.normpath(posixpath.join(posixpath.dirname(origin), target))
-    return path if not path.startswith("..") and (ROOT / path).is_file() else None
+    return path if not path.startswith("..") and (ROOT / path).exists() else None
 
 
 def _uri(path: str) -> str:
-    """Return the site's source path of a repository file."""
-    path = posixpath.normpath(path)
-    if path.startswith("docs/"):
+    """Return the site's source path of a repository file or folder."""
+    if f"{path}/".startswith("docs/"):
         return path.removeprefix("docs/")
+    if (ROOT / path).is_dir():
+        return f"{GENERATED}/{path}/index.md"
     return f"{GENERATED}/{path}" if path.endswith(".md") else f"{GENERATED}/{path}.md"
 
 
 def _origin(uri: str) -> str:
-    """Return the repository path of a page of the site."""
+    """Return the repository path against which the links of a page of the site are resolved."""
     path = uri.removeprefix(f"{GENERATED}/")
-    if path == uri:
-        return f"docs/{uri}"
-    return path if (ROOT / path).is_file() else path.removesuffix(".md")
+    return f"docs/{uri}" if path == uri else path
 
 
 def _content(path: str) -> str:
-    """Return the generated page of a repository file: Markdown as it is, anything else as code."""
-    text = (ROOT / path).read_text("utf-8")
-    if path.endswith(".md"):
+    """Return the generated page: Markdown as it is, other text as code, a folder as a table of its files."""
+    file = ROOT / path
+    if file.is_dir():
+        shown = [one for one in sorted(file.iterdir()) if one.suffix in LANGUAGES and not one.name.startswith("_")]
+        rows = "".join(f"| [{one.name}]({one.name}) | {_summary(one)} |\n" for one in shown)
+        return f"{HIDDEN}# {path}\n\n| file | content |\n|---|---|\n{rows}"
+    text = file.read_text("utf-8")
+    if file.suffix == ".md":
         return text
-    language = LANGUAGES.get(Path(path).suffix, "text")
-    return f"---\nsearch:\n  exclude: true\n---\n\n# {path}\n\n~~~~~~{language}\n{text}\n~~~~~~\n"
+    return f"{HIDDEN}# {path}\n\n~~~~~~{LANGUAGES.get(file.suffix) or 'text'}\n{text}\n~~~~~~\n"
+
+
+def _summary(file: Path) -> str:
+    """Return the first line of a module's docstring."""
+    source = file / "__init__.py" if file.is_dir() else file
+    if source.suffix != ".py" or not source.is_file():
+        return ""
+    docstring = ast.get_docstring(ast.parse(source.read_text("utf-8"))) or ""
+    return docstring.partition("\n")[0].replace("|", "\\|")

@@ -13,7 +13,7 @@ from masam.cli.options import Json
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Examples: masam info --image-size 512 | masam info runs/spleen | masam info sam_vit_b.pth --json")(
+    app.command(epilog="Examples: masam info --image-size 512 | masam info runs/spleen | masam info sam.pth --json")(
         info
     )
 
