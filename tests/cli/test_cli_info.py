@@ -1,6 +1,7 @@
 """``masam info``: the model sizes and the memory that training them is predicted to take."""
 
-from masam.model.sizes import SIZES, MasamSpec
+from masam.model.sizes import SIZES
+from masam.model.spec import MasamSpec
 from masam.training.memory import predict_memory
 
 

@@ -24,7 +24,7 @@ def info(
     ] = None,
     num_classes: Annotated[int, typer.Option(min=1, help="Foreground classes to count parameters for.")] = 12,
     image_size: Annotated[
-        int | None, typer.Option(min=16, help="Predict the memory of training each size, too, for slices of this side.")
+        int | None, typer.Option(min=16, help="Image size in pixels: predict the memory of training each size, too.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -61,7 +61,8 @@ def _sizes(num_classes: int) -> dict[str, Any]:
 
 
 def _predict_memory(num_classes: int, image_size: int) -> dict[str, dict[str, float]]:
-    from masam.model.sizes import SIZES, MasamSpec
+    from masam.model.sizes import SIZES
+    from masam.model.spec import MasamSpec
     from masam.training.memory import predict_memory
 
     record = {}
