@@ -91,8 +91,8 @@ def test_get_tells_what_went_wrong_on_the_way(masam, server, path, monkeypatch):
     result = masam("weights", "get", NAME)
     assert (result.code, result.out) == (0, f"{path}\n")
     assert result.err.splitlines() == [
-        "the server answered with status 503 (Service Unavailable); going on at 0.0 MB in 0 s",
-        "the connection ended 500000 bytes early; going on at 1.5 MB in 0 s",
+        "the server answered with status 503 (Service Unavailable); resuming at 0.0 MB in 0 s",
+        "the connection ended 500000 bytes early; resuming at 1.5 MB in 0 s",
     ]
     path.unlink()
     server.faults.append(Fault(status=503))
@@ -196,7 +196,7 @@ def test_a_disk_that_fills_up(masam, server, path):
     assert result.code == 5
     assert result.error == (
         f"error[RESOURCE]: {path}.part: cannot write the file (File too large); "
-        "what has come is kept: free space and run the command again"
+        "the partial download is kept: free space and run the command again"
     )
     assert masam("weights", "get", NAME).code == 0
     assert server.ranges == [None, "bytes=1000000-"]
@@ -229,7 +229,7 @@ def test_two_processes_download_once(server, path):
     wait_until(lambda: server.requests)
     second = start("get", NAME)
     assert second.stderr is not None
-    assert second.stderr.readline() == "another masam process downloads test.pth, waiting for it\n"
+    assert second.stderr.readline() == "another masam process is downloading test.pth; waiting for it\n"
     # The first one is held up by the server; it ends, and the second one goes on with its part.
     first.kill()
     assert finish(first).code == -signal.SIGKILL

@@ -12,7 +12,7 @@ from masam.errors import ConfigError, InputError, MasamError, ModelError, Resour
 from masam.io.gate import sha256 as hash_file
 from masam.io.gate import system_border
 from masam.progress import Megabytes, Progress, Silent
-from masam.weights.download import download, stated_sha256
+from masam.weights.download import download, fetch_published_sha256
 from masam.weights.published import PUBLISHED, PublishedWeights, broken_package, find_published, require_cached, state
 from masam.weights.receipt import write_receipt
 
@@ -50,7 +50,7 @@ def get(name: str, *, progress: Progress | None = None, offline: bool = False, s
     elif target.exists():
         if expected is None and offline:
             raise _unknown(entry, target)
-        expected = expected or stated_sha256(entry.url, by_hand=_by_hand(entry, target))
+        expected = expected or fetch_published_sha256(entry.url, by_hand=_by_hand(entry, target))
         if (found := _hash(target, progress)) != expected:
             raise _unexpected(target, expected, found)
         write_receipt(target, entry.url, found)

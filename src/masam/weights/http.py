@@ -1,4 +1,4 @@
-"""One answer of a web server: a file asked for from a byte on, judged before a byte of it is believed."""
+"""HTTP requests for a file or the rest of a file; a response is checked before any of its content is used."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPException, HTTPResponse
 from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
+from urllib.error import URLError
+from urllib.parse import urljoin, urlsplit
 
 from masam import __version__
 
 _CHUNK_BYTES = 2**18
-_WORTH_ANOTHER_TRY = (408, 425, 429)  # beside all of 5xx
+_MAX_REDIRECTS = 10
+_REDIRECTS = (301, 302, 303, 307, 308)
+_RETRIED = (408, 425, 429)  # in addition to every 5xx
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _NO_RANGE = re.compile(r"bytes \*/(\d+)")
 _SHA256 = re.compile(r'(?:W/)?"?([0-9a-fA-F]{64})"?')
 
 
 class RefusedError(Exception):
-    """The server does not give the file, or what it gives is not to be taken; asking again would not help."""
+    """The server refuses the file, or its response cannot be accepted; another request would not help."""
 
 
 class BrokenTransferError(Exception):
-    """The transfer broke; a later attempt may go on with it.
+    """The transfer was interrupted; a later request can resume it.
 
     Args:
         what: What happened.
-        wait_s: Seconds that the server asks to wait, 0 if it does not say.
+        wait_s: Seconds to wait as requested by the server, 0 without such a request.
     """
 
     def __init__(self, what: str, wait_s: float = 0.0) -> None:
@@ -43,93 +45,109 @@ class BrokenTransferError(Exception):
 
 
 class UnreachableError(BrokenTransferError):
-    """No server was reached: no network, no such host, a certificate that is not trusted."""
+    """No server responded: no network, unknown host, or an untrusted certificate."""
 
 
-class UnfitPartError(BrokenTransferError):
-    """What is here already is not the beginning of what the server has now."""
+class OutdatedPartError(BrokenTransferError):
+    """The partial download is not the beginning of the server's current file."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a server sends of a file.
+class Response:
+    """An accepted response of a server.
 
     Attributes:
-        stream: The bytes.
-        first_byte: Position in the file of the first byte of the stream.
-        size: Bytes of the whole file, None if the server does not say.
-        etag: The server's mark of this version of the file, None unless it stands for the very bytes.
-        stated_sha256: SHA-256 of the file as the host states it, in hex, None if it does not.
+        stream: The content.
+        first_byte: Offset in the file of the first byte of the stream.
+        size: Size of the complete file in bytes, None if unknown.
+        etag: The server's strong ETag of the file, None without one.
+        sha256: SHA-256 of the file in hex as published by the host, None if the host publishes none.
     """
 
     stream: io.BufferedIOBase
     first_byte: int
     size: int | None
     etag: str | None
-    stated_sha256: str | None
+    sha256: str | None
 
     def chunks(self, max_bytes: int) -> Iterator[bytes]:
-        """Yield the bytes as they come; an OSError is never raised from here.
+        """Yield the content as it arrives; no OSError is raised from here.
 
         Args:
-            max_bytes: Largest size of the whole file that is taken, where the server announces none.
+            max_bytes: Largest accepted file size, for servers that announce none.
 
         Raises:
-            BrokenTransferError: The connection broke, came to a stop, or ended before the announced size.
-            RefusedError: More than ``max_bytes`` came.
+            BrokenTransferError: The connection broke, stalled, or ended before the announced size.
+            RefusedError: The server sent more than ``max_bytes``.
         """
         position = self.first_byte
         while self.size is None or position < self.size:
-            most = _CHUNK_BYTES if self.size is None else min(_CHUNK_BYTES, self.size - position)
+            limit = _CHUNK_BYTES if self.size is None else min(_CHUNK_BYTES, self.size - position)
             try:
-                # read1 gives what has come; read would lose it when the rest does not come in time.
-                chunk = self.stream.read1(most)
+                # read1 returns what has arrived; read would lose it when the rest does not arrive in time.
+                chunk = self.stream.read1(limit)
             except (OSError, HTTPException) as error:
                 raise BrokenTransferError(f"the connection broke ({_reason(error)})") from error
             if not chunk:
                 break
             position += len(chunk)
             if self.size is None and position > max_bytes:
-                raise RefusedError(f"the server sends more than the {max_bytes} bytes that are expected")
+                raise RefusedError(f"the server sends more than the expected {max_bytes} bytes")
             yield chunk
         if self.size is not None and position < self.size:
             raise BrokenTransferError(f"the connection ended {self.size - position} bytes early")
 
 
 @contextmanager
-def opened(url: str, *, first_byte: int = 0, etag: str | None = None, timeout_s: float = 30.0) -> Iterator[Answer]:
-    """Ask for a file, from a byte on.
+def open_url(url: str, *, first_byte: int = 0, etag: str | None = None, timeout_s: float = 30.0) -> Iterator[Response]:
+    """Request a file, starting at a given byte.
 
-    A proxy is taken from the environment, certificates are checked, redirects are followed (never from https to http).
+    Proxies are read from the environment, certificates are verified, redirects are followed (never from https to http).
 
     Args:
         url: An http or https address.
-        first_byte: Position of the first byte that is wanted.
-        etag: Version of the file that the bytes before it are of, if known.
-        timeout_s: Seconds without a byte after which the connection counts as broken.
+        first_byte: Offset of the first requested byte.
+        etag: ETag of the version that the preceding bytes belong to, if known.
+        timeout_s: Seconds without data after which the connection counts as broken.
 
     Raises:
-        RefusedError: The server does not give the file, or gives something else, such as a login page.
+        RefusedError: The server refuses the file, or returns something else, such as a login page.
         BrokenTransferError: The connection broke, or the server is busy.
-        UnreachableError: No server was reached.
-        UnfitPartError: The server has no such range, or sends another one.
+        UnreachableError: No server responded.
+        OutdatedPartError: The server does not have the requested range, or returns another range.
     """
     headers = {"User-Agent": f"masam/{__version__}", "Accept-Encoding": "identity"}
     if first_byte:
         headers["Range"] = f"bytes={first_byte}-"
         headers |= {"If-Range": etag} if etag else {}
-    redirects = _Redirects()
-    _require_web(url)
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the scheme is checked
+    sha256 = None
+    for _ in range(_MAX_REDIRECTS):
+        with _send(url, headers, timeout_s) as response:
+            sha256 = sha256 or _published_sha256(response.headers)
+            if response.status in _REDIRECTS and "Location" in response.headers:
+                url = _redirect_target(url, response.headers["Location"])
+                continue
+            yield _accept(response, first_byte, etag, sha256)
+            return
+    raise RefusedError(f"the server redirects more than {_MAX_REDIRECTS} times")
+
+
+class _KeepRedirects(urllib.request.HTTPErrorProcessor):
+    """Returns every response as it is: redirects are checked before they are followed, error codes are judged here."""
+
+    def http_response(self, request: Any, response: Any) -> Any:
+        """Return the response; the arguments are those of urllib."""
+        return response
+
+    https_response = http_response
+
+
+def _send(url: str, headers: dict[str, str], timeout_s: float) -> HTTPResponse:
     try:
-        response: HTTPResponse = urllib.request.build_opener(redirects).open(request, timeout=timeout_s)
-    except HTTPError as error:
-        with error:
-            size = _NO_RANGE.fullmatch(error.headers.get("Content-Range", ""))
-            if error.code == 416 and size and int(size[1]) == first_byte:
-                yield Answer(io.BytesIO(), first_byte, first_byte, etag, redirects.stated_sha256)
-                return
-            raise _judged_status(error) from error
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise RefusedError(f"expected an http or https address, got {url}")
+        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the scheme is checked
+        response: HTTPResponse = urllib.request.build_opener(_KeepRedirects).open(request, timeout=timeout_s)
     except URLError as error:
         if isinstance(error.reason, ConnectionResetError | BrokenPipeError):
             raise BrokenTransferError(f"the connection broke ({_reason(error.reason)})") from error
@@ -137,82 +155,56 @@ def opened(url: str, *, first_byte: int = 0, etag: str | None = None, timeout_s:
     except (OSError, HTTPException) as error:
         raise BrokenTransferError(f"the connection broke ({_reason(error)})") from error
     except ValueError as error:
-        raise RefusedError(f"the server redirects to an address that is none ({error})") from error
-    with response:
-        yield _judged(response, first_byte, redirects.stated_sha256)
+        raise RefusedError(f"the address {url} is invalid ({error})") from error
+    return response
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, and keeps the SHA-256 that a host states on the way."""
-
-    def __init__(self) -> None:
-        self.stated_sha256: str | None = None
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        """Look at a redirect before it is followed; the arguments are urllib's."""
-        self.stated_sha256 = self.stated_sha256 or _stated_sha256(headers)
-        _require_web(newurl)
-        if urlsplit(req.full_url).scheme == "https" != urlsplit(newurl).scheme:
-            raise RefusedError(f"the server redirects from https to {newurl}, which anyone on the way could alter")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-    def http_error_302(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any) -> Any:
-        """Follow a redirect; the arguments are urllib's, which leaves the connection open if the address is none."""
-        try:
-            return super().http_error_302(req, fp, code, msg, headers)
-        except (RefusedError, ValueError):
-            fp.close()
-            raise
-
-    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+def _redirect_target(url: str, location: str) -> str:
+    try:
+        target = urljoin(url, location)
+        is_insecure = urlsplit(url).scheme == "https" != urlsplit(target).scheme
+    except ValueError as error:
+        raise RefusedError(f"the server redirects to an invalid address ({error})") from error
+    if is_insecure:
+        raise RefusedError(f"the server redirects from https to {target}, which is not secure")
+    return target
 
 
-def _require_web(url: str) -> None:
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise RefusedError(f"expected an http or https address, got {url}")
-
-
-def _judged_status(error: HTTPError) -> Exception:
-    what = f"the server answered with status {error.code} ({error.reason})"
-    if error.code == 416:
-        return UnfitPartError("the server's file has another size now")
-    if error.code >= 500 or error.code in _WORTH_ANOTHER_TRY:
-        return BrokenTransferError(what, _wait_s(error.headers))
-    return RefusedError(what)
-
-
-def _judged(response: HTTPResponse, first_byte: int, stated_sha256: str | None) -> Answer:
-    """Return the answer of a response whose status is of 2xx."""
-    headers = response.headers
+def _accept(response: HTTPResponse, first_byte: int, etag: str | None, sha256: str | None) -> Response:
+    """Return the usable response, or raise the error that explains why it cannot be used."""
+    headers, status = response.headers, f"the server answered with status {response.status} ({response.reason})"
+    if response.status == 416:
+        complete = _NO_RANGE.fullmatch(headers.get("Content-Range", ""))
+        if complete and int(complete[1]) == first_byte:
+            return Response(io.BytesIO(), first_byte, first_byte, etag, sha256)
+        raise OutdatedPartError("the size of the server's file has changed")
+    if response.status >= 500 or response.status in _RETRIED:
+        raise BrokenTransferError(status, _wait_s(headers))
+    if response.status not in (200, 206):
+        raise RefusedError(status)
     if headers.get_content_type() == "text/html":
-        raise RefusedError("the server answered with a web page, perhaps the login page of a network or proxy")
+        raise RefusedError("the server answered with a web page, possibly the login page of a network or proxy")
     if headers.get("Content-Encoding", "identity") != "identity":
-        raise RefusedError(f"the server sent the file packed as {headers['Content-Encoding']}, which was not asked for")
+        raise RefusedError(f"the server answered with the encoding {headers['Content-Encoding']}, expected none")
     etag = headers.get("ETag")
     if etag and etag.startswith("W/"):
-        etag = None
-    stated_sha256 = stated_sha256 or _stated_sha256(headers)
+        etag = None  # a weak ETag does not identify the bytes
     if response.status == 200:
-        return Answer(response, 0, response.length, etag, stated_sha256)
-    if response.status != 206:
-        raise RefusedError(f"the server answered with status {response.status} ({response.reason})")
+        return Response(response, 0, response.length, etag, sha256)
     sent = _RANGE.fullmatch(headers.get("Content-Range", ""))
     if not sent or int(sent[1]) != first_byte:
-        raise UnfitPartError(f"asked for the bytes from {first_byte} on, the server sent {headers['Content-Range']}")
-    size = None if sent[2] == "*" else int(sent[2])
-    return Answer(response, first_byte, size, etag, stated_sha256)
+        raise OutdatedPartError(f"requested the bytes from {first_byte}, the server sent {headers['Content-Range']}")
+    return Response(response, first_byte, None if sent[2] == "*" else int(sent[2]), etag, sha256)
 
 
-def _stated_sha256(headers: Message) -> str | None:
-    # Hugging Face states the SHA-256 of large files so; its ETag, and others' ETags, may be of another kind.
-    stated = _SHA256.fullmatch(headers.get("X-Linked-ETag", ""))
-    return stated[1].lower() if stated else None
+def _published_sha256(headers: Message) -> str | None:
+    # Hugging Face publishes the SHA-256 of large files in this header; an ETag can be a hash of another kind.
+    match = _SHA256.fullmatch(headers.get("X-Linked-ETag", ""))
+    return match[1].lower() if match else None
 
 
 def _wait_s(headers: Message) -> float:
-    """Return how many seconds ``Retry-After`` asks for, as a number or a date."""
+    """Return the seconds requested by ``Retry-After``, which is a number or a date."""
     value = headers.get("Retry-After", "")
     if value.isascii() and value.isdigit():
         return float(value)

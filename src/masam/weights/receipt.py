@@ -1,10 +1,11 @@
-"""What is known of a file that was downloaded and verified: a small note beside it."""
+"""Small JSON records beside a file: the receipt of a verified download, and the source of a partial one."""
 
 from __future__ import annotations
 
 import datetime
 import json
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import Field
 
@@ -13,55 +14,60 @@ from masam.config import Settings
 from masam.errors import ConfigError, InputError
 from masam.io.gate import read_json, system_border
 
+RecordT = TypeVar("RecordT", bound="JsonRecord")
 
-class Receipt(Settings):
-    """The note: which bytes were verified, and where they come from."""
 
-    url: str = Field(description="Where the file comes from.")
-    bytes: int = Field(description="Its size in bytes.")
-    sha256: str = Field(description="Its SHA-256 in hex, as it was verified.")
-    date: str = Field(description="When it was verified, UTC, as in 2026-01-31T12:00:00Z.")
+class JsonRecord(Settings):
+    """A record that is kept in a JSON file."""
+
+    @classmethod
+    def read(cls: type[RecordT], path: Path) -> RecordT | None:
+        """Return the record in a file, None if the file is missing or not a complete record."""
+        try:
+            return cls.from_mapping(read_json(path), where=path)
+        except (InputError, ConfigError):
+            return None
+
+    def write(self, path: Path) -> None:
+        """Write the record to a file."""
+        write_text(path, json.dumps(self.model_dump(), indent=2) + "\n")
+
+
+class Receipt(JsonRecord):
+    """Content and source of a verified file."""
+
+    url: str = Field(description="Address of the file.")
+    bytes: int = Field(description="Size in bytes.")
+    sha256: str = Field(description="Verified SHA-256 in hex.")
+    date: str = Field(description="Time of verification, UTC, such as 2026-01-31T12:00:00Z.")
 
 
 def receipt_path(file: Path) -> Path:
-    """Return where the note of a file lies."""
+    """Return the path of a file's receipt."""
     return file.with_name(f"{file.name}.json")
 
 
 def read_receipt(file: Path) -> Receipt | None:
-    """Return the note of a file; the file's size is compared, its content is not.
-
-    Args:
-        file: The file itself, not its note.
-
-    Returns:
-        The note, None if there is no such file, no readable note, or one of another size.
+    """Return the receipt of a file, None without a readable one. The file must have its size; its content is not read.
 
     Raises:
-        ResourceError: The system did not let us read.
+        ResourceError: The system refused to read a file.
     """
-    try:
-        receipt = Receipt.from_mapping(read_json(receipt_path(file)), where=receipt_path(file))
-        with system_border(file):
-            return receipt if file.is_file() and file.stat().st_size == receipt.bytes else None
-    except (InputError, ConfigError):
+    receipt = Receipt.read(receipt_path(file))
+    if receipt is None or not file.is_file():
         return None
+    with system_border(file):
+        return receipt if file.stat().st_size == receipt.bytes else None
 
 
 def write_receipt(file: Path, url: str, sha256: str) -> None:
-    """Write the note of a file that is verified.
-
-    Args:
-        file: The file itself.
-        url: Where it comes from.
-        sha256: Its SHA-256 in hex.
+    """Write the receipt of a file with a verified SHA-256.
 
     Raises:
-        InputError: There is no such file.
-        ResourceError: The system did not let us read or write.
+        InputError: The file does not exist.
+        ResourceError: The system refused to read or write.
     """
     with system_border(file):
         size = file.stat().st_size
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    receipt = Receipt(url=url, bytes=size, sha256=sha256, date=date)
-    write_text(receipt_path(file), json.dumps(receipt.model_dump(), indent=2) + "\n")
+    Receipt(url=url, bytes=size, sha256=sha256, date=date).write(receipt_path(file))

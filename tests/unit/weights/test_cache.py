@@ -61,7 +61,7 @@ def test_weights_are_downloaded_once(server):
 
 
 def test_what_is_not_pinned_is_checked_by_the_hosts_statement(server):
-    with pytest.raises(ResourceError, match=r"states no SHA-256 for the file; give one .* by --sha256"):
+    with pytest.raises(ResourceError, match=r"publishes no SHA-256 for the file; give one .* with --sha256"):
         get("stated")
     assert state("stated") == "no"
     server.faults.append(STATES)
@@ -73,7 +73,7 @@ def test_what_is_not_pinned_is_checked_by_the_hosts_statement(server):
 
 
 def test_or_by_the_users(server):
-    with pytest.raises(InputError, match=f"expected SHA-256 {OTHER}, got {SHA256}; nothing was kept"):
+    with pytest.raises(InputError, match=f"expected SHA-256 {OTHER}, got {SHA256}; the download was deleted"):
         get("stated", sha256=OTHER)
     assert get("stated", sha256=SHA256).read_bytes() == CONTENT
 
@@ -162,7 +162,7 @@ def test_a_file_put_there_by_hand_whose_hash_is_not_pinned(server, by_hand):
     path = by_hand("stated")
     with pytest.raises(InputError, match="no SHA-256 is known to check the file by; run masam weights get stated, whi"):
         get("stated", offline=True)
-    with pytest.raises(ResourceError, match="states no SHA-256"):
+    with pytest.raises(ResourceError, match="publishes no SHA-256"):
         get("stated")
     assert state("stated") == "unchecked"
     server.faults.append(STATES)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from masam.errors import InputError, ResourceError
 from masam.weights import download as module
-from masam.weights.download import download, stated_sha256
+from masam.weights.download import download, fetch_published_sha256
 from masam.weights.part import part_path
 from masam.weights.receipt import read_receipt
 
@@ -114,7 +114,7 @@ def test_a_cut_connection_is_gone_on_with_in_the_same_call(fetch, server, target
     assert fetch.pauses == [1, 2, 1]
     reason = "the connection broke" if reset else "the connection ended 2999000 bytes early"
     assert fetch.progress.lines[0].startswith(reason)
-    assert fetch.progress.lines[2].endswith("; going on at 1.2 MB in 1 s")
+    assert fetch.progress.lines[2].endswith("; resuming at 1.2 MB in 1 s")
     assert fetch.progress.tasks == [("weights.pth", 3)] * 4
 
 
@@ -138,8 +138,8 @@ def test_a_server_that_falls_silent(fetch, server, target):
     assert fetch() == SHA256
     assert time.monotonic() - begun > 0.6
     assert fetch.progress.lines == [
-        "the connection broke (timed out); going on at 0.0 MB in 1 s",
-        "the connection broke (timed out); going on at 0.5 MB in 2 s",
+        "the connection broke (timed out); resuming at 0.0 MB in 1 s",
+        "the connection broke (timed out); resuming at 0.5 MB in 2 s",
     ]
     assert server.ranges == [None, None, "bytes=500000-"]
     assert target.read_bytes() == CONTENT
@@ -190,12 +190,12 @@ def test_retry_after_is_heeded_up_to_a_minute(fetch, server, after, low, high):
         (Fault(status=410), r"status 410 \(Gone\)"),
         (Fault(status=204), r"status 204 \(No Content\)"),
         (Fault(status=302), r"status 302 \(Found\)"),
-        (Fault(headers=HTML, body=b"<html>"), "answered with a web page, perhaps the login page of a network or proxy"),
-        (Fault(headers={"Content-Encoding": "gzip"}), "packed as gzip, which was not asked for"),
+        (Fault(headers=HTML, body=b"<html>"), "answered with a web page, possibly the login page"),
+        (Fault(headers={"Content-Encoding": "gzip"}), "answered with the encoding gzip, expected none"),
         (Fault(status=302, headers={"Location": "ftp://127.0.0.1/a"}), "expected an http or https address, got ftp:"),
-        (Fault(status=302, headers={"Location": "file:///etc/passwd"}), "not allowed"),
-        (Fault(status=302, headers={"Location": "http://[::1/"}), "redirects to an address that is none"),
-        (Fault(status=302, headers={"Location": f"http://{'a' * 70}/"}), "redirects to an address that is none"),
+        (Fault(status=302, headers={"Location": "file:///etc/passwd"}), "expected an http or https address, got file:"),
+        (Fault(status=302, headers={"Location": "http://[::1/"}), "redirects to an invalid address"),
+        (Fault(status=302, headers={"Location": f"http://{'a' * 70}/"}), "the address http://a+/ is invalid"),
     ],
 )
 def test_what_is_not_the_file_is_final(fetch, server, fault, message):
@@ -218,7 +218,7 @@ def test_only_the_web_is_asked(fetch, url):
 def test_a_wrong_hash_leaves_nothing(fetch, server):
     server.content = CONTENT[:-1] + b"\0"
     got = hashlib.sha256(server.content).hexdigest()
-    with pytest.raises(InputError, match=f"expected SHA-256 {SHA256}, got {got}; nothing was kept; run the command"):
+    with pytest.raises(InputError, match=f"expected SHA-256 {SHA256}, got {got}; the download was deleted; run"):
         fetch()
     assert fetch.files == []
     server.content = CONTENT
@@ -254,7 +254,7 @@ def test_another_range_than_the_one_asked_for_is_not_taken(fetch, server, target
     assert fetch() == SHA256
     assert target.read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=1000-", None]
-    assert "asked for the bytes from 1000 on, the server sent bytes " in fetch.progress.lines[1]
+    assert "requested the bytes from 1000, the server sent bytes " in fetch.progress.lines[1]
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_a_part_that_is_longer_than_the_file_now_is(fetch, server, target):
     expected = hashlib.sha256(server.content).hexdigest()
     assert fetch(sha256=expected) == expected
     assert server.ranges == ["bytes=2000-", None]
-    assert fetch.progress.lines[-1].startswith("the server's file has another size now; going on at 0.0 MB")
+    assert fetch.progress.lines[-1].startswith("the size of the server's file has changed; resuming at 0.0 MB")
     assert target.read_bytes() == CONTENT[:1000]
 
 
@@ -340,7 +340,7 @@ def test_a_part_of_unknown_origin_is_not_gone_on_with(fetch, server, target, cas
 def test_a_damaged_part_is_found_by_the_hash(fetch, server, target):
     left_over(fetch, server, 1000)
     part_path(target).write_bytes(bytes(1000))
-    with pytest.raises(InputError, match=r"expected SHA-256 .* nothing was kept"):
+    with pytest.raises(InputError, match=r"expected SHA-256 .* the download was deleted"):
         fetch()
     assert fetch.files == []
     assert fetch() == SHA256
@@ -352,7 +352,7 @@ def test_more_than_expected_is_refused(fetch, server):
     with pytest.raises(InputError, match="expected 3000000 bytes, the server announces 3000001"):
         fetch(size=len(CONTENT))
     server.faults.append(Fault(headers={"Content-Length": None}))
-    with pytest.raises(ResourceError, match="the server sends more than the 3000000 bytes that are expected"):
+    with pytest.raises(ResourceError, match="the server sends more than the expected 3000000 bytes"):
         fetch(size=len(CONTENT))
     # Of a body that is longer than announced, what was announced is the file.
     server.faults.append(Fault(headers={"Content-Length": str(len(CONTENT))}))
@@ -365,7 +365,7 @@ def test_a_cap_where_no_size_is_known(fetch, server, monkeypatch):
     with pytest.raises(InputError, match="expected at most 2999999 bytes, the server announces 3000000"):
         fetch()
     server.faults.append(Fault(headers={"Content-Length": None}))
-    with pytest.raises(ResourceError, match="sends more than the 2999999 bytes"):
+    with pytest.raises(ResourceError, match="sends more than the expected 2999999 bytes"):
         fetch()
     assert fetch.files == []
     monkeypatch.setattr(module, "MAX_DOWNLOAD_BYTES", len(CONTENT))
@@ -381,7 +381,7 @@ def test_no_announced_size(fetch, server, target):
     server.faults.extend([Fault(headers=silent, cut_after=2000), Fault(headers=silent)])
     assert fetch(size=len(CONTENT)) == SHA256
     assert server.ranges == [None, None, "bytes=2000-"]
-    assert fetch.progress.lines == ["the connection ended 2998000 bytes early; going on at 0.0 MB in 1 s"]
+    assert fetch.progress.lines == ["the connection ended 2998000 bytes early; resuming at 0.0 MB in 1 s"]
     target.unlink()
     server.faults.append(Fault(headers=silent))
     assert fetch() == SHA256
@@ -399,7 +399,7 @@ def test_the_host_states_the_hash_before_it_redirects(fetch, server):
     assert fetch(sha256=None) == SHA256
     assert [path for path, _ in server.requests] == ["/weights.pth", "/elsewhere"]
     server.faults.append(redirect("/elsewhere", X_Linked_ETag=stated))
-    assert stated_sha256(server.url) == SHA256
+    assert fetch_published_sha256(server.url) == SHA256
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -417,7 +417,7 @@ def test_redirects_in_a_circle_end(fetch, server):
     assert fetch() == SHA256
     fetch.target.unlink()
     server.faults.extend([redirect(server.url)] * 30)
-    with pytest.raises(ResourceError, match=r"status 302 \(The HTTP server returned a redirect error"):
+    with pytest.raises(ResourceError, match="the server redirects more than 10 times"):
         fetch()
     assert len(server.requests) < 20
 
@@ -441,18 +441,18 @@ def test_a_host_that_states_no_hash(fetch, server, linked):
     """A plain ETag may look like one, and is none."""
     server.etag = f'"{SHA256}"'
     server.faults.extend([Fault(headers={"X-Linked-ETag": linked})] * 2)
-    message = "the host states no SHA-256 for the file; give one from a source you trust by --sha256"
+    message = "the host publishes no SHA-256 for the file; give one from a trusted source with --sha256"
     with pytest.raises(ResourceError, match=message):
         fetch(sha256=None)
     with pytest.raises(ResourceError, match=message):
-        stated_sha256(server.url)
+        fetch_published_sha256(server.url)
     assert fetch.files == []
     assert fetch() == SHA256
 
 
 def test_a_host_that_states_another_hash_is_told_before_the_download(fetch, server):
     server.faults.append(Fault(headers={"X-Linked-ETag": OTHER}, stall_after=0))
-    with pytest.raises(InputError, match=f"expected SHA-256 {SHA256}, the host states {OTHER}"):
+    with pytest.raises(InputError, match=f"expected SHA-256 {SHA256}, the host publishes {OTHER}"):
         fetch()
     assert fetch.files == []
 
@@ -464,7 +464,7 @@ def test_nobody_there(fetch):
     assert error.value.where == address
     assert fetch.pauses == [], "without a network there is nothing to wait for"
     with pytest.raises(ResourceError, match=r"cannot be reached \(.*refused\); do it by hand"):
-        stated_sha256(address, by_hand="do it by hand")
+        fetch_published_sha256(address, by_hand="do it by hand")
 
 
 def test_a_network_that_goes_and_comes_back(fetch, server, target):
@@ -507,7 +507,7 @@ def test_certificates_are_checked_and_https_stays_https(fetch, server, certifica
         assert secure.requests == []
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         secure.faults.append(redirect(server.url))
-        with pytest.raises(ResourceError, match=f"redirects from https to {server.url}, which anyone on the way"):
+        with pytest.raises(ResourceError, match=f"redirects from https to {server.url}, which is not secure"):
             fetch(secure.url)
         assert server.requests == []
         secure.faults.append(redirect(f"{secure.address}/b"))
@@ -521,7 +521,7 @@ def test_too_little_space_is_told_before_the_download(fetch, server, monkeypatch
     usage = shutil.disk_usage("/")
     server.faults.append(Fault(stall_after=0))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_999_999))
-    with pytest.raises(ResourceError, match="the download takes 3 MB more, the disk has 2 MB free; free space, or"):
+    with pytest.raises(ResourceError, match="the download requires 3 MB more, the disk has 2 MB free; free space, or"):
         fetch()
     # What is there already needs no space.
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
@@ -535,7 +535,7 @@ def test_a_disk_that_fills_up_keeps_what_has_come(fetch, server, target):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_234_567, hard))
     try:
         message = (
-            r"cannot write the file \(File too large\); what has come is kept: free space and run the command again"
+            r"cannot write the file \(File too large\); the partial download is kept: free space and run the"
         )
         with pytest.raises(ResourceError, match=message):
             fetch()
@@ -549,7 +549,7 @@ def test_a_disk_that_fills_up_keeps_what_has_come(fetch, server, target):
 
 def test_a_folder_that_cannot_be_made(fetch, target):
     target.parent.write_text("a file")
-    with pytest.raises(ResourceError, match=r"cache: cannot write to the folder \(.*\); choose a place .* MASAM_HOME"):
+    with pytest.raises(ResourceError, match=r"cache: cannot write to the folder \(.*\); set MASAM_HOME to a writable"):
         fetch()
 
 
@@ -567,7 +567,7 @@ def test_a_lock_that_is_denied(fetch, monkeypatch):
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(module.FileLock, "acquire", acquire)
-    with pytest.raises(ResourceError, match=r"cannot write to the folder \(Read-only file system\); choose a place"):
+    with pytest.raises(ResourceError, match=r"cannot write to the folder \(Read-only file system\); set MASAM_HOME to a"):
         fetch()
 
 
@@ -594,7 +594,7 @@ def test_a_second_one_waits_and_downloads_nothing(fetch, server, target):
     for thread in threads:
         thread.join(10)
     assert done == [SHA256, SHA256]
-    assert second.progress.lines == ["another masam process downloads weights.pth, waiting for it"]
+    assert second.progress.lines == ["another masam process is downloading weights.pth; waiting for it"]
     assert second.progress.tasks == []
     assert server.sent == len(CONTENT)
 
