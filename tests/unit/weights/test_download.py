@@ -534,9 +534,7 @@ def test_a_disk_that_fills_up_keeps_what_has_come(fetch, server, target):
     before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_234_567, hard))
     try:
-        message = (
-            r"cannot write the file \(File too large\); the partial download is kept: free space and run the"
-        )
+        message = r"cannot write the file \(File too large\); the partial download is kept: free space and run the"
         with pytest.raises(ResourceError, match=message):
             fetch()
     finally:
@@ -567,7 +565,7 @@ def test_a_lock_that_is_denied(fetch, monkeypatch):
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(module.FileLock, "acquire", acquire)
-    with pytest.raises(ResourceError, match=r"cannot write to the folder \(Read-only file system\); set MASAM_HOME to a"):
+    with pytest.raises(ResourceError, match=r"cannot write to the folder \(Read-only file system\); set MASAM_HOME to"):
         fetch()
 
 
