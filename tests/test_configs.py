@@ -19,7 +19,7 @@ from masam.model.sizes import find_size
 from masam.model.spec import MasamSpec, ModelOptions
 from masam.preprocess.plan import PRESETS, Plan
 from masam.synthetic import head, instruments, nerves, phantom, tumour
-from masam.synthetic.sets import MADE_SETS
+from masam.synthetic.sets import SYNTHETIC_SETS
 from masam.training.config import TrainConfig
 from masam.weights.card import Base
 from masam.weights.published import PUBLISHED
@@ -203,7 +203,7 @@ def test_a_table_of_the_evidence_can_be_built_and_is_as_long_as_it_says(file, mo
     if maker == "make":
         assert str(made["out"]) == table.dataset
         labels, depth, preset_name = MADE[made["name"]]
-        windows = (made["train"] or MADE_SETS[made["name"]].train) * depth
+        windows = (made["train"] or SYNTHETIC_SETS[made["name"]].train) * depth
     else:
         assert (maker, table.dataset) == ("demo", f"{made['out']}/{made['only']}/data")
         labels, windows, preset_name = head.LABELS, HEAD_WINDOWS, "paper-mr"

@@ -1,28 +1,28 @@
-"""``masam make``: writes what its sets promise, and refuses in a line."""
+"""``masam make``: its data sets, defaults and error messages."""
 
 import typing
 from pathlib import Path
 
 from masam.cli.make import make
-from masam.synthetic.sets import MADE_SETS
+from masam.synthetic.sets import SYNTHETIC_SETS
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/made-data-sets.md"
 
 
 def test_the_command_and_the_page_know_every_set_with_its_numbers():
     choices = typing.get_args(typing.get_type_hints(make)["name"])
-    assert set(choices) == set(MADE_SETS)
+    assert set(choices) == set(SYNTHETIC_SETS)
     lines = [line.strip("| ").split(" | ") for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| `")]
-    assert {cells[0].strip("`") for cells in lines} == set(MADE_SETS)
+    assert {cells[0].strip("`") for cells in lines} == set(SYNTHETIC_SETS)
     for cells in lines:
-        one = MADE_SETS[cells[0].strip("`")]
+        one = SYNTHETIC_SETS[cells[0].strip("`")]
         found = [int(word.strip(",")) for word in cells[-1].split() if word.strip(",").isdecimal()]
         assert found == [one.train, one.test], cells[0]
 
 
 def test_a_set_of_one_folder_and_one_of_six(masam, tmp_path):
     done = masam("make", "nerves", tmp_path / "nerves", "--train", 2, "--test", 0, "--seed", 4)
-    assert (done.code, done.out) == (0, f"{tmp_path / 'nerves'}: 2 to train on, 0 held out\n")
+    assert (done.code, done.out) == (0, f"{tmp_path / 'nerves'}: 2 training and 0 test cases\n")
     sites = masam("make", "sites", tmp_path / "sites", "--train", 1, "--test", 1, "--json")
     roots = [str(tmp_path / "sites" / site) for site in "ABCDEF"]
     assert sites.json == [{"root": root, "training": 1, "held_out": 1, "seed": 0} for root in roots]
@@ -40,4 +40,4 @@ def test_what_is_refused(masam, tmp_path):
     masam("make", "nerves", tmp_path / "mine", "--train", 1, "--test", 0)
     foreign = masam("make", "tumour", tmp_path / "mine")
     assert foreign.code == 3
-    assert "expected a new folder or this data set's own, found 2 other files" in foreign.error
+    assert "expected a new folder or one with this data set, found 2 other files" in foreign.error

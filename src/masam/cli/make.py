@@ -1,4 +1,4 @@
-"""``masam make``: data sets made by formula, for trying things out and for the experiments in configs/evidence."""
+"""``masam make``: synthetic data sets, for first trials and for the experiments in configs/evidence."""
 
 from __future__ import annotations
 
@@ -19,26 +19,30 @@ def register(app: typer.Typer) -> None:
 def make(
     name: Annotated[
         Literal["phantom", "tumour", "sites", "instruments", "nerves"],
-        typer.Argument(metavar="NAME", help="Which: phantom, tumour, sites, instruments or nerves."),
+        typer.Argument(metavar="NAME", help="Data set: phantom, tumour, sites, instruments or nerves."),
     ],
-    out: Annotated[Path, typer.Argument(help="Folder to make; of sites it gets a data set a site, OUT/A to OUT/F.")],
-    train: Annotated[int | None, typer.Option(help="Training cases (of each site); without, the set's own.")] = None,
-    test: Annotated[int | None, typer.Option(help="Held-out cases (of each site); without, the set's own.")] = None,
+    out: Annotated[Path, typer.Argument(help="Folder to write; sites writes one data set per site, OUT/A to OUT/F.")],
+    train: Annotated[
+        int | None, typer.Option(help="Training cases (per site); the default depends on the data set.")
+    ] = None,
+    test: Annotated[
+        int | None, typer.Option(help="Test cases (per site); the default depends on the data set.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the data set.")] = 0,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a data set made by formula: no patient's data, no download, the same files for the same seed."""
-    from masam.synthetic.sets import MADE_SETS
+    """Write a synthetic data set: no patient data, no download, identical files for the same seed."""
+    from masam.synthetic.sets import SYNTHETIC_SETS
 
-    chosen = MADE_SETS[name]
+    chosen = SYNTHETIC_SETS[name]
     train, test = chosen.train if train is None else train, chosen.test if test is None else test
     with listening(quiet) as progress:
-        progress.say(f"making {name}")
+        progress.say(f"writing {name}")
         chosen.write(out, train=train, test=test, seed=seed)
     roots = [str(out / part) for part in chosen.parts] or [str(out)]
     if json:
         print_json([{"root": root, "training": train, "held_out": test, "seed": seed} for root in roots])
         return
     for root in roots:
-        print_line(f"{root}: {train} to train on, {test} held out")
+        print_line(f"{root}: {train} training and {test} test cases")

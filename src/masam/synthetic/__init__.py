@@ -1,1 +1,1 @@
-"""Synthetic data sets with known labels, and the pictures used for pre-training."""
+"""Synthetic data sets with known labels, and the synthetic images used for pre-training."""

@@ -1,9 +1,9 @@
-"""A real head for the demo: slabs of the MNI152 T1 template out of the nilearn package, grey and white matter labelled.
+"""The head data set of the demo: slabs of the MNI152 T1 template of the nilearn package, with grey and white matter.
 
-The template is the average of 152 brains, without the skull. It shows that the whole way works on an MR image, offline;
-it is one brain, so a score on its held-out slabs says nothing about other people.
+The template is the average of 152 brains, without the skull. It demonstrates the pipeline on an MR image, offline. It
+is a single brain, so scores on the held-out slabs do not generalise to other people.
 
-Source: Fonov et al., NeuroImage 54 (2011) 313-327 (ICBM 2009 template), as nilearn ships it.
+Source: Fonov et al., NeuroImage 54 (2011) 313-327 (ICBM 2009 template), as distributed with nilearn.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ from masam.volume import Geometry, Volume
 LABELS = {"background": 0, "grey_matter": 1, "white_matter": 2}
 """Class names and label values; cerebrospinal fluid and everything outside the brain are background."""
 
-# Below this share of grey or white matter a voxel counts as fluid: grey, white and fluid add up to one, so that the
-# larger of the first two falls below one third only where the fluid is the largest.
+# Grey matter, white matter and fluid add up to one, so the larger tissue share is below 1/3 only where fluid dominates.
 TISSUE_FLOOR = 1 / 3
 
-# The template's floats run from 0 to 1; whole numbers take half of the disk and 1000 steps lose nothing of its 8 bits.
+# The template ranges from 0 to 1 in floats. Integers halve the disk space, and 1000 steps preserve its 8 bits.
 INTENSITY_TOP = 1000
 
-# Fewer voxels of either tissue than this, and a slice at the brain's ends shows no anatomy.
+# Slices at the ends of the brain with fewer voxels of either tissue are left out.
 _MIN_TISSUE_VOXELS = 500
 _MARGIN_VOXELS = 6
 
@@ -41,8 +40,8 @@ class Slab:
     Attributes:
         name: Case name.
         split: ``train`` or ``test``.
-        first: Its lowest slice in the template.
-        last: Its highest slice, included.
+        first: Index of its lowest slice in the template.
+        last: Index of its highest slice, inclusive.
     """
 
     name: str
@@ -56,21 +55,21 @@ def plan_slabs(first: int, last: int, *, slab_slices: int = 14, gap_slices: int 
 
     Args:
         first: First usable slice.
-        last: Last usable slice, included.
-        slab_slices: Slices of a slab, 1 or more.
-        gap_slices: Slices left out between two slabs, 1 or more: neighbours look alike, so a test slice must not
-            touch a training slice.
-        test_every: Out of so many slabs one is held out, 2 or more.
+        last: Last usable slice, inclusive.
+        slab_slices: Slices per slab, 1 or more.
+        gap_slices: Slices between two slabs, 1 or more. Neighbouring slices are similar, so a test slice must not be
+            adjacent to a training slice.
+        test_every: One slab out of this many is held out, 2 or more.
 
     Returns:
         Slabs from the feet upwards, as many as fit.
 
     Raises:
-        ConfigError: A number is out of its range, or the range holds no training or no test slab.
+        ConfigError: A number is out of range, or the range contains no training or no test slab.
     """
     if slab_slices < 1 or gap_slices < 1 or test_every < 2:
         raise ConfigError(
-            "expected slabs and gaps of 1 slice or more and a test slab at most every second, "
+            "expected slabs and gaps of 1 slice or more and test_every of 2 or more, "
             f"got slab_slices={slab_slices}, gap_slices={gap_slices}, test_every={test_every}"
         )
     starts = range(first, last - slab_slices + 2, slab_slices + gap_slices)
@@ -88,7 +87,7 @@ def plan_slabs(first: int, last: int, *, slab_slices: int = 14, gap_slices: int 
 
 
 def load_head() -> tuple[Volume, Volume]:
-    """Load the template and label it, cropped to the brain and a margin.
+    """Load and label the template, cropped to the brain and a margin.
 
     Returns:
         T1 image (int16, 0 to 1000) and labels (uint8, ``LABELS``), 1 mm voxels, axes right, front, head.
@@ -119,17 +118,17 @@ def load_head() -> tuple[Volume, Volume]:
 
 
 def label_tissue(grey: NDArray[np.float32], white: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Label each voxel of the brain by the larger of two tissue shares.
+    """Label each voxel of the brain with the tissue of the larger share.
 
-    nilearn's ready-made masks overlap in a third of the brain, so they are no labels.
+    nilearn's own tissue masks are unsuitable as labels, since they overlap in a third of the brain.
 
     Args:
         grey: Share of grey matter, 0 to 1.
         white: Share of white matter, 0 to 1, of the same shape.
-        brain: Where the brain is, of the same shape.
+        brain: Brain mask, of the same shape.
 
     Returns:
-        ``LABELS`` values; 0 outside the brain and where neither reaches ``TISSUE_FLOOR``.
+        ``LABELS`` values; 0 outside the brain and where both shares are below ``TISSUE_FLOOR``.
     """
     tissue = np.where(white > grey, LABELS["white_matter"], LABELS["grey_matter"])
     labels: NDArray[np.uint8] = np.where(brain & (np.maximum(grey, white) >= TISSUE_FLOOR), tissue, 0).astype(np.uint8)
@@ -137,31 +136,31 @@ def label_tissue(grey: NDArray[np.float32], white: NDArray[np.float32], brain: N
 
 
 def write_head(root: Path, *, slab_slices: int = 14, gap_slices: int = 5, test_every: int = 3) -> Path:
-    """Write the data set as an nnU-Net raw folder, the labels of the held-out slabs in ``labelsTs``.
+    """Write the data set as an nnU-Net raw folder, with the labels of the held-out slabs in ``labelsTs``.
 
-    The split is recorded beside the data, in ``slabs.json`` and ``README.txt``.
+    ``slabs.json`` and ``README.txt`` in the folder document the split.
 
     Args:
-        root: Folder to write; made if missing.
-        slab_slices: Slices of a case.
-        gap_slices: Slices left out between two cases.
-        test_every: Out of so many slabs one is held out.
+        root: Folder to write; created if missing.
+        slab_slices: Slices per case.
+        gap_slices: Slices between two cases.
+        test_every: One slab out of this many is held out.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: A number is out of its range, see ``plan_slabs``.
-        InputError: The folder holds cases of another data set.
+        ConfigError: A number is out of range, see :func:`plan_slabs`.
+        InputError: The folder contains cases of another data set.
         ResourceError: nilearn is not installed, or a file cannot be written.
     """
     from masam.atomic import write_text
 
     image, labels = load_head()
     slabs = plan_slabs(0, image.shape[2] - 1, slab_slices=slab_slices, gap_slices=gap_slices, test_every=test_every)
-    train = tuple(slab.name for slab in slabs if slab.split == "train")
-    test = tuple(slab.name for slab in slabs if slab.split == "test")
-    folder = RawFolder.begin(root, train, test)
+    train, test = (tuple(slab.name for slab in slabs if slab.split == split) for split in ("train", "test"))
+    folder = RawFolder(root, train, test, ("T1",), LABELS)
+    folder.begin()
     for slab in slabs:
         folder.write_case(slab.name, _cut(image, slab), _cut(labels, slab))
     facts = {
@@ -173,16 +172,13 @@ def write_head(root: Path, *, slab_slices: int = 14, gap_slices: int = 5, test_e
     write_text(root / "slabs.json", json.dumps(facts, indent=2) + "\n")
     write_text(root / "README.txt", _readme(slabs, gap_slices))
     folder.finish(
-        name="Head",
-        description=f"Slabs of the MNI152 T1 template (one average brain), {gap_slices} slices apart; see README.txt.",
-        channel="T1",
-        labels=LABELS,
+        "Head", f"Slabs of the MNI152 T1 template (one average brain), {gap_slices} slices apart; see README.txt."
     )
     return root
 
 
 def _brain_box(labels: NDArray[np.uint8], brain: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    """Return the part of the template that holds brain: in plane with a margin, along z where both tissues show."""
+    """Return the box of the brain: with a margin in plane, and along z the slices that contain both tissues."""
     bounds = []
     for axis in (0, 1):
         occupied = np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {axis})))
@@ -194,29 +190,28 @@ def _brain_box(labels: NDArray[np.uint8], brain: NDArray[np.bool_]) -> tuple[sli
 
 
 def _cut(volume: Volume, slab: Slab) -> Volume:
-    """Return a slab of a volume, at its place."""
+    """Return a slab of a volume with its own affine."""
     affine = np.array(volume.geometry.affine)
     affine[:3, 3] += affine[:3, 2] * slab.first
     return Volume(volume.array[:, :, slab.first : slab.last + 1], Geometry(affine))
 
 
 def _z_range_mm(volume: Volume, slab: Slab) -> list[float]:
-    """Return the height of a slab's first and last slice in MNI space."""
+    """Return the z position of a slab's first and last slice in MNI space."""
     affine = volume.geometry.affine
     return [round(float(affine[2, 3] + affine[2, 2] * k), 3) for k in (slab.first, slab.last)]
 
 
 def _readme(slabs: list[Slab], gap_slices: int) -> str:
-    """Return what a reader of the folder should know."""
     lines = [
-        "Head: slabs of the MNI152 T1 template (ICBM 2009, 1 mm) as shipped with nilearn.",
+        "Head: slabs of the MNI152 T1 template (ICBM 2009, 1 mm) as distributed with nilearn.",
         "",
         "Labels: 1 grey matter, 2 white matter: the larger of the two tissue templates inside the brain mask,",
-        f"0 where neither reaches {TISSUE_FLOOR:.2f} (fluid).",
+        f"0 where both are below {TISSUE_FLOOR:.2f} (fluid).",
         "",
-        "It is one average brain. Training and test slabs come from the same head, so scores show that the way from",
-        f"file to mask works, not how a model does on other people. {gap_slices} slices between two slabs are in",
-        "neither, so that no test slice is the neighbour of a training slice.",
+        "This is one average brain. Training and test slabs come from the same head, so scores show that the pipeline",
+        f"works, not how a model generalises to other people. {gap_slices} slices between two slabs are unused, so",
+        "that no test slice is adjacent to a training slice.",
         "",
         "case      split  slices (of the cropped template)",
     ]

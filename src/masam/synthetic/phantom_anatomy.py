@@ -1,8 +1,8 @@
-"""The abdomen of the phantom: where the organs lie and how they attenuate in a portal venous CT.
+"""Anatomy of the phantom: position, size and attenuation of the organs in a portal venous CT.
 
-Lengths are mm in the frame of the patient: x to the right, y to the front, z to the head, the origin in front of the
-spine at the level of the lower liver. Later solids lie over earlier ones. Sizes and attenuations follow what a
-radiologist expects of an adult (fat -100 HU, muscle 55, liver 110, spleen 125, renal cortex 190, bile 10, lung -850).
+Lengths are in mm in the frame of the patient: x to the right, y to the front, z to the head, origin in front of the
+spine at the level of the lower liver. Later solids cover earlier ones. Sizes and attenuations are typical of adults
+(fat -100 HU, muscle 55, liver 110, spleen 125, renal cortex 190, bile 10, lung -850).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from masam.synthetic.phantom_loops import BED_CENTRE_MM, BED_RADII_MM
-from masam.synthetic.phantom_paint import Canvas, Field, Points, blend, cut_out, ellipsoid, periodic
+from masam.synthetic.solids import Canvas, Field, Points, blend, cut_out, ellipsoid, periodic
 
 LABELS = {
     "background": 0,
@@ -34,15 +34,15 @@ _VERTEBRA_PITCH_MM = 34.0
 
 @dataclass(frozen=True, eq=False)
 class Abdomen:
-    """What the painters of the organs share.
+    """Arguments shared by the functions that paint organs.
 
     Attributes:
-        canvas: What is painted on.
-        points: Voxel positions, already deformed as this patient is.
+        canvas: Canvas to paint on.
+        points: Deformed voxel positions.
         texture: Smooth noise of unit variance, for fat, bone and parenchyma.
         wall: Distance to the inner side of the abdominal wall, negative in the cavity.
-        bed: Distance to the bed of fat where the loops of small bowel lie; organs stay out of it.
-        generator: Randomness of this patient.
+        bed: Distance to the fat that contains the loops of small bowel; organs stay out of it.
+        generator: Source of randomness of this patient.
     """
 
     canvas: Canvas
@@ -57,17 +57,17 @@ class Abdomen:
         return float(self.generator.uniform(mean - spread, mean + spread))
 
     def near(self, x: float, y: float, z: float, spread: float = 4.0) -> Points:
-        """Return the positions from a centre that is drawn near a place."""
+        """Return the positions relative to a centre drawn near a position."""
         return self.points.moved((self.vary(x, spread), self.vary(y, spread * 0.6), self.vary(z, spread * 1.5)))
 
     def radii(self, *mm: float) -> tuple[float, float, float]:
-        """Draw the three half axes near these, all bigger or smaller by one factor and each by one of its own."""
+        """Draw three half axes near these, varied by a common factor and by one factor each."""
         size = self.vary(1.0, 0.06)
         a, b, c = (r * size * self.vary(1.0, 0.05) for r in mm)
         return a, b, c
 
     def within(self, solid: Field) -> Field:
-        """Return the part of a solid that is inside the cavity and outside the loops' bed."""
+        """Return the part of a solid inside the cavity and outside the bed."""
         inside: Field = np.maximum(np.maximum(solid, self.wall + 2), -self.bed)
         return inside
 
@@ -76,17 +76,17 @@ def paint_abdomen(canvas: Canvas, points: Points, texture: Field, generator: np.
     """Paint everything but the small bowel.
 
     Args:
-        canvas: Air at the start; image and labels are painted in place.
+        canvas: Canvas filled with air; painted in place.
         points: Voxel positions in the patient's frame.
         texture: Smooth noise of unit variance, of the same shape.
-        generator: Randomness: each call is another patient.
+        generator: Source of randomness of this patient.
     """
     skin, wall = _paint_trunk(canvas, points, texture, generator)
-    # The organs are painted on the trunk's voxels alone, as a list: less than half of the scan.
+    # Organs are painted on a list of the trunk's voxels, which are less than half of the scan.
     trunk = np.nonzero(skin < 0)
     inner = Points(points.x[trunk], points.y[trunk], points.z[trunk])
     bed = ellipsoid(inner.moved((*BED_CENTRE_MM, 0.0)), (*BED_RADII_MM, math.inf))
-    inner_canvas = Canvas(canvas.hu[trunk], canvas.labels[trunk], canvas.edge_mm)
+    inner_canvas = Canvas(canvas.image[trunk], canvas.labels[trunk], canvas.edge_mm)
     abdomen = Abdomen(inner_canvas, inner, texture[trunk], wall[trunk], bed, generator)
     _paint_spine(abdomen)
     _paint_bowel(abdomen)
@@ -97,11 +97,11 @@ def paint_abdomen(canvas: Canvas, points: Points, texture: Field, generator: np.
     _paint_pancreas(abdomen)
     _paint_great_vessels(abdomen)
     _paint_lung_bases(abdomen)
-    canvas.hu[trunk], canvas.labels[trunk] = inner_canvas.hu, inner_canvas.labels
+    canvas.image[trunk], canvas.labels[trunk] = inner_canvas.image, inner_canvas.labels
 
 
 def _paint_trunk(canvas: Canvas, points: Points, texture: Field, generator: np.random.Generator) -> tuple[Field, Field]:
-    """Paint skin, fat, the muscle ring and the ribs in it; return the distances to skin and inner side."""
+    """Paint skin, fat, the muscle wall and the ribs in it; return the distances to skin and inner side."""
     half_width, half_depth = generator.uniform(134, 142), generator.uniform(102, 109)
     fat_mm, muscle_mm = generator.uniform(11, 19), generator.uniform(8, 11)
     x, y, z = points.x, points.y, points.z
@@ -112,12 +112,12 @@ def _paint_trunk(canvas: Canvas, points: Points, texture: Field, generator: np.r
     front: Field = y / radius
     canvas.paint(skin, 20.0)
     canvas.paint(skin + 2.5, _FAT + 6 * texture)
-    # Fat is thicker at the back and the sides, muscle at the sides (three layers) than in front (one).
+    # Fat is thickest at the back and the sides, muscle at the sides (three layers; one in front).
     outer: Field = skin + (side - front + 5.5) * (0.2 * fat_mm)
     inner: Field = outer + (side + 2.1) * (0.35 * muscle_mm)
     canvas.paint(outer, _MUSCLE + 4 * texture)
     canvas.paint(inner, _FAT + 5 * texture)
-    # Ribs climb from front to back, one every 30 mm, and end where the costal arch does: further back lower down.
+    # Ribs climb from front to back, one every 30 mm, and end at the costal arch, which recedes lower down.
     climb = z + 60 * front + np.float32(generator.uniform(0, _RIB_PITCH_MM))
     along = periodic(climb, _RIB_PITCH_MM)
     rib = np.sqrt((0.5 * (outer + inner)) ** 2 + (0.75 * along) ** 2) - 4.5
@@ -128,7 +128,7 @@ def _paint_trunk(canvas: Canvas, points: Points, texture: Field, generator: np.r
 
 
 def _paint_spine(abdomen: Abdomen) -> None:
-    """Paint the back's muscles, the psoas, and vertebrae with shell, marrow, discs, canal and processes."""
+    """Paint back muscles, psoas, and vertebrae with cortex, marrow, discs, canal and processes."""
     paint, texture = abdomen.canvas.paint, abdomen.texture
     column = abdomen.points.moved((0.0, -48.0, abdomen.vary(0.0, 12.0)))
     for side in (-1, 1):
@@ -136,7 +136,7 @@ def _paint_spine(abdomen: Abdomen) -> None:
         paint(muscle, _MUSCLE - 8 + 9 * texture)
         psoas = column.moved((side * 34.0, -4.0, -85.0)).turned(side * 9.0, "y")
         paint(ellipsoid(psoas, (15.0, 18.0, 85.0)), _MUSCLE + 3 * texture)
-    # Position within a segment, from the middle of a vertebra; the disc is the third beyond 12.5 mm.
+    # Position within a segment, from the middle of a vertebra; the disc starts at 12.5 mm.
     segment = periodic(column.z, _VERTEBRA_PITCH_MM)
     disc = 12.5 - np.abs(segment)
     waist = 1.5 * np.cos(segment * (math.pi / 12.5))
@@ -177,7 +177,7 @@ def _paint_bowel(abdomen: Abdomen) -> None:
 
 
 def _paint_liver(abdomen: Abdomen) -> None:
-    """Paint right and left lobe, hepatic veins and, in its fossa, the gallbladder."""
+    """Paint both lobes of the liver, the hepatic veins and the gallbladder."""
     paint = abdomen.canvas.paint
     right = ellipsoid(
         abdomen.near(64.0, 2.0, 30.0).turned(abdomen.vary(8.0, 5.0), "y"), abdomen.radii(56.0, 76.0, 66.0)
@@ -185,7 +185,7 @@ def _paint_liver(abdomen: Abdomen) -> None:
     left = ellipsoid(
         abdomen.near(8.0, 54.0, 42.0).turned(abdomen.vary(-12.0, 6.0), "y"), abdomen.radii(66.0, 30.0, 36.0)
     )
-    # A breath of fat between the liver and the spine's front.
+    # A thin layer of fat between the liver and the spine.
     spine = ellipsoid(abdomen.points.moved((0.0, -44.0, 0.0)), (44.0, 40.0, math.inf))
     liver = abdomen.within(np.maximum(blend(right, left, 14.0), -spine) + 0.8 * abdomen.texture)
     hu = abdomen.vary(108.0, 10.0)
@@ -203,19 +203,19 @@ def _paint_liver(abdomen: Abdomen) -> None:
 
 
 def _paint_stomach(abdomen: Abdomen) -> None:
-    """Paint the stomach: wall, contents, and gas above a level, for the patient lies on the back."""
+    """Paint the stomach: wall, contents, and gas above them, as the patient lies supine."""
     paint = abdomen.canvas.paint
     centre = abdomen.near(-58.0, 46.0, 40.0)
     stomach = abdomen.within(ellipsoid(centre.turned(24.0).turned(-20.0, "y"), abdomen.radii(37.0, 25.0, 40.0)))
     paint(stomach - 2, _FAT)
     paint(stomach, 80.0)
     paint(stomach + 4, abdomen.vary(25.0, 15.0) + 10 * abdomen.texture)
-    # A level is flat: it shows the direction of gravity, not of the stomach.
+    # The air-fluid level follows gravity, not the orientation of the stomach.
     paint(np.maximum(stomach + 4, abdomen.vary(8.0, 6.0) - centre.y), _GAS)
 
 
 def _paint_spleen(abdomen: Abdomen) -> None:
-    """Paint the spleen, a crescent on the left: an ellipsoid with its inner side pressed in."""
+    """Paint the spleen, a crescent: an ellipsoid with a hollow on its inner side."""
     centre = abdomen.near(-82.0, -28.0, 36.0)
     hollow = ellipsoid(centre.moved((34.0, 10.0, -6.0)).turned(-20.0), (30.0, 36.0, 52.0))
     spleen = np.maximum(ellipsoid(centre.turned(18.0), abdomen.radii(29.0, 44.0, 46.0)), -hollow)
@@ -224,11 +224,11 @@ def _paint_spleen(abdomen: Abdomen) -> None:
 
 
 def _paint_kidneys(abdomen: Abdomen) -> None:
-    """Paint both kidneys in their fat: beans with a bright cortex, darker pyramids and the fat of the sinus."""
+    """Paint both kidneys in fat, with bright cortex, darker pyramids and the fat of the sinus."""
     paint = abdomen.canvas.paint
     cortex, medulla = abdomen.vary(188.0, 15.0), abdomen.vary(128.0, 10.0)
     for side, z in ((1, -26.0), (-1, -12.0)):
-        # Upper poles lean together and back, the hilum looks inwards and to the front.
+        # Upper poles lean together and back; the hilum faces inwards and to the front.
         centre = abdomen.near(side * 63.0, -38.0, z, 3.5).turned(side * 12.0, "y").turned(-8.0, "x").turned(side * 28.0)
         bean = ellipsoid(centre, abdomen.radii(25.0, 29.0, 52.0))
         sinus = ellipsoid(centre.moved((-side * 20.0, 3.0, 0.0)), (18.0, 9.0, 21.0))
@@ -240,12 +240,12 @@ def _paint_kidneys(abdomen: Abdomen) -> None:
 
 
 def _paint_pancreas(abdomen: Abdomen) -> None:
-    """Paint the pancreas: from its head at the right it arches in front of the loops' bed to the spleen's hilum."""
+    """Paint the pancreas, an arch in front of the bed from its head at the right to the hilum of the spleen."""
     start, end = abdomen.vary(50.0, 4.0), abdomen.vary(186.0, 6.0)
     centre = abdomen.points.moved((*BED_CENTRE_MM, 0.0))
     semi_x, semi_y = BED_RADII_MM[0] + 9, BED_RADII_MM[1] + 8
     angle = np.arctan2(centre.y * (1 / semi_y), centre.x * (1 / semi_x))
-    # The cut of arctan2 is moved from the tail, at 180 degrees, to the spine.
+    # Move the branch cut of arctan2 from the tail, at 180 degrees, to the spine.
     angle = np.where(angle < -math.pi / 2, angle + 2 * math.pi, angle) * (180 / math.pi)
     angle = np.clip(angle, start, end)
     share = (angle - start) * (1 / (end - start))
@@ -260,7 +260,7 @@ def _paint_pancreas(abdomen: Abdomen) -> None:
 
 
 def _paint_great_vessels(abdomen: Abdomen) -> None:
-    """Paint the vena cava (background) at the right and the aorta at the left of the spine's front."""
+    """Paint the vena cava (background) to the right and the aorta to the left, in front of the spine."""
     points, paint = abdomen.points, abdomen.canvas.paint
     sway = points.z * (1 / 60)
     cava = Points(points.x - abdomen.vary(21.0, 3.0) - 2 * np.cos(sway), points.y + abdomen.vary(20.0, 1.5), points.z)
@@ -273,12 +273,12 @@ def _paint_great_vessels(abdomen: Abdomen) -> None:
 
 
 def _paint_lung_bases(abdomen: Abdomen) -> None:
-    """Paint the recesses of the lungs: above the diaphragm's dome, that is at the rim first."""
+    """Paint the lung bases above the dome of the diaphragm, which are lowest at the rim."""
     reach = np.clip(1 + abdomen.wall * (1 / 82), 0, 1)
     dome = abdomen.vary(96.0, 4.0) - abdomen.vary(84.0, 5.0) * reach**5
-    # Towards the front the diaphragm hangs higher; the crura and the spine part left from right.
+    # The diaphragm is higher in front; crura and spine separate left from right.
     lung = dome + 0.45 * np.maximum(abdomen.points.y, 0) - abdomen.points.z
     middle = ellipsoid(abdomen.points.moved((0.0, -56.0, 0.0)), (31.0, 44.0, math.inf))
-    # The dome falls steeply at the rim; divided by its slope there, its height is a distance.
+    # The dome is steep at the rim; its height divided by its slope there is a distance.
     lung = np.maximum(np.maximum(0.2 * lung, -middle), abdomen.wall + 1)
     abdomen.canvas.paint(lung, -850.0 + 25 * abdomen.texture)

@@ -1,10 +1,9 @@
-"""The class that one slice cannot tell: the duodenum among loops of small bowel of the same look.
+"""The duodenum among loops of small bowel, a class that cannot be recognised in a single slice.
 
-Several courses run side by side through all slices, drifting slowly. All are drawn from one distribution; then one is
-picked at random to be the duodenum, which runs on, and the others are cut into loops that cross two or three slices,
-with gaps between them. What is visible of a loop is therefore, slice by slice, drawn exactly like a section of the
-duodenum: same place, size, shape and attenuation. Only the neighbouring slices say which is which: within any five
-consecutive slices every loop ends.
+Several courses run side by side through all slices and drift slowly. All follow one distribution. One of them, chosen
+at random, is the duodenum and continuous; the others are cut into loops of two or three slices with gaps between them.
+In a single slice, a loop and the duodenum therefore have the same distribution of position, size, shape and
+attenuation. Only the neighbouring slices distinguish them: every loop ends within any five consecutive slices.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# The fat in front of the spine where the courses run, an ellipse around the patient's axis (mm, x right, y front).
+# Elliptic region of fat in front of the spine that contains the courses (mm, x right, y front).
 BED_CENTRE_MM = (0.0, 24.0)
 BED_RADII_MM = (56.0, 32.0)
 
@@ -23,22 +22,22 @@ NUM_COURSES = 4
 LOOP_SLICES = (2, 3)
 GAP_SLICES = (1, 2)
 RADIUS_MM = (9.5, 11.0)
-# Room between two centres: the largest two sections and a voxel of fat between them.
+# Smallest distance of two centres: two of the largest sections and a voxel of fat between them.
 MIN_GAP_MM = 26.0
 
-# Paths proposed at a time; one batch in three holds enough that fit side by side.
+# Paths per batch of proposals; one batch in three contains enough paths that are far enough apart.
 _PROPOSALS = 200
 
 
 @dataclass(frozen=True, eq=False)
 class Courses:
-    """Cross sections of the duodenum (one of the N courses) and of loops on every slice.
+    """Cross sections of N courses, one of which is the duodenum, on K slices.
 
     Attributes:
-        centres_mm: [N, K, 2] position on each slice, x right and y front.
+        centres_mm: [N, K, 2] centre on each slice, x right and y front.
         radii_mm: [N, K, 2] half axes of the elliptic section.
         angles: [N] direction of the first half axis, in radians.
-        visible: [N, K] whether there is a section on the slice.
+        visible: [N, K] whether the slice shows the course.
         is_duodenum: [N] whether the course is the duodenum.
     """
 
@@ -53,30 +52,32 @@ def draw_courses(generator: np.random.Generator, depth: int, step_mm: float = 5.
     """Draw the duodenum and the loops of a case.
 
     Args:
-        generator: Randomness.
+        generator: Source of randomness.
         depth: Number of slices K.
-        step_mm: Distance of two slices.
+        step_mm: Slice spacing.
 
     Returns:
-        ``NUM_COURSES`` courses, one of them the duodenum, no two closer than ``MIN_GAP_MM`` on any slice.
+        ``NUM_COURSES`` courses, at least ``MIN_GAP_MM`` apart on every slice.
     """
     centres = _draw_centres(generator, np.arange(depth, dtype=np.float64) * step_mm)
     round_radii = generator.uniform(*RADIUS_MM, size=(NUM_COURSES, 1))
-    # A section breathes by 5 % from slice to slice; its half axes differ by up to 15 %.
+    # The size of a section varies by 5 % from slice to slice; its half axes differ by up to 15 %.
     breath = 1 + 0.05 * generator.standard_normal((NUM_COURSES, depth)).clip(-2, 2)
     stretch = generator.uniform(1.0, 1.075, size=(NUM_COURSES, 1))
     radii = np.stack([round_radii * breath * stretch, round_radii * breath / stretch], axis=-1)
     is_duodenum = np.zeros(NUM_COURSES, dtype=bool)
     is_duodenum[generator.integers(NUM_COURSES)] = True
-    visible = np.array([np.ones(depth, bool) if runs_on else _draw_loops(generator, depth) for runs_on in is_duodenum])
+    visible = np.ones((NUM_COURSES, depth), dtype=bool)
+    for course in np.flatnonzero(~is_duodenum):
+        visible[course] = _draw_loops(generator, depth)
     return Courses(centres, radii, generator.uniform(0, math.pi, NUM_COURSES), visible, is_duodenum)
 
 
 def _draw_centres(generator: np.random.Generator, z_mm: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Draw paths that stay inside the bed and apart; [N, K, 2]."""
+    """Draw paths inside the bed and apart from each other; [N, K, 2]."""
     radii = np.array(BED_RADII_MM) - RADIUS_MM[1]
     while True:
-        # Proposals, uniform over the bed, [P, K, 2]; those that leave it are out, the others are taken while they fit.
+        # Proposals [P, K, 2], uniform over the bed; take those that stay inside and keep their distance.
         reach, angle = np.sqrt(generator.uniform(size=_PROPOSALS)), generator.uniform(0, 2 * math.pi, size=_PROPOSALS)
         starts = radii * np.stack([reach * np.cos(angle), reach * np.sin(angle)], axis=-1)
         drift = _drift(generator, z_mm, 4.0, 1) + _drift(generator, z_mm, 3.5, _PROPOSALS)
@@ -93,21 +94,21 @@ def _draw_centres(generator: np.random.Generator, z_mm: NDArray[np.float64]) -> 
 
 
 def _drift(generator: np.random.Generator, z_mm: NDArray[np.float64], reach_mm: float, n: int) -> NDArray[np.float64]:
-    """Draw n slow sideways motions along the slices, [n, K, 2], of up to ``reach_mm`` in either direction."""
+    """Draw n slow sideways motions along the slices, [n, K, 2], of up to ``reach_mm`` in each direction."""
     wavelength = generator.uniform(110, 240, size=(n, 1, 2))
     phase = generator.uniform(0, 2 * math.pi, size=(n, 1, 2))
     return reach_mm * np.sin(2 * math.pi * z_mm[:, None] / wavelength + phase)
 
 
 def _draw_loops(generator: np.random.Generator, depth: int) -> NDArray[np.bool_]:
-    """Cut a course into loops: [K], runs of two or three slices and shorter gaps, none longer at the volume's ends."""
+    """Cut a course into loops: runs of two or three slices with shorter gaps; [K]."""
     visible = np.zeros(depth, dtype=bool)
     k = -int(generator.integers(0, 6))
     while k < depth:
         end = k + int(generator.integers(LOOP_SLICES[0], LOOP_SLICES[1] + 1))
         visible[max(k, 0) : max(end, 0)] = True
         k = end + int(generator.integers(GAP_SLICES[0], GAP_SLICES[1] + 1))
-    # The window of an end slice sees but three slices of the volume; a loop must end within those.
+    # The window of an end slice contains three slices of the volume; a loop must end within them.
     for end_slices in (visible[:3], visible[::-1][:3]):
         if end_slices.all():
             end_slices[0] = False

@@ -1,35 +1,109 @@
-"""How a made scan is taken and stored: a patient who lies a little askew, a scanner's noise, axes in some order.
+"""How a synthetic scan is acquired and stored: position of the patient, scanner noise, orientation of the array.
 
-Shared by the data sets that are painted (``phantom.py``, ``tumour.py``, ``sites.py``, ``nerves.py``). Lengths are mm in
-the frame of the scan: x to the right, y to the front, z to the head.
+Shared by the painted volumes (``phantom.py``, ``tumour.py``, ``sites.py``, ``nerves.py``). Lengths are in mm in the
+frame of the scan: x to the right, y to the front, z to the head.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from masam.synthetic.phantom_paint import Canvas, Field, Points
+from masam.synthetic.solids import Field, Points
 from masam.volume import Geometry, Volume
 
 Shape = tuple[int, int, int]
 Step = tuple[float, float, float]
 
-# How case 0, 1, 2, ... is stored: direction of the three array axes, and turn of the scan about the left-right axis.
 STORAGE = (("LPS", 0.0), ("RAS", 0.0), ("SPL", 0.0), ("LPS", 8.0), ("LAS", 0.0), ("ASR", -6.0))
+"""Orientation of the array and tilt of the scan about the left-right axis, in degrees; case ``index`` uses entry
+``index % 6``, so that a data set mixes orientations as files from different sources do."""
+
+_TEXTURE_MM = 5.0
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """Geometry of one scan.
+
+    Attributes:
+        points: Voxel centres in the frame of the scan.
+        patient: Voxel centres in the frame of the patient, who lies slightly rotated and shifted on the table.
+        step_mm: Voxel spacing.
+        orientation: Orientation of the stored array.
+        tilt_degrees: Tilt of the scan about the left-right axis.
+        generator: Source of randomness of the position.
+    """
+
+    points: Points
+    patient: Points
+    step_mm: Step
+    orientation: str
+    tilt_degrees: float
+    generator: np.random.Generator
+
+    @classmethod
+    def draw(
+        cls,
+        index: int,
+        generator: np.random.Generator,
+        shape: Shape,
+        step_mm: Step,
+        centre_mm: Step = (0.0, 0.0, 0.0),
+    ) -> Scan:
+        """Draw the position of the patient.
+
+        Args:
+            index: Index of the case; selects the entry of ``STORAGE``.
+            generator: Source of randomness.
+            shape: Voxels to the right, to the front and to the head.
+            step_mm: Voxel spacing along these directions.
+            centre_mm: Centre of the scan.
+        """
+        orientation, tilt_degrees = STORAGE[index % len(STORAGE)]
+        points = scan_points(shape, step_mm, centre_mm)
+        roll, pitch = generator.uniform(-3, 3), tilt_degrees + generator.uniform(-1.5, 1.5)
+        centre = (generator.uniform(-6, 6), generator.uniform(-5, 5), generator.uniform(-6, 6))
+        patient = points.moved(centre).turned(roll).turned(pitch, "x")
+        return cls(points, patient, step_mm, orientation, tilt_degrees, generator)
+
+    def deformed(self) -> Points:
+        """Return the patient's frame bent by a few long waves, so that no organ keeps its geometric shape."""
+        moved = [self.patient.x, self.patient.y, self.patient.z]
+        for axis, reach_mm in enumerate((3.0, 2.5, 3.5)):
+            for _ in range(2):
+                moved[axis] = moved[axis] + reach_mm * _plane_wave(self.patient, self.generator, (90.0, 200.0))
+        return Points(*moved)
+
+    def texture(self, generator: np.random.Generator) -> Field:
+        """Return noise of unit variance with a correlation length of 5 mm."""
+        return smooth_noise(generator, self.points.x.shape, [_TEXTURE_MM / (2 * step) for step in self.step_mm])
+
+    def store(self, image: Field, labels: NDArray[np.uint8]) -> tuple[Volume, Volume]:
+        """Return image (rounded to int16) and labels as volumes in the orientation of this scan.
+
+        The affine maps to the patient's RAS frame up to the nominal tilt; its origin is drawn, like a table position.
+        """
+        place, points = self.generator, self.points
+        turn = math.radians(self.tilt_degrees)
+        rotation = np.eye(4)
+        rotation[1:3, 1:3] = [[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]]
+        affine = np.diag([*self.step_mm, 1.0])
+        affine[:3, 3] = [points.x[0, 0, 0], points.y[0, 0, 0], points.z[0, 0, 0]]
+        affine = rotation @ affine
+        affine[:3, 3] += np.round([place.uniform(-30, 30), place.uniform(100, 200), place.uniform(-900, -300)], 1)
+        values = np.rint(image).astype(np.int16)
+        return _oriented(values, affine, self.orientation), _oriented(labels, affine, self.orientation)
 
 
 def scan_points(shape: Shape, step_mm: Step, centre_mm: Step = (0.0, 0.0, 0.0)) -> Points:
-    """Return the centres of a scan's voxels.
-
-    Args:
-        shape: Voxels to the right, to the front and to the head.
-        step_mm: Distance of two voxels along each of these.
-        centre_mm: Where the middle of the scan lies.
-    """
+    """Return the voxel centres of a scan; arguments as for :meth:`Scan.draw`."""
     axes = [
         ((np.arange(n) - (n - 1) / 2) * step + middle).astype(np.float32)
         for n, step, middle in zip(shape, step_mm, centre_mm, strict=True)
@@ -37,95 +111,68 @@ def scan_points(shape: Shape, step_mm: Step, centre_mm: Step = (0.0, 0.0, 0.0)) 
     return Points(*np.meshgrid(*axes, indexing="ij"))
 
 
-def lay_patient(scan: Points, tilt_degrees: float, place: np.random.Generator) -> Points:
-    """Return a scan's voxels in the frame of a patient who lies a little turned and shifted on the table.
-
-    Args:
-        scan: Voxel centres in the frame of the scan.
-        tilt_degrees: Turn of the scan about the left-right axis, which comes on top.
-        place: Randomness.
-    """
-    roll, pitch = place.uniform(-3, 3), tilt_degrees + place.uniform(-1.5, 1.5)
-    centre = (place.uniform(-6, 6), place.uniform(-5, 5), place.uniform(-6, 6))
-    return scan.moved(centre).turned(roll).turned(pitch, "x")
-
-
-def deformed(points: Points, generator: np.random.Generator) -> Points:
-    """Bend the patient's frame by a few long waves, so that no organ keeps its formula's shape."""
-    moved = [points.x, points.y, points.z]
-    for axis, reach_mm in enumerate((3.0, 2.5, 3.5)):
-        for _ in range(2):
-            direction = generator.standard_normal(3)
-            direction *= 2 * math.pi / (generator.uniform(90, 200) * np.linalg.norm(direction))
-            a, b, c = (float(d) for d in direction)
-            phase = float(generator.uniform(0, 2 * math.pi))
-            wave = np.sin(a * points.x + b * points.y + c * points.z + phase)
-            moved[axis] = moved[axis] + reach_mm * wave
-    return Points(*moved)
+def _plane_wave(points: Points, generator: np.random.Generator, wavelengths_mm: tuple[float, float]) -> Field:
+    """Return a sine wave of random direction, wavelength and phase."""
+    direction = generator.standard_normal(3)
+    direction *= 2 * math.pi / (generator.uniform(*wavelengths_mm) * np.linalg.norm(direction))
+    a, b, c = (float(d) for d in direction)
+    phase = float(generator.uniform(0, 2 * math.pi))
+    wave: Field = np.sin(a * points.x + b * points.y + c * points.z + phase)
+    return wave
 
 
 def plane_waves(points: Points, generator: np.random.Generator, wavelengths_mm: tuple[float, float]) -> Field:
-    """Return four waves in drawn directions added up, of unit variance: lobes for a surface, shades for a tissue."""
+    """Return the sum of four random plane waves, scaled to unit variance, for lobed surfaces and uneven tissue."""
     waves = np.zeros_like(points.x)
     for _ in range(4):
-        direction = generator.standard_normal(3)
-        direction *= 2 * math.pi / (generator.uniform(*wavelengths_mm) * np.linalg.norm(direction))
-        a, b, c = (float(d) for d in direction)
-        phase = float(generator.uniform(0, 2 * math.pi))
-        waves += np.sin(a * points.x + b * points.y + c * points.z + phase)
+        waves += _plane_wave(points, generator, wavelengths_mm)
     unit: Field = waves * np.float32(1 / math.sqrt(2))
     return unit
 
 
-def smooth_noise(generator: np.random.Generator, shape: Shape, step_mm: Step, grain_mm: float = 5.0) -> Field:
-    """Return noise of unit variance with a grain of so many mm."""
-    sigma = [grain_mm / (2 * step) for step in step_mm]
-    field = ndimage.gaussian_filter(generator.standard_normal(shape, dtype=np.float32), sigma)
+def smooth_noise(
+    generator: np.random.Generator,
+    shape: tuple[int, ...],
+    sigma: float | Sequence[float],
+    mode: Literal["reflect", "wrap"] = "reflect",
+) -> Field:
+    """Return white noise after a Gaussian filter of ``sigma`` pixels, scaled to unit variance."""
+    field = ndimage.gaussian_filter(generator.standard_normal(shape, dtype=np.float32), sigma, mode=mode)
     unit: Field = (field / field.std()).astype(np.float32)
     return unit
 
 
-def add_ct_scanner(canvas: Canvas, patient: Points, generator: np.random.Generator) -> None:
-    """Add what a scanner adds: beam hardening (the middle reads too low) and the noise of filtered back projection."""
-    shape = canvas.hu.shape
+def add_ct_scanner(image: Field, patient: Points, generator: np.random.Generator) -> Field:
+    """Add beam hardening (low values in the middle) and the noise of filtered back projection.
+
+    Args:
+        image: Hounsfield units.
+        patient: Voxel centres in the frame of the patient.
+        generator: Source of randomness.
+    """
     depth = np.clip(1 - (patient.x / 140) ** 2 - (patient.y / 105) ** 2, 0, 1)
-    canvas.hu[...] -= 9 * depth * (canvas.hu > -500)
-    # The ramp filter of the reconstruction makes the spectrum rise with frequency, its apodisation makes it fall again.
-    fx, fy = np.meshgrid(fft.fftfreq(shape[0]), fft.rfftfreq(shape[1]), indexing="ij")
+    hardened = image - 9 * depth * (image > -500)
+    # The noise spectrum rises with frequency (ramp filter of the reconstruction) and then falls (its apodisation).
+    rows, columns = image.shape[:2]
+    fx, fy = np.meshgrid(fft.fftfreq(rows), fft.rfftfreq(columns), indexing="ij")
     frequency = np.sqrt(fx**2 + fy**2)
     gain = (np.sqrt(frequency) * np.exp(-((frequency / 0.28) ** 2))).astype(np.float32)
-    white = generator.standard_normal(shape, dtype=np.float32)
-    spectrum = fft.rfft2(white, axes=(0, 1)) * gain[:, :, None]
-    noise = fft.irfft2(spectrum, s=shape[:2], axes=(0, 1))
-    # Fewer photons come through the thick middle.
+    spectrum = fft.rfft2(generator.standard_normal(image.shape, dtype=np.float32), axes=(0, 1)) * gain[:, :, None]
+    noise = fft.irfft2(spectrum, s=(rows, columns), axes=(0, 1))
+    # Fewer photons pass through the thick middle.
     level_hu = float(generator.uniform(9, 13))
-    canvas.hu[...] += (noise / noise.std()) * level_hu * (0.55 + 0.65 * depth)
+    noisy: Field = hardened + (noise / noise.std()) * level_hu * (0.55 + 0.65 * depth)
+    return np.clip(noisy, -1024, 3071)
 
 
-def scan_affine(scan: Points, step_mm: Step, tilt_degrees: float, place: np.random.Generator) -> NDArray[np.float64]:
-    """Return the affine [4, 4] of a scan, from voxels to the patient's RAS frame.
-
-    World axes are the patient's, up to the nominal tilt of the scan; the origin is wherever the table stood.
-    """
-    affine = np.diag([*step_mm, 1.0])
-    turn = math.radians(tilt_degrees)
-    rotation = np.eye(4)
-    rotation[1:3, 1:3] = [[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]]
-    affine[:3, 3] = [scan.x[0, 0, 0], scan.y[0, 0, 0], scan.z[0, 0, 0]]
-    affine = rotation @ affine
-    affine[:3, 3] += np.round([place.uniform(-30, 30), place.uniform(100, 200), place.uniform(-900, -300)], 1)
-    return affine
-
-
-def stored(array: NDArray[np.generic], affine: NDArray[np.float64], orientation: str) -> Volume:
-    """Return an array whose axes run right, front, head as a volume whose axes run as ``orientation`` says."""
+def _oriented(array: NDArray[np.generic], affine: NDArray[np.float64], orientation: str) -> Volume:
+    """Return an array whose axes run right, front, head as a volume of the given orientation."""
     order = ["RLAPSI".index(letter) // 2 for letter in orientation]
     backwards = tuple(axis for axis, letter in enumerate(orientation) if letter in "LPI")
-    # Columns are the stored array's axes; an axis that runs backwards starts at the other end.
-    turned = np.flip(array.transpose(order), backwards)
-    columns = affine[:, order].copy()
-    origin = affine[:, 3].copy()
+    flipped = np.flip(array.transpose(order), backwards)
+    columns, origin = affine[:, order].copy(), affine[:, 3].copy()
+    # A flipped axis starts at its other end.
     for axis in backwards:
-        origin += columns[:, axis] * (turned.shape[axis] - 1)
+        origin += columns[:, axis] * (flipped.shape[axis] - 1)
         columns[:, axis] *= -1
-    return Volume(np.ascontiguousarray(turned), Geometry(np.column_stack([columns, origin])))
+    return Volume(np.ascontiguousarray(flipped), Geometry(np.column_stack([columns, origin])))

@@ -1,4 +1,4 @@
-"""The data sets that are made by formula, by name: what ``masam make`` writes."""
+"""The synthetic data sets by name, as ``masam make`` writes them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from masam.synthetic.instruments import write_instruments
+from masam.synthetic.instruments import INSTRUMENTS
 from masam.synthetic.nerves import NERVES
 from masam.synthetic.phantom import write_phantom
 from masam.synthetic.sites import SITES, write_sites
@@ -15,14 +15,14 @@ from masam.synthetic.tumour import TUMOUR
 
 
 @dataclass(frozen=True)
-class MadeSet:
-    """A data set that is made by formula.
+class SyntheticSet:
+    """An entry of ``SYNTHETIC_SETS``.
 
     Attributes:
-        write: Writes it into a folder, with the numbers of cases ``train`` and ``test`` and the ``seed``.
-        train: Training cases, of each site where there are several, unless another number is asked for.
-        test: Held-out cases, likewise.
-        parts: Names of the data sets in its folder; empty if it is one itself.
+        write: Function that writes the data set, with the arguments of ``SyntheticDataset.write``.
+        train: Default number of training cases, per part if there are several.
+        test: Default number of test cases, likewise.
+        parts: Folders of the data sets that it consists of; empty if it is a single data set.
     """
 
     write: Callable[..., Path]
@@ -31,14 +31,14 @@ class MadeSet:
     parts: tuple[str, ...] = ()
 
 
-# 720 to 800 windows to train on: one pass over them is an experiment of configs/evidence.
-MADE_SETS: Mapping[str, MadeSet] = MappingProxyType(
+# 720 to 800 windows for training: an experiment of configs/evidence is one pass over them.
+SYNTHETIC_SETS: Mapping[str, SyntheticSet] = MappingProxyType(
     {
-        "phantom": MadeSet(write_phantom, 24, 8),
-        "tumour": MadeSet(TUMOUR.write, 32, 16),
-        "sites": MadeSet(write_sites, 40, 12, tuple(SITES)),
-        "instruments": MadeSet(write_instruments, 64, 16),
-        "nerves": MadeSet(NERVES.write, 40, 12),
+        "phantom": SyntheticSet(write_phantom, 24, 8),
+        "tumour": SyntheticSet(TUMOUR.write, 32, 16),
+        "sites": SyntheticSet(write_sites, 40, 12, tuple(SITES)),
+        "instruments": SyntheticSet(INSTRUMENTS.write, 64, 16),
+        "nerves": SyntheticSet(NERVES.write, 40, 12),
     }
 )
 """Name to data set."""

@@ -1,8 +1,8 @@
-"""Made MRI of the prostate from six sites that scan differently: does a model work where it was not trained?
+"""Synthetic prostate MRI from six sites with different scanners, to measure generalisation to unseen sites.
 
-One anatomy, six scanners: the sites differ in the brightness of tissues, in noise, coil, matrix, resolution and slice
-thickness, as those of the paper's six-site prostate set do (docs/reference/paper.md 2.4). Patients are drawn alike at
-all sites, so what a model loses between two of them is due to the scans.
+The sites differ in tissue contrast, noise, coil, matrix, resolution and slice thickness, as those of the paper's
+six-site prostate data set do (docs/reference/paper.md 2.4). The anatomy follows one distribution at all sites, so a
+drop in scores between two sites is due to the scanner.
 
 A case is a pure function of (seed, site, index).
 """
@@ -20,41 +20,32 @@ from scipy import ndimage
 
 from masam.errors import ConfigError
 from masam.reproducibility import sample_generator
-from masam.synthetic.folder import MadeVolumes, require_numbers
-from masam.synthetic.phantom_paint import Canvas, Field, Points, cut_out, ellipsoid
-from masam.synthetic.scan import (
-    STORAGE,
-    deformed,
-    lay_patient,
-    plane_waves,
-    scan_affine,
-    scan_points,
-    smooth_noise,
-    stored,
-)
+from masam.synthetic.dataset import SyntheticDataset, require_non_negative
+from masam.synthetic.scan import Scan, plane_waves
+from masam.synthetic.solids import Canvas, Field, Points, cut_out, ellipsoid
 from masam.volume import Volume
 
 LABELS = {"background": 0, "prostate": 1}
-"""Class names and label values, as in the paper's set: the whole gland."""
+"""Class names and label values; the prostate is the entire gland, as in the paper's data set."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """How a site scans. Signals are relative: 0 is none, 1 that of urine.
+    """Acquisition parameters of a site. Signals are relative to that of urine.
 
     Attributes:
         matrix: Rows and columns.
-        pixel_mm: Side of a pixel.
+        pixel_mm: Pixel spacing.
         slices: Number of slices.
-        slice_mm: Their thickness.
+        slice_mm: Slice thickness.
         fat: Signal of fat.
         muscle: Signal of muscle.
-        outer: Signal of the gland's peripheral zone.
-        inner: Signal of its transition zone.
-        noise: Standard deviation of the noise in each of the two channels of the signal.
-        shading: Slow change of the coil's sensitivity across the body, as a standard deviation of its logarithm.
-        endorectal: Signal at the rectum beside that far away, less 1; 0 without a coil in the rectum.
-        blur_mm: Standard deviation of what a long echo train blurs within the slice.
+        outer: Signal of the peripheral zone.
+        inner: Signal of the transition zone.
+        noise: Standard deviation of the noise in each of the two quadrature channels.
+        shading: Standard deviation of the logarithm of the coil sensitivity across the body.
+        endorectal: Relative signal increase at the rectum; 0 without an endorectal coil.
+        blur_mm: Standard deviation of the in-plane blur of a long echo train.
     """
 
     matrix: int
@@ -81,11 +72,11 @@ SITES = MappingProxyType(
         "F": Site(112, 1.60, 14, 5.0, 0.95, 0.15, 0.85, 0.60, 0.070, 0.30, 0.0, 0.9),
     }
 )
-"""The sites by letter; the paper's test trains on A."""
+"""Sites by letter; the paper trains on A."""
 
 _URINE, _BOWEL_GAS, _BONE, _MARROW, _WALL = 1.0, 0.02, 0.05, 0.5, 0.3
-# Numbers that the scanner gives to the signal of urine.
-_SCALE = 900
+_URINE_INTENSITY = 900
+"""Stored intensity of a signal of 1."""
 
 
 def make_site_case(seed: int, site: str, index: int) -> tuple[Volume, Volume]:
@@ -93,43 +84,39 @@ def make_site_case(seed: int, site: str, index: int) -> tuple[Volume, Volume]:
 
     Args:
         seed: Seed of the data set, 0 or more.
-        site: Letter of the site, out of ``SITES``.
-        index: Number of the case at its site, 0 or more; it also selects how the case is stored (``STORAGE``).
+        site: Letter of the site, see ``SITES``.
+        index: Index of the case at its site, 0 or more; it also selects the orientation (``scan.STORAGE``).
 
     Returns:
         T2-weighted image (int16, arbitrary units) and labels (uint8, ``LABELS``), on the same grid.
 
     Raises:
-        ConfigError: There is no such site, or a number is negative.
+        ConfigError: The site is unknown, or a number is negative.
     """
-    require_numbers(seed, index)
+    require_non_negative(seed, index)
     if site not in SITES:
         raise ConfigError(f"expected a site of {', '.join(SITES)}, got {site!r}", where="site")
     how = SITES[site]
-    orientation, tilt_degrees = STORAGE[index % len(STORAGE)]
-    # Other patients at each site.
+    # Different patients at each site.
     number = index * len(SITES) + list(SITES).index(site)
-    anatomy, coil, noise, place = sample_generator(seed, number).spawn(4)
-    shape, step_mm = (how.matrix, how.matrix, how.slices), (how.pixel_mm, how.pixel_mm, how.slice_mm)
-    scan = scan_points(shape, step_mm)
-    patient = lay_patient(scan, tilt_degrees, place)
-    canvas = Canvas(np.zeros(shape, np.float32), np.zeros(shape, np.uint8), edge_mm=max(2.0, how.pixel_mm))
-    rectum = _paint_pelvis(canvas, deformed(patient, place), smooth_noise(noise, shape, step_mm), how, anatomy)
-    signal = _add_mr_scanner(canvas.hu, scan, rectum, how, coil, noise)
-    affine = scan_affine(scan, step_mm, tilt_degrees, place)
-    image = np.clip(np.rint(signal * _SCALE), 0, 32767).astype(np.int16)
-    return stored(image, affine, orientation), stored(canvas.labels, affine, orientation)
+    anatomy, coil, noise, position = sample_generator(seed, number).spawn(4)
+    shape = (how.matrix, how.matrix, how.slices)
+    scan = Scan.draw(index, position, shape, (how.pixel_mm, how.pixel_mm, how.slice_mm))
+    canvas = Canvas.filled(shape, 0.0, edge_mm=max(2.0, how.pixel_mm))
+    rectum = _paint_pelvis(canvas, scan.deformed(), scan.texture(noise), how, anatomy)
+    signal = _add_mr_scanner(canvas.image, scan.points, rectum, how, coil, noise)
+    return scan.store(np.clip(signal * _URINE_INTENSITY, 0, 32767), canvas.labels)
 
 
 def write_sites(root: Path, *, train: int, test: int, seed: int = 0) -> Path:
-    """Write a data set a site, ``root/A`` to ``root/F``; numbers of cases are of each site.
+    """Write one data set per site, ``root/A`` to ``root/F``; ``train`` and ``test`` are numbers of cases per site.
 
-    Arguments, result and errors are those of ``MadeVolumes.write``.
+    Arguments, result and errors are otherwise those of :meth:`SyntheticDataset.write`.
     """
     for site in SITES:
-        description = f"T2-weighted MRI of the prostate as site {site} scans"
-        made = MadeVolumes(f"Site {site}", description, "T2", LABELS, partial(_make_case_at, site))
-        made.write(root / site, train=train, test=test, seed=seed)
+        make_case = partial(_make_case_at, site)
+        dataset = SyntheticDataset(f"Site {site}", f"Prostate T2 MRI, site {site}", ("T2",), LABELS, make_case)
+        dataset.write(root / site, train=train, test=test, seed=seed)
     return root
 
 
@@ -161,13 +148,13 @@ def _paint_pelvis(canvas: Canvas, points: Points, texture: Field, how: Site, gen
     bladder = ellipsoid(points.moved((vary(0.0, 3.0), 16.0, vary(46.0, 4.0))), (vary(38.0, 6.0), vary(27.0, 4.0), 24.0))
     paint(bladder - 3.5, _WALL)
     paint(bladder, _URINE)
-    # A coil in the rectum is a balloon: it widens the rectum and presses the gland.
+    # An endorectal coil is a balloon: it widens the rectum and compresses the gland.
     radius = 17.0 if how.endorectal else vary(11.0, 2.5)
     rectum = ellipsoid(points.moved((vary(0.0, 3.0), -20.0 - radius, 0.0)), (radius * 1.1, radius, math.inf))
     vesicles = ellipsoid(Points(np.abs(points.x) - 15, points.y + 13, points.z - 27), (14.0, 5.5, 7.0))
     lobules: Field = np.abs(plane_waves(points, generator, (5.0, 8.0)))
     paint(vesicles, 0.55 * how.outer + 0.45 * lobules)
-    # Veins before the gland, of its own brightness: its front has no clear border.
+    # Veins in front of the gland have its intensity, so its front has no clear border.
     plexus = ellipsoid(points.moved((0.0, 23.0, -4.0)), (20.0, 6.0, 20.0))
     paint(plexus, how.outer * (0.75 + 0.25 * plane_waves(points, generator, (6.0, 11.0))))
     _paint_gland(canvas, points, texture, how, rectum, generator)
@@ -179,7 +166,7 @@ def _paint_pelvis(canvas: Canvas, points: Points, texture: Field, how: Site, gen
 def _paint_gland(
     canvas: Canvas, points: Points, texture: Field, how: Site, rectum: Field, generator: np.random.Generator
 ) -> None:
-    """Paint the gland: capsule, peripheral zone, and the transition zone, whose nodules make glands large."""
+    """Paint capsule, peripheral zone and transition zone, whose nodules enlarge the gland."""
     size, growth = generator.uniform(0.85, 1.1), generator.uniform(0.9, 1.2)
     radii = (23.0 * size * math.sqrt(growth), 16.5 * size * growth, 18.5 * size * growth)
     lobes = plane_waves(points, generator, (25.0, 45.0))
@@ -197,10 +184,10 @@ def _paint_gland(
 def _add_mr_scanner(
     signal: Field, scan: Points, rectum: Field, how: Site, coil: np.random.Generator, noise: np.random.Generator
 ) -> Field:
-    """Add what a scanner adds: blur within the slice, the coil's sensitivity, and the noise of a magnitude image."""
-    seen = ndimage.gaussian_filter(signal, (how.blur_mm / how.pixel_mm, how.blur_mm / how.pixel_mm, 0))
+    """Add in-plane blur, the coil sensitivity and the Rician noise of a magnitude image."""
+    blurred = ndimage.gaussian_filter(signal, (how.blur_mm / how.pixel_mm, how.blur_mm / how.pixel_mm, 0))
     shading = np.exp(np.float32(how.shading) * plane_waves(scan, coil, (160.0, 300.0)))
     near = 1 + how.endorectal * np.exp(-np.maximum(rectum, 0) / 18)
     channels = noise.standard_normal((2, *signal.shape), dtype=np.float32) * np.float32(how.noise)
-    magnitude: Field = np.hypot(seen * shading * near + channels[0], channels[1]).astype(np.float32)
+    magnitude: Field = np.hypot(blurred * shading * near + channels[0], channels[1]).astype(np.float32)
     return magnitude

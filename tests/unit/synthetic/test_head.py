@@ -129,7 +129,7 @@ def test_the_folder_is_a_data_set_to_the_reader(root):
 def test_the_folder_says_what_it_is(root):
     text = (root / "README.txt").read_text()
     assert "one average brain" in text
-    assert "5 slices between two slabs" in text
+    assert "5 slices between two slabs are unused" in text
     assert "head_02   test   38 to 51" in text
 
 

@@ -14,9 +14,10 @@ from masam.cases.folder import load_case, read_dataset
 from masam.errors import ConfigError, InputError, ResourceError
 from masam.io.nifti.file import read_volume
 from masam.reproducibility import sample_generator
-from masam.synthetic.phantom import DEFAULT_SHAPE, LABELS, SLICE_MM, STORAGE, make_phantom_case, write_phantom
+from masam.synthetic.phantom import DEFAULT_SHAPE, LABELS, SLICE_MM, make_phantom_case, write_phantom
 from masam.synthetic.phantom_loops import BED_CENTRE_MM, BED_RADII_MM, MIN_GAP_MM, draw_courses
-from masam.synthetic.phantom_paint import Canvas, Points, blend, cut_out, ellipsoid, periodic
+from masam.synthetic.scan import STORAGE
+from masam.synthetic.solids import Canvas, Points, blend, cut_out, ellipsoid, periodic
 
 SMALL = (96, 96, 24)
 
@@ -46,6 +47,10 @@ def test_a_case_is_a_pure_function_of_seed_and_index():
     np.testing.assert_array_equal(image.geometry.affine, again.geometry.affine)
     for other in (make_phantom_case(3, 8, SMALL), make_phantom_case(4, 2, SMALL)):
         assert (other[1].array != labels.array).mean() > 0.02
+    # From version to version too: the experiments of configs/evidence depend on these cases.
+    counts = np.bincount(labels.array.ravel()).tolist()
+    assert counts == pytest.approx([203479, 9062, 896, 4734, 671, 1175, 433, 734], abs=2)
+    assert image.array.mean() == pytest.approx(-531.880, abs=0.01)
 
 
 def test_types_and_grid(cases):
@@ -71,9 +76,10 @@ def test_cases_are_stored_in_the_orientations_that_they_say(cases):
     assert len({letters for letters, _ in STORAGE}) >= 4
 
 
-def test_every_class_is_in_every_case(cases):
+@pytest.mark.parametrize("more", [0, pytest.param(12, marks=pytest.mark.slow)])
+def test_every_class_is_in_every_case(cases, more):
     smallest = dict.fromkeys(LABELS, 10**9)
-    for _, labels in [*cases, *(make_phantom_case(0, index, SMALL) for index in range(12))]:
+    for _, labels in [*cases, *(make_phantom_case(0, index, SMALL) for index in range(more))]:
         counts = np.bincount(labels.array.ravel(), minlength=len(LABELS))
         assert len(counts) == len(LABELS)
         millilitres = counts * np.prod(labels.geometry.spacing_mm) / 1000
@@ -146,7 +152,7 @@ def test_a_negative_seed_or_index_is_refused():
         make_phantom_case(0, -2)
 
 
-# The duodenum: one slice must not tell it from a loop, five slices must.
+# The duodenum: one slice must not distinguish it from a loop, five slices must.
 
 
 def pair_of_each_slice(courses, generator):
@@ -175,27 +181,29 @@ def auc(score, positive):
     return (ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives)
 
 
-@pytest.fixture(scope="module")
-def many_pairs():
+# Sections of one course are similar, so the tolerance is that of so many cases with one duodenum each.
+@pytest.fixture(scope="module", params=[(80, 0.13), pytest.param((900, 0.04), marks=pytest.mark.slow)], ids=str)
+def pairs_and_tolerance(request):
     generator = np.random.default_rng(0)
-    drawn = [pair_of_each_slice(draw_courses(sample_generator(1, i), 32), generator) for i in range(900)]
-    return np.concatenate(drawn)
+    count, tolerance = request.param
+    drawn = [pair_of_each_slice(draw_courses(sample_generator(1, i), 32), generator) for i in range(count)]
+    return np.concatenate(drawn), tolerance
 
 
 @pytest.mark.parametrize("feature", range(6), ids=["area", "x", "y", "radius", "angle", "nearest"])
-def test_no_feature_of_a_section_tells_duodenum_from_loop(many_pairs, feature):
-    # Sections of one course are alike, so the tolerance is that of 900 cases with one duodenum each.
-    duodena, loops = many_pairs[:, 0, feature], many_pairs[:, 1, feature]
+def test_no_feature_of_a_section_tells_duodenum_from_loop(pairs_and_tolerance, feature):
+    pairs, tolerance = pairs_and_tolerance
+    duodena, loops = pairs[:, 0, feature], pairs[:, 1, feature]
     values, is_duodenum = np.concatenate([duodena, loops]), np.repeat([True, False], len(duodena))
-    assert auc(values, is_duodenum) == pytest.approx(0.5, abs=0.04)
-    # Not only the mean: the whole distribution, decile by decile.
+    assert auc(values, is_duodenum) == pytest.approx(0.5, abs=tolerance)
+    # Not only the mean: the entire distribution, decile by decile.
     edges = np.quantile(values, np.linspace(0.1, 0.9, 9))
     counts = [np.bincount(np.digitize(group, edges), minlength=10) for group in (duodena, loops)]
-    np.testing.assert_allclose(counts[0] / len(duodena), counts[1] / len(loops), atol=0.04)
+    np.testing.assert_allclose(counts[0] / len(duodena), counts[1] / len(loops), atol=tolerance)
 
 
 def test_each_slice_shows_duodena_among_several_loops():
-    for index in range(50):
+    for index in range(20):
         courses = draw_courses(sample_generator(2, index), 32)
         assert courses.is_duodenum.sum() == 1
         assert courses.visible[courses.is_duodenum].all()
@@ -203,7 +211,7 @@ def test_each_slice_shows_duodena_among_several_loops():
         assert loops_a_slice.mean() > 1.5
         distances = np.linalg.norm(courses.centres_mm[:, None] - courses.centres_mm[None], axis=-1)
         assert distances[~np.eye(len(distances), dtype=bool)].min() >= MIN_GAP_MM > 2 * courses.radii_mm.max()
-        # Slow: less than a voxel from slice to slice; and yet a duodenum goes somewhere.
+        # Slow: less than a voxel from slice to slice; and yet a duodenum covers a distance.
         steps = np.linalg.norm(np.diff(courses.centres_mm, axis=1), axis=-1)
         assert steps.max() < 2.5
         assert np.median(np.ptp(courses.centres_mm, axis=1).max(axis=-1)) > 5
@@ -219,7 +227,7 @@ def test_a_window_of_five_slices_tells_them_apart(seed, depth):
 
 
 def measured_sections(seed):
-    """What an image shows of each round island in the loops' bed: on its slice, and through five slices."""
+    """Features of each round island in the bed, on its slice and through five slices."""
     image, labels = make_phantom_case(seed, 1)
     assert STORAGE[1] == ("RAS", 0.0)  # the array's axes run right, front, head
     hu, duodenum = image.array.astype(float), labels.array == LABELS["duodenum"]
@@ -241,9 +249,19 @@ def measured_sections(seed):
     return np.array(rows)
 
 
-def test_the_image_keeps_the_secret_of_one_slice_and_gives_it_away_in_five():
-    # A case draws one duodenum, so some 24 draws: two standard deviations of an AUC are 0.14. The courses themselves
-    # are tested on 900 cases above.
+def test_five_slices_of_an_image_show_the_duodenum_and_its_intensity_does_not():
+    rows = np.concatenate([measured_sections(seed) for seed in range(3)])
+    is_duodenum = rows[:, -1] > 0.5
+    assert min(is_duodenum.sum(), (~is_duodenum).sum()) > 25
+    for feature, name in enumerate(["mean HU", "peak HU", "area", "contrast"]):
+        assert 0.2 < auc(rows[:, feature], is_duodenum) < 0.8, name
+    assert auc(rows[:, -2], is_duodenum) > 0.95
+
+
+@pytest.mark.slow
+def test_one_slice_of_an_image_does_not_show_the_duodenum_and_five_do():
+    # One duodenum per case, so 24 draws: two standard deviations of an AUC are 0.14. The test of the courses above
+    # has 900 cases.
     cases = [measured_sections(seed) for seed in range(24)]
     rows = np.concatenate(cases)
     is_duodenum = rows[:, -1] > 0.5
@@ -251,11 +269,11 @@ def test_the_image_keeps_the_secret_of_one_slice_and_gives_it_away_in_five():
     assert (~is_duodenum).sum() > 200
     for feature, name in enumerate(["mean HU", "peak HU", "area", "contrast", "x", "y"]):
         assert auc(rows[:, feature], is_duodenum) == pytest.approx(0.5, abs=0.15), name
-    # Standardised difference of what the eye sees first.
+    # Standardised difference of the most visible features.
     for feature in (0, 1, 2):
         duodena, loops = rows[is_duodenum, feature], rows[~is_duodenum, feature]
         assert abs(duodena.mean() - loops.mean()) < 0.5 * rows[:, feature].std()
-    # Nor do they together: a linear fit (with squares) on half of the cases, asked about the other half.
+    # Nor do they jointly: a linear fit (with squares) on half of the cases, tested on the other half.
     design = np.column_stack([np.ones(len(rows)), scaled := (rows - rows.mean(0))[:, :6] / rows.std(0)[:6], scaled**2])
     half = sum(len(case) for case in cases[:12])
     weights = np.linalg.lstsq(design[:half], is_duodenum[:half].astype(float))[0]
@@ -302,7 +320,7 @@ def test_writing_again_is_harmless_and_foreign_cases_are_refused(tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     # The second case is now to train on: its old place would leak it into the test set.
     with pytest.raises(
-        InputError, match=r"expected a new folder or this data set's own, found 2 other files, first .*Ts"
+        InputError, match=r"expected a new folder or one with this data set, found 2 other files, first .*Ts"
     ):
         write_phantom(tmp_path, train=2, test=0, shape=(64, 64, 16))
     assert (tmp_path / "dataset.json").exists()
@@ -317,7 +335,7 @@ def test_a_data_set_of_no_cases_is_refused(tmp_path, train, test):
 
 def test_a_root_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ResourceError, match=r"file: expected a folder that can be written to \(File exists\)"):
+    with pytest.raises(ResourceError, match=r"file: expected a writable folder \(File exists\)"):
         write_phantom(tmp_path / "file", train=1, test=0, shape=(64, 64, 16))
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -327,7 +345,7 @@ def test_importing_the_phantom_loads_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-# The brush.
+# Solids and canvas.
 
 
 def grid(n=41, reach=20.0):
@@ -349,17 +367,17 @@ def test_an_ellipsoid_has_its_volume_and_its_distance(radii):
 
 
 def test_a_painted_ball_has_soft_edges_and_the_label_of_its_half():
-    canvas = Canvas(np.zeros((41, 41, 41), np.float32), np.zeros((41, 41, 41), np.uint8), edge_mm=3.0)
+    canvas = Canvas.filled((41, 41, 41), 0.0, edge_mm=3.0)
     ball = ellipsoid(grid(), (10.0, 10.0, 10.0))
     canvas.paint(ball, 100.0, 4)
-    np.testing.assert_array_equal(canvas.labels == 4, canvas.hu > 50)
-    profile = canvas.hu[20:, 20, 20]
+    np.testing.assert_array_equal(canvas.labels == 4, canvas.image > 50)
+    profile = canvas.image[20:, 20, 20]
     assert profile[0] == 100
     assert profile[-1] == 0
     assert (np.diff(profile) <= 0).all()
     assert np.count_nonzero((profile > 0) & (profile < 100)) in (2, 3, 4)
     canvas.paint(ball + 5, 200.0, None)
-    assert canvas.hu[20, 20, 20] == 200
+    assert canvas.image[20, 20, 20] == 200
     assert canvas.labels[20, 20, 20] == 4
 
 

@@ -1,5 +1,6 @@
-"""The made data sets beside the phantom: what each of them promises, and what all of them do."""
+"""The synthetic data sets other than the phantom: properties of each, and of all of them."""
 
+import functools
 import json
 import math
 
@@ -13,11 +14,11 @@ from masam.cases.folder import load_case, read_dataset
 from masam.cases.video import load_video_case
 from masam.errors import ConfigError, InputError, ResourceError
 from masam.preprocess.orientation import Orientation
-from masam.synthetic import instruments, nerves, tumour
-from masam.synthetic.instruments import draw_tools, make_instruments_video, write_instruments
+from masam.synthetic import instruments, nerves, sites, tumour
+from masam.synthetic.instruments import INSTRUMENTS, draw_tools, make_instruments_video
 from masam.synthetic.nerves import NERVES, make_nerves_case
 from masam.synthetic.scan import STORAGE, plane_waves, scan_points
-from masam.synthetic.sets import MADE_SETS
+from masam.synthetic.sets import SYNTHETIC_SETS
 from masam.synthetic.sites import SITES, make_site_case, write_sites
 from masam.synthetic.tumour import make_tumour_case
 
@@ -26,7 +27,11 @@ VOLUMES = {
     "nerves": make_nerves_case,
     **{f"site {site}": lambda seed, index, site=site: make_site_case(seed, site, index) for site in "AE"},
 }
-PARAMETRISED_VOLUMES = pytest.mark.parametrize("make", VOLUMES.values(), ids=VOLUMES)
+
+
+@functools.cache
+def case(name, seed, index):
+    return VOLUMES[name](seed, index)
 
 
 def axial(volume):
@@ -37,15 +42,15 @@ def axial(volume):
 # All of them.
 
 
-@PARAMETRISED_VOLUMES
-def test_a_volume_is_a_pure_function_of_seed_and_index(make):
-    image, labels = make(3, 2)
-    make(4, 1)
-    again, labels_again = make(3, 2)
+@pytest.mark.parametrize("name", VOLUMES)
+def test_a_volume_is_a_pure_function_of_seed_and_index(name):
+    image, labels = case(name, 3, 2)
+    others = case(name, 3, 2 + len(STORAGE)), case(name, 4, 2)
+    again, labels_again = VOLUMES[name](3, 2)
     np.testing.assert_array_equal(image.array, again.array)
     np.testing.assert_array_equal(labels.array, labels_again.array)
     np.testing.assert_array_equal(image.geometry.affine, again.geometry.affine)
-    for other in (make(3, 2 + len(STORAGE)), make(4, 2)):
+    for other in others:
         assert (other[1].array != labels.array).mean() > 0.001
     assert (image.array.dtype, labels.array.dtype) == (np.int16, np.uint8)
     assert image.geometry.matches(labels.geometry, image.shape)
@@ -53,10 +58,9 @@ def test_a_volume_is_a_pure_function_of_seed_and_index(make):
 
 @pytest.mark.parametrize("name", [name for name in VOLUMES if name != "nerves"])
 def test_volumes_are_stored_in_different_orientations_and_show_the_same_side_up(name):
-    make = VOLUMES[name]
     stored, means = set(), []
     for index in (0, 1, 2):
-        image, labels = make(5, index)
+        image, labels = case(name, 3, index)
         stored.add(Orientation.of(image.geometry, "axial").order)
         assert set(np.unique(labels.array)) == {0, 1}
         slices = axial(image).astype(float)
@@ -86,32 +90,73 @@ def test_plane_waves_have_unit_variance_and_no_step_that_is_sharper_than_their_l
     assert np.abs(np.diff(waves, axis=0)).max() <= 4 / math.sqrt(2) * 2 * math.pi / low * 2.0
 
 
-def test_every_set_is_written_as_a_data_set_of_its_kind(tmp_path):
-    for name, made in MADE_SETS.items():
-        if name == "phantom":
-            continue
-        made.write(tmp_path / name, train=1, test=1, seed=3)
-        for root in [tmp_path / name / part for part in made.parts] or [tmp_path / name]:
-            dataset = read_dataset(root)
-            (train,), (test,) = dataset.training, dataset.test
-            assert (train.id[-4:], test.id[-4:]) == ("_000", "_001")
-            assert test.label is not None
-            if name == "instruments":
-                frames, labels = load_video_case(train)
-                np.testing.assert_array_equal(frames, make_instruments_video(3, 0)[0])
-                np.testing.assert_array_equal(labels, make_instruments_video(3, 0)[1])
-            elif name == "sites":
-                image, labels = load_case(test)
-                np.testing.assert_array_equal(image.array, make_site_case(3, root.name, 1)[0].array)
-                np.testing.assert_array_equal(labels.array, make_site_case(3, root.name, 1)[1].array)
+@pytest.mark.parametrize("name", ["tumour", "nerves", "instruments", "sites"])
+def test_every_set_is_written_as_a_data_set_of_its_kind(monkeypatch, tmp_path, name):
+    monkeypatch.setattr(sites, "SITES", {"A": SITES["A"], "E": SITES["E"]})
+    SYNTHETIC_SETS[name].write(tmp_path, train=1, test=1, seed=3)
+    for root in [tmp_path / "A", tmp_path / "E"] if name == "sites" else [tmp_path]:
+        dataset = read_dataset(root)
+        (train,), (test,) = dataset.training, dataset.test
+        assert (train.id[-4:], test.id[-4:]) == ("_000", "_001")
+        assert test.label is not None
+        if name == "instruments":
+            expected = make_instruments_video(3, 0)
+            frames, labels = load_video_case(train)
+            np.testing.assert_array_equal(frames, expected[0])
+            np.testing.assert_array_equal(labels, expected[1])
+        else:
+            image, labels = load_case(test)
+            expected = make_site_case(3, root.name, 1) if name == "sites" else case(name, 3, 1)
+            np.testing.assert_array_equal(image.array, expected[0].array)
+            np.testing.assert_array_equal(labels.array, expected[1].array)
+
+
+# Label voxels and mean intensity of one case: the experiments of configs/evidence depend on them.
+CHECKSUMS = {
+    "tumour": (363, -276.061),
+    "nerves": (8112, 220.764),
+    "site A": (3884, 488.670),
+    "site E": (20217, 742.665),
+}
+
+
+@pytest.mark.parametrize("name", VOLUMES)
+def test_cases_stay_the_same_from_version_to_version(name):
+    image, labels = case(name, 3, 2)
+    count, mean = CHECKSUMS[name]
+    assert int(labels.array.sum()) == pytest.approx(count, abs=2)
+    assert image.array.mean() == pytest.approx(mean, abs=0.01)
+
+
+def test_videos_stay_the_same_from_version_to_version():
+    frames, labels = make_instruments_video(3, 2)
+    assert np.bincount(labels.ravel()).tolist() == pytest.approx([228437, 13783, 3540], abs=5)
+    assert frames.mean() == pytest.approx(119.580, abs=0.01)
 
 
 # The tumour.
 
 
 @pytest.fixture(scope="module")
-def tumours():
-    return [make_tumour_case(11, index) for index in range(5)]
+def tumours_and_lumps():
+    """Five cases, and of each its lumps: whether one is the tumour, voxels, centre in mm."""
+    lumps, draw = [], tumour._lump
+
+    def note(points, generator, *, is_tumour):
+        solid = draw(points, generator, is_tumour=is_tumour)
+        centre = np.unravel_index(np.argmin(points.x**2 + points.y**2 + points.z**2), solid.shape)
+        lumps[-1].append((is_tumour, int((solid < 0).sum()), np.array(centre) * tumour.STEP_MM))
+        return solid
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tumour, "_lump", note)
+        cases = [make_tumour_case(11, index) for index in range(5) if not lumps.append([])]
+    return cases, lumps
+
+
+@pytest.fixture
+def tumours(tumours_and_lumps):
+    return tumours_and_lumps[0]
 
 
 def test_a_case_has_one_tumour_that_the_scan_holds_whole(tumours):
@@ -131,33 +176,21 @@ def test_the_tumour_is_little_darker_than_what_is_around_it(tumours):
         liver = hu[shell & (hu > 40) & (hu < 180)]
         contrast = np.median(liver) - hu[ndimage.binary_erosion(inside) if inside.sum() > 300 else inside].mean()
         assert 8 < contrast < 50
-        # Of the order of the noise: a voxel alone does not tell.
+        # Of the order of the noise: a single voxel is not enough.
         assert contrast < 4 * liver.std()
 
 
-def test_other_lumps_have_the_tumours_size_and_grey_and_lie_apart(monkeypatch):
-    drawn = []
-    real = tumour._lump
-
-    def note(points, generator, *, is_tumour):
-        solid = real(points, generator, is_tumour=is_tumour)
-        place = np.unravel_index(np.argmin(points.x**2 + points.y**2 + points.z**2), solid.shape)
-        drawn[-1].append((is_tumour, int((solid < 0).sum()), np.array(place) * tumour.STEP_MM))
-        return solid
-
-    monkeypatch.setattr(tumour, "_lump", note)
-    for index in range(6):
-        drawn.append([])
-        make_tumour_case(2, index)
+def test_other_lumps_have_the_tumours_size_and_lie_apart(tumours_and_lumps):
+    _, drawn = tumours_and_lumps
     for lumps in drawn:
         assert sum(is_tumour for is_tumour, _, _ in lumps) == 1
         assert len(lumps) >= 5
-        places = [place for _, _, place in lumps]
-        gaps = [np.linalg.norm(a - b) for n, a in enumerate(places) for b in places[:n]]
+        centres = [centre for _, _, centre in lumps]
+        gaps = [np.linalg.norm(a - b) for n, a in enumerate(centres) for b in centres[:n]]
         assert min(gaps) > tumour.MIN_GAP_MM - 4
     sizes = {kind: [size for lumps in drawn for k, size, _ in lumps if k == kind] for kind in (True, False)}
     assert np.mean(sizes[True]) == pytest.approx(np.mean(sizes[False]), rel=0.35)
-    # Any of those in the liver may be it.
+    # Any lump of the liver may be the tumour.
     assert len({[k for k, _, _ in lumps].index(True) for lumps in drawn}) > 1
 
 
@@ -197,7 +230,7 @@ def test_an_unknown_site_is_refused():
 
 def test_a_folder_of_other_cases_is_no_site(tmp_path):
     NERVES.write(tmp_path / "A", train=1, test=0)
-    with pytest.raises(InputError, match="expected a new folder or this data set's own, found 2 other files"):
+    with pytest.raises(InputError, match="expected a new folder or one with this data set, found 2 other files"):
         write_sites(tmp_path, train=1, test=0)
 
 
@@ -260,19 +293,19 @@ def test_smoke_hides_parts_of_each_frame_which_the_next_one_shows():
     share = hidden.sum(axis=(1, 2)) / (labels == 0).sum(axis=(1, 2))
     assert (share > 0.5 * instruments.SMOKE_SHARE).all()
     both = (hidden[1:] & hidden[:-1]).sum() / hidden[:-1].sum()
-    assert both == pytest.approx(share.mean(), abs=0.12), "one frame's smoke says nothing of the next one's"
+    assert both == pytest.approx(share.mean(), abs=0.12), "smoke is independent between frames"
 
 
 def test_foreign_videos_and_files_are_refused(tmp_path):
-    write_instruments(tmp_path / "set", train=1, test=1)
+    INSTRUMENTS.write(tmp_path / "set", train=1, test=1)
     before = json.loads((tmp_path / "set/dataset.json").read_text())
     assert (before["numTraining"], before["file_ending"]) == (1, ".png")
-    write_instruments(tmp_path / "set", train=1, test=1)
-    with pytest.raises(InputError, match=r"own, found 2 other videos, first .*Ts/instruments_001"):
-        write_instruments(tmp_path / "set", train=2, test=0)
+    INSTRUMENTS.write(tmp_path / "set", train=1, test=1)
+    with pytest.raises(InputError, match=r"with this data set, found 2 other videos, first .*Ts/instruments_001"):
+        INSTRUMENTS.write(tmp_path / "set", train=2, test=0)
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ResourceError, match=r"expected a folder that can be written to \(File exists\)"):
-        write_instruments(tmp_path / "file", train=1, test=0)
+    with pytest.raises(ResourceError, match=r"expected a writable folder \(File exists\)"):
+        INSTRUMENTS.write(tmp_path / "file", train=1, test=0)
     with pytest.raises(ConfigError, match=r"expected 1 training case or more .* got 0 and 1"):
-        write_instruments(tmp_path / "new", train=0, test=1)
+        INSTRUMENTS.write(tmp_path / "new", train=0, test=1)
     assert not (tmp_path / "new").exists()

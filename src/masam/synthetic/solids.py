@@ -1,7 +1,7 @@
-"""How a phantom is painted: soft-edged solids laid over each other, image and labels in one stroke.
+"""Soft-edged solids painted over each other, into image and labels at once.
 
-A solid is a field of signed distances in mm, negative inside. Its edge is spread over the width of a voxel, as partial
-volume does in a scanner; the label changes where the solid fills half of the voxel, so that image and label agree.
+A solid is a field of signed distances in mm, negative inside. Its edge is as wide as a voxel (the partial volume effect
+of a scanner). The label changes where the solid fills half of the voxel, so that image and labels agree.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Field = NDArray[np.float32]
-"""One value a voxel: of the scan [I, J, K], a slice, or a list of voxels."""
+"""One value per voxel: of a scan [I, J, K], of a slice, or of a list of voxels."""
 
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Position of every voxel in the frame of the patient.
+    """Voxel positions in the frame of the patient.
 
     Attributes:
-        x: Towards the patient's right, in mm.
-        y: Towards the front, in mm.
-        z: Towards the head, in mm.
+        x: To the patient's right, in mm.
+        y: To the front, in mm.
+        z: To the head, in mm.
     """
 
     x: Field
@@ -31,11 +31,11 @@ class Points:
     z: Field
 
     def moved(self, centre_mm: tuple[float, float, float]) -> Points:
-        """Return the positions as seen from a centre."""
+        """Return the positions relative to a centre."""
         return Points(self.x - centre_mm[0], self.y - centre_mm[1], self.z - centre_mm[2])
 
     def turned(self, degrees: float, axis: str = "z") -> Points:
-        """Return the positions in a frame that is turned about one of its axes, ``x``, ``y`` or ``z``."""
+        """Return the positions in a frame rotated about its ``x``, ``y`` or ``z`` axis."""
         cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
         if axis == "x":
             return Points(self.x, cos * self.y + sin * self.z, cos * self.z - sin * self.y)
@@ -45,25 +45,22 @@ class Points:
 
 
 def ellipsoid(points: Points, radii_mm: tuple[float, float, float]) -> Field:
-    """Return the distance to an ellipsoid around the origin, exact at its surface to first order.
+    """Return the signed distance to an ellipsoid around the origin, exact at its surface to first order.
 
     Args:
-        points: Positions from the ellipsoid's centre, along its axes.
+        points: Positions relative to the centre, along the axes of the ellipsoid.
         radii_mm: Half axes; ``math.inf`` makes it a cylinder along that axis.
-
-    Returns:
-        Signed distance in mm, negative inside.
     """
     scaled = [axis * (1 / radius) for axis, radius in zip((points.x, points.y, points.z), radii_mm, strict=True)]
     reach = np.sqrt(scaled[0] ** 2 + scaled[1] ** 2 + scaled[2] ** 2)
     slope = np.sqrt(sum((axis * (1 / radius)) ** 2 for axis, radius in zip(scaled, radii_mm, strict=True)))
-    # At the centre both are zero; there any depth below the smallest radius will do.
+    # Both are zero at the centre, where any depth below the smallest radius is valid.
     distance: Field = np.where(slope > 1e-6, reach * (reach - 1) / np.maximum(slope, 1e-6), -np.float32(min(radii_mm)))
     return distance
 
 
 def periodic(position_mm: Field, pitch_mm: float) -> Field:
-    """Return the distance along an axis from the nearest of equally spaced places, -pitch / 2 to pitch / 2."""
+    """Return the signed distance along an axis to the nearest multiple of the pitch, -pitch / 2 to pitch / 2."""
     offset: Field = np.remainder(position_mm + pitch_mm / 2, pitch_mm) - pitch_mm / 2
     return offset
 
@@ -76,33 +73,38 @@ def blend(first: Field, second: Field, width_mm: float) -> Field:
 
 
 def cut_out(solid: Field, hole: Field, width_mm: float) -> Field:
-    """Return a solid without what lies in a hole, the rim rounded."""
+    """Return the difference of two solids with a rounded rim."""
     return -blend(-solid, hole, width_mm)
 
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """The scan while it is painted.
+    """Image and labels while they are painted.
 
     Attributes:
-        hu: Attenuation in Hounsfield units.
+        image: Intensities; Hounsfield units in CT.
         labels: Class of each voxel, of the same shape.
-        edge_mm: Width over which an edge goes from outside to inside.
+        edge_mm: Width of an edge.
     """
 
-    hu: Field
+    image: Field
     labels: NDArray[np.uint8]
     edge_mm: float
 
-    def paint(self, solid: Field, hu: float | Field, label: int | None = 0) -> None:
-        """Lay a solid over what is there.
+    @classmethod
+    def filled(cls, shape: tuple[int, ...], value: float, edge_mm: float) -> Canvas:
+        """Return a canvas of one intensity, all background."""
+        return cls(np.full(shape, value, np.float32), np.zeros(shape, np.uint8), edge_mm)
+
+    def paint(self, solid: Field, value: float | Field, label: int | None = 0) -> None:
+        """Paint a solid over the existing content.
 
         Args:
             solid: Signed distance in mm.
-            hu: Attenuation of the solid, one value or one a voxel.
-            label: Class of the voxels inside; None keeps the class of what lies below (a vessel of the liver is liver).
+            value: Intensity of the solid, one value or one per voxel.
+            label: Class of the voxels inside; None keeps the existing labels (a vessel in the liver counts as liver).
         """
         share = np.clip(0.5 - solid * (1 / self.edge_mm), 0, 1)
-        self.hu[...] += share * (hu - self.hu)
+        self.image[...] += share * (value - self.image)
         if label is not None:
             self.labels[solid < 0] = label
