@@ -1,4 +1,4 @@
-"""``make bench``: run every benchmark of this folder, each in a process of its own, and keep what it prints as JSON."""
+"""Run every benchmark of this folder in a separate process and store its output as JSON (``make bench``)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import masam
 
 HERE = Path(__file__).parent
 
-# Experiments: they train models, or take what training has written, as their caller says.
+# Experiments train models or read the results of training; run them on their own.
 EXPERIMENTS = {"prompts", "sites"}
 
 

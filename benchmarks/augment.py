@@ -1,11 +1,11 @@
-"""Loading of training windows of 5 x 512 x 512: the paper preset against the reference's way of doing the same.
+"""Compare the loading and augmentation of training windows (5 x 512 x 512) with the method of the reference.
 
-The reference's way is written out below as docs/reference/paper.md, 1.7, describes it: one operation after another, a
-rotation by SciPy, the others slice by slice through 8-bit Pillow images, on arrays [H, W, S] of float32; its labels go
-through torch's DataLoader, with its worker processes, in 64 bits. masam has as many threads instead. Both read the same
-cache of random numbers and stretch each window to 0..1; rounds alternate. Nobody reads what comes, which spares the
-reference the mapping of what its processes send. What it does besides (a label at low resolution that it never uses) is
-left out.
+The reference's method is reimplemented below from docs/reference/paper.md, 1.7: one operation after another on float32
+arrays [H, W, S], with SciPy for the rotation and 8-bit Pillow images, slice by slice, for the others. Its samples are
+loaded by the worker processes of a DataLoader, with 64-bit labels; masam uses the same number of threads. Both read the
+same cached random data and normalise each window to 0..1. Rounds alternate between the methods. The samples are not
+read by the main process, which saves the reference the page faults on shared memory. A low-resolution label that the
+reference computes but never uses is omitted.
 
     python benchmarks/augment.py [--windows 60] [--rounds 5] [--workers 2]
 """
@@ -45,23 +45,23 @@ def make_case(folder: Path, depth: int) -> PreparedCase:
     return PreparedCase(folder.name, folder, depth, SIDE)
 
 
-def through_pillow(images: np.ndarray, change) -> None:
-    """Change [H, W, S] of 0..1 in place, slice by slice, in 8 bits."""
+def apply_in_pillow(images: np.ndarray, change) -> None:
+    """Modify images [H, W, S] with values 0..1 in place, slice by slice, in 8 bits."""
     for n in range(images.shape[2]):
         picture = Image.fromarray((np.clip(images[:, :, n], 0, 1) * 255).astype(np.uint8))
         images[:, :, n] = np.asarray(change(picture)).astype(np.float32) / 255
 
 
-def by_matrix(images: np.ndarray, labels: np.ndarray, matrix: list[float]) -> None:
-    """Apply an affine map, images linear and labels nearest."""
-    through_pillow(images, lambda p: p.transform(p.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
+def apply_affine(images: np.ndarray, labels: np.ndarray, matrix: list[float]) -> None:
+    """Apply an affine map: linear interpolation for images, nearest neighbour for labels."""
+    apply_in_pillow(images, lambda p: p.transform(p.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
     for n in range(labels.shape[2]):
         picture = Image.fromarray(labels[:, :, n].astype(np.uint8))
         moved = picture.transform(picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST)
         labels[:, :, n] = np.asarray(moved).astype(np.float32)
 
 
-def one_of_ten(number: int, images: np.ndarray, labels: np.ndarray, g: np.random.Generator) -> None:
+def apply_operation(number: int, images: np.ndarray, labels: np.ndarray, g: np.random.Generator) -> None:
     height, width, _ = images.shape
     shear, scale, shift = g.uniform(-0.3, 0.3), g.uniform(0.8, 1.2), g.uniform(-0.2, 0.2)
     factor, sharpness, bits = g.uniform(0.7, 1.3), g.uniform(0.1, 1.9), int(g.integers(4, 9))
@@ -79,13 +79,15 @@ def one_of_ten(number: int, images: np.ndarray, labels: np.ndarray, g: np.random
         lambda p: ImageEnhance.Sharpness(p).enhance(sharpness),
     ]
     if number < 5:
-        by_matrix(images, labels, matrices[number])
+        apply_affine(images, labels, matrices[number])
     elif number < 9:
-        through_pillow(images, changes[number - 5])
+        apply_in_pillow(images, changes[number - 5])
 
 
-def reference_way(images: np.ndarray, labels: np.ndarray, g: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Vary images and labels [H, W, S] of float32."""
+def augment_like_reference(
+    images: np.ndarray, labels: np.ndarray, g: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Augment images and labels [H, W, S] of float32."""
     if g.random() < 0.5:
         turns, axis = g.integers(4), g.integers(2)
         images, labels = (np.flip(np.rot90(x, turns), axis).copy() for x in (images, labels))
@@ -104,12 +106,12 @@ def reference_way(images: np.ndarray, labels: np.ndarray, g: np.random.Generator
         images[box] = g.random((rows, columns, 1))
         labels[box] = 0
     for number in g.choice(10, 2, replace=False):
-        one_of_ten(int(number), images, labels, g)
+        apply_operation(int(number), images, labels, g)
     return images, labels
 
 
 class ReferenceSamples(WindowSamples):
-    """The same windows, varied in the reference's way."""
+    """The same windows, augmented with the method of the reference."""
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, str]:
         epoch, position = divmod(index, self.per_epoch)
@@ -117,31 +119,31 @@ class ReferenceSamples(WindowSamples):
         images, labels = case.read_window(window.slices)
         images = np.ascontiguousarray(minmax_per_window(images)[:, 0].transpose(1, 2, 0))
         floats = np.ascontiguousarray(labels.transpose(1, 2, 0)).astype(np.float32)
-        images, floats = reference_way(images, floats, sample_generator(self.seed, index))
+        images, floats = augment_like_reference(images, floats, sample_generator(self.seed, index))
         images, floats = (torch.from_numpy(x).permute(2, 0, 1).contiguous() for x in (images, floats))
         return images, floats.long(), case.case_id
 
 
 def processor_ms(samples: WindowSamples, windows: int) -> float:
-    """Return the processor time of making one sample in this process, which busy neighbours hardly change."""
+    """Return the CPU time per sample in this process; it hardly depends on the load of the machine."""
     started = time.process_time()
     for index in range(windows):
         samples[index]
     return 1e3 * (time.process_time() - started) / windows
 
 
-def by_processes(samples: WindowSamples, count: int, workers: int) -> Iterable:
-    """Load as the reference does."""
+def load_with_processes(samples: WindowSamples, count: int, workers: int) -> Iterable:
+    """Load with worker processes, as the reference does."""
     return DataLoader(samples, batch_size=1, sampler=range(count), num_workers=workers)
 
 
-def by_threads(samples: WindowSamples, count: int, workers: int) -> Iterable:
-    """Load as masam does."""
+def load_with_threads(samples: WindowSamples, count: int, workers: int) -> Iterable:
+    """Load with threads, as masam does."""
     return load_batches(samples, 0, count, 1, workers)
 
 
-def seconds_of(samples: WindowSamples, load: Callable[..., Iterable], windows: int, workers: int) -> float:
-    """Load windows, one a batch; the workers' start is not counted."""
+def loading_seconds(samples: WindowSamples, load: Callable[..., Iterable], windows: int, workers: int) -> float:
+    """Return the time to load windows with a batch size of 1, excluding the start of the workers."""
     batches = iter(load(samples, windows + 2 * workers, workers))
     for _ in range(2 * workers):
         next(batches)
@@ -157,7 +159,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    # As in a worker process; without workers both ways then have one core.
+    # As in a worker process; without workers, both methods then use one core.
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         cases = {depth: make_case(Path(name) / f"slices{depth}", depth) for depth in (20, 200)}
@@ -176,23 +178,23 @@ def main() -> None:
             for preset in ("paper", "default", "none")
         }
         ways = {
-            "reference's way": (reference, by_processes),
-            **{f"masam, {preset}": (samples, by_threads) for preset, samples in ours.items()},
-            # The same samples through the reference's loader show what threads spare.
-            "paper, sent": (ours["paper"], by_processes),
-            "none, sent": (ours["none"], by_processes),
+            "reference": (reference, load_with_processes),
+            **{f"masam, {preset}": (samples, load_with_threads) for preset, samples in ours.items()},
+            # The same samples with the reference's loader show the effect of threads.
+            "paper, processes": (ours["paper"], load_with_processes),
+            "none, processes": (ours["none"], load_with_processes),
         }
-        made: dict[str, list[float]] = {way: [] for way in ways if not way.endswith("sent")}
+        made: dict[str, list[float]] = {way: [] for way in ways if not way.endswith("processes")}
         loaded: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(arguments.rounds):
             for way, (samples, load) in ways.items():
                 if way in made:
                     made[way].append(processor_ms(samples, arguments.windows))
-                seconds = seconds_of(samples, load, arguments.windows, arguments.workers)
+                seconds = loading_seconds(samples, load, arguments.windows, arguments.workers)
                 loaded[way].append(1e3 * seconds / arguments.windows)
-        print(f"medians of {arguments.rounds} alternating rounds of {arguments.windows} windows, in ms a window")
-        report("made, processor time, one process", made)
-        report(f"loaded, wall clock, {arguments.workers} workers", loaded)
+        print(f"median of {arguments.rounds} alternating rounds of {arguments.windows} windows, in ms per window")
+        report("augmentation: CPU time in one process", made)
+        report(f"loading: wall-clock time with {arguments.workers} workers", loaded)
 
 
 def report(title: str, rounds: dict[str, list[float]]) -> None:
@@ -201,9 +203,7 @@ def report(title: str, rounds: dict[str, list[float]]) -> None:
     for way, times in rounds.items():
         median = statistics.median(times)
         every = " ".join(f"{t:.1f}" for t in times)
-        print(
-            f"  {way:16} {median:6.1f} ms  {slow / median:4.1f} times as fast  {1e3 / median:6.1f} a second  ({every})"
-        )
+        print(f"  {way:16} {median:6.1f} ms  {slow / median:4.1f} x as fast  {1e3 / median:6.1f} per second  ({every})")
 
 
 if __name__ == "__main__":

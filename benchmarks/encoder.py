@@ -1,7 +1,7 @@
-"""Image encoder, one window of five slices: masam's attention against the textbook form, in one process.
+"""Compare the attention of the image encoder with its textbook form, on one window of five slices.
 
-The textbook form pads the grid before the projections and keeps the whole matrix of attention weights, as SAM's own
-code does. Both have the same weights. It prints seconds (median), their ratio, and the largest difference.
+The textbook form pads the grid before the projections and materialises the attention matrix, as SAM's code does. Both
+use the same weights. Prints the median time of each, their ratio, and the largest relative difference.
 
     python benchmarks/encoder.py [--size vit_b] [--image-size 512] [--repeats 3]
 """

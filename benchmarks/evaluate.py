@@ -1,4 +1,6 @@
-"""Time the evaluation of one large case, 512 x 512 x 150 voxels and 13 organs, beside one distance transform of it.
+"""Measure the evaluation time of a case with 512 x 512 x 150 voxels and 13 organs.
+
+One distance transform of the same volume is timed for comparison.
 
 python benchmarks/evaluate.py [--json out.json]
 """
@@ -22,7 +24,7 @@ SHAPE, SPACING_MM, ORGANS = (512, 512, 150), (0.78, 0.78, 3.0), 13
 
 
 def organs(seed: int, shift: float) -> np.ndarray:
-    """Ellipsoids of organ-like sizes (a liver to an adrenal gland), shifted by some voxels."""
+    """Return ellipsoids with the sizes of organs (liver to adrenal gland), shifted by ``shift`` voxels."""
     rng = np.random.default_rng(seed)
     labels = np.zeros(SHAPE, dtype=np.uint8)
     for value, radius in enumerate(np.geomspace(95, 6, ORGANS), start=1):
@@ -37,7 +39,7 @@ def organs(seed: int, shift: float) -> np.ndarray:
 
 
 def main() -> None:
-    """Run, print, and keep the numbers if asked to."""
+    """Run the benchmark, print the result and optionally write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

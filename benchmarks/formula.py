@@ -1,9 +1,9 @@
-"""Making of labelled pictures by formula, by size and by look.
+"""Measure the generation of labelled pictures for pre-training, by size and appearance.
 
     python benchmarks/formula.py [--pictures 100] [--rounds 3]
 
-Processor time of one thread, which busy neighbours hardly change. The unit of the ratios is the time of drawing as many
-normal numbers as the picture has values.
+Times are CPU times of one thread, which hardly depend on the load of the machine. Ratios are relative to the time of
+drawing one normal random number per value of the picture.
 """
 
 from __future__ import annotations
@@ -39,16 +39,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     rows = [(side, None) for side in (128, 256, 512)] + [(256, look) for look in LOOKS]
-    print(f"medians of {arguments.rounds} alternating rounds of {arguments.pictures} pictures")
+    print(f"median of {arguments.rounds} alternating rounds of {arguments.pictures} pictures")
     times: dict[tuple[int, str | None], list[tuple[float, float]]] = {row: [] for row in rows}
     for _ in range(arguments.rounds):
         for row in rows:
             times[row].append((picture_ms(*row, arguments.pictures), draw_ms(row[0], arguments.pictures)))
     for (side, look), pairs in times.items():
         made, drawn = (statistics.median(one) for one in zip(*pairs, strict=True))
-        print(
-            f"  {side:4} {look or 'all looks':10} {made:6.1f} ms  {made / drawn:5.1f} times the drawing of its values"
-        )
+        print(f"  {side:4} {look or 'all':10} {made:6.1f} ms  {made / drawn:5.1f} x the time of random numbers")
 
 
 if __name__ == "__main__":

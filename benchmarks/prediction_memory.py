@@ -1,7 +1,7 @@
-"""Peak memory of a prediction against the number of slices, each depth in a process of its own.
+"""Measure the peak memory of a prediction for several numbers of slices, each in a separate process.
 
-Beside the scan (float32) and its labels, which any prediction has to hold, memory must not grow with the depth. The
-last column is what the reference's way takes: class probabilities of every slice, float32.
+Apart from the scan (float32) and its labels, memory must not grow with the depth. The last column is the size of the
+class probabilities of all slices in float32, which the reference keeps in memory.
 
     python benchmarks/prediction_memory.py
 """
@@ -27,11 +27,11 @@ MIB = 2**20
 
 
 def predict(depth: int) -> None:
-    """Predict one made scan and print the peak above what was held before, in MiB."""
+    """Predict a synthetic scan and print the peak memory above that before the prediction, in MiB."""
     torch.manual_seed(0)
     labels = {"background": 0, **{f"organ {n}": n for n in range(1, CLASSES + 1)}}
     plan = Plan(
-        name="made",
+        name="synthetic",
         modality="CT",
         slice_axis="axial",
         intensity=Window(low=0, high=1),
@@ -48,13 +48,13 @@ def predict(depth: int) -> None:
 
 
 def main() -> None:
-    """Print one row a depth."""
-    print(f"{SIDE} x {SIDE} pixels, {CLASSES} classes; MiB above model, libraries and scan")
-    print("slices  peak  of it labels  all probabilities")
+    """Print one row per depth."""
+    print(f"{SIDE} x {SIDE} pixels, {CLASSES} classes; MiB excluding model, libraries and scan")
+    print("slices  peak        labels  all probabilities")
     for depth in DEPTHS:
         done = subprocess.run([sys.executable, __file__, str(depth)], capture_output=True, text=True, check=True)
         voxels = SIDE * SIDE * depth
-        # Channel numbers in 16 bits, their label values in 8.
+        # Channel indices in 16 bits, label values in 8 bits.
         print(
             f"{depth:6d}  {float(done.stdout):4.0f}  {3 * voxels / MIB:12.0f}  {4 * (CLASSES + 1) * voxels / MIB:17.0f}"
         )

@@ -1,8 +1,8 @@
-"""What prompts gain, over several seeds of one training: a table of what ``masam evaluate --prompts`` has written.
+"""Print a table of the benefit of prompts over several training seeds, from files of ``masam evaluate --prompts``.
 
     python benchmarks/prompts.py evidence/prompts/seed1.json evidence/prompts/seed2.json evidence/prompts/seed3.json
 
-The files are of models that differ in their seed alone, scored on the same cases.
+The models must differ only in their seed and be scored on the same cases.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from masam.evaluation.repetitions import interval_over_cases, mean_over_seeds, p
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", type=Path, nargs="+", help="what masam evaluate --prompts --out has written")
+    parser.add_argument("files", type=Path, nargs="+", help="files written by masam evaluate --prompts --out")
     records = [json.loads(file.read_text("utf-8")) for file in parser.parse_args().files]
     keys = [[(score["case"], score["label"]) for score in record["scores"]] for record in records]
     if any(other != keys[0] for other in keys):
-        parser.error("expected files of the same cases and classes")
+        parser.error("the files must contain the same cases and classes")
     names = [item["prompt"] for item in records[0]["summary"]]
     tables = {name: np.stack([table(record, number) for record in records]) for number, name in enumerate(names)}
-    print("| prompt | Dice | SD of seeds | 95 % interval | more than automatic | 95 % interval of it |")
+    print("| prompt | Dice | SD of seeds | 95 % interval | difference to automatic | 95 % interval |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name, values in tables.items():
         more = "" if name == "automatic" else "{:+.3f} | {:+.3f} to {:+.3f}".format(
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def table(record: dict[str, Any], number: int) -> np.ndarray:
-    """Return the Dice of one way of prompting, [cases, classes], NaN where the reference lacks the class."""
+    """Return the Dice of one kind of prompt, [cases, classes]; NaN for classes absent from the reference."""
     cases, labels = record["cases"], list(dict.fromkeys(score["label"] for score in record["scores"]))
     values = np.full((len(cases), len(labels)), math.nan)
     for score in record["scores"]:

@@ -1,19 +1,19 @@
-"""Trained on one site, tested on all: MA-SAM beside MONAI's DynUNet, the network of nnU-Net.
+"""Train MA-SAM and MONAI's DynUNet (the network of nnU-Net) on one site and test them on all sites.
 
     masam make sites evidence/sites
     python benchmarks/sites.py evidence/sites --out evidence/generalisation
 
-Both have the same budget: the processor time that MA-SAM's run takes from the training files to the trained weights
-(three passes over all windows, ``MASAM``) is what the U-Net of the same seed gets, its loading included. Processor time
-counts all threads and hardly depends on what else the machine does. The time in which MA-SAM's base was pre-trained is
-not in it; --sam-checkpoint none starts from random numbers instead. --unet-times 1 5 adds a U-Net that gets five times
-as much. It is prepared as nnU-Net does it (the spacing of the training site, z-scores, patches, varied geometry and
-contrast). Neither is tuned for the other sites; a further row of MA-SAM is: uneven brightness was added to
-its augmentation when the table had shown what the coils of sites B and E do to it.
+Both methods have the same budget: the U-Net trains for the CPU time that MA-SAM with the same seed needs from the
+training files to the trained weights (three passes over all windows, ``MASAM``), including the loading of data. CPU
+time includes all threads and hardly depends on the load of the machine. The pre-training of MA-SAM's encoder is not
+included; use ``--sam-checkpoint none`` to start from random numbers. ``--unet-times 1 5`` adds a U-Net with five times
+the budget. The U-Net uses nnU-Net's preprocessing: the spacing of the training site, z-scores, patches, spatial and
+intensity augmentation. Neither method is tuned for the other sites. One additional row of MA-SAM is: it was trained
+with uneven brightness, after the first results had shown the effect of the coils at sites B and E.
 
-A cell is a method with a seed. Its scores are kept in its folder in OUT, and a cell that is done is not made again
-unless data or settings are others; so the same command goes on after a stop. As the U-Net's number of steps depends on
-the clock, its scores do not repeat to the last digit.
+The scores of each method and seed are stored in a folder in OUT. Finished ones are reused unless data or settings have
+changed, so the same command resumes an interrupted run. The U-Net's number of steps depends on the measured time, so
+its scores are not exactly reproducible.
 """
 
 from __future__ import annotations
@@ -50,20 +50,20 @@ from masam.training.config import TrainConfig
 from masam.training.run import plan_dataset, train
 from masam.volume import Volume
 
-OURS, SHADED = "MA-SAM", "MA-SAM, shaded in training"
+OURS, SHADED = "MA-SAM", "MA-SAM with shading augmentation"
 CONFIG = Path(__file__).parent.parent / "configs/evidence/training.yaml"
 MASAM: dict[str, Any] = {
     "epochs": 3,
-    # The other tables have 1e-3. Here it stays where it is: soft Dice of a class that most windows lack is jumpy.
+    # The other tables use 1e-3. Soft Dice is noisy for a class that is absent from most windows.
     "learning_rate": 4e-4,
     "model.decoder": "sam",
 }
-"""What MA-SAM's runs change of configs/evidence/training.yaml."""
+"""Changes of MA-SAM's runs to configs/evidence/training.yaml."""
 PATCH = (16, 64, 64)
-"""Slices, rows and columns of a patch; the training site has volumes of 20 x 128 x 128, with glands of 12 x 24 x 33."""
+"""Slices, rows and columns of a patch. Volumes of the training site have 20 x 128 x 128 voxels, glands 12 x 24 x 33."""
 UNET: dict[str, Any] = {
     "filters": [16, 32, 64, 128],
-    # Slices are thrice as far apart as pixels: the first level works within the slice.
+    # The distance of slices is three times that of pixels, so the first level is 2D.
     "kernel_size": [[1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
     "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]],
     "batch_patches": 2,
@@ -71,18 +71,18 @@ UNET: dict[str, Any] = {
 }
 
 Prepared = tuple[np.ndarray, np.ndarray]
-"""Image and labels on the grid of the training site, [slices, rows, columns]."""
+"""Image and labels with the spacing of the training site, [slices, rows, columns]."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder that masam make sites has made")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the cells and of the table")
+    parser.add_argument("data", type=Path, help="folder written by masam make sites")
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
     parser.add_argument("--train-on", default="A", metavar="SITE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--sam-checkpoint", default=None, help="a file, a published name, or none; else that of config")
+    parser.add_argument("--sam-checkpoint", default=None, help="file, published name, or none for random numbers")
     parser.add_argument(
-        "--unet-times", type=float, nargs="+", default=[1.0], help="processor time of the U-Nets, in MA-SAM's"
+        "--unet-times", type=float, nargs="+", default=[1.0], help="CPU time of the U-Nets relative to that of MA-SAM"
     )
     arguments = parser.parse_args()
     roots = {path.parent.name: path.parent for path in sorted(arguments.data.glob("*/dataset.json"))}
@@ -91,7 +91,7 @@ def main() -> None:
         parser.error(f"expected site {arguments.train_on} in {arguments.data}, found {found}")
     config, out, site = masam_config(arguments.sam_checkpoint), arguments.out, arguments.train_on
     shared = {"data": sha256_of(roots), "train_on": site}
-    # Coils in the rectum, at sites B and E, make brightness uneven over the slice.
+    # Endorectal coils, at sites B and E, cause uneven brightness within a slice.
     configs = {OURS: config, SHADED: config.changed({"augmentation.shading_probability": 0.5}, SHADED)}
     times = {unet_name(factor): factor for factor in arguments.unet_times}
     methods = (OURS, *times, SHADED)
@@ -126,7 +126,7 @@ def folder(out: Path, method: str, seed: int) -> Path:
 
 
 def masam_config(sam_checkpoint: str | None) -> TrainConfig:
-    """Return the settings of MA-SAM's runs; both methods vary their training samples."""
+    """Return the settings of MA-SAM's runs; both methods use augmentation."""
     changes = dict(MASAM)
     if sam_checkpoint == "none":
         changes |= {"model.sam_checkpoint": None, "model.size": "vit_t", "model.trained": "everything"}
@@ -151,12 +151,12 @@ def read_facts(cell: Path) -> dict[str, Any]:
 
 
 def is_done(cell: Path, identity: dict[str, Any]) -> bool:
-    # The file is written last. What went through JSON is compared with what did not.
+    # The file is written last. The identity is converted to JSON and back for the comparison.
     return (cell / "cell.json").exists() and read_facts(cell)["identity"] == json.loads(json.dumps(identity))
 
 
 def score(cell: Path, site: str, root: Path) -> None:
-    """Score the predictions of a site and keep the scores."""
+    """Score the predictions of a site and write the scores."""
     references = {path.name.removesuffix(".nii.gz"): path for path in sorted((root / "labelsTs").glob("*.nii.gz"))}
     predictions = {case: cell / "predictions" / site / f"{case}.nii.gz" for case in references}
     evaluate(predictions, references, read_dataset(root).labels).to_json(cell / f"{site}.json")
@@ -166,7 +166,7 @@ def score(cell: Path, site: str, root: Path) -> None:
 
 
 def run_masam(roots: dict[str, Path], site: str, config: TrainConfig, cell: Path) -> dict[str, Any]:
-    """Train on a site and predict the held-out cases of all."""
+    """Train on one site and predict the held-out cases of all sites."""
     started = time.process_time()
     changes = {"image_size": 128, "crop": "none"}
     plan = plan_dataset(read_dataset(roots[site])).model_copy(update=changes)
@@ -184,7 +184,7 @@ def run_masam(roots: dict[str, Path], site: str, config: TrainConfig, cell: Path
 
 
 def run_unet(roots: dict[str, Path], site: str, seed: int, budget: float, cell: Path) -> dict[str, Any]:
-    """Train on a site for so many seconds of processor time, and predict the held-out cases of all."""
+    """Train on one site for ``budget`` seconds of CPU time and predict the held-out cases of all sites."""
     started = time.process_time()
     torch.manual_seed(seed)
     draw = random.Random(seed)
@@ -218,7 +218,7 @@ def run_unet(roots: dict[str, Path], site: str, seed: int, budget: float, cell: 
 
 
 def median_spacing(dataset: CaseFolder) -> np.ndarray:
-    """Return the distance of slices, rows and columns of the training cases, in mm."""
+    """Return the median spacing of slices, rows and columns over the training cases, in mm."""
     return np.median([axial_spacing(load_case(case)[0]) for case in dataset.training], axis=0)
 
 
@@ -228,9 +228,9 @@ def axial_spacing(volume: Volume) -> list[float]:
 
 
 def prepare(case: tuple[Volume, Volume | None], spacing: np.ndarray) -> Prepared:
-    """Bring a case to the training site's spacing, its image to mean 0 and variance 1."""
+    """Resample a case to the spacing of the training site; normalise the image to mean 0 and variance 1."""
     image, labels = case
-    assert labels is not None, "a training case without labels"
+    assert labels is not None, "training case without labels"
     orientation = Orientation.of(image.geometry, "axial")
     factors = np.array(axial_spacing(image)) / spacing
     scaled = ndimage.zoom(orientation.apply(image.array).astype(np.float32), factors, order=1, mode="nearest")
@@ -239,13 +239,13 @@ def prepare(case: tuple[Volume, Volume | None], spacing: np.ndarray) -> Prepared
 
 
 def padded(array: np.ndarray) -> np.ndarray:
-    """Pad a volume with its own edge so that a patch fits."""
+    """Pad a volume with its edge values to at least the size of a patch."""
     short = [max(0, patch - size) for patch, size in zip(PATCH, array.shape, strict=True)]
     return np.pad(array, [(n // 2, n - n // 2) for n in short], mode="edge")
 
 
 def draw_patch(case: Prepared, draw: random.Random) -> Prepared:
-    """Cut a patch, every second one around the organ, and vary it by what nnU-Net's list holds."""
+    """Crop a patch, half of them around the organ, and apply augmentations of nnU-Net."""
     image, labels = case
     limits = [size - patch for size, patch in zip(image.shape, PATCH, strict=True)]
     corner = [draw.randint(0, limit) for limit in limits]
@@ -255,7 +255,7 @@ def draw_patch(case: Prepared, draw: random.Random) -> Prepared:
         corner = [min(max(int(v) - p // 2, 0), top) for v, p, top in zip(voxel, PATCH, limits, strict=True)]
     cut = tuple(slice(start, start + size) for start, size in zip(corner, PATCH, strict=True))
     image, labels = image[cut].copy(), labels[cut].copy()
-    # Left and right only, as MA-SAM's own list: a prostate is never upside down.
+    # Mirror left and right only: a prostate is never upside down.
     if draw.random() < 0.5:
         image, labels = image[:, :, ::-1].copy(), labels[:, :, ::-1].copy()
     if draw.random() < 0.3:
@@ -276,7 +276,7 @@ def draw_patch(case: Prepared, draw: random.Random) -> Prepared:
 
 
 def segment(network: torch.nn.Module, image: Volume, spacing: np.ndarray) -> Volume:
-    """Predict a volume on its own grid."""
+    """Predict a volume on its original grid."""
     orientation = Orientation.of(image.geometry, "axial")
     slices = orientation.apply(image.array).astype(np.float32)
     scaled = ndimage.zoom(slices, np.array(axial_spacing(image)) / spacing, order=1, mode="nearest")
@@ -292,7 +292,7 @@ def segment(network: torch.nn.Module, image: Volume, spacing: np.ndarray) -> Vol
 
 
 def repeated(scores: Sequence[dict[str, Evaluation]], sites: Sequence[str]) -> np.ndarray:
-    """Return Dice [seeds, cases, sites]; a case holds a score of its own site alone, so that sites count alike."""
+    """Return Dice [seeds, cases, sites], NaN for all but the site of the case, so that sites have equal weight."""
     names = [(site, case) for site in sites for case in scores[0][site].cases]
     values = np.full((len(scores), len(names), len(sites)), math.nan)
     for seed, of_seed in enumerate(scores):
@@ -307,7 +307,7 @@ def repeated(scores: Sequence[dict[str, Evaluation]], sites: Sequence[str]) -> n
 def write_table(
     out: Path, scores: dict[tuple[str, int], dict[str, Evaluation]], methods: Sequence[str], train_on: str
 ) -> None:
-    """Write and print what is known so far; every seed in the scores is done for all methods."""
+    """Write and print the table of all finished seeds."""
     seeds = list(dict.fromkeys(seed for _, seed in scores))
     of_method = {method: [scores[method, seed] for seed in seeds] for method in methods}
     sites = list(of_method[OURS][0])
@@ -316,28 +316,29 @@ def write_table(
     of_seeds = f"mean over seeds {', '.join(map(str, seeds))}"
     lines = [
         f"Trained on site {train_on}, Dice on held-out cases of each site, {of_seeds}",
-        "(95 % interval over cases; others: the mean over the sites that were not trained on).",
+        "(95 % interval over cases; others: mean over the sites that were not used for training).",
         "",
-        "| method | " + " | ".join(columns) + " | SD of seeds, others | steps | processor time |",
+        "| method | " + " | ".join(columns) + " | SD of seeds, others | steps | CPU time |",
         "| --- |" + " ---: |" * (len(columns) + 3),
     ]
     values = {method: {c: repeated(of_method[method], s) for c, s in columns.items()} for method in methods}
     last = list(columns)[-1]
     for method in methods:
         facts = [read_facts(folder(out, method, seed)) for seed in seeds]
-        cells = [in_words(mean_over_seeds(v), *interval_over_cases(v)) for v in values[method].values()]
-        spread = in_words(spread_over_seeds(values[method][last]), math.nan, math.nan)
+        cells = [format_interval(mean_over_seeds(v), *interval_over_cases(v)) for v in values[method].values()]
+        spread = format_interval(spread_over_seeds(values[method][last]), math.nan, math.nan)
         steps, seconds = (sum(fact[key] for fact in facts) / len(facts) for key in ("steps", "processor_seconds"))
         lines.append(f"| {method} | {' | '.join(cells)} | {spread} | {steps:.0f} | {seconds:.0f} s |")
     for method in methods[1:]:
-        less = [paired_difference(values[OURS][column], values[method][column]) for column in columns]
-        lines.append(f"| {OURS} less {method} | {' | '.join(in_words(*one, sign='+') for one in less)} | | | |")
+        differences = [paired_difference(values[OURS][column], values[method][column]) for column in columns]
+        cells = [format_interval(*difference, sign="+") for difference in differences]
+        lines.append(f"| {OURS} minus {method} | {' | '.join(cells)} | | | |")
     text = "\n".join(lines) + "\n"
     atomic.write_text(out / "table.md", text)
     print(text, flush=True)
 
 
-def in_words(mean: float, low: float, high: float, sign: str = "") -> str:
+def format_interval(mean: float, low: float, high: float, sign: str = "") -> str:
     if math.isnan(mean):
         return "-"
     return f"{mean:{sign}.3f}" + ("" if math.isnan(low) else f" ({low:{sign}.3f} to {high:{sign}.3f})")

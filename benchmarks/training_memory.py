@@ -1,4 +1,4 @@
-"""Predicted against measured peak memory of training steps on the CPU, each in a fresh process.
+"""Compare predicted and measured peak memory of training steps on the CPU, each in a separate process.
 
 python benchmarks/training_memory.py [--large]
 """
@@ -13,7 +13,7 @@ from masam.model.sizes import SIZES
 from masam.model.spec import MasamSpec
 from masam.training.memory import predict_memory
 
-# Size, pixels, windows at once, checkpointing.
+# Size, pixels, windows per micro-batch, checkpointing.
 SETTINGS = [
     ("vit_t", 128, 1, False),
     ("vit_t", 256, 1, False),
@@ -49,7 +49,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--large", action="store_true", help="also settings of up to 9 GB")
+    parser.add_argument("--large", action="store_true", help="also run settings that need up to 9 GB")
     settings = SETTINGS + (LARGE if parser.parse_args().large else [])
     measured: dict[tuple[str, int, int, bool], tuple[float, float]] = {}
     for setting in settings:
@@ -65,7 +65,8 @@ def main() -> None:
             f"{name} {side} px x {batch}{how}: measured {memory:6.0f} MiB, predicted {predicted:6.0f} ({error:+.0f} %)"
         )
         if without := measured.get((name, side, batch, False)) if checkpointing else None:
-            line += f"; {memory / without[0]:.2f} x the memory and {seconds / without[1]:.2f} x the time of without"
+            memory_ratio, time_ratio = memory / without[0], seconds / without[1]
+            line += f"; relative to no checkpointing: memory {memory_ratio:.2f}, time {time_ratio:.2f}"
         print(line, flush=True)
 
 

@@ -1,10 +1,9 @@
-"""A training step on the CPU, and what two settings of the process are worth.
+"""Measure a training step on the CPU with different settings for freed memory and denormal numbers.
 
-``handed back`` gives freed memory to the system each time, the C library's default; ``kept`` keeps it; ``kept,
-flushed`` takes numbers below 1.2e-38 for zero as well, as ``masam train`` does (``masam.device.training_on``). Each
-runs in processes of its own, in turn. The logits are stretched to those of a trained model, which reach to -150: only
-where a model is sure are there such numbers. It prints the median milliseconds of a step, its page faults, the peak of
-memory, and ratios.
+``returned`` returns freed memory to the system, the default of the C library; ``kept`` keeps it; ``kept, flushed`` also
+treats numbers below 1.2e-38 as zero, as ``masam train`` does (``masam.device.training_on``). The variants alternate,
+each in a separate process. The logits are scaled to the range of a trained model, down to -150, because only confident
+predictions produce denormal numbers. Prints the median time of a step, page faults, peak memory, and ratios.
 
     python benchmarks/training_step.py [--size vit_t] [--image-size 128] [--windows 1] [--steps 30] [--repeats 3]
 """
@@ -30,15 +29,15 @@ from masam.training.loss import segmentation_loss
 
 SLICES, CLASSES = 5, 7
 LOWEST = -150.0
-"""Lowest logit: 1500 steps into the demonstration's training it was -178."""
-VARIANTS = {"handed back": {"MALLOC_CHECK_": "0"}, "kept": {}, "kept, flushed": {}}
+"""Lowest logit; after 1500 steps of the demonstration it was -178."""
+VARIANTS = {"returned": {"MALLOC_CHECK_": "0"}, "kept": {}, "kept, flushed": {}}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="vit_t")
     parser.add_argument("--image-size", type=int, default=128)
-    parser.add_argument("--windows", type=int, default=1, help="windows a step")
+    parser.add_argument("--windows", type=int, default=1, help="windows per step")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--inside", choices=list(VARIANTS), help=argparse.SUPPRESS)
@@ -55,10 +54,10 @@ def main() -> None:
     middle = {
         name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in found.items()
     }
-    first = middle["handed back"]["ms"]
+    first = middle["returned"]["ms"]
     for name, values in middle.items():
         print(
-            f"{name:14} {values['ms']:8.1f} ms a step, {values['ms'] / first:.2f} of the first, "
+            f"{name:14} {values['ms']:8.1f} ms per step, {values['ms'] / first:.2f} of the first, "
             f"{values['faults']:8.0f} page faults, peak {values['peak_mib']:6.0f} MiB"
         )
 

@@ -1,8 +1,8 @@
-"""Peak memory of a video's prediction against the number of frames, each length in a process of its own.
+"""Measure the peak memory of the prediction of a video for several numbers of frames, each in a separate process.
 
-The frames are made as they are asked for, are segmented, and their labels and overlay are written and thrown away, so
-nothing but the prediction is measured. The last column is what it takes to hold the video and its class probabilities.
-The peak is VmHWM of /proc/self/status: getrusage's is inherited from the process that starts this one.
+Frames are generated on demand, and labels and overlay are discarded after writing, so only the prediction is measured.
+The last column is the size of the video with its class probabilities. The peak is VmHWM of /proc/self/status, because
+the value of getrusage is inherited from the parent process.
 
     python benchmarks/video_memory.py
 """
@@ -40,7 +40,7 @@ def peak_mib() -> float:
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
 
-def made(count: int) -> FrameSource:
+def synthetic_video(count: int) -> FrameSource:
     scene = np.random.default_rng(0).integers(0, 256, (ROWS // 16, COLUMNS // 16, 3), dtype=np.uint8)
     scene = scene.repeat(16, 0).repeat(16, 1)
 
@@ -48,16 +48,16 @@ def made(count: int) -> FrameSource:
         for index in range(count):
             yield Frame(index, f"frame{index:06d}", np.roll(scene, index, axis=1))
 
-    return FrameSource(Path("made.mp4"), (ROWS, COLUMNS), count, Fraction(25), True, (), read)
+    return FrameSource(Path("synthetic.mp4"), (ROWS, COLUMNS), count, Fraction(25), True, (), read)
 
 
 def predict(count: int) -> None:
-    """Predict one made video; print the peak, the peak above what was held before, in MiB, and seconds."""
+    """Predict a synthetic video; print the peak memory, its increase by the prediction (both in MiB), and seconds."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     labels = {"background": 0, **{f"class {n}": n for n in range(1, CLASSES + 1)}}
     plan = Plan(
-        name="made",
+        name="synthetic",
         modality="video",
         channels=("R", "G", "B"),
         slice_axis="stored",
@@ -68,7 +68,7 @@ def predict(count: int) -> None:
     )
     model = Masam(MasamSpec(find_size("vit_t"), CLASSES, SIDE, adapter_channels=64, image_channels=3))
     predictor = Predictor(model, device="cpu", stride=5, plan=plan)
-    source, before, begun = made(count), peak_mib(), time.monotonic()
+    source, before, begun = synthetic_video(count), peak_mib(), time.monotonic()
     with (
         tempfile.TemporaryDirectory() as folder,
         overlay_video(Path(folder) / "overlay.mp4", source, plan.scheme) as writer,
@@ -78,7 +78,7 @@ def predict(count: int) -> None:
 
 
 def main() -> None:
-    """Print one row a length."""
+    """Print one row per length."""
     print(f"{COLUMNS} x {ROWS} pixels, {CLASSES} classes, windows of 5 at {SIDE} pixels, stride 5; MiB")
     print("frames  peak  above model  frame/s  all frames and probabilities")
     for count in LENGTHS:

@@ -1,7 +1,7 @@
-"""Reading weights of full size with all checks, against PyTorch's bare loader; each in a fresh process.
+"""Compare the validated loading of full-size weight files with ``torch.load``, each in a separate process.
 
-It makes a SAM file of random numbers and an adapted model on it, then prints seconds and the peak of memory above what
-the libraries take. Median of the rounds; the file is in the system's cache.
+Writes a SAM file with random weights and an adapted model based on it, then prints the time and the peak memory
+excluding the libraries (median over the rounds). The files are in the page cache.
 
     python benchmarks/weights.py [--size vit_b] [--rounds 3]
 """
@@ -23,7 +23,7 @@ from masam.model.sizes import SIZES
 
 TASKS = {
     "torch.load of the SAM file": "torch.load('sam.pth', weights_only=True)",
-    "the same, all checks of masam": "read_tensors(Path('sam.pth'))",
+    "the same with the checks of masam": "read_tensors(Path('sam.pth'))",
     "masam info of the SAM file": "identify(Path('sam.pth'))",
     "masam.build_masam on it": "masam.build_masam('auto', num_classes=12, sam_checkpoint='sam.pth')",
     "masam.load of a model on it": "masam.load('model.safetensors', 'sam.pth')",
@@ -36,7 +36,7 @@ import torch, masam
 from masam.export.identify import identify
 from masam.weights.tensors import read_tensors
 masam.build_masam, masam.load_reference
-# Not getrusage: its peak is handed down from the parent process.
+# The peak of getrusage is inherited from the parent process.
 def peak(): return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 before, started = peak(), time.perf_counter()
 kept = {task}
