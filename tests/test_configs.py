@@ -29,7 +29,8 @@ ALL_FILES = sorted(path for path in ROOT.rglob("*") if path.is_file())
 EVIDENCE = [path for path in ALL_FILES if path.parent.name == "evidence"]
 TABLES = [path for path in EVIDENCE if path.name != "training.yaml"]
 ABLATIONS = [path for path in ALL_FILES if path.parent.name == "ablations"]
-PAPER_FILES = [path for path in ALL_FILES if path not in EVIDENCE]
+CPU = ROOT / "cpu.yaml"
+PAPER_FILES = [path for path in ALL_FILES if path not in [*EVIDENCE, CPU]]
 FILES = [path for path in PAPER_FILES if path not in ABLATIONS]
 LABELS = {
     "btcv": btcv.MERGED,
@@ -67,6 +68,12 @@ def parsed(words):
         names.append(words.pop(0))
         command = command.commands[names[-1]]
     return " ".join(names), command.make_context(names[-1], words).params
+
+
+def test_the_settings_for_a_cpu_parse_and_their_commands_exist():
+    config = TrainConfig.from_yaml(CPU)
+    assert (config.model.sam_checkpoint, config.model.decoder, config.batch_windows) == ("masam-vit-t", "sam", 1)
+    assert [parsed(words)[0] for words in commands(CPU)] == ["make", "plan", "train"]
 
 
 def test_there_is_a_file_for_each_experiment():
