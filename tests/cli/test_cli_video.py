@@ -17,7 +17,7 @@ from PIL import Image
 from tiny import LABELS
 
 from masam.io.video.overlay import draw_labels
-from masam.io.video.source import open_frames
+from masam.io.video.reader import open_frames
 from masam.labels import LabelScheme
 from masam.predict.predictor import Predictor
 from masam.predict.video import predict_video

@@ -15,7 +15,7 @@ from masam.errors import ConfigError, InputError, some_of
 from masam.io import gate
 from masam.io.images import image_sha256
 from masam.io.nifti.file import ENDINGS, read_geometry
-from masam.io.video.source import open_frames, video_sha256
+from masam.io.video.reader import open_frames, video_sha256
 from masam.preprocess.orientation import Orientation
 from masam.preprocess.plan import Plan
 from masam.progress import Progress

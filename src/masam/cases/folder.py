@@ -23,7 +23,7 @@ from masam.cases.video import is_video_ending, read_video_cases
 from masam.errors import InputError, brief
 from masam.io import gate
 from masam.io.images import find_dicom, read_image, read_label_image, require_same_grid
-from masam.io.video.source import is_video
+from masam.io.video.reader import is_video
 from masam.labels import LabelScheme
 from masam.volume import Volume
 
@@ -72,7 +72,7 @@ def read_dataset(root: Path) -> CaseFolder:
         ResourceError: The system did not let us read.
     """
     file = root / "dataset.json"
-    with gate.system_border(root):
+    with gate.os_errors(root):
         if not file.exists():
             raise InputError("expected a data set folder with a dataset.json", where=root, fix="check the path")
     content = gate.read_json(file)
@@ -112,7 +112,7 @@ def find_images(path: Path, series: str | None = None) -> tuple[Case, ...]:
         ConfigError: None or several are chosen by ``series``.
         ResourceError: The system did not let us read.
     """
-    with gate.system_border(path):
+    with gate.os_errors(path):
         files = list_files(path) if path.is_dir() else [path]
         if not path.exists():
             raise InputError("expected an image or a folder of images, got nothing", where=path)
@@ -174,7 +174,7 @@ def load_case(
         raise InputError("expected a volume, got a video", where=first, fix="use load_video_case")
     image = read_image(first, channels=case.file_channels, series=case.series, say=say, nan_fill=nan_fill, **transform)
     if others:
-        with gate.system_border(first):
+        with gate.os_errors(first):
             # Channel after channel in memory, each as its file has it.
             array = np.empty((*image.shape, len(case.images)), image.array.dtype, order="F")
         array[..., 0] = image.array

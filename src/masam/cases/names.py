@@ -28,7 +28,7 @@ def list_files(folder: Path, endings: Collection[str] = ENDINGS) -> list[Path]:
     """
     if not folder.is_dir():
         return []
-    with gate.system_border(folder):
+    with gate.os_errors(folder):
         return sorted(
             path
             for path in folder.iterdir()

@@ -89,7 +89,7 @@ def list_images(folder: Path, ending: str | None) -> list[Path]:
         return list_files(folder)
     if not folder.is_dir():
         return []
-    with gate.system_border(folder):
+    with gate.os_errors(folder):
         folders = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
     return sorted([*folders, *list_files(folder, FILE_ENDINGS)])
 

@@ -19,7 +19,7 @@ from masam.io import gate
 from masam.io.nifti.file import ENDINGS
 from masam.io.video.frame_folder import FRAME_ENDINGS
 from masam.io.video.label_frames import label_files, read_labels
-from masam.io.video.source import VIDEO_ENDINGS, FrameSource, is_video, open_frames
+from masam.io.video.reader import VIDEO_ENDINGS, FrameSource, is_video, open_frames
 from masam.progress import Progress, Silent
 
 CHANNELS = ("R", "G", "B")
@@ -151,7 +151,7 @@ def load_video_case(
             where=case.images[0],
             fix="cut the video into shorter ones",
         )
-    with gate.system_border(case.images[0]):
+    with gate.os_errors(case.images[0]):
         frames = np.empty((count, *source.size, 3), np.uint8)
         labels = None if case.label is None else np.full((count, *source.size), UNLABELLED, np.int16)
     without = []
@@ -204,7 +204,7 @@ def _pair(images: Path, labels: Path, ending: str) -> tuple[Case, ...]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    with gate.system_border(folder):
+    with gate.os_errors(folder):
         entries = sorted(folder.iterdir()) if folder.is_dir() else []
     return [entry for entry in entries if not entry.name.startswith(".")]
 

@@ -102,14 +102,14 @@ def write_indexed(path: Path, values: NDArray[np.uint8], labels: LabelScheme) ->
 
 def _read_rgb(data: bytes, where: Path) -> NDArray[np.uint8]:
     """Return [H, W, 3] of a PNG; of RGBA the first three channels."""
-    from masam.io.gate import border
+    from masam.io.gate import library_errors
 
     try:
         from PIL import Image
     except ImportError as error:
         raise ResourceError("pictures need Pillow, which is not installed", fix="pip install 'masam[video]'") from error
     # Pillow warns of pictures that inflate to more than memory may hold; here that is an error.
-    with border(where), warnings.catch_warnings():
+    with library_errors(where), warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
             with Image.open(io.BytesIO(data), formats=["PNG"]) as image:

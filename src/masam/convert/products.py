@@ -129,12 +129,12 @@ def make(product: Product, root: Path, link: bool) -> dict[str, Any]:
 
 def _read_record(path: Path) -> dict[str, dict[str, Any]]:
     """Return the lines of a record by target; nothing where there is none."""
-    from masam.io.gate import system_border
+    from masam.io.gate import os_errors
 
     entries: dict[str, dict[str, Any]] = {}
     if not path.is_file():
         return entries
-    with system_border(path):
+    with os_errors(path):
         lines = path.read_text("utf-8", errors="replace").splitlines()
     for line in lines:
         # A line that was cut off by a kill is no entry; its file is made again.
@@ -159,9 +159,9 @@ def _is_linked(product: Product, link: bool) -> bool:
 
 def _entry(product: Product, link: bool, sha256: str | None) -> dict[str, Any]:
     """Return the record's line of a file: what it was made of, how, and its own hash."""
-    from masam.io.gate import system_border
+    from masam.io.gate import os_errors
 
-    with system_border(product.source):
+    with os_errors(product.source):
         status = product.source.stat()
     return {
         "target": product.target,

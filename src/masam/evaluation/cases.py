@@ -244,7 +244,7 @@ def _cases_in(folder: Path, role: str) -> list[Path]:
         raise InputError(
             f"expected a folder of {role}", where=folder, fix="give a folder that exists, or a list of files"
         )
-    with gate.system_border(folder):
+    with gate.os_errors(folder):
         inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     volumes = [path for path in inside if path.name.endswith(SUFFIXES)]
     videos = [path for path in inside if path.is_dir() and label_files(path) and not _is_overlay(path)]
@@ -264,7 +264,7 @@ def _is_video(path: Path) -> bool:
     """Say whether a path is a folder that holds label frames itself and no volumes."""
     if not path.is_dir() or not label_files(path):
         return False
-    with gate.system_border(path):
+    with gate.os_errors(path):
         return not any(file.name.endswith(SUFFIXES) for file in path.iterdir())
 
 

@@ -40,7 +40,7 @@ def read_description(path: Path) -> dict[str, Any] | None:
         pass
     onnx = require("onnx") if path.suffix == ".onnx" else None
     try:
-        with gate.border(path):
+        with gate.library_errors(path):
             text = _of_program(path) if onnx is None else _of_onnx(onnx, path)
             described = None if text is None else json.loads(text)
     except InputError as error:

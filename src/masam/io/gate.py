@@ -41,7 +41,7 @@ _NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 @contextmanager
-def border(where: object) -> Iterator[None]:
+def library_errors(where: object) -> Iterator[None]:
     """Turn what a library raises on bad input into masam's errors; the only place that catches everything.
 
     To be put around the library's call alone: our own bugs shall stay visible.
@@ -54,7 +54,7 @@ def border(where: object) -> Iterator[None]:
         ResourceError: Memory ran out, or the system did not let us read.
     """
     try:
-        with system_border(where):
+        with os_errors(where):
             yield
     except MasamError:
         raise
@@ -63,7 +63,7 @@ def border(where: object) -> Iterator[None]:
 
 
 @contextmanager
-def system_border(where: object) -> Iterator[None]:
+def os_errors(where: object) -> Iterator[None]:
     """Turn what the system raises, OSError and MemoryError, into masam's errors, and leave the rest.
 
     Args:
@@ -96,7 +96,7 @@ def open_regular(path: Path) -> Iterator[BufferedReader]:
     """
     if "\0" in str(path):
         raise InputError("the name holds a zero byte", where=repr(str(path)), fix="check the path")
-    with system_border(path):
+    with os_errors(path):
         # Before opening, since opening a device may act on it; and after, since the name may have been given away.
         _require_regular(path.stat(), path)
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -144,7 +144,7 @@ def read_json(path: Path) -> Any:
         return dict(pairs)
 
     data = read_bytes(path)
-    with border(path):
+    with library_errors(path):
         try:
             return json.loads(data.decode("utf-8-sig"), object_pairs_hook=unique)
         except json.JSONDecodeError as error:
@@ -228,7 +228,7 @@ def check_declared_size(path: Path, size: int, *, compressed: bool, max_bytes: i
     Raises:
         InputError: The claim is above the cap, or the file cannot hold that much.
     """
-    with system_border(path):
+    with os_errors(path):
         present = path.stat().st_size
     if size > max_bytes:
         raise InputError(f"the header declares {size} bytes, more than the {max_bytes} that are accepted", where=path)

@@ -206,7 +206,7 @@ def find_dicom(path: Path, series: str | None = None) -> tuple[tuple[str, Path, 
     """
     if not path.is_dir():
         return ((_name(path), path, series),) if is_dicom(path) else ()
-    with gate.system_border(path):
+    with gate.os_errors(path):
         inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     if not any(_holds_dicom(entry) for entry in inside if entry.is_file()):
         folders = [entry for entry in inside if entry.is_dir() and any(map(_holds_dicom, files_below(entry)))]

@@ -17,7 +17,7 @@ from masam.errors import ConfigError, InputError
 from masam.io.video.frames import Frame, FrameSource
 from masam.io.video.label_frames import write_labels
 from masam.io.video.overlay import OVERLAY_ENDING, OverlayWriter, overlay_folder, overlay_video
-from masam.io.video.source import open_frames, video_sha256
+from masam.io.video.reader import open_frames, video_sha256
 from masam.labels import LabelScheme
 from masam.predict.cohort import Cohort, is_one_of, require_no_others, run_cases
 from masam.predict.predictor import Predictor

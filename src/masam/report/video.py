@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from masam.errors import InputError
 from masam.io.video.frame_folder import frame_files, read_frame
 from masam.io.video.label_frames import label_files, read_labels
-from masam.io.video.source import open_frames
+from masam.io.video.reader import open_frames
 from masam.labels import LabelScheme
 from masam.report.panels import Row, draw_panels, telling_weight, to_channels
 from masam.report.planes import telling_slices

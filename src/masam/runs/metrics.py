@@ -20,7 +20,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """
     if not path.exists():
         return []
-    with gate.border(path):
+    with gate.library_errors(path):
         rows = list(csv.DictReader(io.StringIO(gate.read_bytes(path).decode())))
     for number, row in enumerate(rows, start=1):
         if not (row.get("step") or "").isdecimal() or None in row:
@@ -39,7 +39,7 @@ def read_columns(path: Path) -> dict[str, list[float | None]]:
         InputError: The file cannot be read, or a value is not a number.
     """
     rows = read_rows(path)
-    with gate.border(path):
+    with gate.library_errors(path):
         return {key: [float(row[key]) if row[key] else None for row in rows] for key in (rows[0] if rows else {})}
 
 

@@ -140,7 +140,7 @@ class _Mlflow:
         """Return the run that an earlier process of the same run began."""
         if not file.exists():
             return None
-        with gate.border(file):
+        with gate.library_errors(file):
             run = str(json.loads(gate.read_bytes(file))["run"])
         self._client.update_run(run, status="RUNNING")
         return run

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from masam.errors import ConfigError, InputError, MasamError, ModelError, ResourceError
+from masam.io.gate import os_errors
 from masam.io.gate import sha256 as hash_file
-from masam.io.gate import system_border
 from masam.progress import Megabytes, Progress, Silent
 from masam.weights.download import download, fetch_published_sha256
 from masam.weights.published import PUBLISHED, PublishedWeights, broken_package, find_published, require_cached, state
@@ -144,7 +144,7 @@ def _expected(entry: PublishedWeights, sha256: str | None) -> str | None:
 
 
 def _hash(path: Path, progress: Progress) -> str:
-    with system_border(path):
+    with os_errors(path):
         meter = Megabytes(progress, path.name, path.stat().st_size)
     return hash_file(path, meter.reach)
 

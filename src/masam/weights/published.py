@@ -12,7 +12,7 @@ from typing import Literal
 import platformdirs
 
 from masam.errors import ConfigError, InputError, ModelError
-from masam.io.gate import system_border
+from masam.io.gate import os_errors
 from masam.progress import MB
 from masam.weights.part import part_path
 from masam.weights.receipt import read_receipt
@@ -70,7 +70,7 @@ class PublishedWeights:
         if self.url:
             receipt = read_receipt(self.path)
             return receipt.sha256 if receipt else None
-        with system_border(self.path):
+        with os_errors(self.path):
             is_whole = self.path.is_file() and self.path.stat().st_size == self.bytes
         return self.sha256 if is_whole else None
 

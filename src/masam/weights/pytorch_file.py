@@ -156,7 +156,7 @@ def _plain_tensors(content: Any, sizes: set[int], path: Path) -> dict[str, Tenso
 def _refusing(path: Path) -> Iterator[None]:
     """Turn whatever the readers stumble over, on content that is damaged or made to harm, into a ModelError."""
     try:
-        with gate.border(path):
+        with gate.library_errors(path):
             yield
     except (InputError, ResourceError) as error:
         cause = error.__cause__ or error

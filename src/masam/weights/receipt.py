@@ -12,7 +12,7 @@ from pydantic import Field
 from masam.atomic import write_text
 from masam.config import Settings
 from masam.errors import ConfigError, InputError
-from masam.io.gate import read_json, system_border
+from masam.io.gate import os_errors, read_json
 
 RecordT = TypeVar("RecordT", bound="JsonRecord")
 
@@ -56,7 +56,7 @@ def read_receipt(file: Path) -> Receipt | None:
     receipt = Receipt.read(receipt_path(file))
     if receipt is None or not file.is_file():
         return None
-    with system_border(file):
+    with os_errors(file):
         return receipt if file.stat().st_size == receipt.bytes else None
 
 
@@ -67,7 +67,7 @@ def write_receipt(file: Path, url: str, sha256: str) -> None:
         InputError: The file does not exist.
         ResourceError: The system refused to read or write.
     """
-    with system_border(file):
+    with os_errors(file):
         size = file.stat().st_size
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     Receipt(url=url, bytes=size, sha256=sha256, date=date).write(receipt_path(file))

@@ -279,5 +279,5 @@ def test_json_with_a_byte_order_mark(tmp_path):
     ],
 )
 def test_border_leaves_only_our_errors(fault, kind, message):
-    with pytest.raises(kind, match=message), gate.border("a"):
+    with pytest.raises(kind, match=message), gate.library_errors("a"):
         raise fault

@@ -14,7 +14,7 @@ from weight_files import PLAN as CT_PLAN
 from masam import aggregate
 from masam.errors import ConfigError, InputError, ModelError
 from masam.io.video.frames import Frame, FrameSource
-from masam.io.video.source import open_frames
+from masam.io.video.reader import open_frames
 from masam.predict.predictor import Predictor
 from masam.predict.video import predict_video
 from masam.preprocess.intensity import Rgb

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 import masam
 from masam.errors import InputError, ResourceError
 from masam.io import gate
-from masam.io.dicom.file import DicomFile, quiet_border, read_header
-from masam.io.dicom.frames import Frame, read_form
+from masam.io.dicom.file import DicomFile, pydicom_errors, read_header
+from masam.io.dicom.frames import Frame, read_layout
 
 FRAME_SECONDS = 60
 """Processor time that one frame may take; 512 x 512 in JPEG 2000 take 0.05 s."""
@@ -51,7 +51,7 @@ def decode(frames: Sequence[Frame]) -> Iterator[NDArray[np.int64]]:
     command = [sys.executable, "-P", "-m", "masam.io.dicom.decoder"]
     paths = [str(Path(masam.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(paths)}
-    with gate.system_border(frames[0].file.path), tempfile.TemporaryFile() as orders:
+    with gate.os_errors(frames[0].file.path), tempfile.TemporaryFile() as orders:
         orders.write(json.dumps(jobs).encode())
         orders.seek(0)
         # Its stderr is dropped: what codecs say there may quote the header.
@@ -69,11 +69,11 @@ def decode(frames: Sequence[Frame]) -> Iterator[NDArray[np.int64]]:
 
 
 def _receive(child: subprocess.Popen[bytes], frame: Frame) -> NDArray[np.int64]:
-    form = frame.form
-    length = form.rows * form.columns * _STORED.itemsize
+    layout = frame.layout
+    length = layout.rows * layout.columns * _STORED.itemsize
     data = child.stdout.read(length) if child.stdout else b""
     if len(data) == length:
-        return np.frombuffer(data, _STORED).reshape(form.rows, form.columns).astype(np.int64)
+        return np.frombuffer(data, _STORED).reshape(layout.rows, layout.columns).astype(np.int64)
     code = child.wait()
     if code == _NO_DECODER:
         syntax = frame.file.syntax if re.fullmatch(r"[\d.]+", frame.file.syntax) else "that is damaged"
@@ -103,14 +103,14 @@ def decode_here(jobs: Sequence[dict[str, Any]], out: BufferedIOBase) -> int:
             if file is None or file.path != path:
                 file = read_header(path)
                 data = _whole_dataset(file)
-                form = read_form(file)
+                layout = read_layout(file)
                 decoder = _decoder(file)
             if decoder is None:
                 return _NO_DECODER
-            _limit(form.frame_bytes)
-            with quiet_border(path):
+            _limit(layout.frame_bytes)
+            with pydicom_errors(path):
                 array = np.asarray(decoder.as_array(data, index=index, raw=True)[0])
-            if array.shape != (form.rows, form.columns):
+            if array.shape != (layout.rows, layout.columns):
                 return _REFUSED
             out.write(array.astype(_STORED).tobytes())
             out.flush()
@@ -122,7 +122,7 @@ def decode_here(jobs: Sequence[dict[str, Any]], out: BufferedIOBase) -> int:
 
 
 def _whole_dataset(file: DicomFile) -> Any:
-    with quiet_border(file.path):
+    with pydicom_errors(file.path):
         import pydicom
 
         return pydicom.dcmread(file.path)
@@ -130,7 +130,7 @@ def _whole_dataset(file: DicomFile) -> Any:
 
 def _decoder(file: DicomFile) -> Any:
     """Return pydicom's decoder for a file, None if there is none here."""
-    with quiet_border(file.path):
+    with pydicom_errors(file.path):
         from pydicom.pixels import get_decoder
 
         try:

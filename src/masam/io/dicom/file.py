@@ -99,7 +99,7 @@ class DicomFile:
         offset = start + (self.pixels.offset if self.pixels else 0)
         if self.inflated is not None:
             return self.inflated[offset : offset + length]
-        with gate.open_regular(self.path) as file, gate.system_border(self.path):
+        with gate.open_regular(self.path) as file, gate.os_errors(self.path):
             file.seek(offset)
             data = file.read(length)
         if len(data) != length:
@@ -108,8 +108,8 @@ class DicomFile:
 
 
 @contextmanager
-def quiet_border(where: object) -> Iterator[None]:
-    """As ``gate.border``, for pydicom: neither errors nor its log nor warnings repeat what the file holds.
+def pydicom_errors(where: object) -> Iterator[None]:
+    """As ``gate.library_errors``, for pydicom: neither errors nor its log nor warnings repeat what the file holds.
 
     Args:
         where: File to name in the error.
@@ -122,7 +122,7 @@ def quiet_border(where: object) -> Iterator[None]:
     level = log.level
     log.setLevel(logging.CRITICAL + 1)
     try:
-        with gate.border(where), warnings.catch_warnings():
+        with gate.library_errors(where), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except InputError as error:
@@ -232,7 +232,7 @@ def _inflate(data: bytes, path: Path) -> bytes:
 def _read_dataset(file: BufferedIOBase, path: Path, syntax: str, size: int) -> tuple[Any, PixelBytes | None]:
     """Parse up to the pixels."""
     seen: list[tuple[int, int, int]] = []
-    with quiet_border(path):
+    with pydicom_errors(path):
         from pydicom.filereader import read_dataset
 
         dataset = read_dataset(
@@ -283,7 +283,7 @@ def _fragments(file: BufferedIOBase, offset: int, size: int, path: Path) -> list
     """Walk over encapsulated pixels to their end; return each fragment's length, without the table of offsets."""
     cut_off = InputError("the file is cut off: its compressed pixels have no end", where=path, fix=_COPY)
     lengths: list[int] = []
-    with gate.system_border(path):
+    with gate.os_errors(path):
         while True:
             file.seek(offset)
             item = file.read(8)

@@ -11,7 +11,7 @@ import numpy as np
 
 from masam.errors import InputError
 from masam.io import gate
-from masam.io.dicom.file import DicomFile, quiet_border
+from masam.io.dicom.file import DicomFile, pydicom_errors
 
 # Run lengths reach a ratio of 64; JPEG 2000 has no bound on empty slices, so a claim that costs little may be any.
 _TRUSTED_RATIO, _TRUSTED_BYTES = 1000, 64 * 2**20
@@ -28,7 +28,7 @@ _COLOURS = (
 
 
 @dataclass(frozen=True)
-class PixelForm:
+class PixelLayout:
     """How the numbers of a file are stored.
 
     Attributes:
@@ -63,7 +63,7 @@ class Frame:
 
     Attributes:
         file: The file it lies in.
-        form: How its numbers are stored.
+        layout: How its numbers are stored.
         index: Its number in the file, from 0.
         position_lps_mm: Centre of its first voxel.
         orientation: Direction of a row, then of a column, in DICOM's frame (LPS).
@@ -74,7 +74,7 @@ class Frame:
     """
 
     file: DicomFile
-    form: PixelForm
+    layout: PixelLayout
     index: int
     position_lps_mm: tuple[float, ...]
     orientation: tuple[float, ...]
@@ -87,10 +87,10 @@ class Frame:
     def name(self) -> str:
         """The file's name, with the frame's number where there are several."""
         path = str(self.file.path)
-        return path if self.form.frames == 1 else f"{path}, frame {self.index + 1}"
+        return path if self.layout.frames == 1 else f"{path}, frame {self.index + 1}"
 
 
-def read_form(file: DicomFile) -> PixelForm:
+def read_layout(file: DicomFile) -> PixelLayout:
     """Return how a file's numbers are stored, judged by the bytes that are there.
 
     Raises:
@@ -101,21 +101,22 @@ def read_form(file: DicomFile) -> PixelForm:
         raise InputError("the file is cut off: an image without pixels", where=path, fix="copy or export it again")
     if not pixels.integers:
         raise InputError("expected whole numbers as pixels, got floating ones", where=path)
-    colours = text(dataset, "PhotometricInterpretation", path)
+    colours = read_text(dataset, "PhotometricInterpretation", path)
     # The palette of a label map tells how to show segments; its numbers are theirs.
     accepted = (*_GREY, "PALETTE COLOR") if file.sop_class == LABEL_MAP else _GREY
-    if whole(dataset, "SamplesPerPixel", path, 1) != 1 or colours not in accepted:
+    if read_integer(dataset, "SamplesPerPixel", path, 1) != 1 or colours not in accepted:
         shown = colours if colours in _COLOURS else "another kind"
         raise InputError(
             f"expected one grey value a voxel, got {shown}", where=path, fix="choose a series of grey images"
         )
-    rows, columns = (whole(dataset, key, path) for key in ("Rows", "Columns"))
-    frames = whole(dataset, "NumberOfFrames", path, 1)
+    rows, columns = (read_integer(dataset, key, path) for key in ("Rows", "Columns"))
+    frames = read_integer(dataset, "NumberOfFrames", path, 1)
     if not (0 < rows <= _MAX_SIDE and 0 < columns <= _MAX_SIDE and 0 < frames <= _MAX_FRAMES):
         raise InputError(f"expected a size, got {columns} x {rows} x {frames}", where=path)
-    allocated = whole(dataset, "BitsAllocated", path)
-    stored = whole(dataset, "BitsStored", path, allocated)
-    high, sign = whole(dataset, "HighBit", path, stored - 1), whole(dataset, "PixelRepresentation", path, 0)
+    allocated = read_integer(dataset, "BitsAllocated", path)
+    stored = read_integer(dataset, "BitsStored", path, allocated)
+    high = read_integer(dataset, "HighBit", path, stored - 1)
+    sign = read_integer(dataset, "PixelRepresentation", path, 0)
     if allocated not in (8, 16, 32) or not 0 < stored <= allocated or high != stored - 1 or sign not in (0, 1):
         raise InputError(
             f"expected 8, 16 or 32 bits a voxel, the lowest of them in use, got {stored} of {allocated} "
@@ -124,12 +125,12 @@ def read_form(file: DicomFile) -> PixelForm:
         )
     if allocated == 8 and file.big_endian:
         raise InputError("8 bits a voxel in big-endian words are not supported", where=path, fix="store it anew")
-    form = PixelForm(
+    layout = PixelLayout(
         *(rows, columns, frames, allocated, stored, sign == 1, colours == "MONOCHROME1"),
         _padding(dataset, path, stored, sign == 1),
     )
-    _require_present(file, form)
-    return form
+    _require_present(file, layout)
+    return layout
 
 
 def read_frames(file: DicomFile) -> tuple[Frame, ...]:
@@ -141,21 +142,21 @@ def read_frames(file: DicomFile) -> tuple[Frame, ...]:
     Raises:
         InputError: A fact is missing, damaged, or not supported.
     """
-    form = read_form(file)
-    with quiet_border(file.path):
+    layout = read_layout(file)
+    with pydicom_errors(file.path):
         groups = list(file.dataset.get("PerFrameFunctionalGroupsSequence") or [])
         shared = list(file.dataset.get("SharedFunctionalGroupsSequence") or [])
     if not groups and not shared:
-        if form.frames > 1:
+        if layout.frames > 1:
             raise InputError(
-                f"it holds {form.frames} frames and no geometry for each", where=file.path, fix="convert it to NIfTI"
+                f"it holds {layout.frames} frames and no geometry for each", where=file.path, fix="convert it to NIfTI"
             )
-        return (_frame(file, form, 0, [file.dataset]),)
-    if len(groups) != form.frames:
+        return (_frame(file, layout, 0, [file.dataset]),)
+    if len(groups) != layout.frames:
         raise InputError(
-            f"expected functional groups for each of {form.frames} frames, got {len(groups)}", where=file.path
+            f"expected functional groups for each of {layout.frames} frames, got {len(groups)}", where=file.path
         )
-    return tuple(_frame(file, form, index, _sources(group, shared, file.path)) for index, group in enumerate(groups))
+    return tuple(_frame(file, layout, index, _sources(group, shared, file.path)) for index, group in enumerate(groups))
 
 
 def _sources(group: Any, shared: list[Any], path: Path) -> list[Any]:
@@ -164,11 +165,11 @@ def _sources(group: Any, shared: list[Any], path: Path) -> list[Any]:
         "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence",
         "PixelValueTransformationSequence",
     )  # fmt: skip
-    with quiet_border(path):
+    with pydicom_errors(path):
         return [item for one in (group, *shared) for key in wanted for item in list(one.get(key) or [])[:1]]
 
 
-def _frame(file: DicomFile, form: PixelForm, index: int, sources: list[Any]) -> Frame:
+def _frame(file: DicomFile, layout: PixelLayout, index: int, sources: list[Any]) -> Frame:
     path = file.path
     position = _need(sources, "ImagePositionPatient", 3, path)
     orientation = _need(sources, "ImageOrientationPatient", 6, path)
@@ -181,7 +182,7 @@ def _frame(file: DicomFile, form: PixelForm, index: int, sources: list[Any]) -> 
     slope, intercept = _scaling(sources, path)
     return Frame(
         file=file,
-        form=form,
+        layout=layout,
         index=index,
         position_lps_mm=position,
         orientation=unit_axes(orientation, path),
@@ -194,7 +195,7 @@ def _frame(file: DicomFile, form: PixelForm, index: int, sources: list[Any]) -> 
 
 def _scaling(sources: list[Any], path: Path) -> tuple[float, float]:
     """Return slope and intercept, from stored numbers to units."""
-    with quiet_border(path):
+    with pydicom_errors(path):
         has_table = any(source.get("ModalityLUTSequence") for source in sources)
     if has_table:
         raise InputError("a table of units (Modality LUT) is not supported", where=path, fix="convert it to NIfTI")
@@ -208,7 +209,7 @@ def _scaling(sources: list[Any], path: Path) -> tuple[float, float]:
 def _find(sources: list[Any], keyword: str, count: int, path: Path) -> tuple[float, ...] | None:
     """Return an element's numbers, of the first data set that has it."""
     for source in sources:
-        if (found := numbers(source, keyword, path)) is not None:
+        if (found := read_numbers(source, keyword, path)) is not None:
             if len(found) != count:
                 raise InputError(f"expected {count} numbers as {keyword}, got {len(found)}", where=path)
             return found
@@ -240,10 +241,10 @@ def unit_axes(orientation: tuple[float, ...], path: Path) -> tuple[float, ...]:
 
 
 def _padding(dataset: Any, path: Path, bits: int, signed: bool) -> tuple[int, int] | None:
-    first = numbers(dataset, "PixelPaddingValue", path)
+    first = read_numbers(dataset, "PixelPaddingValue", path)
     if not first:
         return None
-    last = numbers(dataset, "PixelPaddingRangeLimit", path) or first
+    last = read_numbers(dataset, "PixelPaddingRangeLimit", path) or first
     # The element's own type is ambiguous (US or SS), so writers disagree: the stored bits decide.
     low, high = sorted(_wrapped(int(value), bits, signed) for value in (first[0], last[0]))
     return low, high
@@ -254,39 +255,39 @@ def _wrapped(value: int, bits: int, signed: bool) -> int:
     return value - (1 << bits) if signed and value >> (bits - 1) else value
 
 
-def _require_present(file: DicomFile, form: PixelForm) -> None:
+def _require_present(file: DicomFile, layout: PixelLayout) -> None:
     """Compare what is claimed with what is there, before any memory is taken."""
     pixels = file.pixels
-    claimed, present = form.frame_bytes * form.frames, pixels.length if pixels else 0
-    what = f"{form.columns} x {form.rows} x {form.frames} voxels ({claimed} bytes)"
+    claimed, present = layout.frame_bytes * layout.frames, pixels.length if pixels else 0
+    what = f"{layout.columns} x {layout.rows} x {layout.frames} voxels ({claimed} bytes)"
     if claimed > gate.MAX_VOLUME_BYTES:
         raise InputError(f"it claims {what}, more than is accepted", where=file.path)
     if pixels and pixels.encapsulated:
-        if claimed > max(_TRUSTED_BYTES, _TRUSTED_RATIO * present) or pixels.fragments < form.frames:
+        if claimed > max(_TRUSTED_BYTES, _TRUSTED_RATIO * present) or pixels.fragments < layout.frames:
             raise InputError(
                 f"it claims {what}, {present} bytes in {pixels.fragments} fragments cannot hold them", where=file.path
             )
-    elif not claimed <= present < claimed + form.frame_bytes + 1:
+    elif not claimed <= present < claimed + layout.frame_bytes + 1:
         raise InputError(f"it claims {what}, the file has {present}", where=file.path, fix="copy or export it again")
 
 
-def text(dataset: Any, keyword: str, path: Path) -> str:
+def read_text(dataset: Any, keyword: str, path: Path) -> str:
     """Return an element as text, empty if it is not there.
 
     Raises:
         InputError: It cannot be read.
     """
-    with quiet_border(path):
+    with pydicom_errors(path):
         return str(dataset.get(keyword) or "").strip("\0 ")
 
 
-def whole(dataset: Any, keyword: str, path: Path, default: int | None = None) -> int:
+def read_integer(dataset: Any, keyword: str, path: Path, default: int | None = None) -> int:
     """Return an element as a whole number.
 
     Raises:
         InputError: It is missing without a default, or not one whole number.
     """
-    found = numbers(dataset, keyword, path)
+    found = read_numbers(dataset, keyword, path)
     if not found:
         if default is None:
             raise InputError(f"it has no {keyword}", where=path)
@@ -296,13 +297,13 @@ def whole(dataset: Any, keyword: str, path: Path, default: int | None = None) ->
     return int(found[0])
 
 
-def numbers(dataset: Any, keyword: str, path: Path) -> tuple[float, ...] | None:
+def read_numbers(dataset: Any, keyword: str, path: Path) -> tuple[float, ...] | None:
     """Return an element's numbers, None if it is missing or empty.
 
     Raises:
         InputError: They are no finite numbers.
     """
-    with quiet_border(path):
+    with pydicom_errors(path):
         value = dataset.get(keyword)
         if value is None or value == "":
             return None

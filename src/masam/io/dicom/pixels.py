@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from masam.errors import InputError
 from masam.io import gate
 from masam.io.dicom.decoder import decode
-from masam.io.dicom.frames import Frame, PixelForm
+from masam.io.dicom.frames import Frame, PixelLayout
 from masam.io.dicom.series import Stack, read_stack
 from masam.volume import Volume
 
@@ -51,7 +51,7 @@ def read_pixels(stack: Stack) -> Volume:
         ResourceError: A decoder is missing, memory does not suffice, or the system did not let us read.
     """
     root = stack.series.root
-    with gate.system_border(root):
+    with gate.os_errors(root):
         array = np.empty(stack.shape, np.float32, order="F")
     is_padded = False
     for k, (frame, stored) in enumerate(zip(stack.frames, stored_numbers(stack.frames), strict=True)):
@@ -84,7 +84,7 @@ def stored_numbers(frames: Sequence[Frame]) -> Iterator[NDArray[np.int64]]:
         decode([frame for frame in frames if _is_compressed(frame)]) if any(map(_is_compressed, frames)) else ()
     )
     for frame in frames:
-        yield _meant(next(compressed) if _is_compressed(frame) else _native(frame), frame.form)
+        yield _meant(next(compressed) if _is_compressed(frame) else _native(frame), frame.layout)
 
 
 def _is_compressed(frame: Frame) -> bool:
@@ -92,28 +92,28 @@ def _is_compressed(frame: Frame) -> bool:
 
 
 def _native(frame: Frame) -> NDArray[np.int64]:
-    form = frame.form
-    data = frame.file.read_pixels(frame.index * form.frame_bytes, form.frame_bytes)
+    layout = frame.layout
+    data = frame.file.read_pixels(frame.index * layout.frame_bytes, layout.frame_bytes)
     order = ">" if frame.file.big_endian else "<"
-    dtype = np.dtype(f"{order}u{form.bits_allocated // 8}")
-    return np.frombuffer(data, dtype).reshape(form.rows, form.columns).astype(np.int64)
+    dtype = np.dtype(f"{order}u{layout.bits_allocated // 8}")
+    return np.frombuffer(data, dtype).reshape(layout.rows, layout.columns).astype(np.int64)
 
 
-def _meant(stored: NDArray[np.int64], form: PixelForm) -> NDArray[np.int64]:
+def _meant(stored: NDArray[np.int64], layout: PixelLayout) -> NDArray[np.int64]:
     """Keep the bits that hold the number (older files put an overlay into the others), with its sign."""
-    stored = stored & ((1 << form.bits_stored) - 1)
-    if form.signed:
-        stored -= (stored >> (form.bits_stored - 1)) << form.bits_stored
+    stored = stored & ((1 << layout.bits_stored) - 1)
+    if layout.signed:
+        stored -= (stored >> (layout.bits_stored - 1)) << layout.bits_stored
     return stored
 
 
 def _units(frame: Frame, stored: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
     """Return the slice in the scanner's units, and where it is padding."""
-    form = frame.form
+    layout = frame.layout
     outside = None
-    if form.padding is not None:
-        outside = (stored >= form.padding[0]) & (stored <= form.padding[1])
-    if form.inverted:
-        stored = (-1 if form.signed else (1 << form.bits_stored) - 1) - stored
+    if layout.padding is not None:
+        outside = (stored >= layout.padding[0]) & (stored <= layout.padding[1])
+    if layout.inverted:
+        stored = (-1 if layout.signed else (1 << layout.bits_stored) - 1) - stored
     with np.errstate(over="ignore", invalid="ignore"):
         return (stored * frame.slope + frame.intercept).astype(np.float32), outside

@@ -16,8 +16,18 @@ from numpy.typing import NDArray
 
 from masam.errors import InputError
 from masam.io import gate
-from masam.io.dicom.file import DicomFile, quiet_border, read_header
-from masam.io.dicom.frames import LABEL_MAP, SEGMENTATION, Frame, PixelForm, numbers, read_form, text, unit_axes, whole
+from masam.io.dicom.file import DicomFile, pydicom_errors, read_header
+from masam.io.dicom.frames import (
+    LABEL_MAP,
+    SEGMENTATION,
+    Frame,
+    PixelLayout,
+    read_integer,
+    read_layout,
+    read_numbers,
+    read_text,
+    unit_axes,
+)
 from masam.io.dicom.pixels import stored_numbers
 from masam.io.dicom.series import Stack
 from masam.io.dicom.stack import MAX_DRIFT
@@ -67,14 +77,14 @@ def read_seg(path: Path, reference: Volume | Stack | Sequence[Stack], scheme: La
         _require_same_series(seg.file, stacks)
         reference = stacks[0]
     geometry, shape = reference.geometry, reference.shape
-    form = seg.frames[0].form
-    if (form.columns, form.rows) != shape[:2]:
+    layout = seg.frames[0].layout
+    if (layout.columns, layout.rows) != shape[:2]:
         raise InputError(
-            f"expected {shape[0]} x {shape[1]} voxels as in the image, got {form.columns} x {form.rows}",
+            f"expected {shape[0]} x {shape[1]} voxels as in the image, got {layout.columns} x {layout.rows}",
             where=path,
             fix="export the SEG on the grid of its image",
         )
-    with gate.system_border(path):
+    with gate.os_errors(path):
         array = np.zeros(shape, np.int32, order="F")
     places = [_place(frame, geometry, shape) for frame in seg.frames]
     for k, values in zip(places, _frame_values(seg), strict=True):
@@ -112,15 +122,15 @@ def seg_grid(paths: Sequence[Path]) -> Volume:
     lowest = int(heights.argmin())
     step_mm = _step_mm(next((seg.step_mm for seg in segs if seg.step_mm), None), heights, first.thickness_mm)
     count = round(float(np.ptp(heights)) / step_mm) + 1
-    form = first.form
-    if 4 * form.columns * form.rows * count > gate.MAX_VOLUME_BYTES:
+    layout = first.layout
+    if 4 * layout.columns * layout.rows * count > gate.MAX_VOLUME_BYTES:
         raise InputError(f"its frames span {count} slices, more than is accepted", where=first.file.path)
     affine = np.eye(4)
     for axis, direction in enumerate((row * first.spacing_mm[1], column * first.spacing_mm[0], normal * step_mm)):
         affine[:3, axis] = direction * _FLIP_TO_RAS
     affine[:3, 3] = np.array(frames[lowest].position_lps_mm) * _FLIP_TO_RAS
     # Without memory of its own: nobody asks for the voxels of an image that is not there.
-    return Volume(np.broadcast_to(np.uint8(0), (form.columns, form.rows, count)), Geometry(affine))
+    return Volume(np.broadcast_to(np.uint8(0), (layout.columns, layout.rows, count)), Geometry(affine))
 
 
 def _step_mm(said_mm: float | None, heights: NDArray[np.float64], thickness_mm: float | None) -> float:
@@ -132,7 +142,7 @@ def _step_mm(said_mm: float | None, heights: NDArray[np.float64], thickness_mm: 
 
 
 def _is_parallel(first: Frame, frame: Frame) -> bool:
-    one, other = first.form, frame.form
+    one, other = first.layout, frame.layout
     return (
         (one.rows, one.columns) == (other.rows, other.columns)
         and np.allclose(first.orientation, frame.orientation, rtol=0, atol=1e-4)
@@ -143,18 +153,18 @@ def _is_parallel(first: Frame, frame: Frame) -> bool:
 def _read(path: Path, scheme: LabelScheme | None) -> _Seg:
     """Judge a file: what kind it is, what its segments are, and that its bytes are as many as they claim."""
     file = read_header(path)
-    kind = text(file.dataset, "SegmentationType", path)
+    kind = read_text(file.dataset, "SegmentationType", path)
     if _KINDS.get(kind) != file.sop_class:
         raise InputError(f"expected a DICOM SEG ({', '.join(_KINDS)}), got another object", where=path)
-    if kind == "FRACTIONAL" and text(file.dataset, "SegmentationFractionalType", path) not in _FRACTIONS:
+    if kind == "FRACTIONAL" and read_text(file.dataset, "SegmentationFractionalType", path) not in _FRACTIONS:
         raise InputError(f"expected fractions that are {' or '.join(_FRACTIONS)}", where=path)
-    form = _binary_form(file) if kind == "BINARY" else read_form(file)
-    if form.signed or form.bits_allocated > 16:
+    layout = _binary_layout(file) if kind == "BINARY" else read_layout(file)
+    if layout.signed or layout.bits_allocated > 16:
         raise InputError("expected numbers of 8 or 16 bits without a sign", where=path)
-    with quiet_border(path):
+    with pydicom_errors(path):
         groups = list(file.dataset.get("PerFrameFunctionalGroupsSequence") or [])
-    if len(groups) != form.frames:
-        raise InputError(f"expected the place of each of {form.frames} frames, got {len(groups)}", where=path)
+    if len(groups) != layout.frames:
+        raise InputError(f"expected the place of each of {layout.frames} frames, got {len(groups)}", where=path)
     values = _values(file, kind, scheme)
     found = []
     for index, group in enumerate(groups if kind != "LABELMAP" else ()):
@@ -162,7 +172,7 @@ def _read(path: Path, scheme: LabelScheme | None) -> _Seg:
         if number not in values:
             raise _undescribed(index, number, path)
         found.append(int(number))
-    frames = tuple(_frame(file, form, index, group) for index, group in enumerate(groups))
+    frames = tuple(_frame(file, layout, index, group) for index, group in enumerate(groups))
     step = _fact(groups[0], file, "PixelMeasuresSequence", "SpacingBetweenSlices")
     return _Seg(file, kind, values, frames, tuple(found), abs(step[0]) if step else None)
 
@@ -171,24 +181,24 @@ def _undescribed(index: int, number: float, path: Path) -> InputError:
     return InputError(f"frame {index + 1} is of segment {number:g}, which nothing describes", where=path)
 
 
-def _binary_form(file: DicomFile) -> PixelForm:
+def _binary_layout(file: DicomFile) -> PixelLayout:
     path, pixels = file.path, file.pixels
-    rows, columns = whole(file.dataset, "Rows", path), whole(file.dataset, "Columns", path)
-    frames = whole(file.dataset, "NumberOfFrames", path, 1)
-    if pixels is None or pixels.encapsulated or whole(file.dataset, "BitsAllocated", path) != 1:
+    rows, columns = read_integer(file.dataset, "Rows", path), read_integer(file.dataset, "Columns", path)
+    frames = read_integer(file.dataset, "NumberOfFrames", path, 1)
+    if pixels is None or pixels.encapsulated or read_integer(file.dataset, "BitsAllocated", path) != 1:
         raise InputError("expected uncompressed segments of 1 bit a voxel", where=path)
     needed = (frames * rows * columns + 7) // 8
     if not (0 < frames <= _MAX_FRAMES and min(rows, columns) > 0 and needed <= pixels.length <= needed + 1):
         raise InputError(f"it claims {frames} frames ({needed} bytes), the file has {pixels.length}", where=path)
-    return PixelForm(rows, columns, frames, 1, 1, False, False, None)
+    return PixelLayout(rows, columns, frames, 1, 1, False, False, None)
 
 
 def _values(file: DicomFile, kind: str, scheme: LabelScheme | None) -> Mapping[int, int]:
     """Return number of segment to label value."""
     path = file.path
-    with quiet_border(path):
+    with pydicom_errors(path):
         described = list(file.dataset.get("SegmentSequence") or [])
-    names = {whole(one, "SegmentNumber", path): text(one, "SegmentLabel", path) for one in described}
+    names = {read_integer(one, "SegmentNumber", path): read_text(one, "SegmentLabel", path) for one in described}
     values: dict[int, int] = {}
     # A label map has a number for what no segment holds, and may describe it as if it were one.
     if kind == "LABELMAP" and names.get(0, "background").casefold() == "background":
@@ -214,13 +224,13 @@ def _values(file: DicomFile, kind: str, scheme: LabelScheme | None) -> Mapping[i
 
 def _fact(group: Any, file: DicomFile, sequence: str, key: str) -> tuple[float, ...]:
     """Return numbers of a frame, its own before those that all frames share; none if neither has them."""
-    with quiet_border(file.path):
+    with pydicom_errors(file.path):
         groups = [group, *(file.dataset.get("SharedFunctionalGroupsSequence") or [])]
         items = [item for one in groups for item in one.get(sequence) or []]
-    return (numbers(items[0], key, file.path) if items else None) or ()
+    return (read_numbers(items[0], key, file.path) if items else None) or ()
 
 
-def _frame(file: DicomFile, form: PixelForm, index: int, group: Any) -> Frame:
+def _frame(file: DicomFile, layout: PixelLayout, index: int, group: Any) -> Frame:
     """Return where a frame says it lies."""
     path = file.path
     position = _fact(group, file, "PlanePositionSequence", "ImagePositionPatient")
@@ -230,7 +240,7 @@ def _frame(file: DicomFile, form: PixelForm, index: int, group: Any) -> Frame:
         raise InputError("a frame does not say where it lies", where=path)
     thickness = _fact(group, file, "PixelMeasuresSequence", "SliceThickness") or (0.0,)
     axes = unit_axes(directions, path)
-    return Frame(file, form, index, position, axes, spacing, abs(thickness[0]) or None, 1.0, 0.0)
+    return Frame(file, layout, index, position, axes, spacing, abs(thickness[0]) or None, 1.0, 0.0)
 
 
 def _place(frame: Frame, geometry: Geometry, shape: tuple[int, int, int]) -> int:
@@ -258,7 +268,7 @@ def _place(frame: Frame, geometry: Geometry, shape: tuple[int, int, int]) -> int
 
 def _describe(frame: Frame) -> str:
     origin = _rounded(np.array(frame.position_lps_mm) * _FLIP_TO_RAS)
-    size, (b, a) = frame.form, frame.spacing_mm
+    size, (b, a) = frame.layout, frame.spacing_mm
     return f"{size.columns} x {size.rows} voxels of {a:.4g} x {b:.4g} mm from {origin} mm"
 
 
@@ -267,7 +277,7 @@ def _rounded(position: NDArray[np.float64]) -> list[float]:
 
 
 def _require_same_series(file: DicomFile, stacks: Sequence[Stack]) -> None:
-    with quiet_border(file.path):
+    with pydicom_errors(file.path):
         named = {str(item.get("SeriesInstanceUID")) for item in file.dataset.get("ReferencedSeriesSequence") or []}
         frame, *frames = (
             str(one.dataset.get("FrameOfReferenceUID") or "")
@@ -293,7 +303,7 @@ def _frame_values(seg: _Seg) -> Iterator[NDArray[np.int32]]:
         return
     insides: Iterator[NDArray[np.bool_]] = map(_bits, seg.frames)
     if seg.kind == "FRACTIONAL":
-        most = whole(seg.file.dataset, "MaximumFractionalValue", path)
+        most = read_integer(seg.file.dataset, "MaximumFractionalValue", path)
         if most < 1:
             raise InputError(f"expected a MaximumFractionalValue of 1 or more, got {most}", where=path)
         insides = (2 * stored > most for stored in stored_numbers(seg.frames))
@@ -315,9 +325,9 @@ def _add(slab: NDArray[np.int32], values: NDArray[np.int32], k: int, path: Path)
 
 def _bits(frame: Frame) -> NDArray[np.bool_]:
     """Return the voxels [rows, columns] inside a frame's segment; frames follow one another bit by bit."""
-    size = frame.form.rows * frame.form.columns
+    size = frame.layout.rows * frame.layout.columns
     first = frame.index * size
     start, end = first // 8, (first + size + 7) // 8
     data = np.frombuffer(frame.file.read_pixels(start, end - start), np.uint8)
     bits = np.unpackbits(data, bitorder="little")[first - 8 * start :][:size]
-    return bits.reshape(frame.form.rows, frame.form.columns).astype(bool)
+    return bits.reshape(frame.layout.rows, frame.layout.columns).astype(bool)

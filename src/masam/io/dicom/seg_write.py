@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,7 @@ from numpy.typing import NDArray
 
 from masam import __version__, atomic
 from masam.errors import InputError
-from masam.io.dicom.codes import Code, property_codes
-from masam.io.dicom.file import quiet_border, require_package
+from masam.io.dicom.file import pydicom_errors, require_package
 from masam.io.dicom.seg_read import read_seg
 from masam.io.dicom.series import Stack
 from masam.labels import Label, LabelScheme
@@ -25,6 +25,31 @@ _MAY_BE_EMPTY = (
 )  # fmt: skip
 _SERIES_NUMBER = 9000
 """Number of the series that a SEG is; scanners count from 1."""
+
+Code = tuple[str, str]
+"""Value and meaning of a SNOMED CT code."""
+
+_TISSUE: Code = ("85756007", "Tissue")
+_ANATOMY: Code = ("91723000", "Anatomical Structure")
+_ABNORMAL: Code = ("49755003", "Morphologically Abnormal Structure")
+
+_ORGANS: dict[str, Code] = {
+    "adrenal gland": ("23451007", "Adrenal gland"), "aorta": ("15825003", "Aorta"), "bladder": ("89837001", "Bladder"),
+    "brain": ("12738006", "Brain"), "colon": ("71854001", "Colon"), "duodenum": ("38848004", "Duodenum"),
+    "esophagus": ("32849002", "Esophagus"), "gallbladder": ("28231008", "Gallbladder"), "heart": ("80891009", "Heart"),
+    "kidney": ("64033007", "Kidney"), "liver": ("10200004", "Liver"), "lung": ("39607008", "Lung"),
+    "pancreas": ("15776009", "Pancreas"), "portal vein": ("32764006", "Portal vein"),
+    "prostate": ("41216001", "Prostate"), "rectum": ("34402009", "Rectum"), "spleen": ("78961009", "Spleen"),
+    "splenic vein": ("35819009", "Splenic vein"), "stomach": ("69695003", "Stomach"), "uterus": ("35039007", "Uterus"),
+    "vena cava": ("64131007", "Inferior vena cava"),
+}  # fmt: skip
+_LESIONS: dict[str, Code] = {
+    "cancer": ("108369006", "Neoplasm"), "lesion": ("52988006", "Lesion"), "tumor": ("108369006", "Neoplasm"),
+}  # fmt: skip
+_SPELLINGS = {
+    "adrenal": "adrenal gland", "gall bladder": "gallbladder", "inferior vena cava": "vena cava", "ivc": "vena cava",
+    "oesophagus": "esophagus", "postcava": "vena cava", "tumour": "tumor", "urinary bladder": "bladder",
+}  # fmt: skip
 
 
 def write_seg(path: Path, labels: Volume, stack: Stack, scheme: LabelScheme) -> tuple[str, ...]:
@@ -67,7 +92,7 @@ def write_seg(path: Path, labels: Volume, stack: Stack, scheme: LabelScheme) -> 
 
 def _segmentation(sources: list[Any], numbered: NDArray[np.uint16], labels: Any, stack: Stack) -> Any:
     """Let highdicom make the object."""
-    with quiet_border(stack.series.root):
+    with pydicom_errors(stack.series.root):
         import highdicom
         from pydicom.sr.codedict import codes
         from pydicom.uid import generate_uid
@@ -124,7 +149,7 @@ def _sources(stack: Stack) -> list[Any]:
     sources = []
     for file in files:
         dataset = copy.copy(file.dataset)
-        with quiet_border(file.path):
+        with pydicom_errors(file.path):
             for key in _MAY_BE_EMPTY:
                 if key not in dataset:
                     setattr(dataset, key, "")
@@ -141,6 +166,27 @@ def _segment_numbers(labels: Volume, stack: Stack, present: list[Label]) -> NDAr
     for number, label in enumerate(present, start=1):
         numbered[labels.array == label.value] = number
     slices = numbered.transpose(2, 1, 0)  # slices, rows, columns
-    if stack.frames[0].form.frames > 1:
+    if stack.frames[0].layout.frames > 1:
         slices = slices[np.argsort([frame.index for frame in stack.frames])]
     return np.ascontiguousarray(slices)
+
+
+def property_codes(name: str) -> tuple[Code, Code]:
+    """Return category and type of a class.
+
+    The side of a paired organ is left to the class's name: SNOMED CT's codes of organs have none.
+
+    Args:
+        name: Such as ``left kidney`` or ``Right_Adrenal_Gland``; any other name is tissue.
+    """
+    words = re.sub(r"[^a-z]+", " ", name.casefold()).split()
+    plain = " ".join(word for word in words if word not in ("left", "right", "l", "r"))
+    plain = _SPELLINGS.get(plain, plain)
+    if plain.removesuffix("s") in _ORGANS:  # kidneys
+        plain = plain.removesuffix("s")
+    if plain in _ORGANS:
+        return _ANATOMY, _ORGANS[plain]
+    for word in words:
+        if (lesion := _LESIONS.get(_SPELLINGS.get(word, word))) is not None:
+            return _ABNORMAL, lesion
+    return _TISSUE, _TISSUE

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from masam.errors import ConfigError, InputError
 from masam.io import gate
-from masam.io.dicom.file import DicomFile, is_dicom, quiet_border, read_header
-from masam.io.dicom.frames import LABEL_MAP, Frame, read_frames, text
-from masam.io.dicom.stack import stack
+from masam.io.dicom.file import DicomFile, is_dicom, pydicom_errors, read_header
+from masam.io.dicom.frames import LABEL_MAP, Frame, read_frames, read_text
+from masam.io.dicom.stack import order_slices
 from masam.volume import Geometry
 
 MAX_FILES = 50_000
@@ -72,8 +72,8 @@ class Stack:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Number of columns, rows and slices."""
-        form = self.frames[0].form
-        return form.columns, form.rows, len(self.frames)
+        layout = self.frames[0].layout
+        return layout.columns, layout.rows, len(self.frames)
 
 
 def dicom_files(path: Path) -> tuple[Path, ...]:
@@ -109,7 +109,7 @@ def files_below(path: Path) -> tuple[Path, ...]:
         ResourceError: The system did not let us read.
     """
     found: list[Path] = []
-    with gate.system_border(path):
+    with gate.os_errors(path):
         for folder, names, files in os.walk(path, onerror=_raise):
             names[:] = [name for name in names if not name.startswith(".")]
             found += [Path(folder, name) for name in files if not name.startswith(".")]
@@ -139,7 +139,7 @@ def find_series(path: Path) -> tuple[Series, ...]:
         if file.pixels is None:
             # At once: what is left of its header may put it into another series, or into none.
             raise InputError("the file is cut off: an image without pixels", where=name, fix="copy or export it again")
-        uid = text(file.dataset, "SeriesInstanceUID", name)
+        uid = read_text(file.dataset, "SeriesInstanceUID", name)
         if not uid:
             raise InputError("it has no SeriesInstanceUID, so what it belongs to is unknown", where=name)
         groups.setdefault(uid, []).append(file)
@@ -191,15 +191,15 @@ def read_stack(path: Path, series: str | None = None) -> Stack:
     """
     chosen = choose_series(path, series)
     frames = [frame for file in chosen.files for frame in read_frames(file)]
-    if sum(4 * frame.form.rows * frame.form.columns for frame in frames) > gate.MAX_VOLUME_BYTES:
+    if sum(4 * frame.layout.rows * frame.layout.columns for frame in frames) > gate.MAX_VOLUME_BYTES:
         raise InputError(f"the series claims more than the {gate.MAX_VOLUME_BYTES} bytes accepted", where=path)
-    ordered, geometry = stack(frames, path)
+    ordered, geometry = order_slices(frames, path)
     notes = []
     if len(ordered) == 1:
         notes.append(f"one slice: its thickness, {ordered[0].thickness_mm:g} mm, counts as the distance of slices")
-    if any(frame.form.inverted for frame in ordered):
+    if any(frame.layout.inverted for frame in ordered):
         notes.append("its grey values are stored inverted (MONOCHROME1) and are turned round")
-    if any(frame.form.padding for frame in ordered):
+    if any(frame.layout.padding for frame in ordered):
         notes.append("padding outside the scanned field gets the smallest value inside")
     return Stack(chosen, ordered, geometry, tuple(notes))
 
@@ -222,8 +222,8 @@ def sha256(path: Path, series: str | None = None) -> str:
 
 def _series(root: Path, uid: str, files: list[DicomFile]) -> Series:
     first = files[0]
-    number = text(first.dataset, "SeriesNumber", first.path)
-    modality = text(first.dataset, "Modality", first.path)
+    number = read_text(first.dataset, "SeriesNumber", first.path)
+    modality = read_text(first.dataset, "Modality", first.path)
     # What else a header holds in their place is not passed on; it may be the patient's name.
     number = number if number.isdecimal() and len(number) <= 12 else ""
     modality = modality if modality in _MODALITIES else ""
@@ -231,7 +231,7 @@ def _series(root: Path, uid: str, files: list[DicomFile]) -> Series:
 
 
 def _is_scan(file: DicomFile) -> bool:
-    with quiet_border(file.path):
+    with pydicom_errors(file.path):
         from pydicom.uid import UID
 
         name = UID(file.sop_class).name

@@ -23,7 +23,7 @@ _SPACING_TOLERANCE = 1e-4
 _FLIP_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def stack(frames: Sequence[Frame], where: object) -> tuple[tuple[Frame, ...], Geometry]:
+def order_slices(frames: Sequence[Frame], where: object) -> tuple[tuple[Frame, ...], Geometry]:
     """Sort the slices of a series along their normal, and say where their voxels lie.
 
     Args:
@@ -63,7 +63,7 @@ def stack(frames: Sequence[Frame], where: object) -> tuple[tuple[Frame, ...], Ge
 
 
 def _require_alike(first: Frame, other: Frame) -> None:
-    one, two = first.form, other.form
+    one, two = first.layout, other.layout
     if (one.rows, one.columns) != (two.rows, two.columns):
         raise InputError(
             f"expected {one.columns} x {one.rows} voxels as in {first.name}, got {two.columns} x {two.rows}",

@@ -116,7 +116,7 @@ def read_labels(
         ResourceError: Memory does not suffice, or the system did not let us read.
     """
     header, stored = _read(path, 1, prefer_sform, assume_orientation, max_bytes)
-    with gate.system_border(path):
+    with gate.os_errors(path):
         array = np.empty(header.shape, np.int32, order="F")
     for k, values in enumerate(_slabs(header, stored)):
         # A NaN fails every comparison, so it is caught here with the fractions.
@@ -222,7 +222,7 @@ def _floating(
     header: Header, stored: NDArray[Any], target: np.dtype[Any], nan_fill: float | None, path: Path
 ) -> NDArray[Any]:
     """Return stored voxels as values of a floating type, all finite."""
-    with gate.system_border(path):
+    with gate.os_errors(path):
         array: NDArray[Any] = np.empty(stored.shape, target, order="F")
     wrong = 0
     for k, values in enumerate(_slabs(header, stored)):

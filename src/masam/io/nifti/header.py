@@ -168,7 +168,7 @@ def _fields(head: bytes, where: object) -> tuple[NDArray[Any], int]:
                 raise InputError(f"expected the mark {magic!r} of a NIfTI file, got {found!r}", where=where)
             kind: Any = nib.Nifti1Header if size == 348 else nib.Nifti2Header
             # Unchecked: nibabel's own checks repair some faults in silence and print about others.
-            with gate.border(where):
+            with gate.library_errors(where):
                 return kind(head[:size], endianness=order, check=False).structarr, size
     raise InputError("expected the header of a NIfTI file, got something else or too few bytes", where=where)
 

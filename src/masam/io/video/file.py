@@ -121,7 +121,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 @contextmanager
 def _explained(path: Path, what: str) -> Iterator[None]:
     """Say in one line what the library raises."""
-    with gate.border(path):
+    with gate.library_errors(path):
         try:
             yield
         except require_package("av").FFmpegError as error:

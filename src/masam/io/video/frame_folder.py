@@ -42,7 +42,7 @@ def has_frames(folder: Path) -> bool:
     Raises:
         ResourceError: The system did not let us read.
     """
-    with gate.system_border(folder):
+    with gate.os_errors(folder):
         return any(_is_frame(path) for path in folder.iterdir())
 
 
@@ -53,7 +53,7 @@ def frame_files(folder: Path) -> list[Path]:
         InputError: Two names have one place in the order, so that it is not known which comes first.
         ResourceError: The system did not let us read.
     """
-    with gate.system_border(folder):
+    with gate.os_errors(folder):
         files = [path for path in folder.iterdir() if _is_frame(path)]
     ordered = sorted(files, key=lambda path: (natural_key(path.stem), path.name))
     for one, other in itertools.pairwise(ordered):
@@ -163,7 +163,7 @@ def _opened(path: Path) -> Iterator[Any]:
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Name the file in what Pillow raises."""
-    with gate.border(path), warnings.catch_warnings():
+    with gate.library_errors(path), warnings.catch_warnings():
         # Pillow warns of sizes, which we judge ourselves, and of damaged EXIF, without which an image is not turned.
         warnings.simplefilter("ignore")
         try:

@@ -55,7 +55,7 @@ def label_files(folder: Path) -> dict[str, Path]:
         InputError: Two files have one name, which differ in the spelling of their endings.
         ResourceError: The system did not let us read.
     """
-    with gate.system_border(folder):
+    with gate.os_errors(folder):
         files = [
             file
             for file in folder.iterdir()
@@ -113,7 +113,7 @@ def read_labels(path: Path) -> NDArray[np.uint8]:
     if kind == _GREY and bits != 8:
         raise InputError(f"expected an indexed or 8-bit grey PNG, got grey of {bits} bits", where=path,
                          fix="store label frames as indexed PNG")  # fmt: skip
-    with gate.border(path):
+    with gate.library_errors(path):
         try:
             image: Any = image_module.open(io.BytesIO(data), formats=("PNG",))
             values = np.array(image)

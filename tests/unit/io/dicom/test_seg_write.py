@@ -10,10 +10,9 @@ import pytest
 from dicom_maker import AXIAL, make, make_enhanced, save, voxels, write
 
 from masam.errors import InputError, ResourceError
-from masam.io.dicom.codes import property_codes
 from masam.io.dicom.pixels import read_dicom
 from masam.io.dicom.seg_read import read_seg
-from masam.io.dicom.seg_write import write_seg
+from masam.io.dicom.seg_write import property_codes, write_seg
 from masam.io.dicom.series import read_stack
 from masam.labels import LabelScheme
 from masam.volume import Geometry, Volume
@@ -283,7 +282,7 @@ def test_codes(name, category, kind):
 def test_all_codes_are_those_of_pydicom():
     from pydicom.sr.codedict import codes
 
-    from masam.io.dicom import codes as dicom_codes
+    from masam.io.dicom import seg_write as dicom_codes
 
     for value, meaning in [*dicom_codes._ORGANS.values(), *dicom_codes._LESIONS.values()]:
         keyword = "".join(word[0].upper() + word[1:] for word in meaning.split())

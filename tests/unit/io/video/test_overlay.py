@@ -10,7 +10,7 @@ from tiny import LABELS
 
 from masam.errors import ResourceError
 from masam.io.video.overlay import draw_labels, overlay_folder, overlay_video
-from masam.io.video.source import open_frames
+from masam.io.video.reader import open_frames
 from masam.labels import LabelScheme
 
 SCHEME = LabelScheme.from_mapping(LABELS)

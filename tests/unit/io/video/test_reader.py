@@ -12,7 +12,7 @@ from PIL import Image
 
 from masam.errors import InputError, ResourceError
 from masam.io.video import frames as frames_module
-from masam.io.video.source import is_video, open_frames, video_sha256
+from masam.io.video.reader import is_video, open_frames, video_sha256
 
 PIXELS, _ = frames(9, size=(32, 48))
 

@@ -26,7 +26,7 @@ def open_frames(path: Path) -> FrameSource:
         InputError: It is neither, or is refused: damaged, cut off, without frames, or with frames of several sizes.
         ResourceError: A package is missing, or the system did not let us read.
     """
-    with gate.system_border(path):
+    with gate.os_errors(path):
         is_folder = path.is_dir()
         if not is_folder and not path.exists():
             raise InputError("expected a video or a folder of frames, got nothing", where=path, fix="check the path")
@@ -47,7 +47,7 @@ def is_video(path: Path) -> bool:
     Raises:
         ResourceError: The system did not let us read.
     """
-    with gate.system_border(path):
+    with gate.os_errors(path):
         if path.is_dir():
             return has_frames(path)
         return path.suffix.lower() in VIDEO_FORMATS and path.exists()
