@@ -148,17 +148,17 @@ def test_a_file_of_other_channels_than_dataset_json_says(masam, stacked, tmp_pat
     save(file, np.concatenate([image, image[..., :1]], axis=3))
     result = masam("check", root)
     assert result.code == 3
-    wanted = f"{file}: expected {count} channels along the fourth axis, got {count + 1} (axes of lengths "
+    wanted = f"{file}: expected {count} channels along the fourth axis, got {count + 1} (axis lengths "
     assert wanted in result.out
     assert wanted in masam("train", root, "--out", tmp_path / "run", *TINY).error
     image = image.copy()
     image[..., 1] = 7
     save(file, image)
-    assert "warning: case1: channel 1 of case1.nii.gz is 7 everywhere" in masam("check", root).out
+    assert "warning: case1: all values of channel 1 of case1.nii.gz are 7" in masam("check", root).out
 
 
 def test_a_time_series_is_no_scan_of_a_model_of_one_channel(masam, trained, tmp_path):
     scan = save(tmp_path / "fmri.nii.gz", np.stack([arrays()[0]] * 4, axis=3))
     result = masam("predict", scan, "--model", trained, "--out", tmp_path / "masks")
     assert result.code == 3
-    assert "fmri.nii.gz: expected 3 axes, got 4 of lengths [24, 20, 6, 4]; split it into one file a" in result.error
+    assert "fmri.nii.gz: expected 3 axes, got 4 with lengths [24, 20, 6, 4]; split it into one file per" in result.error

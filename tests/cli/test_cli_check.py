@@ -17,7 +17,7 @@ def edit(root: Path, **changes: object) -> None:
 
 def test_a_good_data_set(masam, dataset, tmp_path):
     result = masam("check", dataset)
-    assert (result.code, result.out, result.err) == (0, "5 cases, nothing wrong\n", "")
+    assert (result.code, result.out, result.err) == (0, "5 cases, no problems found\n", "")
     assert masam("check", dataset, "--json").json == {"cases": 5, "errors": 0, "findings": []}
     assert masam("check", write_msd_dataset(tmp_path / "Task09_Spleen")).code == 0
 
@@ -62,17 +62,17 @@ def test_all_faults_come_at_once(masam, broken):
     assert said(errors, None, "no label for image alone")
     assert said(errors, None, "orphan.nii.gz: no image for this label")
     assert said(errors, None, "noname.nii.gz: expected a name such as CASE_0000.nii.gz")
-    assert said(errors, None, "more_0001.nii.gz: a channel 0001, where dataset.json has 1; remove it")
-    assert said(errors, None, "numTraining is 3, found 12 cases with image and label")
+    assert said(errors, None, "more_0001.nii.gz: unexpected channel 0001 of case more, dataset.json defines 1")
+    assert said(errors, None, "numTraining is 3, found 12 training cases")
     assert said(errors, "nan", "nan_0000.nii.gz: 1 of 2880 voxels are not finite")
     assert said(errors, "far", "the label's affine")
     assert said(errors, "cut", "the gzip data is cut off")
-    assert said(errors, "seven", "label value 7 (432 voxels), 14 (216 voxels) is not in dataset.json")
+    assert said(errors, "seven", "label value 7 (432 voxels), 14 (216 voxels) is not in dataset.json, which defines [0")
     assert len(errors) == 9
-    assert said(warnings, "empty", "the label is empty")
+    assert said(warnings, "empty", "the label contains no foreground voxels")
     assert said(warnings, "twin", "has the same image as Tr0")
-    assert said(warnings, "wide", "spacing 40 mm along axis 2, where the median is 4")
-    assert said(warnings, "flat", "flat_0000.nii.gz is 9 everywhere")
+    assert said(warnings, "wide", "the spacing along axis 2 is 40 mm, the median is 4 mm")
+    assert said(warnings, "flat", "all values of flat_0000.nii.gz are 9")
     assert result.error.startswith("error[INPUT]: 9 errors in 14 cases, listed above")
     lines = masam("check", broken, "--quiet").out.splitlines()
     assert len(lines) == len(errors) + len(warnings)
@@ -84,16 +84,16 @@ def test_a_class_that_no_case_has(masam, broken):
     edit(broken, labels={"background": 0, "organ": 1, "vessel": 2, "tumour": 3})
     result = masam("check", broken)
     assert result.code == 0
-    assert result.out == "warning: no case has a voxel of tumour\n5 cases, no error, 1 warning\n"
+    assert result.out == "warning: no case contains voxels of tumour\n5 cases, no errors, 1 warning\n"
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"labels": {"background": 0, "a": 0}}, "labels: value 0 is given to"),
-        ({"file_ending": ".png"}, "file_ending: expected .nii.gz, .nii or .dcm, got '.png'"),
-        ({"channel_names": ["CT"]}, "expected channel names as"),
-        ({"dataset": {}}, "lists of files under 'dataset' are not supported"),
+        ({"file_ending": ".png"}, "channel_names: file_ending .png requires the channels"),
+        ({"channel_names": ["CT"]}, "expected channel names such as"),
+        ({"dataset": {}}, "file lists under the key 'dataset' are not supported"),
     ],
 )
 def test_faults_of_the_dataset_json(masam, broken, changes, words):

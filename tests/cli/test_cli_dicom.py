@@ -123,7 +123,7 @@ def test_a_scan_that_nobody_decodes_does_not_stop_the_others(masam, trained, fol
     save(tmp_path / "scans/first", datasets)
     result = masam("predict", tmp_path / "scans", "--model", trained, "--out", tmp_path / "out")
     assert result.code == 4
-    assert "there is no decoder here for its transfer syntax 1.2.840.10008.1.2.4.106" in result.error
+    assert "no decoder is installed for transfer syntax 1.2.840.10008.1.2.4.106" in result.error
     assert (tmp_path / "out/good.nii.gz").exists()
 
 
@@ -243,8 +243,8 @@ def test_what_check_says_of_a_layout_of_series(masam, raw, tmp_path):
     shutil.copy(root / "labelsTr/case1.nii.gz", root / "labelsTr/case9.nii.gz")
     result = masam("check", root)
     assert result.code == 3
-    assert f"{root / 'labelsTr'}: no label for image case2; add it, or remove the image" in result.out
-    assert f"no image for this label, expected {root / 'imagesTr/case9'}_0000\n" in result.out
+    assert f"{root / 'labelsTr'}: no label for image case2; add the label, or remove the image" in result.out
+    assert f"no image for this label; add {root / 'imagesTr/case9'}_0000\n" in result.out
     assert "imagesTr/case0: 1 slice is missing, of 6" in result.out
 
 

@@ -73,10 +73,10 @@ SHIFTED = SPACING + np.array([[0, 0, 0, 2.0]] + [[0, 0, 0, 0]] * 3)
     [
         (arrays()[1][:-1], SPACING, "the prediction has shape (23, 20, 6), its reference (24, 20, 6)"),
         (arrays()[1], SHIFTED, "the prediction lies elsewhere than its reference"),
-        (arrays()[1] * np.float32(0.5), SPACING, "expected labels to be whole numbers from 0 to 65535, got 0.5"),
+        (arrays()[1] * np.float32(0.5), SPACING, "expected labels to be integers from 0 to 65535, got 0.5"),
         (arrays()[1] * 7, SPACING, "label value 7, 14 is not in the label scheme (it knows [0, 1, 2])"),
-        (arrays()[1] * np.float32(np.nan), SPACING, "expected labels to be whole numbers from 0 to 65535, got nan"),
-        (-arrays()[1].astype(np.int16), SPACING, "expected labels to be whole numbers from 0 to 65535, got -1"),
+        (arrays()[1] * np.float32(np.nan), SPACING, "expected labels to be integers from 0 to 65535, got nan"),
+        (-arrays()[1].astype(np.int16), SPACING, "expected labels to be integers from 0 to 65535, got -1"),
     ],
     ids=["shape", "place", "fractional", "unknown", "NaN", "negative"],
 )

@@ -113,12 +113,12 @@ def _fifo(path: Path) -> None:
 
 BAD_SCANS = {
     _missing: "expected an image or a folder of images, got nothing",
-    _text: "the name says gzip (.gz) but the content is not",
+    _text: "the name ends in .gz but the content is not gzip",
     _empty: "the file is empty",
     _truncated: "the gzip data is cut off",
     _flipped: "gzip data is damaged",
     _nan: "1 of 2880 voxels are not finite",
-    _four_axes: "expected 3 axes, got 4 of lengths [8, 8, 4, 3]",
+    _four_axes: "expected 3 axes, got 4 with lengths [8, 8, 4, 3]",
     _sheared: "sheared",
     _fifo: "expected a regular file, got a FIFO",
 }
@@ -139,7 +139,7 @@ def test_other_files_are_not_scans(masam, trained, tmp_path):
     (tmp_path / "scan.png").write_bytes(b"\x89PNG")
     out = ("--model", trained, "--out", tmp_path / "masks")
     named = masam("predict", tmp_path / "scan.png", *out)
-    assert named.error.endswith("expected a name that ends in .nii or .nii.gz, or DICOM; convert it to NIfTI")
+    assert named.error.endswith("expected a .nii or .nii.gz file, or DICOM; convert it to NIfTI")
     assert "the model is for CT volumes (set), the input is video" in masam("predict", tmp_path, *out).error
     (tmp_path / "scan.png").rename(tmp_path / "scan.txt")
     assert "no .nii or .nii.gz file in this folder" in masam("predict", tmp_path, *out).error
@@ -241,7 +241,7 @@ def test_two_files_of_one_case_are_refused(masam, trained, tmp_path, pair):
         save(tmp_path / name, arrays()[0])
     result = masam("predict", tmp_path, "--model", trained, "--out", tmp_path / "masks")
     assert result.code == 3
-    assert f"{pair[0]} and {pair[1]} are one case on some systems or by id" in result.error
+    assert f"{pair[0]} and {pair[1]} have the same case id" in result.error
 
 
 NAMES = [

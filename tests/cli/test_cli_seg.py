@@ -74,7 +74,7 @@ def test_what_is_refused(masam, labelled, tmp_path):
     other = read_stack(save(tmp_path / "scan", make(arrays()[0], spacing=(1.5, 1.6, 4.0), zero=0)))
     write_seg(tmp_path / "guess/case0.dcm", Volume(arrays()[1], other.geometry), other, SCHEME)
     for kind, where in (
-        ("nifti", "does not lie on the image's grid (24 x 20 x 6 voxels"),
+        ("nifti", "is not on the grid of the image (24 x 20 x 6 voxels"),
         ("seg", "lie on another grid"),
     ):
         reference = next((labelled / kind / "truth").glob("case0*"))
@@ -83,6 +83,6 @@ def test_what_is_refused(masam, labelled, tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "organ": 1}}))
     result = masam("evaluate", labelled / "seg/guess", labelled / "seg/truth", "--labels", tmp_path / "dataset.json")
     assert result.code == 3
-    assert "segment 'vessel' is no class of the data set (it knows ['organ']); rename the segment" in result.error
+    assert "segment 'vessel' is not a class of the data set, which defines ['organ']; rename the" in result.error
     result = masam("evaluate", labelled / "images/case0/000.dcm", labelled / "seg/truth/case0.dcm", *words)
     assert "expected a DICOM SEG (BINARY, FRACTIONAL, LABELMAP), got another object" in result.error

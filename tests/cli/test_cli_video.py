@@ -226,7 +226,7 @@ def test_training_on_videos(masam, tmp_path, as_files):
     words = ("--plan", tmp_path / "plan.yaml", "--epochs", 1, "--size", "vit_t", "--device", "cpu", "--set", "folds=3")
     result = masam("train", root, "--out", run, *words, "--set", "model.adapter_channels=8", "--set", "fold=1")
     assert result.code == 0, result.err
-    assert "case0: 1 of 4 frames have no label; they do not count" in result.err
+    assert "case0: 1 of 4 frames have no label and are ignored" in result.err
     trained = load(run / "model.safetensors")
     assert (trained.card.plan, trained.spec.image_channels) == (plan, 3)
     with (run / "metrics.csv").open() as file:
@@ -256,9 +256,9 @@ def test_check_looks_at_videos(masam, tmp_path):
     result = masam("check", root, "--quiet", "--json")
     assert result.code == 3
     found = {(one["severity"], one["case"], one["what"].split(":")[0]) for one in result.json["findings"]}
-    assert ("warning", "case0", "1 of 4 frames have no label; they do not count") in found
+    assert ("warning", "case0", "1 of 4 frames have no label and are ignored") in found
     assert ("warning", "case1", "has the same image as case0") in found
-    unknown = "label value 77 (1 voxels) is not in dataset.json"
+    unknown = "label value 77 (1 voxels) is not in dataset.json, which defines"
     assert any(case == "case2" and unknown in what for _, case, what in found)
     assert result.json["errors"] == 1
 

@@ -1,4 +1,4 @@
-"""What a case is: the files of one patient, scan or video."""
+"""The files of one case: a patient, scan or video."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Case:
     """The files of one patient or scan.
 
     Attributes:
-        id: Name of the case, from its file's, in Unicode's NFC form.
-        images: One file a channel, in channel order; of DICOM a folder.
+        id: Name of the case, from its file name, in Unicode NFC form.
+        images: One file per channel, in channel order; for DICOM, folders.
         label: Label file, or None.
-        series: Which DICOM series of the folder, where it holds several.
-        scheme: Classes by whose names the segments of a DICOM label are known.
-        file_channels: Channels that each image file holds along its fourth axis; 1 is a file of three axes.
+        series: DICOM series to read, if a folder contains several.
+        scheme: Label scheme that maps the segment names of a DICOM SEG label to values.
+        file_channels: Channels that each image file holds along its fourth axis; 1 for files with three axes.
     """
 
     id: str
@@ -29,13 +29,13 @@ class Case:
     scheme: LabelScheme | None = None
     file_channels: int = 1
 
-    def with_label(self, label: Path | None, scheme: LabelScheme) -> Case:
-        """Return the case with a label file, whose segments are known by the names of classes if it is DICOM."""
+    def with_label(self, label: Path | None, scheme: LabelScheme | None) -> Case:
+        """Return the case with a label file; ``scheme`` is used only if that file is a DICOM SEG."""
         is_seg = label is not None and label.name.lower().endswith(DICOM_ENDING)
         return replace(self, label=label, scheme=scheme if is_seg else None)
 
     def channel_name(self, channel: int) -> str:
-        """Return how a channel is called in a message: by its file, of a file of several also by its number."""
+        """Return the name of a channel for messages: its file, and its index if the file holds several."""
         file, index = divmod(channel, self.file_channels)
         name = self.images[file].name
         return name if self.file_channels == 1 else f"channel {index} of {name}"

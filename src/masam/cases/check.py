@@ -1,4 +1,4 @@
-"""Everything that is wrong with a data set, found in one pass: files, pairs, grids, voxels, labels."""
+"""Check a data set: list all faults of its files, pairs, grids, voxels and labels in one pass."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from masam.cases.folder import Case, load_case
-from masam.cases.inventory import Inventory, take_inventory
+from masam.cases.folder import Case, load_case, take_inventory
 from masam.cases.video import UNLABELLED, is_video_case, load_video_case
 from masam.errors import InputError, MasamError
 from masam.labels import LabelScheme
@@ -24,17 +24,17 @@ from masam.progress import Progress, Silent
 
 Severity = Literal["error", "warning"]
 
-# A spacing so many times the others' median is more often a wrong header than another scanner.
-_ODD_SPACING = 4.0
+# A spacing that differs from the median by this factor is more often a wrong header than another scanner.
+_SPACING_RATIO = 4.0
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, or looks so.
+    """A fault, or a value that is probably wrong.
 
     Attributes:
-        severity: ``error`` if training or scoring refuses it, ``warning`` if it only looks wrong.
-        case: Case it belongs to; None if it is the data set's.
+        severity: ``error`` if training or evaluation refuses it, ``warning`` otherwise.
+        case: Id of the case; None for the data set as a whole.
         what: What is wrong, and what to do.
     """
 
@@ -45,15 +45,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """What a look at one case found.
+    """Result of checking one case.
 
     Attributes:
-        spacing_mm: Voxel spacing; None if the image cannot be read.
-        image_sha256: Hash of the voxels and their place.
-        values: Label values and their number of voxels.
-        findings: What is wrong with it.
+        case: Id of the case.
+        spacing_mm: Voxel spacing; None for videos and images that cannot be read.
+        image_sha256: Hash of the voxels and their geometry; None for images that cannot be read.
+        values: Number of voxels per label value.
+        findings: Findings of this case.
     """
 
+    case: str
     spacing_mm: tuple[float, float, float] | None = None
     image_sha256: str | None = None
     values: dict[int, int] = field(default_factory=dict)
@@ -62,11 +64,11 @@ class CaseFacts:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What came of a check.
+    """Result of checking a data set.
 
     Attributes:
-        cases: Number of cases that were looked at.
-        findings: All findings, errors first, the data set's before those of cases.
+        cases: Number of cases checked.
+        findings: All findings: errors first, and those of the data set before those of cases.
     """
 
     cases: int
@@ -78,14 +80,14 @@ class CheckResult:
         return sum(finding.severity == "error" for finding in self.findings)
 
     def record(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the result as plain values for JSON."""
         return {"cases": self.cases, "errors": self.errors, "findings": [asdict(one) for one in self.findings]}
 
     def raise_errors(self) -> None:
         """Raise if there are errors.
 
         Raises:
-            InputError: There are; the line says how many.
+            InputError: There are errors; the message gives their number.
         """
         if self.errors:
             raise InputError(
@@ -95,16 +97,16 @@ class CheckResult:
 
 
 def check_dataset(root: Path, progress: Progress | None = None, workers: int | None = None) -> CheckResult:
-    """Look at every file of a data set, and list all that is wrong with it at once.
+    """Read every file of a data set and list all faults.
 
     Args:
-        root: Data set folder in the nnU-Net v2 or the MSD layout.
-        progress: Told of each case.
-        workers: Cases that are read at once; as many as there are cores by default. Each holds a scan in memory.
+        root: Data set folder.
+        progress: Receives one step per case.
+        workers: Number of cases read in parallel, each of which is held in memory; by default the number of cores.
 
     Raises:
-        InputError: There is no such folder, or no ``dataset.json`` in it.
-        ResourceError: Memory does not suffice.
+        InputError: The folder or its ``dataset.json`` is missing.
+        ResourceError: There is not enough memory.
     """
     inventory = take_inventory(root)
     cases = [*inventory.training, *inventory.test]
@@ -112,103 +114,105 @@ def check_dataset(root: Path, progress: Progress | None = None, workers: int | N
     progress.start("checking cases", len(cases))
     lock = threading.Lock()
 
-    def look(case: Case) -> CaseFacts:
-        facts = _look(case, inventory)
+    def check(case: Case) -> CaseFacts:
+        facts = _check_case(case, inventory.labels)
         with lock:
             progress.advance(case.id)
         return facts
 
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        facts = list(pool.map(look, cases))
+        facts = list(pool.map(check, cases))
     findings = [Finding("error", None, fault) for fault in inventory.faults]
     findings += [finding for one in facts for finding in one.findings]
-    findings += _between_cases(cases, facts, inventory.labels)
+    findings += [*_duplicates(facts), *_unusual_spacings(facts), *_absent_classes(facts, inventory.labels)]
     order = {"error": 0, "warning": 1}
     findings.sort(key=lambda finding: (order[finding.severity], finding.case is not None, finding.case or ""))
     return CheckResult(len(cases), tuple(findings))
 
 
-def _look(case: Case, inventory: Inventory) -> CaseFacts:
+def _check_case(case: Case, scheme: LabelScheme | None) -> CaseFacts:
     try:
-        if is_video_case(case):
-            return _look_at_video(case, inventory)
-        image, label = load_case(case)
+        return _check_video(case, scheme) if is_video_case(case) else _check_volume(case, scheme)
     except MasamError as error:
-        return CaseFacts(findings=(Finding("error", case.id, str(error)),))
+        return CaseFacts(case.id, findings=(Finding("error", case.id, str(error)),))
+
+
+def _check_volume(case: Case, scheme: LabelScheme | None) -> CaseFacts:
+    image, label = load_case(case)
     findings = []
-    for channel in range(image.channels):
-        voxels = image.channel(channel)
-        if voxels.min() == voxels.max():
-            findings.append(
-                Finding("warning", case.id, f"{case.channel_name(channel)} is {voxels.flat[0]:g} everywhere")
-            )
-    values: dict[int, int] = {}
-    if label is not None:
-        found, counts = np.unique(label.array, return_counts=True)
-        values = dict(zip(found.tolist(), counts.tolist(), strict=True))
-        findings += _judge_values(case, values, inventory.labels)
+    for index in range(image.channels):
+        findings += _constant(case, case.channel_name(index), image.channel(index))
     digest = hashlib.sha256(np.ascontiguousarray(image.array.T).data)
     digest.update(image.geometry.affine.tobytes())
-    return CaseFacts(image.geometry.spacing_mm, digest.hexdigest(), values, tuple(findings))
+    values = {} if label is None else _count_values(label.array)
+    if label is not None:
+        findings += _check_values(case, values, scheme)
+    return CaseFacts(case.id, image.geometry.spacing_mm, digest.hexdigest(), values, tuple(findings))
 
 
-def _look_at_video(case: Case, inventory: Inventory) -> CaseFacts:
+def _check_video(case: Case, scheme: LabelScheme | None) -> CaseFacts:
     frames, labels = load_video_case(case, unlabelled="ignore")
-    findings = []
-    if frames.min() == frames.max():
-        findings.append(Finding("warning", case.id, f"{case.images[0].name} is {frames.flat[0]} everywhere"))
+    findings = _constant(case, case.images[0].name, frames)
     values: dict[int, int] = {}
     if labels is not None:
-        has_label = (labels != UNLABELLED).any(axis=(1, 2))
-        if not has_label.all():
-            what = f"{np.count_nonzero(~has_label)} of {len(frames)} frames have no label; they do not count"
+        is_labelled = (labels != UNLABELLED).any(axis=(1, 2))
+        if not is_labelled.all():
+            what = f"{np.count_nonzero(~is_labelled)} of {len(frames)} frames have no label and are ignored"
             findings.append(Finding("warning", case.id, what))
-        found, counts = np.unique(labels[has_label], return_counts=True)
-        values = dict(zip(found.tolist(), counts.tolist(), strict=True))
-        findings += _judge_values(case, values, inventory.labels)
-    return CaseFacts(None, hashlib.sha256(frames.data).hexdigest(), values, tuple(findings))
+        values = _count_values(labels[is_labelled])
+        findings += _check_values(case, values, scheme)
+    return CaseFacts(case.id, None, hashlib.sha256(frames.data).hexdigest(), values, tuple(findings))
 
 
-def _judge_values(case: Case, values: dict[int, int], scheme: LabelScheme | None) -> list[Finding]:
+def _constant(case: Case, name: str, values: NDArray[np.generic]) -> list[Finding]:
+    if values.min() != values.max():
+        return []
+    return [Finding("warning", case.id, f"all values of {name} are {values.flat[0]:g}")]
+
+
+def _count_values(labels: NDArray[np.generic]) -> dict[int, int]:
+    values, counts = np.unique(labels, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def _check_values(case: Case, values: dict[int, int], scheme: LabelScheme | None) -> list[Finding]:
     findings = []
-    if scheme is not None:
-        known = set(scheme.to_mapping().values())
-        unknown = {value: count for value, count in values.items() if value not in known}
-        if unknown:
-            listed = ", ".join(f"{value} ({count} voxels)" for value, count in unknown.items())
-            findings.append(
-                Finding("error", case.id, f"label value {listed} is not in dataset.json (it knows {sorted(known)})")
-            )
+    known = set(values) if scheme is None else set(scheme.to_mapping().values())
+    if unknown := {value: count for value, count in values.items() if value not in known}:
+        listed = ", ".join(f"{value} ({count} voxels)" for value, count in unknown.items())
+        what = f"label value {listed} is not in dataset.json, which defines {sorted(known)}"
+        findings.append(Finding("error", case.id, what))
     if set(values) <= {0}:
-        findings.append(Finding("warning", case.id, "the label is empty: no voxel of any class"))
+        findings.append(Finding("warning", case.id, "the label contains no foreground voxels"))
     return findings
 
 
-def _between_cases(cases: Sequence[Case], facts: Sequence[CaseFacts], scheme: LabelScheme | None) -> list[Finding]:
-    """Find what no case shows alone: the same scan twice, odd spacings, classes that are nowhere."""
+def _duplicates(facts: Sequence[CaseFacts]) -> list[Finding]:
     findings = []
     first: dict[str, str] = {}
-    for case, one in zip(cases, facts, strict=True):
-        if one.image_sha256 is not None:
-            twin = first.setdefault(one.image_sha256, case.id)
-            if twin != case.id:
-                what = f"has the same image as {twin}: if one trains and the other tests, scores are too good"
-                findings.append(Finding("warning", case.id, what))
-    known = [(case, one.spacing_mm) for case, one in zip(cases, facts, strict=True) if one.spacing_mm is not None]
-    for axis in range(3) if len(known) > 2 else ():
-        median = statistics.median(spacing[axis] for _, spacing in known)
-        for case, spacing in known:
-            ratio = spacing[axis] / median
-            if not 1 / _ODD_SPACING <= ratio <= _ODD_SPACING:
-                what = (
-                    f"spacing {spacing[axis]:g} mm along axis {axis}, where the median is {median:g}: a wrong header?"
-                )
-                findings.append(Finding("warning", case.id, what))
+    for one in facts:
+        twin = first.setdefault(one.image_sha256, one.case) if one.image_sha256 is not None else one.case
+        if twin != one.case:
+            what = f"has the same image as {twin}; scores are too high if one is trained on and the other tested"
+            findings.append(Finding("warning", one.case, what))
+    return findings
+
+
+def _unusual_spacings(facts: Sequence[CaseFacts]) -> list[Finding]:
+    findings = []
+    spacings = [(one.case, one.spacing_mm) for one in facts if one.spacing_mm is not None]
+    for axis in range(3) if len(spacings) > 2 else ():
+        median = statistics.median(spacing[axis] for _, spacing in spacings)
+        for case, spacing in spacings:
+            if not 1 / _SPACING_RATIO <= spacing[axis] / median <= _SPACING_RATIO:
+                what = f"the spacing along axis {axis} is {spacing[axis]:g} mm, the median is {median:g} mm"
+                findings.append(Finding("warning", case, f"{what}; check the header"))
+    return findings
+
+
+def _absent_classes(facts: Sequence[CaseFacts], scheme: LabelScheme | None) -> list[Finding]:
     total: Counter[int] = Counter()
     for one in facts:
         total.update(one.values)
-    if scheme is not None and total:
-        absent = [label.name for label in scheme.foreground if label.value not in total]
-        if absent:
-            findings.append(Finding("warning", None, f"no case has a voxel of {', '.join(absent)}"))
-    return findings
+    absent = [label.name for label in scheme.foreground if label.value not in total] if scheme and total else []
+    return [Finding("warning", None, f"no case contains voxels of {', '.join(absent)}")] if absent else []

@@ -1,132 +1,112 @@
-"""Data sets in nnU-Net v2's layout: names say which file is which channel of which case.
+"""Data sets in nnU-Net v2's layout, in which file names give case and channel.
 
 ::
 
     imagesTr/CASE_0000.nii.gz  labelsTr/CASE.nii.gz    file_ending .nii.gz or .nii
-    imagesTr/CASE_0000/        labelsTr/CASE.nii.gz    file_ending .dcm: a folder of DICOM slices a channel, labels in
-    imagesTr/CASE/             labelsTr/CASE.dcm       NIfTI or as DICOM SEG; a lone channel may do without its number
+    imagesTr/CASE_0000/        labelsTr/CASE.nii.gz    file_ending .dcm: one folder of DICOM slices per channel, labels
+    imagesTr/CASE/             labelsTr/CASE.dcm       as NIfTI or DICOM SEG; the number of a single channel is optional
 
-Source: nnU-Net's documentation, documentation/dataset_format.md; ``.dcm`` is ours.
+Source: nnU-Net's documentation, documentation/dataset_format.md; ``.dcm`` is an extension of masam.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from masam.cases.case import Case
-from masam.cases.names import CHANNEL, group_cases, list_files, split_channel, stem_of
-from masam.errors import InputError, some_of
-from masam.io import gate
+from masam.cases.grouping import Faults, check_num_training, group_cases, index_by_case, pair_with_labels
+from masam.cases.names import CHANNEL, list_files, normal_name, split_channel, stem_of, visible_entries
+from masam.errors import InputError
 from masam.io.dicom.file import DICOM_ENDING
 from masam.io.nifti.file import ENDINGS
 from masam.labels import LabelScheme
 
 FILE_ENDINGS = (*ENDINGS, DICOM_ENDING)
-"""What ``file_ending`` may be."""
-
-ANY_OF = f"{', '.join(FILE_ENDINGS[:-1])} or {FILE_ENDINGS[-1]}"
-"""The same in words."""
+"""Supported values of ``file_ending``."""
 
 
 def read_nnunet_cases(
-    root: Path, content: Mapping[str, Any], channels: int, scheme: LabelScheme, ending: Any
+    root: Path, content: Mapping[str, Any], channels: int | None, scheme: LabelScheme | None, faults: Faults
 ) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
-    """List the training and the test cases of a data set.
+    """List the training and test cases of a data set.
 
     Args:
-        root: Its folder.
-        content: Its ``dataset.json``.
-        channels: Channels of a case.
-        scheme: Its classes.
-        ending: The ``file_ending`` of the content.
+        root: Data set folder.
+        content: Content of its ``dataset.json``.
+        channels: Channels per case; None if unknown.
+        scheme: Label scheme; None if unknown.
+        faults: Collects wrong names and endings and images and labels that do not pair up, or raises the first.
 
     Raises:
-        InputError: Files do not pair up or have other names than they should, or ids repeat.
-        ResourceError: The system did not let us read.
+        InputError: As for ``faults``.
+        ResourceError: A folder cannot be read.
     """
-    file = root / "dataset.json"
+    ending = content.get("file_ending")
     if ending not in FILE_ENDINGS:
-        raise InputError(f"expected {ANY_OF}, got {ending!r}", where=f"{file}: file_ending")
-    if "dataset" in content:
-        raise InputError(
-            "lists of files under 'dataset' are not supported", where=file, fix="use imagesTr and labelsTr"
+        faults.add(
+            f"expected {', '.join(FILE_ENDINGS[:-1])} or {FILE_ENDINGS[-1]}, got {ending!r}",
+            where=f"{root / 'dataset.json'}: file_ending",
         )
-    images = _images(root / "imagesTr", ending, channels)
-    labels = _labels(root / "labelsTr", ending)
-    ids = {case.id for case in images}
-    if alone := ids - set(labels):
-        raise InputError(f"no label for image {some_of(sorted(alone))}", where=root / "labelsTr")
-    if alone := set(labels) - ids:
-        raise InputError(f"no image for label {some_of(sorted(alone))}", where=root / "imagesTr")
-    expected = content.get("numTraining", len(images))
-    if expected != len(images):
-        raise InputError(f"dataset.json says {expected!r} training cases, found {len(images)}", where=root / "imagesTr")
-    test_labels = _labels(root / "labelsTs", ending)
-    test = _images(root / "imagesTs", ending, channels)
+        ending = None
+    if "dataset" in content:
+        faults.add(
+            "file lists under the key 'dataset' are not supported",
+            where=root / "dataset.json",
+            fix="store the files in imagesTr and labelsTr",
+        )
+
+    def expected_image(case_id: str) -> str:
+        return f"{root / 'imagesTr' / case_id}_0000{'' if ending == DICOM_ENDING else ending or '.nii.gz'}"
+
+    images = _images(root / "imagesTr", ending, channels, faults)
+    labels = _labels(root / "labelsTr", ending, faults)
+    labelled = pair_with_labels(images, labels, root / "labelsTr", expected_image, faults)
+    training = [case for case in labelled if channels in (None, len(case.images))]
+    check_num_training(content, len(training), root, faults)
+    test_labels = _labels(root / "labelsTs", ending, faults)
+    test = _images(root / "imagesTs", ending, channels, faults)
     return (
-        tuple(case.with_label(labels[case.id], scheme) for case in images),
-        tuple(case.with_label(test_labels.get(case.id), scheme) for case in test),
+        tuple(case.with_label(case.label, scheme) for case in training),
+        tuple(
+            case.with_label(test_labels.get(case.id), scheme) for case in test if channels in (None, len(case.images))
+        ),
     )
 
 
-def list_images(folder: Path, ending: str | None) -> list[Path]:
-    """Return what lies in a folder as an image, sorted; none if there is no such folder.
+def _images(folder: Path, ending: str | None, channels: int | None, faults: Faults) -> tuple[Case, ...]:
+    # Files with another ending are listed too, to report them instead of ignoring them.
+    paths = list_files(folder, FILE_ENDINGS if ending == DICOM_ENDING else ENDINGS)
+    if ending == DICOM_ENDING:
+        paths = sorted([*paths, *(path for path in visible_entries(folder) if path.is_dir())])
+    names = {_name(path) for path in paths}
+    found = []
+    for path in paths:
+        with faults.collect():
+            found.append((*_case_and_channel(path, names, ending, channels), path))
+    cases = group_cases(found, where=folder, channels=channels, faults=faults)
+    _check_endings((path for case in cases for path in case.images), ending, faults)
+    return cases
 
-    Args:
-        folder: Where to look.
-        ending: The data set's ``file_ending``; with ``.dcm`` folders count as well.
 
-    Returns:
-        Files of any ending that an image may have, as one of a wrong ending is better named than passed over.
-
-    Raises:
-        ResourceError: The system did not let us read.
-    """
+def _labels(folder: Path, ending: str | None, faults: Faults) -> dict[str, Path]:
+    paths = list_files(folder, FILE_ENDINGS if ending == DICOM_ENDING else ENDINGS)
+    labels = index_by_case(paths, _name, folder, faults)
     if ending != DICOM_ENDING:
-        return list_files(folder)
-    if not folder.is_dir():
-        return []
-    with gate.os_errors(folder):
-        folders = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return sorted([*folders, *list_files(folder, FILE_ENDINGS)])
+        _check_endings(labels.values(), ending, faults)
+    return labels
 
 
-def list_labels(folder: Path, ending: str | None) -> list[Path]:
-    """Return the label files of a folder, sorted; none if there is no such folder.
-
-    Args:
-        folder: Where to look.
-        ending: The data set's ``file_ending``; with ``.dcm`` labels may be NIfTI files or DICOM SEG.
-
-    Raises:
-        ResourceError: The system did not let us read.
-    """
-    return list_files(folder, FILE_ENDINGS if ending == DICOM_ENDING else ENDINGS)
+def _name(path: Path) -> str:
+    """Return the name of an image or label without its ending; folders have none."""
+    return stem_of(path, FILE_ENDINGS) or normal_name(path)
 
 
-def name_of(path: Path) -> str:
-    """Return the name of an image or a label without its ending; folders have none."""
-    return stem_of(path, FILE_ENDINGS) or unicodedata.normalize("NFC", path.name)
-
-
-def case_and_channel(path: Path, names: Iterable[str], ending: str | None, channels: int | None) -> tuple[str, int]:
-    """Return which case an image belongs to, and its channel.
-
-    Args:
-        path: The image.
-        names: ``name_of`` all images of the folder.
-        ending: The data set's ``file_ending``.
-        channels: Channels of a case, None if that is unknown.
-
-    Raises:
-        InputError: The name does not say so.
-    """
-    name = name_of(path)
+def _case_and_channel(path: Path, names: set[str], ending: str | None, channels: int | None) -> tuple[str, int]:
+    name = _name(path)
     if ending == DICOM_ENDING and channels == 1:
-        return split_channel(name, set(names))
+        return split_channel(name, names)
     match = CHANNEL.fullmatch(name)
     if not match:
         example = f"CASE_0000{'' if path.is_dir() else ending or '.nii.gz'}"
@@ -134,33 +114,9 @@ def case_and_channel(path: Path, names: Iterable[str], ending: str | None, chann
     return match["case"], int(match["channel"])
 
 
-def has_ending(path: Path, ending: str) -> bool:
-    """Say whether an image, or a label of a data set that is no DICOM, has the data set's ``file_ending``."""
-    if path.is_dir():
-        return ending == DICOM_ENDING
-    if ending == DICOM_ENDING:
-        return path.name.lower().endswith(ending)
-    return path.name.endswith(ending) and not (ending == ".nii" and path.name.endswith(".nii.gz"))
-
-
-def _images(folder: Path, ending: str, channels: int) -> tuple[Case, ...]:
-    paths = list_images(folder, ending)
-    names = {name_of(path) for path in paths}
-    found = [(*case_and_channel(path, names, ending, channels), path) for path in paths]
-    cases = group_cases(found, where=folder, channels=channels)
-    _check_endings((file for case in cases for file in case.images), ending)
-    return cases
-
-
-def _labels(folder: Path, ending: str) -> dict[str, Path]:
-    paths = list_labels(folder, ending)
-    cases = group_cases([(name_of(path), 0, path) for path in paths], where=folder, channels=1)
-    if ending != DICOM_ENDING:
-        _check_endings((case.images[0] for case in cases), ending)
-    return {case.id: case.images[0] for case in cases}
-
-
-def _check_endings(files: Iterable[Path], ending: str) -> None:
-    for file in files:
-        if not has_ending(file, ending):
-            raise InputError(f"expected the file_ending {ending} of dataset.json", where=file)
+def _check_endings(paths: Iterable[Path], ending: str | None, faults: Faults) -> None:
+    for path in paths:
+        # Folders are DICOM series. Endings of DICOM files are matched in lower case, as their labels are.
+        name = DICOM_ENDING if path.is_dir() else path.name.lower() if ending == DICOM_ENDING else path.name
+        if ending and (not name.endswith(ending) or (ending == ".nii" and name.endswith(".nii.gz"))):
+            faults.add(f"expected the file_ending {ending} of dataset.json", where=path, fix="convert or rename it")

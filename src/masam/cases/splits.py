@@ -1,4 +1,4 @@
-"""Splits of a data set for cross-validation, in the form of nnU-Net's ``splits_final.json``."""
+"""Cross-validation splits of a data set, in the format of nnU-Net's ``splits_final.json``."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from masam.io import gate
 
 
 class Split(TypedDict):
-    """One fold, as in nnU-Net's ``splits_final.json``: ids of the cases to train on and to validate on."""
+    """Ids of the training and validation cases of one fold, as in nnU-Net's ``splits_final.json``."""
 
     train: list[str]
     val: list[str]
 
 
 def make_splits(case_ids: Iterable[str], folds: int = 5, seed: int = 12345) -> list[Split]:
-    """Split cases for cross-validation: each is validated on once, folds differ by one case at most.
+    """Split cases for cross-validation into folds that differ in size by at most one case.
 
     Args:
         case_ids: Ids in any order; the result does not depend on it.
         folds: Number of folds, 2 to the number of cases.
-        seed: Determines the splits, together with the ids.
+        seed: Seed of the random order, 0 or more.
 
     Returns:
-        One split a fold, ids sorted.
+        One split per fold, ids sorted.
 
     Raises:
-        InputError: An id repeats.
-        ConfigError: There are more folds than cases, or fewer than 2; or the seed is negative.
+        InputError: An id is repeated.
+        ConfigError: ``folds`` or ``seed`` is out of range.
     """
     ids = sorted(case_ids)
     if repeated := _repeated(ids):
-        raise InputError(f"case ids repeat: {some_of(sorted(repeated))}")
+        raise InputError(f"repeated case ids: {some_of(sorted(repeated))}")
     if not 2 <= folds <= len(ids):
         raise ConfigError(f"expected 2 to {len(ids)} folds for {len(ids)} cases, got {folds}", where="folds")
     if seed < 0:
@@ -53,15 +53,16 @@ def make_splits(case_ids: Iterable[str], folds: int = 5, seed: int = 12345) -> l
 
 
 def read_splits(path: Path, case_ids: Iterable[str]) -> list[Split]:
-    """Read a ``splits_final.json``; a fold may leave cases out.
+    """Read a ``splits_final.json``; a fold need not contain all cases.
 
     Args:
         path: The file.
-        case_ids: Ids that the data set has.
+        case_ids: Ids of the cases of the data set.
 
     Raises:
-        InputError: The file is not such a list, or a fold has an unknown or repeated id, or one in train and in val.
-        ResourceError: The system did not let us read.
+        InputError: The file is not a list of folds, or a fold contains an unknown or repeated id, or one id in both
+            train and val.
+        ResourceError: The file cannot be read.
     """
     content = gate.read_json(path)
     if not isinstance(content, list):
@@ -70,7 +71,7 @@ def read_splits(path: Path, case_ids: Iterable[str]) -> list[Split]:
     for number, fold in enumerate(content):
         where = f"{path}: fold {number}"
         if not isinstance(fold, dict) or set(fold) != {"train", "val"}:
-            raise InputError(f"expected a mapping with train and val alone, got {fold!r:.80}", where=where)
+            raise InputError(f"expected a mapping with the keys train and val, got {fold!r:.80}", where=where)
         for key, ids in fold.items():
             if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
                 raise InputError(f"expected a list of case ids, got {ids!r:.80}", where=f"{where}: {key}")
@@ -80,7 +81,7 @@ def read_splits(path: Path, case_ids: Iterable[str]) -> list[Split]:
 
 
 def write_splits(path: Path, splits: Sequence[Split], case_ids: Iterable[str]) -> None:
-    """Write a ``splits_final.json`` that nnU-Net reads too.
+    """Write a ``splits_final.json``, which nnU-Net can read as well.
 
     Raises:
         InputError: As in :func:`read_splits`.
@@ -100,13 +101,12 @@ def _check_splits(splits: Sequence[Split], case_ids: Iterable[str], path: Path) 
             if not ids:
                 raise InputError("expected at least one case", where=f"{where}: {key}")
             if unknown := set(ids) - known:
-                raise InputError(f"the data set has no case {some_of(sorted(unknown))}", where=f"{where}: {key}")
+                raise InputError(f"not in the data set: {some_of(sorted(unknown))}", where=f"{where}: {key}")
             if repeated := _repeated(ids):
-                raise InputError(f"ids repeat: {some_of(sorted(repeated))}", where=f"{where}: {key}")
+                raise InputError(f"repeated case ids: {some_of(sorted(repeated))}", where=f"{where}: {key}")
         if both := set(split["train"]) & set(split["val"]):
-            raise InputError(f"in train and in val: {some_of(sorted(both))}", where=where)
+            raise InputError(f"in both train and val: {some_of(sorted(both))}", where=where)
 
 
 def _repeated(ids: Sequence[str]) -> list[str]:
-    ordered = sorted(ids)
-    return [a for a, b in pairwise(ordered) if a == b]
+    return [a for a, b in pairwise(sorted(ids)) if a == b]

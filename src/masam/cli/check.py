@@ -1,4 +1,4 @@
-"""``masam check``: all that is wrong with a data set, at once."""
+"""``masam check``: list all faults of a data set."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def register(app: typer.Typer) -> None:
 
 
 def check(
-    dataset: Annotated[Path, typer.Argument(help="Data set folder, nnU-Net v2 or MSD layout.")],
-    workers: Annotated[int | None, typer.Option(min=1, help="Cases read at once; all cores without.")] = None,
+    dataset: Annotated[Path, typer.Argument(help="Data set folder: nnU-Net v2 or MSD layout, or videos.")],
+    workers: Annotated[int | None, typer.Option(min=1, help="Cases read in parallel; default: all cores.")] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read every file of a data set and list all that is wrong: pairs, grids, voxels, labels, duplicates."""
+    """Read every file of a data set and list all faults: pairing, grids, voxels, labels, duplicates."""
     from masam.cases.check import check_dataset
 
     with listening(quiet) as progress:
@@ -34,7 +34,7 @@ def check(
             print_line(f"{finding.severity}: {finding.case + ': ' if finding.case else ''}{finding.what}")
         warnings = len(result.findings) - result.errors
         if not result.findings:
-            print_line(f"{result.cases} cases, nothing wrong")
+            print_line(f"{result.cases} cases, no problems found")
         elif not result.errors:
-            print_line(f"{result.cases} cases, no error, {warnings} warning{'s' * (warnings > 1)}")
+            print_line(f"{result.cases} cases, no errors, {warnings} warning{'s' * (warnings > 1)}")
     result.raise_errors()

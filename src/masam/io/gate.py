@@ -1,13 +1,14 @@
-"""The one door for bytes from outside: regular files, bounded memory, checksums to the end.
+"""Checked reading of untrusted files: regular files only, bounded memory, checksums verified.
 
-Readers get bytes that were read whole and verified. Neither nibabel nor SimpleITK does that alone: the first stops
-before the checksum of a gzip file, the second fills what is missing with zeros.
+Readers receive complete, verified bytes. Neither nibabel nor SimpleITK guarantees that: nibabel stops before the
+checksum of a gzip file, SimpleITK fills missing voxels with zeros.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import stat
@@ -24,13 +25,13 @@ from numpy.typing import NDArray
 from masam.errors import InputError, MasamError, ResourceError
 
 MAX_TEXT_BYTES = 64 * 2**20
-"""Cap for files that are read at once, such as ``dataset.json``."""
+"""Maximum size of files that are read at once, such as ``dataset.json``."""
 
 MAX_VOLUME_BYTES = 16 * 2**30
-"""Cap for one volume in memory, as its file declares it."""
+"""Maximum declared size of a volume."""
 
-# Deflate cannot do better than 1032 to 1 (zlib's "Maximum Compression Factor"), so a larger claim is false. From 2 GiB
-# on we want a ratio of a real scan; empty label maps, which do reach 1000 to 1, are smaller than that.
+# Deflate compresses by at most 1032 to 1 (zlib's "Maximum Compression Factor"), so a larger declared size is wrong.
+# Above 2 GiB the ratio must be that of a real scan; empty label maps, which reach 1000 to 1, are smaller.
 _DEFLATE_LIMIT = 1032
 _TRUSTED_BYTES = 2 * 2**30
 _TRUSTED_RATIO = 100
@@ -38,20 +39,21 @@ _TRUSTED_RATIO = 100
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK_BYTES = 2**18
 _NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+_COPY = "copy or export it again"
 
 
 @contextmanager
 def library_errors(where: object) -> Iterator[None]:
-    """Turn what a library raises on bad input into masam's errors; the only place that catches everything.
+    """Translate any exception of a library that reads untrusted content into masam's errors.
 
-    To be put around the library's call alone: our own bugs shall stay visible.
+    Use it around the call of the library only, so that bugs of masam are not hidden.
 
     Args:
-        where: File to name in the error.
+        where: File named in errors.
 
     Raises:
-        InputError: A library did not accept the content, or there is no such file.
-        ResourceError: Memory ran out, or the system did not let us read.
+        InputError: The library rejects the content, or the file does not exist.
+        ResourceError: There is not enough memory, or the file cannot be read.
     """
     try:
         with os_errors(where):
@@ -64,14 +66,14 @@ def library_errors(where: object) -> Iterator[None]:
 
 @contextmanager
 def os_errors(where: object) -> Iterator[None]:
-    """Turn what the system raises, OSError and MemoryError, into masam's errors, and leave the rest.
+    """Translate OSError and MemoryError into masam's errors.
 
     Args:
-        where: File to name in the error.
+        where: File named in errors.
 
     Raises:
-        InputError: There is no such file.
-        ResourceError: Memory ran out, or the system did not let us read.
+        InputError: The file does not exist.
+        ResourceError: There is not enough memory, or the file cannot be read.
     """
     try:
         yield
@@ -88,36 +90,36 @@ def os_errors(where: object) -> Iterator[None]:
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[BufferedReader]:
-    """Open a regular file that is not empty, never waiting for a writer as a FIFO would.
+    """Open a regular file that is not empty; never blocks on a FIFO.
 
     Raises:
-        InputError: There is no such file, it is empty, or it is a folder, FIFO, socket or device.
-        ResourceError: The system did not let us read.
+        InputError: The file does not exist, is empty, or is a folder, FIFO, socket or device.
+        ResourceError: The file cannot be read.
     """
     if "\0" in str(path):
-        raise InputError("the name holds a zero byte", where=repr(str(path)), fix="check the path")
+        raise InputError("the name contains a null byte", where=repr(str(path)), fix="check the path")
     with os_errors(path):
-        # Before opening, since opening a device may act on it; and after, since the name may have been given away.
+        # Checked before opening, as that may act on a device, and after it, as the path may have been replaced.
         _require_regular(path.stat(), path)
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         with os.fdopen(os.open(path, flags), "rb") as file:
             status = os.fstat(file.fileno())
             _require_regular(status, path)
             if status.st_size == 0:
-                raise InputError("the file is empty", where=path, fix="copy or export it again")
+                raise InputError("the file is empty", where=path, fix=_COPY)
             yield file
 
 
 def read_bytes(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
-    """Read a whole file.
+    """Read a file at once.
 
     Args:
         path: A regular file.
-        max_bytes: Largest size accepted.
+        max_bytes: Maximum size.
 
     Raises:
-        InputError: See :func:`open_regular`; or the file is larger than ``max_bytes``.
-        ResourceError: The system did not let us read.
+        InputError: As for :func:`open_regular`; or the file is larger than ``max_bytes``.
+        ResourceError: The file cannot be read.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -130,15 +132,15 @@ def read_bytes(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file in UTF-8, whose mappings name no key twice.
+    """Read a JSON file in UTF-8; repeated keys in a mapping are refused.
 
     Raises:
-        InputError: See :func:`read_bytes`; or it is not such JSON, with the line at fault.
-        ResourceError: The system did not let us read.
+        InputError: As for :func:`read_bytes`; or the content is not valid, with the line of the fault.
+        ResourceError: The file cannot be read.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        # Python's reader would keep the last of two equal keys and lose a class in silence.
+        # The json module silently keeps the last of two equal keys, which may lose a class.
         if len(dict(pairs)) != len(pairs):
             raise InputError(f"a key appears twice in one mapping: {[key for key, _ in pairs]}", where=path)
         return dict(pairs)
@@ -152,20 +154,20 @@ def read_json(path: Path) -> Any:
                 f"not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}", where=path
             ) from error
         except UnicodeDecodeError as error:
-            raise InputError(f"expected UTF-8 text, byte {error.start} is not", where=path) from error
+            raise InputError(f"expected UTF-8 text, byte {error.start} is not valid", where=path) from error
 
 
 def read_head(path: Path, length: int, *, compressed: bool) -> bytes:
-    """Read the first ``length`` bytes of a file, fewer if it is shorter; no checksum is checked.
+    """Read the first bytes of a file without verifying its checksum.
 
     Args:
         path: A regular file.
-        length: Number of bytes (inflated).
+        length: Number of uncompressed bytes; fewer are returned if the file is shorter.
         compressed: Whether the file is gzip.
 
     Raises:
-        InputError: See :func:`open_regular`; or the file is not what ``compressed`` says.
-        ResourceError: The system did not let us read.
+        InputError: As for :func:`open_regular`; or ``compressed`` does not match the content.
+        ResourceError: The file cannot be read.
     """
     with open_regular(path) as file:
         return bytes(_take(_chunks(file, path, compressed), length)[:length])
@@ -174,90 +176,80 @@ def read_head(path: Path, length: int, *, compressed: bool) -> bytes:
 def read_sized(
     path: Path, head_bytes: int, size_of: Callable[[bytes], int], *, compressed: bool, max_bytes: int = MAX_VOLUME_BYTES
 ) -> NDArray[np.uint8]:
-    """Read a file whose first bytes say how long the whole must be.
+    """Read a file whose header declares its size.
 
-    The claim is judged before memory is taken, then the file is read into one buffer of that size, to its very end.
+    The declared size is checked before memory is allocated; then the file is read to its end into one buffer.
 
     Args:
         path: A regular file.
-        head_bytes: Number of first bytes that ``size_of`` wants; it gets fewer if the file is shorter.
-        size_of: Returns the size in bytes that the (inflated) file must have; raises InputError on a bad header.
-        compressed: Whether the file is gzip: exactly one member, nothing after it, checksum verified.
-        max_bytes: Largest declared size accepted.
+        head_bytes: Number of bytes passed to ``size_of``; fewer if the file is shorter.
+        size_of: Returns the declared uncompressed size in bytes; raises InputError if the header is not valid.
+        compressed: Whether the file is gzip: exactly one member with nothing after it, checksum verified.
+        max_bytes: Maximum declared size.
 
     Returns:
-        [N] uint8, the inflated file.
+        [N] uint8, the uncompressed file.
 
     Raises:
-        InputError: The file is not of the declared size, damaged, cut off, or claims more than is plausible.
-        ResourceError: Memory does not suffice, or the system did not let us read.
+        InputError: The file is damaged or truncated, or its declared size is wrong or not plausible.
+        ResourceError: There is not enough memory, or the file cannot be read.
     """
     with open_regular(path) as file:
         chunks = _chunks(file, path, compressed)
         head = _take(chunks, head_bytes)
         size = size_of(bytes(head[:head_bytes]))
         check_declared_size(path, size, compressed=compressed, max_bytes=max_bytes)
-        if len(head) > size:
-            raise _too_long(path, size)
-        # Not zeroed: pages of a false claim are never touched, so they cost nothing.
+        # Not zeroed: if the declared size is wrong, its pages are never touched and cost nothing.
         buffer = np.empty(size, np.uint8)
-        view = buffer.data
-        view[: len(head)] = head
-        filled = len(head)
-        for chunk in chunks:
+        filled = 0
+        for chunk in itertools.chain([bytes(head)], chunks):
             if filled + len(chunk) > size:
-                raise _too_long(path, size)
-            view[filled : filled + len(chunk)] = chunk
+                raise InputError(f"the file holds more than the {size} bytes that its header declares", where=path)
+            buffer.data[filled : filled + len(chunk)] = chunk
             filled += len(chunk)
         if filled < size:
-            raise InputError(
-                f"expected {size} bytes as the header declares, got {filled}", where=path, fix="copy or export it again"
-            )
+            raise InputError(f"expected {size} bytes as the header declares, got {filled}", where=path, fix=_COPY)
         return buffer
 
 
 def check_declared_size(path: Path, size: int, *, compressed: bool, max_bytes: int = MAX_VOLUME_BYTES) -> None:
-    """Judge the size that a header declares by the size of its file.
+    """Compare the size that a header declares with the size of its file.
 
     Args:
         path: The file.
-        size: Declared size in bytes, inflated.
+        size: Declared uncompressed size in bytes.
         compressed: Whether the file is gzip.
-        max_bytes: Largest declared size accepted.
+        max_bytes: Maximum declared size.
 
     Raises:
-        InputError: The claim is above the cap, or the file cannot hold that much.
+        InputError: The declared size is above the maximum, or the file cannot contain that many bytes.
     """
     with os_errors(path):
         present = path.stat().st_size
     if size > max_bytes:
-        raise InputError(f"the header declares {size} bytes, more than the {max_bytes} that are accepted", where=path)
+        raise InputError(f"the header declares {size} bytes, the limit is {max_bytes}", where=path)
     if not compressed and size != present:
-        raise InputError(
-            f"expected {size} bytes as the header declares, the file has {present}",
-            where=path,
-            fix="copy or export it again",
-        )
+        raise InputError(f"expected {size} bytes as the header declares, the file has {present}", where=path, fix=_COPY)
     if compressed and size > present * _DEFLATE_LIMIT:
-        raise InputError(f"the header declares {size} bytes, {present} bytes of gzip cannot hold them", where=path)
+        raise InputError(f"the header declares {size} bytes, {present} bytes of gzip cannot contain them", where=path)
     if compressed and size > max(_TRUSTED_BYTES, present * _TRUSTED_RATIO):
         raise InputError(
-            f"the header declares {size} bytes, suspiciously many for {present} bytes of gzip",
+            f"the header declares {size} bytes, which is not plausible for {present} bytes of gzip",
             where=path,
-            fix="if the file is honest, store it uncompressed or in a smaller voxel type",
+            fix="if the file is valid, store it uncompressed or with a smaller voxel type",
         )
 
 
 def sha256(path: Path, report: Callable[[int], None] | None = None) -> str:
-    """Return the SHA-256 of a file in hex, read in pieces.
+    """Return the SHA-256 of a file in hex.
 
     Args:
         path: A regular file.
-        report: Called after each piece with the number of bytes read so far.
+        report: Called after each chunk with the number of bytes read so far.
 
     Raises:
-        InputError: See :func:`open_regular`.
-        ResourceError: The system did not let us read.
+        InputError: As for :func:`open_regular`.
+        ResourceError: The file cannot be read.
     """
     with open_regular(path) as file:
         if report is None:
@@ -280,25 +272,23 @@ def _chunks(file: BufferedReader, path: Path, compressed: bool) -> Iterator[byte
     is_gzip = file.read(2) == _GZIP_MAGIC
     file.seek(0)
     if compressed and not is_gzip:
-        raise InputError("the name says gzip (.gz) but the content is not", where=path, fix="rename it without .gz")
+        raise InputError("the name ends in .gz but the content is not gzip", where=path, fix="rename it without .gz")
     if is_gzip and not compressed:
-        raise InputError("the content is gzip but the name does not say so", where=path, fix="rename it to end in .gz")
+        raise InputError("the content is gzip but the name does not end in .gz", where=path, fix="add .gz to the name")
     return _inflate(file, path) if compressed else iter(lambda: file.read(_CHUNK_BYTES), b"")
 
 
 def _inflate(file: BufferedReader, path: Path) -> Iterator[bytes]:
-    """Yield the content of the one gzip member, in pieces; the last step has checked its CRC and length."""
+    """Yield the content of the single gzip member in chunks; CRC and length are verified by the last step."""
     member = zlib.decompressobj(16 + zlib.MAX_WBITS)
     while not member.eof:
         data = member.unconsumed_tail or file.read(_CHUNK_BYTES)
         if not data:
-            raise InputError("the gzip data is cut off", where=path, fix="copy or export it again")
+            raise InputError("the gzip data is cut off", where=path, fix=_COPY)
         try:
             chunk = member.decompress(data, _CHUNK_BYTES)
         except zlib.error as error:
-            raise InputError(
-                f"the gzip data is damaged ({error})", where=path, fix="copy or export it again"
-            ) from error
+            raise InputError(f"the gzip data is damaged ({error})", where=path, fix=_COPY) from error
         if chunk:
             yield chunk
     rest = member.unused_data or file.read(len(_GZIP_MAGIC))
@@ -312,7 +302,3 @@ def _take(chunks: Iterator[bytes], length: int) -> bytearray:
     while len(head) < length and (chunk := next(chunks, b"")):
         head += chunk
     return head
-
-
-def _too_long(path: Path, size: int) -> InputError:
-    return InputError(f"the file holds more than the {size} bytes that its header declares", where=path)

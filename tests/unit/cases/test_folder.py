@@ -112,7 +112,7 @@ def test_msd_keeps_channels_in_one_file(tmp_path):
     np.testing.assert_array_equal(image.array, array)
     np.testing.assert_array_equal(image.geometry.affine, affine)
     nib.save(nib.Nifti1Image(array[..., :2], affine), case.images[0])
-    with pytest.raises(InputError, match=r"a.nii.gz: expected 3 channels along the fourth axis, got 2 \(axes of len"):
+    with pytest.raises(InputError, match=r"a.nii.gz: expected 3 channels along the fourth axis, got 2 \(axis len"):
         load_case(case)
     write_volume(case.label, Volume(np.ones((4, 5, 7), np.uint8), Geometry(affine)))
     nib.save(nib.Nifti1Image(array, affine), case.images[0])
@@ -133,25 +133,25 @@ def test_msd_lists_with_macos_files_and_test_pairs(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "files", "message"),
     [
-        ({}, ["imagesTr/b_0000.nii.gz"], r"labelsTr: no label for image b$"),
-        ({}, ["labelsTr/b.nii.gz"], r"imagesTr: no image for label b$"),
+        ({}, ["imagesTr/b_0000.nii.gz"], r"labelsTr: no label for image b; add the label, or remove the image$"),
+        ({}, ["labelsTr/b.nii.gz"], r"labelsTr/b.nii.gz: no image for this label; add .*imagesTr/b_0000.nii.gz$"),
         ({}, ["imagesTr/b.nii.gz"], r"imagesTr/b.nii.gz: expected a name such as CASE_0000.nii.gz"),
-        ({}, ["imagesTr/a_0001.nii.gz"], "case a has a channel 0001, dataset.json has 1"),
+        ({}, ["imagesTr/a_0001.nii.gz"], r"imagesTr/a_0001.nii.gz: unexpected channel 0001 of case a, dataset.json"),
         ({"channel_names": {"0": "T1", "1": "T2"}}, [], "case a has no channel 0001"),
-        ({}, ["imagesTr/a_0000.nii"], r"a_0000.nii(.gz)? and a_0000.nii(.gz)? are one case"),
-        ({}, ["labelsTr/a.nii"], r"a.nii(.gz)? and a.nii(.gz)? are one case"),
-        ({}, ["imagesTr/A_0000.nii.gz", "labelsTr/A.nii.gz"], "A_0000.nii.gz and a_0000.nii.gz are one case"),
+        ({}, ["imagesTr/a_0000.nii"], r"a_0000.nii(.gz)? and a_0000.nii(.gz)? have the same case id"),
+        ({}, ["labelsTr/a.nii"], r"a.nii(.gz)? and a.nii(.gz)? have the same case id"),
+        ({}, ["imagesTr/A_0000.nii.gz", "labelsTr/A.nii.gz"], "A_0000.nii.gz and a_0000.nii.gz have the same case id"),
         ({}, ["imagesTr/b_0000.nii"], r"b_0000.nii: expected the file_ending .nii.gz of dataset.json"),
         ({"file_ending": ".nii"}, [], "expected the file_ending .nii of dataset.json"),
         ({"file_ending": ".mha"}, [], r"file_ending: expected .nii.gz, .nii or .dcm, got '.mha'"),
-        ({"file_ending": None}, [], "the key 'file_ending' is missing"),
-        ({"channel_names": None}, [], r"'channel_names' is missing \(found \['file_ending', 'labels'\]\); nnU-Net v2"),
+        ({"file_ending": None}, [], "file_ending: expected .nii.gz, .nii or .dcm, got None"),
+        ({"channel_names": None}, [], r"'channel_names' is missing \(found \['file_ending', 'labels'\]\); nnU-Net"),
         ({"labels": None}, [], "the key 'labels' is missing"),
         ({"labels": {"liver": 1}}, [], "dataset.json: labels: expected a background class"),
-        ({"channel_names": {"1": "CT"}}, [], "expected channel names as .* got {'1': 'CT'}"),
-        ({"channel_names": ["CT"]}, [], r"expected channel names as .* got \['CT'\]"),
-        ({"numTraining": 2}, [], "dataset.json says 2 training cases, found 1"),
-        ({"dataset": {}}, [], "lists of files under 'dataset' are not supported"),
+        ({"channel_names": {"1": "CT"}}, [], "expected channel names such as .* got {'1': 'CT'}"),
+        ({"channel_names": ["CT"]}, [], r"expected channel names such as .* got \['CT'\]"),
+        ({"numTraining": 2}, [], "dataset.json: numTraining is 2, found 1 training cases"),
+        ({"dataset": {}}, [], "file lists under the key 'dataset' are not supported"),
     ],
 )  # fmt: skip
 def test_refused_nnunet(tmp_path, changes, files, message):
@@ -175,8 +175,8 @@ def test_refused_nnunet(tmp_path, changes, files, message):
         ([{"image": "a.nii.gz"}], "expected a mapping with image and label"),
         (["a.nii.gz"], "expected a mapping with image and label, got 'a.nii.gz'"),
         ({"image": "a.nii.gz"}, "training: expected a list"),
-        ([{"image": "a.nii.gz", "label": "l.nii.gz"}], "a.nii.gz: dataset.json lists a file that is not there"),
-        ([], "no case found"),
+        ([{"image": "a.nii.gz", "label": "l.nii.gz"}], "a.nii.gz: this file is listed in dataset.json but"),
+        ([], "no cases found"),
     ],
 )
 def test_refused_msd(tmp_path, training, message):
@@ -188,7 +188,7 @@ def test_refused_msd(tmp_path, training, message):
 
 def test_ids_that_repeat_in_msd(tmp_path):
     msd(tmp_path, ["a", "b", "a"])
-    with pytest.raises(InputError, match=r"dataset.json: training: a.nii.gz and a.nii.gz are one case"):
+    with pytest.raises(InputError, match=r"dataset.json: training: a.nii.gz and a.nii.gz have the same case id"):
         read_dataset(tmp_path)
 
 
@@ -207,7 +207,7 @@ def test_refused_roots(tmp_path):
     with pytest.raises(InputError, match="a key appears twice in one mapping"):
         read_dataset(tmp_path)
     nnunet(tmp_path)
-    with pytest.raises(InputError, match="no case found"):
+    with pytest.raises(InputError, match="no cases found"):
         read_dataset(tmp_path)
 
 
@@ -218,7 +218,7 @@ def test_unicode_forms_of_one_name_pair_up(tmp_path):
     (case,) = read_dataset(tmp_path).training
     assert case.id == composed
     touch(tmp_path, f"imagesTr/{composed}_0000.nii.gz")
-    with pytest.raises(InputError, match="are one case"):
+    with pytest.raises(InputError, match="have the same case id"):
         read_dataset(tmp_path)
 
 
@@ -248,21 +248,21 @@ def test_single_image(tmp_path):
     touch(tmp_path, "a_0000.nii.gz", "amos_0007.nii", "c.mha")
     assert find_images(tmp_path / "a_0000.nii.gz") == (Case("a", (tmp_path / "a_0000.nii.gz",)),)
     assert find_images(tmp_path / "amos_0007.nii") == (Case("amos_0007", (tmp_path / "amos_0007.nii",)),)
-    with pytest.raises(InputError, match=r"c.mha: expected a name that ends in .nii or .nii.gz"):
+    with pytest.raises(InputError, match=r"c.mha: expected a .nii or .nii.gz file, or DICOM"):
         find_images(tmp_path / "c.mha")
-    with pytest.raises(InputError, match="expected an image or a folder of images, got nothing"):
+    with pytest.raises(InputError, match="expected an image or a folder of images, found nothing"):
         find_images(tmp_path / "missing.nii")
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["a.nii", "a.nii.gz"], "a.nii and a.nii.gz are one case"),
-        (["a_0000.nii.gz", "a.nii.gz"], r"a(_0000)?.nii.gz and a(_0000)?.nii.gz are one case"),
-        (["A.nii.gz", "a.nii.gz"], "A.nii.gz and a.nii.gz are one case"),
+        (["a.nii", "a.nii.gz"], "a.nii and a.nii.gz have the same case id"),
+        (["a_0000.nii.gz", "a.nii.gz"], r"a(_0000)?.nii.gz and a(_0000)?.nii.gz have the same case id"),
+        (["A.nii.gz", "a.nii.gz"], "A.nii.gz and a.nii.gz have the same case id"),
         (["a_0000.nii.gz", "a_0002.nii.gz"], "case a has no channel 0001"),
-        ([], "no .nii or .nii.gz file in this folder and no DICOM; check the path"),
-        (["imagesTs/a_0000.nii.gz"], "no .nii or .nii.gz file in this folder and no DICOM; did you mean .*imagesTs"),
+        ([], "contains neither .nii or .nii.gz files nor DICOM; check the path"),
+        (["imagesTs/a_0000.nii.gz"], "contains neither .nii or .nii.gz files nor DICOM; did you mean .*imagesTs"),
     ],
 )
 def test_refused_folders(tmp_path, files, message):
@@ -357,7 +357,7 @@ def test_refused_splits():
         make_splits("abc", folds=1)
     with pytest.raises(ConfigError, match="seed: expected a seed of 0 or more, got -1"):
         make_splits("abcde", seed=-1)
-    with pytest.raises(InputError, match=r"case ids repeat: a$"):
+    with pytest.raises(InputError, match=r"repeated case ids: a$"):
         make_splits("abac")
 
 
@@ -374,13 +374,13 @@ def test_splits_file(tmp_path):
     [
         ({}, "expected a list of folds, got dict"),
         ([], "expected at least one fold"),
-        ([{"train": ["a"]}], "fold 0: expected a mapping with train and val alone, got {'train'"),
+        ([{"train": ["a"]}], "fold 0: expected a mapping with the keys train and val, got {'train'"),
         ([{"train": ["a"], "val": "b"}], "fold 0: val: expected a list of case ids, got 'b'"),
         ([{"train": ["a"], "val": [1]}], "fold 0: val: expected a list of case ids"),
         ([{"train": [], "val": ["b"]}], "fold 0: train: expected at least one case"),
-        ([{"train": ["a"], "val": ["b"]}, {"train": ["x", "b"], "val": ["a"]}], "fold 1: train: .* has no case x$"),
-        ([{"train": ["a", "a"], "val": ["b"]}], "fold 0: train: ids repeat: a$"),
-        ([{"train": ["a", "b"], "val": ["b"]}], "fold 0: in train and in val: b$"),
+        ([{"train": ["a"], "val": ["b"]}, {"train": ["x", "b"], "val": ["a"]}], "fold 1: train: not in .*: x$"),
+        ([{"train": ["a", "a"], "val": ["b"]}], "fold 0: train: repeated case ids: a$"),
+        ([{"train": ["a", "b"], "val": ["b"]}], "fold 0: in both train and val: b$"),
     ],
 )
 def test_refused_splits_file(tmp_path, content, message):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from dicom_maker import affine_of, make, make_enhanced, save, voxels, write
 
-from masam.cases.folder import find_images, load_case, read_dataset
-from masam.cases.inventory import take_inventory
+from masam.cases.folder import find_images, load_case, read_dataset, take_inventory
 from masam.errors import InputError
 from masam.io.dicom.seg_write import write_seg
 from masam.io.dicom.series import read_stack
@@ -86,7 +85,7 @@ def test_a_folder_a_channel_with_a_seg_drawn_on_any_of_them(tmp_path):
     save(tmp_path / "elsewhere", make())
     label.unlink()
     seg_label(label, tmp_path / "elsewhere")
-    with pytest.raises(InputError, match=r"a\.dcm: the SEG was drawn on another series than .* or .*; pair them anew"):
+    with pytest.raises(InputError, match=r"a\.dcm: the SEG was drawn on another series than .* or .*; use the SEG"):
         load_case(case)
     label.unlink()
     save(tmp_path / "imagesTr/a_0001", make(spacing=(0.8, 0.7, 2.5)))
@@ -99,11 +98,11 @@ def test_a_folder_a_channel_with_a_seg_drawn_on_any_of_them(tmp_path):
     ("channels", "folders", "labels", "message"),
     [
         (["CT"], ["a"], [], "labelsTr: no label for image a"),
-        (["CT"], ["a"], ["a.nii.gz", "b.dcm"], "imagesTr: no image for label b"),
-        (["CT"], ["a", "a_0000"], ["a.nii.gz"], "a and a_0000 are one case on some systems or by id"),
-        (["CT"], ["a", "A"], ["a.nii.gz"], "A and a are one case|a and A are one case"),
-        (["CT"], ["a"], ["a.nii.gz", "a.dcm"], r"a\.(dcm|nii\.gz) and a\.(dcm|nii\.gz) are one case"),
-        (["CT"], ["a_0000", "a_0001"], ["a.nii.gz"], "case a has a channel 0001, dataset.json has 1"),
+        (["CT"], ["a"], ["a.nii.gz", "b.dcm"], r"labelsTr/b\.dcm: no image for this label; add .*imagesTr/b_0000$"),
+        (["CT"], ["a", "a_0000"], ["a.nii.gz"], "a and a_0000 have the same case id"),
+        (["CT"], ["a", "A"], ["a.nii.gz"], "A and a have the same case id|a and A have the same case id"),
+        (["CT"], ["a"], ["a.nii.gz", "a.dcm"], r"a\.(dcm|nii\.gz) and a\.(dcm|nii\.gz) have the same case id"),
+        (["CT"], ["a_0000", "a_0001"], ["a.nii.gz"], "a_0001: unexpected channel 0001 of case a, dataset.json"),
         (["T1", "T2"], ["a"], ["a.nii.gz"], "imagesTr/a: expected a name such as CASE_0000; rename the file"),
         (["T1", "T2"], ["a_0000"], ["a.nii.gz"], "case a has no channel 0001"),
         (["CT"], ["a", "b.nii.gz/"], ["a.nii.gz", "b.nii.gz"], None),

@@ -62,12 +62,15 @@ def test_a_video_is_no_volume(tmp_path):
     [
         (
             lambda root: (root / "labelsTr/case1").rename(root / "aside"),
-            "labelsTr: no folder of labels for video case1",
+            "labelsTr: no label for image case1",
         ),
-        (lambda root: (root / "imagesTr/case1").rename(root / "aside"), "imagesTr: no video for the labels of case1"),
+        (
+            lambda root: (root / "imagesTr/case1").rename(root / "aside"),
+            "labelsTr/case1: no image for this label; add .*imagesTr/case1$",
+        ),
         (
             lambda root: (root / "imagesTr/case1").rename(root / "imagesTr/CASE0"),
-            "imagesTr: CASE0 and case0 are one case",
+            "imagesTr: CASE0 and case0 have the same case id",
         ),
     ],
 )
@@ -81,9 +84,9 @@ def test_what_does_not_pair_up_is_refused(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"channel_names": {"0": "RGB"}}, r"channel_names: expected the channels .* of a video, got \['RGB'\]"),
-        ({"numTraining": 3}, "dataset.json says 3 training cases, found 2"),
-        ({"file_ending": ".mov"}, "no video for the labels of case0, case1"),
+        ({"channel_names": {"0": "RGB"}}, r"channel_names: file_ending .png requires the channels .*, got \['RGB'\]"),
+        ({"numTraining": 3}, "dataset.json: numTraining is 3, found 2 training cases"),
+        ({"file_ending": ".mov"}, r"labelsTr/case0: no image for this label; add .*imagesTr/case0\.mov"),
     ],
 )
 def test_a_wrong_dataset_json_is_refused(tmp_path, facts, message):
@@ -103,11 +106,11 @@ def test_frames_without_labels_are_refused_unless_they_may_be_ignored(tmp_path):
     case = one_case(tmp_path)
     for t in (0, 2):
         (case.label / f"frame{t}.png").unlink()
-    with pytest.raises(InputError, match=r"case0: no label for 2 of 4 frames \(frame0, frame2\); add them, or let"):
+    with pytest.raises(InputError, match=r"case0: no label for 2 of 4 frames \(frame0, frame2\); add the lab"):
         load_video_case(case)
     listener = Listener()
     _, labels = load_video_case(case, unlabelled="ignore", progress=listener)
-    assert listener.said == ["case0: 2 of 4 frames have no label; they do not count"]
+    assert listener.said == ["case0: 2 of 4 frames have no label and are ignored"]
     assert (labels[[0, 2]] == UNLABELLED).all()
     assert np.array_equal(labels[[1, 3]], frames(4)[1][[1, 3]])
     channels = LabelScheme.from_mapping(LABELS).to_channels(labels)
@@ -145,9 +148,7 @@ def test_memory_is_judged_before_it_is_taken(tmp_path):
     case = one_case(tmp_path)
     need = 4 * 20 * 26 * 5
     load_video_case(case, max_bytes=need)
-    message = (
-        f"case0: 4 frames of 26 x 20 pixels need {need} bytes, more than the {need - 1} that are accepted; cut the"
-    )
+    message = f"case0: 4 frames of 26 x 20 pixels require {need} bytes, the limit is {need - 1}; split the"
     with pytest.raises(ResourceError, match=message):
         load_video_case(case, max_bytes=need - 1)
 
@@ -168,9 +169,9 @@ def test_videos_to_predict_on_are_found(tmp_path):
     assert find_videos(clip) == (Case("b", (clip,)),)
     assert find_videos(folder) == (Case("a", (folder,)),)
     write_clip(tmp_path / "in/B.mkv", pixels)
-    with pytest.raises(InputError, match=r"B.mkv and b.mp4 are one case"):
+    with pytest.raises(InputError, match=r"B.mkv and b.mp4 have the same case id"):
         find_videos(tmp_path / "in")
-    with pytest.raises(InputError, match="expected a video, a folder of frames or a folder of them, got none"):
+    with pytest.raises(InputError, match="expected a video, a folder of frames or a folder of these, found no video"):
         find_videos(tmp_path / "in/notes")
 
 

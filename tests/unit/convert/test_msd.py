@@ -126,7 +126,7 @@ def test_classes_of_the_pancreas_are_no_choice_of_others(spleen, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"modality": {"0": "T2", "2": "ADC"}}, "dataset.json: expected channel names as"),
+        ({"modality": {"0": "T2", "2": "ADC"}}, "dataset.json: expected channel names such as"),
         ({"modality": None}, "expected MSD's dataset.json, with modality, labels and training; give the folder of one"),
         ({"training": [3]}, "expected image and label, got 3"),
         ({"training": {}}, "expected a list, got {}"),

@@ -38,7 +38,7 @@ def test_what_is_dicom(tmp_path):
     assert is_dicom_image(folder / "IM0")
     assert not is_dicom_image(tmp_path / "text")
     assert not is_dicom_image(tmp_path / "missing.nii.gz")
-    with pytest.raises(InputError, match=r"text: expected a name that ends in \.nii or \.nii\.gz"):
+    with pytest.raises(InputError, match=r"text: expected a \.nii or \.nii\.gz file"):
         read_image(tmp_path / "text")
 
 

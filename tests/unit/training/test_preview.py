@@ -68,7 +68,7 @@ def test_videos_are_shown_in_their_colours(tmp_path):
     dataset = read_dataset(root)
     plan = PLAN.model_copy(update={"window_minmax": False})
     rows = preview_samples(dataset, plan, AugmentSettings(preset="none"), 5, listener, rows=2)
-    assert said == ["case1: 1 of 4 frames have no label; they do not count"]
+    assert said == ["case1: 1 of 4 frames have no label and are ignored"]
     for case, row in enumerate(rows):
         name, place = row.title.split("\n")
         assert (name, place.split()[0], place.split()[2:]) == (f"case{case}", "frame", ["of", "4"])

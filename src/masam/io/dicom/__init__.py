@@ -1,1 +1,1 @@
-"""DICOM series in, DICOM SEG objects in and out."""
+"""Read DICOM series, and read and write DICOM SEG objects."""

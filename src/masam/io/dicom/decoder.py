@@ -1,6 +1,6 @@
-"""Decompress the frames of a DICOM file in a process of its own, where a codec's crash ends nothing but itself.
+"""Decompress DICOM frames in a child process, ``python -m masam.io.dicom.decoder``.
 
-Codecs are C, C++ and Rust that parse bytes from outside; ``python -m masam.io.dicom.decoder`` runs them.
+Codecs are C, C++ and Rust code that parses untrusted bytes; a crash must not end the calling process.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ from masam.io.dicom.file import DicomFile, pydicom_errors, read_header
 from masam.io.dicom.frames import Frame, read_layout
 
 FRAME_SECONDS = 60
-"""Processor time that one frame may take; 512 x 512 in JPEG 2000 take 0.05 s."""
+"""Limit of processor time per frame; 512 x 512 pixels of JPEG 2000 take 0.05 s."""
 
 _REFUSED, _NO_DECODER, _NO_MEMORY = 3, 5, 6
-_REASONS = {_REFUSED: "it is damaged", _NO_MEMORY: "it takes too much memory"}
+_REASONS = {_REFUSED: "damaged data", _NO_MEMORY: "out of memory"}
 _STORED = np.dtype("<i8")
 _BASE_BYTES, _CODEC_RATIO = 4 * 2**30, 64
-# Each thread of a numerical library reserves addresses, and there is a limit on those.
+# Each thread of a numerical library reserves address space, which is limited.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def decode(frames: Sequence[Frame]) -> Iterator[NDArray[np.int64]]:
-    """Yield the stored numbers [rows, columns] of compressed frames, in their order.
+    """Yield the stored values [rows, columns] of compressed frames.
 
     Args:
-        frames: Slices of one or several files, one transfer syntax each.
+        frames: Frames of one or several files.
 
     Raises:
-        InputError: A codec refused the data, ran out of its time or memory, or crashed.
-        ResourceError: There is no decoder for the transfer syntax, or no process could be started.
+        InputError: A codec rejects the data, exceeds its limits of time or memory, or crashes.
+        ResourceError: No decoder is installed for the transfer syntax, or the process cannot be started.
     """
     jobs = [{"path": str(frame.file.path), "index": frame.index} for frame in frames]
-    # -P: what lies in the working folder is not imported.
+    # -P: do not import from the working folder.
     command = [sys.executable, "-P", "-m", "masam.io.dicom.decoder"]
     paths = [str(Path(masam.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(paths)}
-    with gate.os_errors(frames[0].file.path), tempfile.TemporaryFile() as orders:
-        orders.write(json.dumps(jobs).encode())
-        orders.seek(0)
-        # Its stderr is dropped: what codecs say there may quote the header.
+    with gate.os_errors(frames[0].file.path), tempfile.TemporaryFile() as job_file:
+        job_file.write(json.dumps(jobs).encode())
+        job_file.seek(0)
+        # stderr is dropped, as messages of codecs may quote the header.
         child = subprocess.Popen(
-            command, stdin=orders, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+            command, stdin=job_file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
         )
     try:
         for frame in frames:
@@ -76,25 +76,25 @@ def _receive(child: subprocess.Popen[bytes], frame: Frame) -> NDArray[np.int64]:
         return np.frombuffer(data, _STORED).reshape(layout.rows, layout.columns).astype(np.int64)
     code = child.wait()
     if code == _NO_DECODER:
-        syntax = frame.file.syntax if re.fullmatch(r"[\d.]+", frame.file.syntax) else "that is damaged"
+        syntax = frame.file.syntax if re.fullmatch(r"[\d.]+", frame.file.syntax) else "(damaged)"
         raise ResourceError(
-            f"there is no decoder here for its transfer syntax {syntax}",
+            f"no decoder is installed for transfer syntax {syntax}",
             where=frame.name,
-            fix="pip install 'masam[dicom]', or decompress it first",
+            fix="pip install 'masam[dicom]', or decompress the file first",
         )
-    reason = _REASONS.get(code, f"the decoder ended with code {code}")
-    raise InputError(f"its compressed pixels cannot be decoded ({reason})", where=frame.name, fix="export it again")
+    reason = _REASONS.get(code, f"the decoder exited with code {code}")
+    raise InputError(f"the compressed pixels cannot be decoded ({reason})", where=frame.name, fix="export it again")
 
 
 def decode_here(jobs: Sequence[dict[str, Any]], out: BufferedIOBase) -> int:
-    """Decode in this process; the child's work.
+    """Decode frames in this process.
 
     Args:
         jobs: ``path`` and ``index`` of each frame.
-        out: Where the numbers go, int64, little-endian, row after row.
+        out: Receives the values as int64, little-endian, row by row.
 
     Returns:
-        The exit code: 0, 3 if a file or a codec's result is refused, 5 if there is no decoder, 6 if memory ran out.
+        Exit code: 0 for success, 3 for damaged data, 5 without a decoder, 6 without enough memory.
     """
     file, data = None, None
     try:
@@ -102,7 +102,10 @@ def decode_here(jobs: Sequence[dict[str, Any]], out: BufferedIOBase) -> int:
             path, index = Path(job["path"]), int(job["index"])
             if file is None or file.path != path:
                 file = read_header(path)
-                data = _whole_dataset(file)
+                with pydicom_errors(path):
+                    import pydicom
+
+                    data = pydicom.dcmread(path)
                 layout = read_layout(file)
                 decoder = _decoder(file)
             if decoder is None:
@@ -121,15 +124,8 @@ def decode_here(jobs: Sequence[dict[str, Any]], out: BufferedIOBase) -> int:
     return 0
 
 
-def _whole_dataset(file: DicomFile) -> Any:
-    with pydicom_errors(file.path):
-        import pydicom
-
-        return pydicom.dcmread(file.path)
-
-
 def _decoder(file: DicomFile) -> Any:
-    """Return pydicom's decoder for a file, None if there is none here."""
+    """Return pydicom's decoder for a file, None if it is not installed."""
     with pydicom_errors(file.path):
         from pydicom.pixels import get_decoder
 
@@ -141,7 +137,7 @@ def _decoder(file: DicomFile) -> Any:
 
 
 def _limit(frame_bytes: int) -> None:
-    """Let the system end this process when one frame takes too much; where it has no such limits, nobody does."""
+    """Let the operating system end this process if one frame exceeds its limits; no effect on Windows."""
     try:
         import resource
     except ImportError:
@@ -151,15 +147,15 @@ def _limit(frame_bytes: int) -> None:
         resource.RLIMIT_CPU: int(used.ru_utime + used.ru_stime) + FRAME_SECONDS,
         resource.RLIMIT_AS: _BASE_BYTES + _CODEC_RATIO * frame_bytes,
     }
-    for kind, most in limits.items():
+    for kind, limit in limits.items():
         hard = resource.getrlimit(kind)[1]
-        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+        resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def main() -> int:
-    """Decode what stdin orders, and return the exit code."""
+    """Decode the jobs on stdin to stdout, and return the exit code."""
     jobs = json.load(sys.stdin)
-    # What a codec prints must not come among the numbers.
+    # Output of codecs must not mix with the values.
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return decode_here(jobs, out)

@@ -1,4 +1,4 @@
-"""What each frame of a DICOM file says of itself: place, spacing, scaling, and how its numbers are stored."""
+"""The frames of a DICOM file: position, spacing, scaling, and how their pixels are stored."""
 
 from __future__ import annotations
 
@@ -13,33 +13,37 @@ from masam.errors import InputError
 from masam.io import gate
 from masam.io.dicom.file import DicomFile, pydicom_errors
 
-# Run lengths reach a ratio of 64; JPEG 2000 has no bound on empty slices, so a claim that costs little may be any.
+# RLE reaches a ratio of 64; JPEG 2000 has no limit on empty slices, so small declared sizes are always accepted.
 _TRUSTED_RATIO, _TRUSTED_BYTES = 1000, 64 * 2**20
 _MAX_SIDE, _MAX_FRAMES = 65535, 100_000
 _UNIT_TOLERANCE = 1e-3
 _MAX_MM = 1e6
 SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
-"""SOP classes of segmentation objects; pydicom 3.0 has no name for the second, which is of 2024."""
+"""SOP classes of segmentation objects; pydicom 3.0 does not know the second, which was added in 2024."""
 _GREY = ("MONOCHROME1", "MONOCHROME2")
-# What an error may quote; a damaged header may hold the patient's name in any place.
+# The values that an error may quote; any element of a damaged header may contain the patient's name.
 _COLOURS = (
     "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT",
+)  # fmt: skip
+_FRAME_SEQUENCES = (
+    "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence", "PixelValueTransformationSequence",
+    "SegmentIdentificationSequence",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class PixelLayout:
-    """How the numbers of a file are stored.
+    """How the pixels of a file are stored.
 
     Attributes:
         rows: Height of a frame.
         columns: Width of a frame.
         frames: Number of frames.
-        bits_allocated: Bits a voxel takes, 8, 16 or 32.
-        bits_stored: Low bits of them that hold the number.
-        signed: Whether they are two's complement.
-        inverted: Whether high numbers are dark (MONOCHROME1).
-        padding: Lowest and highest stored number that mean "no voxel", or None.
+        bits_allocated: Bits per pixel: 8, 16 or 32, or 1 in a BINARY segmentation.
+        bits_stored: Number of low bits that hold the value.
+        signed: Whether values are in two's complement.
+        inverted: Whether high values are dark (MONOCHROME1).
+        padding: Lowest and highest stored value that mark pixels outside the image, or None.
     """
 
     rows: int
@@ -53,7 +57,7 @@ class PixelLayout:
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes of one native frame."""
+        """Size of an uncompressed frame in bytes."""
         return self.rows * self.columns * self.bits_allocated // 8
 
 
@@ -62,20 +66,22 @@ class Frame:
     """One slice.
 
     Attributes:
-        file: The file it lies in.
-        layout: How its numbers are stored.
-        index: Its number in the file, from 0.
-        position_lps_mm: Centre of its first voxel.
-        orientation: Direction of a row, then of a column, in DICOM's frame (LPS).
-        spacing_mm: Distance of rows, then of columns.
-        thickness_mm: Its thickness, or the distance of slices; None if the file has neither.
-        slope: Factor from stored numbers to units.
-        intercept: What is added then.
+        file: The file that contains it.
+        layout: How its pixels are stored.
+        index: Index of the frame in the file, from 0.
+        sources: pydicom Datasets that describe the frame, in order of precedence.
+        position_lps_mm: Centre of its first pixel.
+        orientation: Direction cosines of a row, then of a column, in DICOM's frame (LPS).
+        spacing_mm: Distance between rows, then between columns.
+        thickness_mm: Thickness, or else the distance between slices; None if the file contains neither.
+        slope: Factor from stored values to units.
+        intercept: Offset from stored values to units.
     """
 
     file: DicomFile
     layout: PixelLayout
     index: int
+    sources: tuple[Any, ...]
     position_lps_mm: tuple[float, ...]
     orientation: tuple[float, ...]
     spacing_mm: tuple[float, ...]
@@ -85,230 +91,219 @@ class Frame:
 
     @property
     def name(self) -> str:
-        """The file's name, with the frame's number where there are several."""
+        """Name of the file, with the number of the frame if the file has several."""
         path = str(self.file.path)
         return path if self.layout.frames == 1 else f"{path}, frame {self.index + 1}"
 
 
 def read_layout(file: DicomFile) -> PixelLayout:
-    """Return how a file's numbers are stored, judged by the bytes that are there.
+    """Return how the pixels of a file are stored, checked against the bytes that are present.
 
     Raises:
-        InputError: It is in colour, of floating numbers, contradicts itself, or claims more than it holds.
+        InputError: The pixels are in colour or floating point, or the header is inconsistent.
     """
     path, dataset, pixels = file.path, file.dataset, file.pixels
     if pixels is None:
         raise InputError("the file is cut off: an image without pixels", where=path, fix="copy or export it again")
     if not pixels.integers:
-        raise InputError("expected whole numbers as pixels, got floating ones", where=path)
+        raise InputError("expected integer pixels, got floating-point pixels", where=path)
     colours = read_text(dataset, "PhotometricInterpretation", path)
-    # The palette of a label map tells how to show segments; its numbers are theirs.
+    # The palette of a label map is for display only.
     accepted = (*_GREY, "PALETTE COLOR") if file.sop_class == LABEL_MAP else _GREY
-    if read_integer(dataset, "SamplesPerPixel", path, 1) != 1 or colours not in accepted:
-        shown = colours if colours in _COLOURS else "another kind"
+    samples = read_integer(dataset, "SamplesPerPixel", path, 1)
+    if samples != 1 or colours not in accepted:
+        shown = colours if colours in _COLOURS else "an unknown PhotometricInterpretation"
         raise InputError(
-            f"expected one grey value a voxel, got {shown}", where=path, fix="choose a series of grey images"
+            f"expected greyscale pixels, got {shown} with SamplesPerPixel {samples}",
+            where=path,
+            fix="choose a greyscale series",
         )
     rows, columns = (read_integer(dataset, key, path) for key in ("Rows", "Columns"))
     frames = read_integer(dataset, "NumberOfFrames", path, 1)
     if not (0 < rows <= _MAX_SIDE and 0 < columns <= _MAX_SIDE and 0 < frames <= _MAX_FRAMES):
-        raise InputError(f"expected a size, got {columns} x {rows} x {frames}", where=path)
+        raise InputError(f"invalid image size {columns} x {rows} x {frames}", where=path)
     allocated = read_integer(dataset, "BitsAllocated", path)
     stored = read_integer(dataset, "BitsStored", path, allocated)
     high = read_integer(dataset, "HighBit", path, stored - 1)
     sign = read_integer(dataset, "PixelRepresentation", path, 0)
     if allocated not in (8, 16, 32) or not 0 < stored <= allocated or high != stored - 1 or sign not in (0, 1):
         raise InputError(
-            f"expected 8, 16 or 32 bits a voxel, the lowest of them in use, got {stored} of {allocated} "
-            f"up to bit {high}, sign {sign}",
+            "expected 8, 16 or 32 bits per pixel with the value in the lowest bits, got "
+            f"BitsAllocated {allocated}, BitsStored {stored}, HighBit {high}, PixelRepresentation {sign}",
             where=path,
         )
     if allocated == 8 and file.big_endian:
-        raise InputError("8 bits a voxel in big-endian words are not supported", where=path, fix="store it anew")
-    layout = PixelLayout(
-        *(rows, columns, frames, allocated, stored, sign == 1, colours == "MONOCHROME1"),
-        _padding(dataset, path, stored, sign == 1),
-    )
+        raise InputError("8-bit pixels in big-endian byte order are not supported", where=path, fix="convert the file")
+    padding = _read_padding(dataset, path, stored, sign == 1)
+    layout = PixelLayout(rows, columns, frames, allocated, stored, sign == 1, colours == "MONOCHROME1", padding)
     _require_present(file, layout)
     return layout
 
 
-def read_frames(file: DicomFile) -> tuple[Frame, ...]:
-    """Return what a file says of each of its frames.
+def read_frames(file: DicomFile, layout: PixelLayout | None = None) -> tuple[Frame, ...]:
+    """Return the frames of a file.
 
     Args:
-        file: An image; classic, or enhanced multi-frame with its functional groups.
+        file: An image or segmentation, classic or enhanced multi-frame.
+        layout: How its pixels are stored; by default it is read from the header.
 
     Raises:
-        InputError: A fact is missing, damaged, or not supported.
+        InputError: An element is missing, damaged, or not supported.
     """
-    layout = read_layout(file)
+    layout = layout or read_layout(file)
     with pydicom_errors(file.path):
         groups = list(file.dataset.get("PerFrameFunctionalGroupsSequence") or [])
         shared = list(file.dataset.get("SharedFunctionalGroupsSequence") or [])
     if not groups and not shared:
         if layout.frames > 1:
             raise InputError(
-                f"it holds {layout.frames} frames and no geometry for each", where=file.path, fix="convert it to NIfTI"
+                f"the geometry of the {layout.frames} frames is missing", where=file.path, fix="convert it to NIfTI"
             )
-        return (_frame(file, layout, 0, [file.dataset]),)
+        return (_frame(file, layout, 0, (file.dataset,)),)
     if len(groups) != layout.frames:
         raise InputError(
             f"expected functional groups for each of {layout.frames} frames, got {len(groups)}", where=file.path
         )
-    return tuple(_frame(file, layout, index, _sources(group, shared, file.path)) for index, group in enumerate(groups))
+    frames = []
+    for index, group in enumerate(groups):
+        with pydicom_errors(file.path):
+            items = [list(one.get(key) or [])[:1] for one in (group, *shared) for key in _FRAME_SEQUENCES]
+        frames.append(_frame(file, layout, index, tuple(item for found in items for item in found)))
+    return tuple(frames)
 
 
-def _sources(group: Any, shared: list[Any], path: Path) -> list[Any]:
-    """Return the data sets in which to look for a frame's facts, its own before those that it shares."""
-    wanted = (
-        "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence",
-        "PixelValueTransformationSequence",
-    )  # fmt: skip
-    with pydicom_errors(path):
-        return [item for one in (group, *shared) for key in wanted for item in list(one.get(key) or [])[:1]]
-
-
-def _frame(file: DicomFile, layout: PixelLayout, index: int, sources: list[Any]) -> Frame:
+def _frame(file: DicomFile, layout: PixelLayout, index: int, sources: tuple[Any, ...]) -> Frame:
     path = file.path
-    position = _need(sources, "ImagePositionPatient", 3, path)
-    orientation = _need(sources, "ImageOrientationPatient", 6, path)
-    spacing = _need(sources, "PixelSpacing", 2, path)
+    position = _require_numbers(sources, "ImagePositionPatient", 3, path)
+    orientation = _require_numbers(sources, "ImageOrientationPatient", 6, path)
+    spacing = _require_numbers(sources, "PixelSpacing", 2, path)
     if min(spacing) <= 0:
         raise InputError(f"expected a PixelSpacing above 0, got {list(spacing)}", where=path)
-    thickness = _find(sources, "SliceThickness", 1, path) or _find(sources, "SpacingBetweenSlices", 1, path) or (0.0,)
+    keywords = "SliceThickness", "SpacingBetweenSlices"
+    thickness = next(filter(None, (find_numbers(sources, keyword, 1, path) for keyword in keywords)), (0.0,))
     if max(map(abs, (*position, *spacing, *thickness))) > _MAX_MM:
-        raise InputError(f"a position or a spacing is beyond {_MAX_MM:g} mm", where=path)
+        raise InputError(f"a position or spacing is larger than {_MAX_MM:g} mm", where=path)
     slope, intercept = _scaling(sources, path)
-    return Frame(
-        file=file,
-        layout=layout,
-        index=index,
-        position_lps_mm=position,
-        orientation=unit_axes(orientation, path),
-        spacing_mm=spacing,
-        thickness_mm=abs(thickness[0]) or None,
-        slope=slope,
-        intercept=intercept,
-    )
+    axes = _unit_axes(orientation, path)
+    return Frame(file, layout, index, sources, position, axes, spacing, abs(thickness[0]) or None, slope, intercept)
 
 
-def _scaling(sources: list[Any], path: Path) -> tuple[float, float]:
-    """Return slope and intercept, from stored numbers to units."""
+def _scaling(sources: Sequence[Any], path: Path) -> tuple[float, float]:
+    """Return slope and intercept from stored values to units."""
     with pydicom_errors(path):
         has_table = any(source.get("ModalityLUTSequence") for source in sources)
     if has_table:
-        raise InputError("a table of units (Modality LUT) is not supported", where=path, fix="convert it to NIfTI")
-    (slope,) = _find(sources, "RescaleSlope", 1, path) or (1.0,)
-    (intercept,) = _find(sources, "RescaleIntercept", 1, path) or (0.0,)
+        raise InputError("a Modality LUT is not supported", where=path, fix="convert it to NIfTI")
+    (slope,) = find_numbers(sources, "RescaleSlope", 1, path) or (1.0,)
+    (intercept,) = find_numbers(sources, "RescaleIntercept", 1, path) or (0.0,)
     if slope == 0:
-        raise InputError("its RescaleSlope is 0", where=path)
+        raise InputError("expected a RescaleSlope other than 0", where=path)
     return slope, intercept
 
 
-def _find(sources: list[Any], keyword: str, count: int, path: Path) -> tuple[float, ...] | None:
-    """Return an element's numbers, of the first data set that has it."""
+def find_numbers(sources: Sequence[Any], keyword: str, count: int, path: Path) -> tuple[float, ...] | None:
+    """Return the values of an element from the first data set that contains it, or None.
+
+    Raises:
+        InputError: The element does not have ``count`` finite values.
+    """
     for source in sources:
-        if (found := read_numbers(source, keyword, path)) is not None:
-            if len(found) != count:
-                raise InputError(f"expected {count} numbers as {keyword}, got {len(found)}", where=path)
-            return found
+        if (values := read_numbers(source, keyword, path)) is not None:
+            if len(values) != count:
+                raise InputError(f"expected {count} values in {keyword}, got {len(values)}", where=path)
+            return values
     return None
 
 
-def _need(sources: list[Any], keyword: str, count: int, path: Path) -> tuple[float, ...]:
-    if (found := _find(sources, keyword, count, path)) is None:
+def _require_numbers(sources: Sequence[Any], keyword: str, count: int, path: Path) -> tuple[float, ...]:
+    if (values := find_numbers(sources, keyword, count, path)) is None:
         raise InputError(
-            f"it has no {keyword}, so where the slice lies is unknown", where=path, fix="export it from the scanner"
+            f"{keyword} is missing, so the geometry is unknown", where=path, fix="export it from the scanner again"
         )
-    return found
+    return values
 
 
-def unit_axes(orientation: tuple[float, ...], path: Path) -> tuple[float, ...]:
-    """Return the directions of a row and of a column at a right angle, each of length 1.
-
-    Raises:
-        InputError: They are off by more than rounding.
-    """
+def _unit_axes(orientation: tuple[float, ...], path: Path) -> tuple[float, ...]:
+    """Return the directions of a row and of a column, orthogonal and of length 1."""
     row, column = np.array(orientation[:3]), np.array(orientation[3:])
     lengths = np.linalg.norm(row), np.linalg.norm(column)
     if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(row @ column)) > _UNIT_TOLERANCE:
-        raise InputError("its ImageOrientationPatient is not two directions at a right angle", where=path)
-    # Files give six digits or fewer; without this the affine's spacing would be off by their rounding.
+        raise InputError("ImageOrientationPatient is not a pair of orthogonal unit vectors", where=path)
+    # Files store six digits or fewer; without this the affine's spacing would be off by their rounding.
     row = row / lengths[0]
     column = column - (column @ row) * row
     return (*row.tolist(), *(column / np.linalg.norm(column)).tolist())
 
 
-def _padding(dataset: Any, path: Path, bits: int, signed: bool) -> tuple[int, int] | None:
+def _read_padding(dataset: Any, path: Path, bits: int, signed: bool) -> tuple[int, int] | None:
     first = read_numbers(dataset, "PixelPaddingValue", path)
     if not first:
         return None
     last = read_numbers(dataset, "PixelPaddingRangeLimit", path) or first
-    # The element's own type is ambiguous (US or SS), so writers disagree: the stored bits decide.
-    low, high = sorted(_wrapped(int(value), bits, signed) for value in (first[0], last[0]))
+    # The type of the element is ambiguous (US or SS) and writers disagree; the stored bits decide.
+    low, high = sorted(_wrap(int(value), bits, signed) for value in (first[0], last[0]))
     return low, high
 
 
-def _wrapped(value: int, bits: int, signed: bool) -> int:
+def _wrap(value: int, bits: int, signed: bool) -> int:
     value &= (1 << bits) - 1
     return value - (1 << bits) if signed and value >> (bits - 1) else value
 
 
 def _require_present(file: DicomFile, layout: PixelLayout) -> None:
-    """Compare what is claimed with what is there, before any memory is taken."""
+    """Compare the declared with the present number of bytes before memory is allocated."""
     pixels = file.pixels
-    claimed, present = layout.frame_bytes * layout.frames, pixels.length if pixels else 0
-    what = f"{layout.columns} x {layout.rows} x {layout.frames} voxels ({claimed} bytes)"
-    if claimed > gate.MAX_VOLUME_BYTES:
-        raise InputError(f"it claims {what}, more than is accepted", where=file.path)
+    declared, present = layout.frame_bytes * layout.frames, pixels.length if pixels else 0
+    what = f"the header declares {layout.columns} x {layout.rows} x {layout.frames} pixels ({declared} bytes)"
+    if declared > gate.MAX_VOLUME_BYTES:
+        raise InputError(f"{what}, the limit is {gate.MAX_VOLUME_BYTES} bytes", where=file.path)
     if pixels and pixels.encapsulated:
-        if claimed > max(_TRUSTED_BYTES, _TRUSTED_RATIO * present) or pixels.fragments < layout.frames:
+        if declared > max(_TRUSTED_BYTES, _TRUSTED_RATIO * present) or pixels.fragments < layout.frames:
             raise InputError(
-                f"it claims {what}, {present} bytes in {pixels.fragments} fragments cannot hold them", where=file.path
+                f"{what}, {present} bytes in {pixels.fragments} fragments cannot contain them", where=file.path
             )
-    elif not claimed <= present < claimed + layout.frame_bytes + 1:
-        raise InputError(f"it claims {what}, the file has {present}", where=file.path, fix="copy or export it again")
+    elif not declared <= present < declared + layout.frame_bytes + 1:
+        raise InputError(f"{what}, the file has {present} bytes", where=file.path, fix="copy or export it again")
 
 
 def read_text(dataset: Any, keyword: str, path: Path) -> str:
-    """Return an element as text, empty if it is not there.
+    """Return an element as text, empty if it is missing.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: The element is damaged.
     """
     with pydicom_errors(path):
         return str(dataset.get(keyword) or "").strip("\0 ")
 
 
 def read_integer(dataset: Any, keyword: str, path: Path, default: int | None = None) -> int:
-    """Return an element as a whole number.
+    """Return an element as an integer.
 
     Raises:
-        InputError: It is missing without a default, or not one whole number.
+        InputError: It is not a single integer, or is missing and there is no default.
     """
-    found = read_numbers(dataset, keyword, path)
-    if not found:
+    values = read_numbers(dataset, keyword, path)
+    if not values:
         if default is None:
-            raise InputError(f"it has no {keyword}", where=path)
+            raise InputError(f"{keyword} is missing", where=path)
         return default
-    if len(found) > 1 or found[0] != int(found[0]):
-        raise InputError(f"expected a whole number as {keyword}", where=path)
-    return int(found[0])
+    if len(values) > 1 or values[0] != int(values[0]):
+        raise InputError(f"expected one integer in {keyword}", where=path)
+    return int(values[0])
 
 
 def read_numbers(dataset: Any, keyword: str, path: Path) -> tuple[float, ...] | None:
-    """Return an element's numbers, None if it is missing or empty.
+    """Return the values of an element, None if it is missing or empty.
 
     Raises:
-        InputError: They are no finite numbers.
+        InputError: The values are not finite numbers.
     """
     with pydicom_errors(path):
         value = dataset.get(keyword)
         if value is None or value == "":
             return None
-        many = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
-        found = tuple(float(one) for one in many)
-    if not all(np.isfinite(found)):
-        raise InputError(f"expected finite numbers as {keyword}", where=path)
-    return found or None
+        values = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
+        numbers = tuple(float(one) for one in values)
+    if not all(np.isfinite(numbers)):
+        raise InputError(f"expected finite numbers in {keyword}", where=path)
+    return numbers or None

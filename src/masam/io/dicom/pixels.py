@@ -1,4 +1,4 @@
-"""DICOM in: the series of a folder to a Volume in the units of the scanner."""
+"""Read the voxels of a DICOM series in the units of the scanner."""
 
 from __future__ import annotations
 
@@ -17,103 +17,101 @@ from masam.volume import Volume
 
 
 def read_dicom(path: Path, series: str | None = None) -> Volume:
-    """Read a series of DICOM images; :func:`masam.io.dicom.series.read_stack` tells what is accepted.
+    """Read a series of DICOM images; see :func:`masam.io.dicom.series.read_stack` for what is supported.
 
     Args:
-        path: Folder, which is searched with the folders in it, or one DICOM file.
-        series: Which series, where there are several: the digits that masam lists, the number, or the UID.
+        path: A folder, which is searched with its subfolders, or a DICOM file.
+        series: Series to read, if there are several: the key that masam lists, its number, or its UID.
 
     Returns:
-        float32 in rescaled units (Hounsfield in CT), axes columns, rows, slices, in the RAS frame.
+        float32 values in rescaled units (Hounsfield units for CT), axes columns, rows, slices, in the RAS frame.
 
     Raises:
-        InputError: A file is refused, or the slices make no volume.
-        ConfigError: None or several are chosen by ``series``.
-        ResourceError: A package is missing, memory does not suffice, or the system did not let us read.
+        InputError: A file is not valid, or the slices do not form a volume.
+        ConfigError: ``series`` does not select exactly one series.
+        ResourceError: A package is missing, there is not enough memory, or a file cannot be read.
     """
     return read_pixels(read_stack(path, series))
 
 
 def read_pixels(stack: Stack) -> Volume:
-    """Read the voxels of a series that has been judged.
+    """Read the voxels of a series.
 
-    MONOCHROME1 is turned round (the largest number becomes the smallest) before the scaling, as SimpleITK does. Voxels
-    of the padding value get the smallest value of the others.
+    MONOCHROME1 is inverted (the largest value becomes the smallest) before scaling, as in SimpleITK. Padding voxels get
+    the smallest of the other values.
 
     Args:
-        stack: Slices in order, with their geometry.
+        stack: Ordered slices with their geometry.
 
     Returns:
-        float32 in rescaled units, axes columns, rows, slices.
+        float32 values in rescaled units, axes columns, rows, slices.
 
     Raises:
         InputError: Pixels are damaged, all padding, or too large for float32.
-        ResourceError: A decoder is missing, memory does not suffice, or the system did not let us read.
+        ResourceError: A decoder is missing, there is not enough memory, or a file cannot be read.
     """
     root = stack.series.root
     with gate.os_errors(root):
         array = np.empty(stack.shape, np.float32, order="F")
-    is_padded = False
+    has_padding = False
     for k, (frame, stored) in enumerate(zip(stack.frames, stored_numbers(stack.frames), strict=True)):
-        values, outside = _units(frame, stored)
+        values, is_padding = _to_units(frame, stored)
         if not np.isfinite(values).all():
-            raise InputError("its values do not fit into float32 after the scaling", where=frame.name)
-        if outside is not None and outside.any():
-            values[outside] = np.nan
-            is_padded = True
+            raise InputError("rescaled values are too large for float32", where=frame.name)
+        if is_padding is not None and is_padding.any():
+            values[is_padding] = np.nan
+            has_padding = True
         array[..., k] = values.T  # columns, rows
-    if is_padded:
-        inside = np.fmin.reduce(array, axis=None)
-        if np.isnan(inside):
+    if has_padding:
+        smallest = np.fmin.reduce(array, axis=None)
+        if np.isnan(smallest):
             raise InputError("all voxels are padding", where=root)
-        array[np.isnan(array)] = inside
+        array[np.isnan(array)] = smallest
     return Volume(array, stack.geometry)
 
 
 def stored_numbers(frames: Sequence[Frame]) -> Iterator[NDArray[np.int64]]:
-    """Yield the stored numbers [rows, columns] of each frame.
+    """Yield the stored values [rows, columns] of each frame.
 
     Args:
         frames: Frames of one or several files.
 
     Raises:
         InputError: Pixels are damaged.
-        ResourceError: A decoder is missing, or the system did not let us read.
+        ResourceError: A decoder is missing, or a file cannot be read.
     """
-    compressed = iter(
-        decode([frame for frame in frames if _is_compressed(frame)]) if any(map(_is_compressed, frames)) else ()
-    )
+    encapsulated = [frame for frame in frames if _is_encapsulated(frame)]
+    decoded = iter(decode(encapsulated) if encapsulated else ())
     for frame in frames:
-        yield _meant(next(compressed) if _is_compressed(frame) else _native(frame), frame.layout)
+        yield _used_bits(next(decoded) if _is_encapsulated(frame) else _native(frame), frame.layout)
 
 
-def _is_compressed(frame: Frame) -> bool:
+def _is_encapsulated(frame: Frame) -> bool:
     return frame.file.pixels is not None and frame.file.pixels.encapsulated
 
 
 def _native(frame: Frame) -> NDArray[np.int64]:
     layout = frame.layout
     data = frame.file.read_pixels(frame.index * layout.frame_bytes, layout.frame_bytes)
-    order = ">" if frame.file.big_endian else "<"
-    dtype = np.dtype(f"{order}u{layout.bits_allocated // 8}")
+    dtype = np.dtype(f"{'>' if frame.file.big_endian else '<'}u{layout.bits_allocated // 8}")
     return np.frombuffer(data, dtype).reshape(layout.rows, layout.columns).astype(np.int64)
 
 
-def _meant(stored: NDArray[np.int64], layout: PixelLayout) -> NDArray[np.int64]:
-    """Keep the bits that hold the number (older files put an overlay into the others), with its sign."""
+def _used_bits(stored: NDArray[np.int64], layout: PixelLayout) -> NDArray[np.int64]:
+    """Return the value of the stored bits, with sign; older files use the other bits for an overlay."""
     stored = stored & ((1 << layout.bits_stored) - 1)
     if layout.signed:
         stored -= (stored >> (layout.bits_stored - 1)) << layout.bits_stored
     return stored
 
 
-def _units(frame: Frame, stored: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
-    """Return the slice in the scanner's units, and where it is padding."""
+def _to_units(frame: Frame, stored: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+    """Return a slice in the units of the scanner, and the mask of its padding."""
     layout = frame.layout
-    outside = None
+    is_padding = None
     if layout.padding is not None:
-        outside = (stored >= layout.padding[0]) & (stored <= layout.padding[1])
+        is_padding = (stored >= layout.padding[0]) & (stored <= layout.padding[1])
     if layout.inverted:
         stored = (-1 if layout.signed else (1 << layout.bits_stored) - 1) - stored
     with np.errstate(over="ignore", invalid="ignore"):
-        return (stored * frame.slope + frame.intercept).astype(np.float32), outside
+        return (stored * frame.slope + frame.intercept).astype(np.float32), is_padding

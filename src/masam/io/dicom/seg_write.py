@@ -1,4 +1,4 @@
-"""DICOM SEG out: labels as segments that name the images they were drawn on."""
+"""Write labels as a DICOM segmentation object that refers to its source images."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from masam.io.dicom.series import Stack
 from masam.labels import Label, LabelScheme
 from masam.volume import Volume
 
-# highdicom copies these into the SEG, where they may be empty but must be there.
+# highdicom copies these into the SEG, where they may be empty but must be present.
 _MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime",
 )  # fmt: skip
 _SERIES_NUMBER = 9000
-"""Number of the series that a SEG is; scanners count from 1."""
+"""SeriesNumber of a SEG; scanners count from 1."""
 
 Code = tuple[str, str]
 """Value and meaning of a SNOMED CT code."""
@@ -53,26 +53,26 @@ _SPELLINGS = {
 
 
 def write_seg(path: Path, labels: Volume, stack: Stack, scheme: LabelScheme) -> tuple[str, ...]:
-    """Write labels as a DICOM segmentation object, one binary segment a class.
+    """Write labels as a DICOM segmentation object with one binary segment per class.
 
-    Patient and study are copied from the source, as the standard wants; the file belongs where the source belongs.
+    Patient and study are copied from the source, as the standard requires: the file is as confidential as the source.
 
     Args:
-        path: File to write.
+        path: Output file.
         labels: Values of ``scheme`` on the grid of the series.
-        stack: The series that was segmented.
-        scheme: The classes.
+        stack: The segmented series.
+        scheme: Label scheme.
 
     Returns:
-        Names of the classes without a voxel. They have no segment, unless that leaves none at all.
+        Names of the classes without voxels. They have no segment, unless no class has voxels.
 
     Raises:
-        InputError: The labels lie on another grid, or the series lacks what a SEG has to refer to.
-        ResourceError: highdicom is missing, or the file cannot be written or did not read back voxel by voxel.
+        InputError: The labels have another grid, or the series lacks an identifier that a SEG requires.
+        ResourceError: highdicom is not installed, or the file cannot be written or differs when it is read back.
     """
     require_package("highdicom")
     if labels.shape != stack.shape or not labels.geometry.matches(stack.geometry, stack.shape):
-        raise InputError("the labels do not lie on the grid of the series", where=stack.series.root)
+        raise InputError("the labels are not on the grid of the series", where=stack.series.root)
     sources = _sources(stack)
     present = [label for label in scheme.foreground if (labels.array == label.value).any()]
     dataset = _segmentation(sources, _segment_numbers(labels, stack, present), present or scheme.foreground, stack)
@@ -81,9 +81,9 @@ def write_seg(path: Path, labels: Volume, stack: Stack, scheme: LabelScheme) -> 
         dataset.save_as(temporary)
 
     def verify(temporary: Path) -> None:
-        again = read_seg(temporary, stack, scheme)
+        written = read_seg(temporary, stack, scheme)
         known = np.isin(labels.array, [label.value for label in scheme.foreground])
-        if not np.array_equal(again.array, np.where(known, labels.array, 0)):
+        if not np.array_equal(written.array, np.where(known, labels.array, 0)):
             raise InputError("voxels differ", where=temporary)
 
     atomic.write_with(path, write, verify)
@@ -91,7 +91,7 @@ def write_seg(path: Path, labels: Volume, stack: Stack, scheme: LabelScheme) -> 
 
 
 def _segmentation(sources: list[Any], numbered: NDArray[np.uint16], labels: Any, stack: Stack) -> Any:
-    """Let highdicom make the object."""
+    """Return the highdicom object of segment numbers [slices, rows, columns]."""
     with pydicom_errors(stack.series.root):
         import highdicom
         from pydicom.sr.codedict import codes
@@ -125,26 +125,20 @@ def _description(number: int, label: Label, algorithm: Any) -> Any:
     return highdicom.seg.SegmentDescription(
         segment_number=number,
         segment_label=label.name[:64],
-        segmented_property_category=_coded(category),
-        segmented_property_type=_coded(kind),
+        segmented_property_category=highdicom.sr.CodedConcept(category[0], "SCT", category[1]),
+        segmented_property_type=highdicom.sr.CodedConcept(kind[0], "SCT", kind[1]),
         algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=algorithm,
         display_color=highdicom.color.CIELabColor.from_rgb(*label.colour),
     )
 
 
-def _coded(code: Code) -> Any:
-    import highdicom
-
-    return highdicom.sr.CodedConcept(value=code[0], meaning=code[1], scheme_designator="SCT")
-
-
 def _sources(stack: Stack) -> list[Any]:
-    """Return the source's data sets, one a slice, or the one of a multi-frame file."""
+    """Return the source data sets: one per slice, or one for a multi-frame file."""
     files = list(dict.fromkeys(frame.file for frame in stack.frames))
     if len(files) > 1 and len(files) != len(stack.frames):
         raise InputError(
-            "a SEG of several multi-frame files is not supported", where=stack.series.root, fix="write NIfTI"
+            "a SEG for several multi-frame files is not supported", where=stack.series.root, fix="write NIfTI"
         )
     sources = []
     for file in files:
@@ -155,13 +149,13 @@ def _sources(stack: Stack) -> list[Any]:
                     setattr(dataset, key, "")
             missing = [key for key in ("SOPInstanceUID", "StudyInstanceUID") if not dataset.get(key)]
         if missing:
-            raise InputError(f"it has no {missing[0]}, which a SEG has to name", where=file.path, fix="write NIfTI")
+            raise InputError(f"{missing[0]} is missing, which a SEG must refer to", where=file.path, fix="write NIfTI")
         sources.append(dataset)
     return sources
 
 
 def _segment_numbers(labels: Volume, stack: Stack, present: list[Label]) -> NDArray[np.uint16]:
-    """Return numbers of segments [slices, rows, columns], slices in the order of the sources."""
+    """Return segment numbers [slices, rows, columns], slices in the order of the sources."""
     numbered = np.zeros(labels.shape, np.uint16)
     for number, label in enumerate(present, start=1):
         numbered[labels.array == label.value] = number
@@ -172,12 +166,12 @@ def _segment_numbers(labels: Volume, stack: Stack, present: list[Label]) -> NDAr
 
 
 def property_codes(name: str) -> tuple[Code, Code]:
-    """Return category and type of a class.
+    """Return the SNOMED CT codes of a class for SEG: property category and property type.
 
-    The side of a paired organ is left to the class's name: SNOMED CT's codes of organs have none.
+    The side of a paired organ is not coded; it remains in the segment label.
 
     Args:
-        name: Such as ``left kidney`` or ``Right_Adrenal_Gland``; any other name is tissue.
+        name: Class name such as ``left kidney`` or ``Right_Adrenal_Gland``; unknown names are tissue.
     """
     words = re.sub(r"[^a-z]+", " ", name.casefold()).split()
     plain = " ".join(word for word in words if word not in ("left", "right", "l", "r"))

@@ -141,7 +141,7 @@ def find_series(path: Path) -> tuple[Series, ...]:
             raise InputError("the file is cut off: an image without pixels", where=name, fix="copy or export it again")
         uid = read_text(file.dataset, "SeriesInstanceUID", name)
         if not uid:
-            raise InputError("it has no SeriesInstanceUID, so what it belongs to is unknown", where=name)
+            raise InputError("SeriesInstanceUID is missing, so the series is unknown", where=name)
         groups.setdefault(uid, []).append(file)
     if not groups:
         raise InputError("expected a series of DICOM images, found none", where=path, fix="check the path")

@@ -1,4 +1,7 @@
-"""Whether slices make a volume: they are judged by where they say they lie, never by their names or numbers."""
+"""Order the slices of a series by their position, and check that they form a volume.
+
+File names and instance numbers are not used.
+"""
 
 from __future__ import annotations
 
@@ -13,88 +16,107 @@ from masam.io.dicom.frames import Frame
 from masam.volume import MAX_AXIS_COSINE, Geometry
 
 GAP_TOLERANCE, GAP_TOLERANCE_MM = 0.01, 0.01
-"""How far a distance of slices may be from their median: this share of it or so many mm, whichever is more."""
+"""Tolerance of the distance between two slices, as a fraction of the median distance or in mm, whichever is larger."""
 
 MAX_DRIFT = 0.1
-"""How far a slice may be from where even distances put it, as a share of the distance: small errors can add up."""
+"""Maximum offset of a slice from its position on a regular grid, as a fraction of the distance; errors may add up."""
+
+FLIP_TO_RAS = np.array([-1.0, -1.0, 1.0])
+"""Signs that convert between DICOM's frame (LPS) and RAS."""
 
 _DIRECTION_TOLERANCE = 1e-4
 _SPACING_TOLERANCE = 1e-4
-_FLIP_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_RESAMPLE = "resample them to a regular grid first, and store the result as NIfTI"
+_OTHER_SERIES = "remove files that belong to another series"
 
 
 def order_slices(frames: Sequence[Frame], where: object) -> tuple[tuple[Frame, ...], Geometry]:
-    """Sort the slices of a series along their normal, and say where their voxels lie.
+    """Sort the slices of a series along their normal, and return their geometry.
 
     Args:
         frames: The slices, in any order.
-        where: Folder or file to name where no single file is at fault.
+        where: Folder or file named in errors that concern several files.
 
     Returns:
-        The slices, and the geometry of an array whose axes are columns, rows and slices in this order.
+        The slices, and the geometry of an array with the axes columns, rows and slices.
 
     Raises:
-        InputError: They differ in size, spacing or direction, lie at one place, leave gaps, or are sheared.
+        InputError: The slices differ in size, spacing or orientation, share a position, have gaps, or are sheared.
     """
     first = frames[0]
     for frame in frames[1:]:
-        _require_alike(first, frame)
-    row, column = np.array(first.orientation[:3]), np.array(first.orientation[3:])
-    normal = np.cross(row, column)
+        require_same_plane(first, frame)
+    normal = normal_of(first)
     positions = np.array([frame.position_lps_mm for frame in frames])
     heights = positions @ normal
     order = np.argsort(heights, kind="stable")
     ordered = [frames[n] for n in order]
-    if len(frames) == 1:
-        if first.thickness_mm is None:
-            raise InputError(
-                "one slice, with neither SliceThickness nor SpacingBetweenSlices, is no volume", where=first.name
-            )
-        step = normal * first.thickness_mm
-    else:
-        _require_even(ordered, heights[order], where)
+    if len(frames) > 1:
+        _require_regular(ordered, heights[order], where)
         step = _step(positions[order], normal, where)
+    elif first.thickness_mm is None:
+        raise InputError(
+            "a single slice without SliceThickness and SpacingBetweenSlices is not a volume", where=first.name
+        )
+    else:
+        step = normal * first.thickness_mm
+    return tuple(ordered), geometry_of(ordered[0], step)
+
+
+def normal_of(frame: Frame) -> NDArray[np.float64]:
+    """Return the unit normal of a slice in DICOM's frame (LPS)."""
+    return np.cross(frame.orientation[:3], frame.orientation[3:])
+
+
+def geometry_of(first: Frame, step_lps_mm: NDArray[np.float64]) -> Geometry:
+    """Return the geometry [columns, rows, slices] of a volume from its first slice and the step to the next."""
     affine = np.eye(4)
-    affine[:3, 0] = row * first.spacing_mm[1]
-    affine[:3, 1] = column * first.spacing_mm[0]
-    affine[:3, 2] = step
-    affine[:3, 3] = ordered[0].position_lps_mm
-    return tuple(ordered), Geometry(_FLIP_TO_RAS @ affine)
+    affine[:3, 0] = np.array(first.orientation[:3]) * first.spacing_mm[1]
+    affine[:3, 1] = np.array(first.orientation[3:]) * first.spacing_mm[0]
+    affine[:3, 2] = step_lps_mm
+    affine[:3, 3] = first.position_lps_mm
+    return Geometry(np.diag([*FLIP_TO_RAS, 1.0]) @ affine)
 
 
-def _require_alike(first: Frame, other: Frame) -> None:
+def require_same_plane(first: Frame, other: Frame) -> None:
+    """Refuse a slice that differs from another in size, orientation or spacing.
+
+    Raises:
+        InputError: They differ.
+    """
     one, two = first.layout, other.layout
     if (one.rows, one.columns) != (two.rows, two.columns):
         raise InputError(
-            f"expected {one.columns} x {one.rows} voxels as in {first.name}, got {two.columns} x {two.rows}",
+            f"expected {one.columns} x {one.rows} pixels as in {first.name}, got {two.columns} x {two.rows}",
             where=other.name,
-            fix="remove what does not belong to the series",
+            fix=_OTHER_SERIES,
         )
     if np.abs(np.subtract(first.orientation, other.orientation)).max() > _DIRECTION_TOLERANCE:
         raise InputError(
-            f"it lies in another direction than {first.name}; is one of them a localizer?",
+            f"the orientation differs from that of {first.name}; one of them may be a localizer",
             where=other.name,
-            fix="remove what does not belong to the series",
+            fix=_OTHER_SERIES,
         )
     if not np.allclose(first.spacing_mm, other.spacing_mm, rtol=_SPACING_TOLERANCE, atol=0):
         raise InputError(
             f"expected a PixelSpacing of {list(first.spacing_mm)} mm as in {first.name}, got {list(other.spacing_mm)}",
             where=other.name,
+            fix=_OTHER_SERIES,
         )
 
 
-def _require_even(frames: Sequence[Frame], heights_mm: NDArray[np.float64], where: object) -> None:
-    """Refuse slices at one place, gaps, and uneven distances."""
+def _require_regular(frames: Sequence[Frame], heights_mm: NDArray[np.float64], where: object) -> None:
+    """Refuse repeated positions, gaps and irregular distances."""
     gaps = np.diff(heights_mm)
     median = float(np.median(gaps))
     if heights_mm[-1] - heights_mm[0] < GAP_TOLERANCE_MM:
-        raise InputError(f"all {len(frames)} slices lie at one position", where=where, fix="export the series again")
-    doubled = np.flatnonzero(gaps < max(GAP_TOLERANCE_MM, GAP_TOLERANCE * median))
-    if doubled.size:
-        n = int(doubled[0])
-        more = f" ({doubled.size} such pairs)" if doubled.size > 1 else ""
+        raise InputError(f"all {len(frames)} slices have the same position", where=where, fix="export the series again")
+    repeated = np.flatnonzero(gaps < max(GAP_TOLERANCE_MM, GAP_TOLERANCE * median))
+    if repeated.size:
+        n = int(repeated[0])
+        more = f" ({repeated.size} such pairs)" if repeated.size > 1 else ""
         raise InputError(
-            f"{frames[n].name} and {frames[n + 1].name} lie at one position{more}",
+            f"{frames[n].name} and {frames[n + 1].name} have the same position{more}",
             where=where,
             fix="remove copies, or split phases, echoes or directions into series",
         )
@@ -108,31 +130,26 @@ def _require_even(frames: Sequence[Frame], heights_mm: NDArray[np.float64], wher
             f"{slices} missing, of {len(frames) + missing.sum()}: there is a gap of {gaps[n]:.4g} mm between "
             f"{frames[n].name} and {frames[n + 1].name}, elsewhere {median:.4g} mm",
             where=where,
-            fix="export the whole series again",
+            fix="export the complete series again",
         )
     drift = np.abs(heights_mm - np.linspace(heights_mm[0], heights_mm[-1], len(heights_mm))).max()
-    if is_regular and drift <= MAX_DRIFT * median:
-        return
-    raise InputError(
-        f"the slices lie unevenly, {gaps.min():.4g} to {gaps.max():.4g} mm from one to the next",
-        where=where,
-        fix="resample them to even distances first, and store the result as NIfTI",
-    )
+    if not is_regular or drift > MAX_DRIFT * median:
+        raise InputError(
+            f"the distances between slices are irregular, {gaps.min():.4g} to {gaps.max():.4g} mm",
+            where=where,
+            fix=_RESAMPLE,
+        )
 
 
 def _step(positions: NDArray[np.float64], normal: NDArray[np.float64], where: object) -> NDArray[np.float64]:
-    """Return the way from one slice to the next, in mm; it must be straight and along the normal."""
+    """Return the step from one slice to the next in mm; all slices must be on a line along the normal."""
     step = (positions[-1] - positions[0]) / (len(positions) - 1)
     height = float(step @ normal)
     straight = positions[0] + np.arange(len(positions))[:, None] * step
     sideways = positions - straight
     sideways -= np.outer(sideways @ normal, normal)
     if np.linalg.norm(sideways, axis=1).max() > max(GAP_TOLERANCE_MM, GAP_TOLERANCE * height):
-        raise InputError(
-            "the slices do not lie above one another in a straight line",
-            where=where,
-            fix="resample them to one grid first, and store the result as NIfTI",
-        )
+        raise InputError("the positions of the slices are not on a straight line", where=where, fix=_RESAMPLE)
     lateral = float(np.linalg.norm(step - height * normal))
     if lateral * (len(positions) - 1) <= GAP_TOLERANCE_MM:
         return height * normal
@@ -140,6 +157,6 @@ def _step(positions: NDArray[np.float64], normal: NDArray[np.float64], where: ob
         raise InputError(
             f"the slices are sheared by {math.degrees(math.atan2(lateral, height)):.3g} degrees (gantry tilt)",
             where=where,
-            fix="resample them to a right-angled grid first, and store the result as NIfTI",
+            fix=_RESAMPLE,
         )
     return step

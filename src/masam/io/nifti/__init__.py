@@ -1,1 +1,1 @@
-"""NIfTI files: header, transforms, voxels."""
+"""Read and write NIfTI files."""

@@ -1,12 +1,12 @@
-"""The header of a NIfTI-1 or NIfTI-2 single file: bytes to shape, type and geometry, and back.
+"""The header of a NIfTI-1 or NIfTI-2 single file: decode it to shape, type and geometry, and encode it.
 
-Where the format leaves a choice, this is ours (for the transforms, see ``nifti_transform``):
+Cases that the format leaves open (for transforms see :mod:`masam.io.nifti.transform`):
 
-- Scaling slope 0 or NaN: no scaling, as the format says. Infinite: refused.
-- Two axes: one slice. More than three: the fourth holds channels where the caller expects some, as MSD stores them;
-  further ones are accepted if they have length 1.
+- A scaling slope of 0 or NaN means no scaling, as specified. An infinite slope is refused.
+- Two axes are one slice. The fourth axis holds channels if the caller expects them, as in MSD; further axes must have
+  length 1.
 
-A header has no checksum: damage that still looks right cannot be told from truth.
+A header has no checksum: damage that leaves plausible values is not detected.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NoReturn
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masam.errors import InputError
 from masam.io import gate
-from masam.io.nifti.transform import read_transform
+from masam.io.nifti.transform import TransformOptions, read_transform
 from masam.volume import Geometry
 
 HEADER_BYTES = 540
@@ -34,21 +34,21 @@ _REFUSED_TYPES = {
     1: "binary", 32: "complex", 128: "RGB", 1536: "128-bit float", 1792: "complex", 2048: "complex", 2304: "RGBA",
 }  # fmt: skip
 
-_SPLIT = "split it into one file a channel or time point"
+_SPLIT = "split it into one file per channel or time point"
 
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """What a file says about its voxels.
+    """A decoded header.
 
     Attributes:
-        shape: Voxels along each axis in space.
+        shape: Number of voxels along each spatial axis.
         channels: Length of the fourth axis, 1 if there is none.
         dtype: Type of the stored voxels, with byte order.
-        geometry: Where they lie, in mm.
-        slope: A voxel's value is ``slope * stored + intercept``.
+        geometry: Geometry of the voxels, in mm.
+        slope: The value of a voxel is ``slope * stored + intercept``.
         intercept: See ``slope``.
-        offset: Byte at which the voxels begin.
+        offset: Position of the first voxel in the file, in bytes.
     """
 
     shape: tuple[int, int, int]
@@ -61,77 +61,77 @@ class Header:
 
     @property
     def file_bytes(self) -> int:
-        """Size the (inflated) file must have."""
+        """Expected size of the uncompressed file."""
         return self.offset + prod(self.shape) * self.channels * self.dtype.itemsize
 
     @property
     def is_scaled(self) -> bool:
-        """Whether values differ from what is stored."""
+        """Whether values differ from the stored ones."""
         return (self.slope, self.intercept) != (1.0, 0.0)
 
 
 def parse_header(
-    head: bytes,
-    where: object,
-    *,
-    channels: int | None = 1,
-    prefer_sform: bool = False,
-    assume_orientation: str | None = None,
+    head: bytes, where: object, *, channels: int | None = 1, **transform: Unpack[TransformOptions]
 ) -> Header:
-    """Read a header.
+    """Decode a header.
 
     Args:
         head: First 540 bytes of the file, or fewer if it is shorter.
-        where: File to name in an error.
-        channels: Length that the fourth axis must have; None accepts any.
-        prefer_sform: Where qform and sform disagree, take the sform.
-        assume_orientation: Letters such as ``"RAS"``, for a file without any transform.
+        where: File named in errors.
+        channels: Required length of the fourth axis; None accepts any.
+        **transform: See :class:`masam.io.nifti.transform.TransformOptions`.
 
     Raises:
-        InputError: The header is not one of a NIfTI single file, contradicts itself, or is not supported.
-        ConfigError: ``assume_orientation`` is not an orientation.
+        InputError: The header is not that of a NIfTI single file, is inconsistent, or is not supported.
+        ConfigError: ``assume_orientation`` is not valid.
     """
     fields, size = _fields(head, where)
-    shape, found, axes = _shape(fields, where)
-    if channels is not None and found != channels:
-        _refuse_channels(found, channels, shape, where)
+    shape, file_channels, axes = _shape(fields, where)
+    if channels is not None and file_channels != channels:
+        lengths = [*shape, file_channels]
+        if channels == 1:
+            raise InputError(f"expected 3 axes, got 4 with lengths {lengths}", where=where, fix=_SPLIT)
+        raise InputError(
+            f"expected {channels} channels along the fourth axis, got {file_channels} (axis lengths {lengths})",
+            where=where,
+            fix="add the missing channel, or correct the channels in dataset.json",
+        )
     dtype = _dtype(fields, where)
     slope, intercept = _scaling(fields, where)
     offset = _voxel_offset(fields, size + 4, where)
-    geometry = read_transform(fields, shape, axes, where, prefer_sform, assume_orientation)
-    return Header(shape, found, dtype, geometry, slope, intercept, offset)
+    geometry = read_transform(fields, shape, axes, where, **transform)
+    return Header(shape, file_channels, dtype, geometry, slope, intercept, offset)
 
 
 def encode_header(shape: tuple[int, int, int], dtype: np.dtype[Any], geometry: Geometry, where: object) -> bytes:
-    """Make the header of a single file, unit mm, including the four bytes that say that no extension follows.
+    """Encode the header of a single file with unit mm, including the four bytes that announce no extension.
 
-    The codes of the geometry are kept. NIfTI-1 is written wherever it holds the shape and the geometry
-    (:func:`same_place`); a geometry that a qform alone would lose gets an sform of the same code beside it, and one
-    that 32 bits would lose is written as NIfTI-2.
+    The transform codes of the geometry are kept. NIfTI-1 is used if it can represent shape and geometry
+    (:func:`same_geometry`). A geometry that a qform alone cannot represent also gets an sform with the same code; one
+    that needs more than 32 bits is written as NIfTI-2.
 
     Args:
-        shape: Voxels along each array axis.
-        dtype: A type of NIfTI's, little-endian.
-        geometry: Where the voxels lie.
-        where: File to name in an error.
+        shape: Number of voxels along each axis.
+        dtype: A NIfTI type, little-endian.
+        geometry: Geometry of the voxels.
+        where: File named in errors.
 
     Raises:
-        InputError: The geometry has no code, or is beyond what a reader accepts.
+        InputError: The geometry has no transform code, or cannot be represented.
     """
     import nibabel as nib
 
     if not (geometry.sform_code or geometry.qform_code):
         raise InputError(
-            "the geometry has neither an sform nor a qform code, so readers would have to guess",
+            "the geometry has neither an sform code nor a qform code, so its orientation would be lost",
             where=where,
-            fix="give it a code of 1 to 5",
+            fix="set one of them to 1 to 5",
         )
-    small = max(shape) < 2**15
     sform_code = geometry.sform_code or geometry.qform_code
-    forms: list[tuple[Any, int]] = [(nib.Nifti2Header, sform_code)]
-    if small:
-        forms = [(nib.Nifti1Header, geometry.sform_code), (nib.Nifti1Header, sform_code), *forms]
-    for kind, code in forms:
+    candidates: list[tuple[Any, int]] = [(nib.Nifti2Header, sform_code)]
+    if max(shape) < 2**15:
+        candidates = [(nib.Nifti1Header, geometry.sform_code), (nib.Nifti1Header, sform_code), *candidates]
+    for kind, code in candidates:
         header = kind(endianness="<")
         header.set_data_shape(shape)
         header.set_data_dtype(dtype)
@@ -141,13 +141,13 @@ def encode_header(shape: tuple[int, int, int], dtype: np.dtype[Any], geometry: G
         header.set_slope_inter(1.0, 0.0)
         header["vox_offset"] = kind.single_vox_offset
         block = bytes(header.binaryblock) + bytes(4)
-        if same_place(parse_header(block, where).geometry, geometry, shape):
+        if same_geometry(parse_header(block, where).geometry, geometry, shape):
             return block
-    raise InputError("no NIfTI header holds this geometry", where=where, fix="check the affine")
+    raise InputError("a NIfTI header cannot represent this geometry", where=where, fix="check the affine")
 
 
-def same_place(geometry: Geometry, other: Geometry, shape: tuple[int, int, int]) -> bool:
-    """Say whether a geometry came back from a file as it was: axes to 1e-6 of their length, corners to 1e-3 voxel."""
+def same_geometry(geometry: Geometry, other: Geometry, shape: tuple[int, int, int]) -> bool:
+    """Return whether two geometries agree: axes to 1e-6 of their length, corners to 1e-3 voxel."""
     axes, other_axes = geometry.affine[:3, :3], other.affine[:3, :3]
     return bool(np.abs(axes - other_axes).max() <= 1e-6 * np.abs(axes).max()) and geometry.matches(other, shape)
 
@@ -161,50 +161,38 @@ def _fields(head: bytes, where: object) -> tuple[NDArray[Any], int]:
             start, magic = _MAGIC[size]
             found = head[start : start + len(magic)]
             if found[:3] in (b"ni1", b"ni2"):
-                raise InputError(
-                    "the header belongs to a pair of files (.hdr, .img)", where=where, fix="convert it to .nii"
-                )
+                raise InputError("the header is one of a .hdr and .img pair", where=where, fix="convert it to .nii")
             if found != magic:
-                raise InputError(f"expected the mark {magic!r} of a NIfTI file, got {found!r}", where=where)
+                raise InputError(f"expected the magic bytes {magic!r} of a NIfTI file, got {found!r}", where=where)
             kind: Any = nib.Nifti1Header if size == 348 else nib.Nifti2Header
-            # Unchecked: nibabel's own checks repair some faults in silence and print about others.
+            # Unchecked: nibabel's own checks repair some faults silently and print about others.
             with gate.library_errors(where):
                 return kind(head[:size], endianness=order, check=False).structarr, size
-    raise InputError("expected the header of a NIfTI file, got something else or too few bytes", where=where)
+    raise InputError("expected a NIfTI header, got other content or too few bytes", where=where)
 
 
 def _shape(fields: NDArray[Any], where: object) -> tuple[tuple[int, int, int], int, int]:
-    """Return the lengths of the axes in space and of the fourth, and the number of axes."""
+    """Return the lengths of the spatial axes and of the fourth axis, and the number of axes."""
     dims = [int(n) for n in fields["dim"]]
     if not 2 <= dims[0] <= 7:
-        raise InputError(f"expected 3 axes, the header says {dims[0]}", where=where)
+        raise InputError(f"expected 3 axes, the header declares {dims[0]}", where=where)
     lengths = dims[1 : 1 + dims[0]]
     if min(lengths) < 1:
-        raise InputError(f"expected axes of length 1 or more, the header says {lengths}", where=where)
+        raise InputError(f"expected axes of length 1 or more, the header declares {lengths}", where=where)
     if max(lengths[4:], default=1) > 1:
-        raise InputError(f"expected 3 axes, got {len(lengths)} of lengths {lengths}", where=where, fix=_SPLIT)
+        raise InputError(f"expected 3 axes, got {len(lengths)} with lengths {lengths}", where=where, fix=_SPLIT)
     i, j, k, channels = (*lengths, 1, 1)[:4]
     return (i, j, k), channels, dims[0]
-
-
-def _refuse_channels(found: int, wanted: int, shape: tuple[int, int, int], where: object) -> NoReturn:
-    if wanted == 1:
-        raise InputError(f"expected 3 axes, got 4 of lengths {[*shape, found]}", where=where, fix=_SPLIT)
-    raise InputError(
-        f"expected {wanted} channels along the fourth axis, got {found} (axes of lengths {[*shape, found]})",
-        where=where,
-        fix="add the missing channel, or correct the list of channels in dataset.json",
-    )
 
 
 def _dtype(fields: NDArray[Any], where: object) -> np.dtype[Any]:
     code, bits = int(fields["datatype"]), int(fields["bitpix"])
     if code not in _TYPES:
-        name = _REFUSED_TYPES.get(code, f"of unknown code {code}")
-        raise InputError(f"expected real numbers, the voxels are {name}", where=where, fix="convert the file first")
+        name = _REFUSED_TYPES.get(code, f"unknown (code {code})")
+        raise InputError(f"expected real voxel values, the type is {name}", where=where, fix="convert the file first")
     dtype = np.dtype(_TYPES[code]).newbyteorder(fields.dtype["dim"].base.byteorder)
     if bits != 8 * dtype.itemsize:
-        raise InputError(f"the header contradicts itself: {dtype.name} voxels of {bits} bits", where=where)
+        raise InputError(f"inconsistent header: voxel type {dtype.name} with {bits} bits", where=where)
     return dtype
 
 
@@ -217,10 +205,10 @@ def _scaling(fields: NDArray[Any], where: object) -> tuple[float, float]:
     return slope, intercept
 
 
-def _voxel_offset(fields: NDArray[Any], least: int, where: object) -> int:
+def _voxel_offset(fields: NDArray[Any], minimum: int, where: object) -> int:
     offset = float(fields["vox_offset"])
     if offset == 0:
-        return least  # not set; the format allows no less in a single file
-    if not np.isfinite(offset) or offset != int(offset) or offset < least:
-        raise InputError(f"expected voxels to begin at byte {least} or later, the header says {offset}", where=where)
+        return minimum  # not set
+    if not np.isfinite(offset) or offset != int(offset) or offset < minimum:
+        raise InputError(f"expected a voxel offset of {minimum} bytes or more, got {offset}", where=where)
     return int(offset)

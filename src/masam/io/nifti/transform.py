@@ -1,19 +1,19 @@
-"""The transform of a NIfTI header: from qform, sform and unit to one Geometry in mm.
+"""The transform of a NIfTI header: from qform, sform and spatial unit to a Geometry in mm.
 
-Where the format leaves a choice, this is ours:
+Cases that the format leaves open:
 
-- Both given and agreeing: the sform counts, as in nibabel. Disagreeing: refused, unless ``prefer_sform``.
-- None given (both codes 0): refused, unless ``assume_orientation`` says how the array lies; nibabel and SimpleITK guess
-  differently. The result has sform code 2 (aligned to something), qform code 0.
-- Unit metre or micron: converted. Unit not given: mm.
-- A single slice of two axes with no thickness: 1 mm.
+- qform and sform that agree: the sform is used, as in nibabel. If they disagree: refused, unless ``prefer_sform``.
+- Neither is set (both codes 0): refused, unless ``assume_orientation`` is given; nibabel and SimpleITK make different
+  guesses. The result has sform code 2 (aligned) and qform code 0.
+- Unit metre or micrometre: converted. Unknown unit: mm.
+- Two axes without a slice thickness: 1 mm.
 
-A header has no checksum: an affine that is wrong but finite, rectangular and of plausible size is taken as it is.
+A header has no checksum: an affine that is wrong but finite, rectangular and of plausible size is accepted.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,16 +24,29 @@ from masam.volume import Geometry
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _MAX_TRANSFORM_CODE = 5
 
-# Between an electron microscope and a whole body in one voxel; outside, the header is damaged or its unit wrong.
+# From electron microscopy to a whole body in one voxel; outside this range the header is damaged or its unit is wrong.
 _SPACING_RANGE_MM = (1e-6, 500.0)
 _MAX_OFFSET_MM = 1e6
 
-# A qform stores three numbers of a unit quaternion in 32 bits; near a half turn the fourth is then off by up to 4e-4,
-# the rotation by 7e-4 rad. A slight shear (volume.MAX_AXIS_COSINE) adds 1e-3. The offset has no such noise.
-_ANGLE_NOISE = 2e-3
-_OFFSET_NOISE_VOXEL = 1e-2
+# A qform stores three components of a unit quaternion in 32 bits; near a half turn the fourth is then off by up to
+# 4e-4 and the rotation by 7e-4 rad. A slight shear (volume.MAX_AXIS_COSINE) adds 1e-3. The offset has no such error.
+_ANGLE_TOLERANCE = 2e-3
+_OFFSET_TOLERANCE_VOXEL = 1e-2
 
 _DIRECTIONS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
+
+
+class TransformOptions(TypedDict, total=False):
+    """How to read a transform that is ambiguous or missing.
+
+    Attributes:
+        prefer_sform: Use the sform if qform and sform disagree; by default such a file is refused.
+        assume_orientation: Direction of each array axis, such as ``"RAS"``, for a file without a transform. The first
+            voxel is placed at 0. By default such a file is refused.
+    """
+
+    prefer_sform: bool
+    assume_orientation: str | None
 
 
 def read_transform(
@@ -41,39 +54,39 @@ def read_transform(
     shape: tuple[int, int, int],
     axes: int,
     where: object,
+    *,
     prefer_sform: bool = False,
     assume_orientation: str | None = None,
 ) -> Geometry:
-    """Find out where the voxels lie.
+    """Return the geometry that a header describes.
 
     Args:
-        fields: The header's fields, by their NIfTI names.
-        shape: Voxels along each array axis.
-        axes: Number of axes that the header has, 2 or more.
-        where: File to name in an error.
-        prefer_sform: Where qform and sform disagree, take the sform.
-        assume_orientation: Letters such as ``"RAS"``: the direction in which each array axis runs, for a file without
-            any transform; its first voxel is put at 0.
+        fields: Header fields by their NIfTI names.
+        shape: Number of voxels along each spatial axis.
+        axes: Number of axes in the header, 2 or more.
+        where: File named in errors.
+        prefer_sform: See :class:`TransformOptions`.
+        assume_orientation: See :class:`TransformOptions`.
 
     Raises:
-        InputError: There is no transform, there are two, or it is not one of a plausible rectangular grid.
-        ConfigError: ``assume_orientation`` is needed and not an orientation.
+        InputError: The transform is missing, ambiguous, or does not describe a plausible rectangular grid.
+        ConfigError: ``assume_orientation`` is required and not valid.
     """
-    sform_code, qform_code = _code(fields, "sform_code", where), _code(fields, "qform_code", where)
+    sform_code, qform_code = _read_code(fields, "sform_code", where), _read_code(fields, "qform_code", where)
     unit = int(fields["xyzt_units"]) & 7
     if unit not in _MM_PER_UNIT:
-        raise InputError(f"expected mm, metre or micron, the header has unit code {unit}", where=where)
+        raise InputError(f"expected the unit mm, metre or micrometre, got unit code {unit}", where=where)
     if sform_code:
         affine = np.vstack([*(fields[f"srow_{x}"].astype(np.float64) for x in "xyz"), [0.0, 0.0, 0.0, 1.0]])
         if qform_code and not prefer_sform:
-            _check_agreement(affine, _qform(fields, axes, where), shape, where)
+            _require_agreement(affine, _qform(fields, axes, where), shape, where)
     elif qform_code:
         affine = _qform(fields, axes, where)
     elif assume_orientation is None:
         raise InputError(
             "the header has neither an sform nor a qform, so left and right are unknown",
             where=where,
-            fix="find out how the array lies and say so with assume_orientation, such as RAS",
+            fix="determine the orientation of the array and pass it as assume_orientation, for example RAS",
         )
     else:
         affine, sform_code = _assumed(assume_orientation, _spacing(fields, axes, where)), 2
@@ -81,7 +94,7 @@ def read_transform(
     return _plausible(affine, sform_code, qform_code, where)
 
 
-def _code(fields: NDArray[Any], name: str, where: object) -> int:
+def _read_code(fields: NDArray[Any], name: str, where: object) -> int:
     code = int(fields[name])
     if not 0 <= code <= _MAX_TRANSFORM_CODE:
         raise InputError(f"expected {name} from 0 to {_MAX_TRANSFORM_CODE}, got {code}", where=where)
@@ -95,9 +108,9 @@ def _plausible(affine: NDArray[np.float64], sform_code: int, qform_code: int, wh
         raise InputError(error.what, where=where, fix=error.fix) from error
     low, high = _SPACING_RANGE_MM
     if not (low <= min(geometry.spacing_mm) and max(geometry.spacing_mm) <= high):
-        raise InputError(f"expected voxels of {low:g} to {high:g} mm, got {geometry.spacing_mm}", where=where)
+        raise InputError(f"expected a voxel size of {low:g} to {high:g} mm, got {geometry.spacing_mm}", where=where)
     if np.abs(affine[:3, 3]).max() > _MAX_OFFSET_MM:
-        raise InputError(f"the first voxel lies at {affine[:3, 3].tolist()} mm, which is not plausible", where=where)
+        raise InputError(f"the position of the first voxel, {affine[:3, 3].tolist()} mm, is not plausible", where=where)
     return geometry
 
 
@@ -111,22 +124,22 @@ def _spacing(fields: NDArray[Any], axes: int, where: object) -> NDArray[np.float
 
 
 def _qform(fields: NDArray[Any], axes: int, where: object) -> NDArray[np.float64]:
-    """Return the affine of the quaternion; source: nifti_quatern_to_mat44, nifti1_io.c of the NIfTI working group.
+    """Return the affine of the quaternion, computed in float64 (nibabel uses the header's 32 bits).
 
-    In float64 throughout, where nibabel keeps the header's 32 bits: near a half turn that is a visible difference.
+    Source: nifti_quatern_to_mat44 in nifti1_io.c of the NIfTI working group.
     """
     vector = np.array([fields[f"quatern_{x}"] for x in "bcd"], np.float64)
     offset = np.array([fields[f"qoffset_{x}"] for x in "xyz"], np.float64)
-    length2 = float(vector @ vector)
-    if not (np.isfinite(offset).all() and length2 <= 1 + 1e-5):
+    squared_length = float(vector @ vector)
+    if not (np.isfinite(offset).all() and squared_length <= 1 + 1e-5):
         raise InputError(
             f"expected a unit quaternion and a finite offset in the qform, got {vector.tolist()} and {offset.tolist()}",
             where=where,
         )
-    real = np.sqrt(max(1.0 - length2, 0.0))
-    if 1.0 - length2 < 1e-7:
-        # What is left is rounding of 32-bit numbers: a half turn, as the reference reads it.
-        real, vector = 0.0, vector / np.sqrt(length2)
+    real = np.sqrt(max(1.0 - squared_length, 0.0))
+    if 1.0 - squared_length < 1e-7:
+        # The rest is rounding of 32-bit numbers: a half turn, as in the reference implementation.
+        real, vector = 0.0, vector / np.sqrt(squared_length)
     handedness = float(fields["pixdim"][0])
     if handedness not in (-1.0, 0.0, 1.0):
         raise InputError(f"expected 1 or -1 as the qform's handedness (pixdim[0]), got {handedness}", where=where)
@@ -139,20 +152,20 @@ def _qform(fields: NDArray[Any], axes: int, where: object) -> NDArray[np.float64
     return affine
 
 
-def _check_agreement(
+def _require_agreement(
     sform: NDArray[np.float64], qform: NDArray[np.float64], shape: tuple[int, int, int], where: object
 ) -> None:
     corners = np.array([[i, j, k, 1] for i in (0, shape[0]) for j in (0, shape[1]) for k in (0, shape[2])], float)
     distance = np.linalg.norm((corners @ (sform - qform).T)[:, :3], axis=1)
-    reach = np.linalg.norm(corners[:, :3] @ qform[:3, :3].T, axis=1)
+    extent = np.linalg.norm(corners[:, :3] @ qform[:3, :3].T, axis=1)
     spacing = np.linalg.norm(qform[:3, :3], axis=0).min()
-    # Asked this way round, a NaN counts as disagreement.
-    if not np.all(distance <= _OFFSET_NOISE_VOXEL * spacing + _ANGLE_NOISE * reach):
+    # Negated, so that NaN counts as disagreement.
+    if not np.all(distance <= _OFFSET_TOLERANCE_VOXEL * spacing + _ANGLE_TOLERANCE * extent):
         raise InputError(
             f"sform and qform disagree by up to {distance.max():.4g} "
             f"(sform {sform[:3].tolist()}, qform {np.round(qform[:3], 6).tolist()})",
             where=where,
-            fix="find out which is right; if it is the sform, set prefer_sform",
+            fix="determine which is correct; if it is the sform, set prefer_sform",
         )
 
 

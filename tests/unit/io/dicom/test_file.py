@@ -59,9 +59,9 @@ def test_an_honest_deflated_file(tmp_path):
     assert read_dicom(write(tmp_path / "a", dataset)).shape == (6, 5, 1)
     content = (tmp_path / "a").read_bytes()
     (tmp_path / "a").write_bytes(content[:-40])
-    refused(tmp_path / "a", "its deflated data are cut off")
+    refused(tmp_path / "a", "the deflated data are cut off")
     (tmp_path / "a").write_bytes(content[:-200] + bytes(40) + content[-160:])
-    refused(tmp_path / "a", "its deflated data are damaged|cut off")
+    refused(tmp_path / "a", "the deflated data are damaged|cut off")
 
 
 def test_a_deflated_bomb(tmp_path):
@@ -105,7 +105,7 @@ def test_too_many_elements(tmp_path):
 def test_a_length_beyond_the_file(tmp_path):
     content = struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OW", 0, 2**31) + bytes(100)
     (tmp_path / "a").write_bytes(head() + content)
-    refused(tmp_path / "a", "cut off: expected 2147483648 bytes of pixels, it holds 100")
+    refused(tmp_path / "a", "cut off: expected 2147483648 bytes of pixels, found 100")
 
 
 @pytest.mark.parametrize(("syntax", "length"), [("1.2.840.10008.1.2.5", 4), ("1.2.840.10008.1.2.1", 2**32 - 1)])
@@ -164,7 +164,7 @@ class Here:
                 code = 1  # a codec's panic, which ends the process that it runs in
             if code:
                 raise InputError(f"code {code}")
-            yield np.frombuffer(out.getvalue(), "<i8").reshape(frame.form.rows, frame.form.columns).astype(np.int64)
+            yield np.frombuffer(out.getvalue(), "<i8").reshape(frame.layout.rows, frame.layout.columns).astype(np.int64)
 
 pixels.decode = Here.decode
 decoder._limit = lambda frame_bytes: None

@@ -110,16 +110,16 @@ def changed(path, **elements):
 @pytest.mark.parametrize(
     ("kind", "elements", "message"),
     [
-        ("FRACTIONAL", {"SegmentationFractionalType": "OTHER"}, "expected fractions that are PROBABILITY or OCCUPANCY"),
+        ("FRACTIONAL", {"SegmentationFractionalType": "OTHER"}, "expected SegmentationFractionalType PROBABILITY"),
         ("FRACTIONAL", {"MaximumFractionalValue": 0}, "expected a MaximumFractionalValue of 1 or more, got 0"),
-        ("FRACTIONAL", {"MaximumFractionalValue": None}, "it has no MaximumFractionalValue"),
-        ("FRACTIONAL", {"PixelRepresentation": 1}, "expected numbers of 8 or 16 bits without a sign"),
-        ("FRACTIONAL", {"NumberOfFrames": 90}, r"it claims 12 x 10 x 90 voxels \(10800 bytes\)"),
+        ("FRACTIONAL", {"MaximumFractionalValue": None}, "MaximumFractionalValue is missing"),
+        ("FRACTIONAL", {"PixelRepresentation": 1}, "expected unsigned pixels with 8 or 16 bits"),
+        ("FRACTIONAL", {"NumberOfFrames": 90}, r"the header declares 12 x 10 x 90 pixels \(10800 bytes\)"),
         ("FRACTIONAL", {"SegmentationType": "LABELMAP"}, "got another object"),
         ("FRACTIONAL", {"SegmentationType": "NEW"}, "got another object"),
         ("LABELMAP", {"SegmentationType": "BINARY"}, "got another object"),
-        ("LABELMAP", {"PhotometricInterpretation": "RGB"}, "expected one grey value a voxel, got RGB"),
-        ("LABELMAP", {"PixelData": bytes([9]) * 840}, "frame 1 is of segment 9, which nothing describes"),
+        ("LABELMAP", {"PhotometricInterpretation": "RGB"}, "expected greyscale pixels, got RGB"),
+        ("LABELMAP", {"PixelData": bytes([9]) * 840}, "frame 1 refers to segment 9, which is not described"),
     ],
 )
 def test_damaged(tmp_path, scan, kind, elements, message):
@@ -135,7 +135,7 @@ def test_damaged(tmp_path, scan, kind, elements, message):
 def test_probable_in_two_classes_at_once(tmp_path, scan):
     sources, stack = scan
     path = theirs(tmp_path / "a.dcm", sources, np.full((*SHAPE[::-1], 2), 0.6), "FRACTIONAL")
-    with pytest.raises(InputError, match=r"segments overlap in slice \d: label values \d+ and \d+; labels give each"):
+    with pytest.raises(InputError, match=r"segments overlap in slice \d: label values \d+ and \d+; export"):
         read_seg(path, stack, SCHEME)
 
 
@@ -146,8 +146,8 @@ def test_both_grids_are_named(tmp_path, scan):
     with pytest.raises(InputError) as error:
         read_seg(path, Volume(np.zeros(SHAPE), other.geometry), SCHEME)
     assert str(error.value) == (
-        f"{path}: a frame (12 x 10 voxels of 0.8 x 0.7 mm from [30.0, 40.0, 64.0] mm) does not lie on the image's grid "
-        "(12 x 10 x 8 voxels of 0.8 x 0.7 x 2 mm from [30.0, 40.0, 51.0] mm); export the SEG on the grid of its image"
+        f"{path}: a frame (12 x 10 voxels of 0.8 x 0.7 mm at [30.0, 40.0, 64.0] mm) is not on the grid of the image "
+        "(12 x 10 x 8 voxels of 0.8 x 0.7 x 2 mm at [30.0, 40.0, 51.0] mm); export the SEG on the grid of its image"
     )
 
 
@@ -199,15 +199,16 @@ def test_frames_of_two_grids(tmp_path, scan):
     drawn = np.zeros((10, 12, 8), np.uint16)
     drawn[2:4] = 2
     two = written(tmp_path / "b.dcm", other, drawn)
-    with pytest.raises(InputError, match=r"b\.dcm: its frames \(10 x 12 .*\) lie on another grid than .*a\.dcm"):
+    with pytest.raises(InputError, match=r"b\.dcm, frame 1: expected 12 x 10 pixels as in .*a\.dcm, got 10 x 12"):
         seg_grid([one, two])
 
 
-def test_frames_too_far_apart_take_no_memory(tmp_path, scan):
+def test_frames_too_far_apart_take_no_memory(tmp_path, scan, monkeypatch):
+    monkeypatch.setattr("masam.io.gate.MAX_VOLUME_BYTES", 2**20)
     path = written(tmp_path / "a.dcm", scan[1], only(1, 2, 3))
     dataset = pydicom.dcmread(path)
-    dataset.PerFrameFunctionalGroupsSequence[2].PlanePositionSequence[0].ImagePositionPatient = [-30, -40, 9e9]
-    with pytest.raises(InputError, match=r"its frames span \d+ slices, more than is accepted"):
+    dataset.PerFrameFunctionalGroupsSequence[2].PlanePositionSequence[0].ImagePositionPatient = [-30, -40, 9e5]
+    with pytest.raises(InputError, match=r"the frames span \d+ slices, more than 1048576 bytes"):
         seg_grid([write(path, dataset)])
 
 

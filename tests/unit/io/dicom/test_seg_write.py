@@ -154,12 +154,12 @@ def test_another_series(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"origin": (-30.0, -40.0, 51.0)}, "does not lie on the image's grid"),
-        ({"origin": (-30.2, -40.0, 50.0)}, "does not lie on the image's grid"),
-        ({"spacing": (0.8, 0.7, 2.1)}, "does not lie on the image's grid"),
-        ({"spacing": (0.81, 0.7, 2.0)}, "does not lie on the image's grid"),
-        ({"orientation": (-1, 0, 0, 0, 1, 0)}, "does not lie on the image's grid"),
-        ({"array": voxels((12, 10, 7))}, "does not lie on the image's grid"),
+        ({"origin": (-30.0, -40.0, 51.0)}, "is not on the grid of the image"),
+        ({"origin": (-30.2, -40.0, 50.0)}, "is not on the grid of the image"),
+        ({"spacing": (0.8, 0.7, 2.1)}, "is not on the grid of the image"),
+        ({"spacing": (0.81, 0.7, 2.0)}, "is not on the grid of the image"),
+        ({"orientation": (-1, 0, 0, 0, 1, 0)}, "is not on the grid of the image"),
+        ({"array": voxels((12, 10, 7))}, "is not on the grid of the image"),
         ({"array": voxels((10, 12, 8))}, "expected 10 x 12 voxels as in the image, got 12 x 10"),
     ],
 )
@@ -170,7 +170,7 @@ def test_another_grid(tmp_path, options, message):
 
 def test_a_class_that_is_unknown(tmp_path):
     path, _ = written(tmp_path, series(tmp_path / "scan"), drawn())
-    refused("segment 'Tumour' is no class of the data set", path, read_dicom(tmp_path / "scan"), OTHER)
+    refused("segment 'Tumour' is not a class of the data set", path, read_dicom(tmp_path / "scan"), OTHER)
 
 
 def changed(path, change):
@@ -207,11 +207,11 @@ def twice(dataset):
     ("change", "message"),
     [
         (overlap, r"segments overlap in slice \d: label values \d+ and \d+"),
-        (unknown_segment, "frame 1 is of segment 9, which nothing describes"),
-        (too_many_frames, "it claims 900000 frames"),
-        (fractional, "expected fractions that are PROBABILITY or OCCUPANCY"),
-        (no_place, "a frame does not say where it lies"),
-        (twice, "expected segments with numbers of their own"),
+        (unknown_segment, "frame 1 refers to segment 9, which is not described"),
+        (too_many_frames, "the header declares 900000 frames"),
+        (fractional, "expected SegmentationFractionalType PROBABILITY or OCCUPANCY"),
+        (no_place, "ImagePositionPatient is missing, so the geometry is unknown"),
+        (twice, "expected segments with unique numbers"),
     ],
 )
 def test_damaged_segs(tmp_path, change, message):
@@ -230,11 +230,11 @@ def test_an_image_is_no_seg(tmp_path):
 def test_the_seg_that_pydicom_ships(tmp_path):
     path = Path(pydicom.__file__).parent / "data/test_files/liver_1frame.dcm"
     shape = (512, 512, 4)
-    refused("expected the place of each of 1 frames, got 3", path, Volume(np.zeros(shape)), None)
+    refused("expected functional groups for each of 1 frames, got 3", path, Volume(np.zeros(shape)), None)
     dataset = pydicom.dcmread(path)
     del dataset.PerFrameFunctionalGroupsSequence[1:]
     path = write(tmp_path / "a.dcm", dataset)
-    refused("does not lie on the image's grid", path, Volume(np.zeros(shape)), None)
+    refused("is not on the grid of the image", path, Volume(np.zeros(shape)), None)
     x, y, z = dataset.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient
     row, column = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing
     affine = np.diag([-float(column), -float(row), 1.0, 1.0])
@@ -246,7 +246,7 @@ def test_the_seg_that_pydicom_ships(tmp_path):
 
 def test_labels_of_another_grid_are_not_written(tmp_path):
     stack = series(tmp_path / "scan")
-    with pytest.raises(InputError, match="the labels do not lie on the grid of the series"):
+    with pytest.raises(InputError, match="the labels are not on the grid of the series"):
         write_seg(tmp_path / "a.dcm", Volume(drawn()), stack, SCHEME)
     assert not (tmp_path / "a.dcm").exists()
 

@@ -42,7 +42,7 @@ def test_several_missing_slices(tmp_path):
 def test_two_slices_at_one_position(tmp_path):
     datasets = make()
     move(datasets[4], 50 + 2 * 3)
-    line = refused(save(tmp_path, datasets), "lie at one position; remove copies")
+    line = refused(save(tmp_path, datasets), "have the same position; remove copies")
     assert "003.dcm and " in line
     assert "004.dcm" in line
 
@@ -55,7 +55,7 @@ def test_uneven_positions(tmp_path, shift, good):
     if good:
         assert read_dicom(folder).geometry.spacing_mm[2] == pytest.approx(2)
     else:
-        refused(folder, "the slices lie unevenly, .* resample them")
+        refused(folder, "the distances between slices are irregular, .* resample them")
 
 
 def test_small_errors_that_add_up(tmp_path):
@@ -63,7 +63,7 @@ def test_small_errors_that_add_up(tmp_path):
     datasets = make(voxels((4, 4, 80)))
     for k, dataset in enumerate(datasets):
         move(dataset, 50 + 2 * k + 0.018 * min(k, 79 - k))
-    refused(save(tmp_path, datasets), "the slices lie unevenly, 1.982 to 2.018 mm")
+    refused(save(tmp_path, datasets), "the distances between slices are irregular, 1.982 to 2.018 mm")
 
 
 def test_thin_slices_may_be_off_by_the_rounding_of_their_positions(tmp_path):
@@ -90,7 +90,7 @@ def test_gantry_tilt(tmp_path, degrees, good):
 def test_slices_beside_one_another(tmp_path):
     datasets = make()
     move(datasets[3], 56, x=-25)
-    refused(save(tmp_path, datasets), "not lie above one another in a straight line")
+    refused(save(tmp_path, datasets), "the positions of the slices are not on a straight line")
 
 
 @pytest.mark.parametrize("keep", [0.999, 0.9, 0.5, 0.1])
@@ -122,7 +122,7 @@ def test_a_cut_in_compressed_pixels(tmp_path):
     content = (folder / "002.dcm").read_bytes()
     for less in (1, 8, 20):
         (folder / "002.dcm").write_bytes(content[:-less])
-        refused(folder, r"002\.dcm: the file is cut off: its compressed pixels have no end")
+        refused(folder, r"002\.dcm: the file is cut off: the compressed pixels have no end")
 
 
 def test_two_series_in_a_folder(tmp_path):
@@ -153,20 +153,20 @@ def test_two_series_of_one_number(tmp_path):
 def test_a_fact_that_is_missing(tmp_path, keyword, empty):
     datasets = make()
     setattr(datasets[3], keyword, None) if empty else delattr(datasets[3], keyword)
-    refused(save(tmp_path, datasets), rf"003\.dcm: it has no {keyword}")
+    refused(save(tmp_path, datasets), rf"003\.dcm: {keyword} is missing")
 
 
 def test_all_positions_equal(tmp_path):
     datasets = make()
     for dataset in datasets:
         move(dataset, 50)
-    refused(save(tmp_path, datasets), "all 8 slices lie at one position")
+    refused(save(tmp_path, datasets), "all 8 slices have the same position")
 
 
 def test_a_localizer_in_the_stack(tmp_path):
     datasets = make()
     datasets[6].ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
-    refused(save(tmp_path, datasets), r"006\.dcm: it lies in another direction than .*000\.dcm; is one of them a local")
+    refused(save(tmp_path, datasets), r"006\.dcm: the orientation differs from that of .*000\.dcm; one of them may")
 
 
 def test_the_rounding_of_directions_is_no_other_direction(tmp_path):
@@ -184,7 +184,7 @@ def test_directions_that_are_none(tmp_path, directions):
     datasets = make()
     for dataset in datasets:
         dataset.ImageOrientationPatient = list(directions)
-    refused(save(tmp_path, datasets), "not two directions at a right angle")
+    refused(save(tmp_path, datasets), "ImageOrientationPatient is not a pair of orthogonal unit vectors")
 
 
 @pytest.mark.parametrize(("keyword", "value"), [("SliceThickness", 2.5), ("SpacingBetweenSlices", 3.5)])
@@ -201,7 +201,7 @@ def test_a_single_slice(tmp_path, keyword, value):
 def test_a_single_slice_of_unknown_thickness(tmp_path):
     (dataset,) = make(voxels((12, 10, 1)))
     del dataset.SliceThickness
-    refused(write(tmp_path / "slice", dataset), "one slice, with neither SliceThickness nor SpacingBetweenSlices")
+    refused(write(tmp_path / "slice", dataset), "a single slice without SliceThickness and SpacingBetweenSlices")
 
 
 def test_two_slices(tmp_path):
@@ -211,7 +211,7 @@ def test_two_slices(tmp_path):
 def test_multi_frame_without_geometry(tmp_path):
     dataset = make_enhanced()
     del dataset.PerFrameFunctionalGroupsSequence, dataset.SharedFunctionalGroupsSequence
-    refused(write(tmp_path / "a", dataset), "it holds 8 frames and no geometry for each; convert it to NIfTI")
+    refused(write(tmp_path / "a", dataset), "the geometry of the 8 frames is missing; convert it to NIfTI")
 
 
 def test_multi_frame_with_too_few_groups(tmp_path):
@@ -233,7 +233,7 @@ def test_false_claims_are_refused_before_memory_is_taken(tmp_path, compressed):
     if compressed:
         dataset.compress("1.2.840.10008.1.2.5", generate_instance_uid=False)
     dataset.Rows, dataset.Columns, dataset.NumberOfFrames = 30000, 30000, 5
-    refused(write(tmp_path / "a", dataset), r"it claims 30000 x 30000 x 5 voxels \(9000000000 bytes\), ")
+    refused(write(tmp_path / "a", dataset), r"the header declares 30000 x 30000 x 5 pixels \(9000000000 bytes\), ")
 
 
 @pytest.mark.parametrize("keyword", ["Rows", "Columns"])
@@ -241,7 +241,7 @@ def test_mixed_sizes(tmp_path, keyword):
     datasets, others = make(), make(voxels((20, 30, 8)))
     others[2].SeriesInstanceUID = datasets[0].SeriesInstanceUID
     datasets[2] = others[2]
-    line = refused(save(tmp_path, datasets), r"expected 12 x 10 voxels as in .*000\.dcm, got 20 x 30")
+    line = refused(save(tmp_path, datasets), r"expected 12 x 10 pixels as in .*000\.dcm, got 20 x 30")
     assert "002.dcm" in line
 
 
@@ -254,21 +254,21 @@ def test_mixed_spacings(tmp_path):
 @pytest.mark.parametrize(
     ("keyword", "value", "message"),
     [
-        ("PhotometricInterpretation", "RGB", "expected one grey value a voxel, got RGB"),
-        ("SamplesPerPixel", 3, "expected one grey value a voxel"),
+        ("PhotometricInterpretation", "RGB", "expected greyscale pixels, got RGB"),
+        ("SamplesPerPixel", 3, "expected greyscale pixels"),
         ("BitsAllocated", 12, "expected 8, 16 or 32 bits"),
         ("HighBit", 11, "expected 8, 16 or 32 bits"),
         ("PixelRepresentation", 2, "expected 8, 16 or 32 bits"),
         ("BitsStored", 17, "expected 8, 16 or 32 bits"),
-        ("Rows", 0, "expected a size, got 12 x 0 x 1"),
-        ("Rows", 11, "it claims 12 x 11 x 1 voxels"),
-        ("NumberOfFrames", 0, "expected a size"),
+        ("Rows", 0, "invalid image size 12 x 0 x 1"),
+        ("Rows", 11, "the header declares 12 x 11 x 1 pixels"),
+        ("NumberOfFrames", 0, "invalid image size"),
         ("PixelSpacing", [0, 1], "expected a PixelSpacing above 0"),
-        ("PixelSpacing", [1, 1, 1], "expected 2 numbers as PixelSpacing, got 3"),
-        ("RescaleSlope", 0, "its RescaleSlope is 0"),
-        ("ImagePositionPatient", ["1e300", 0, 0], "a position or a spacing is beyond"),
-        ("PixelSpacing", ["1e300", "1e300"], "a position or a spacing is beyond"),
-        ("SliceThickness", "1e300", "a position or a spacing is beyond"),
+        ("PixelSpacing", [1, 1, 1], "expected 2 values in PixelSpacing, got 3"),
+        ("RescaleSlope", 0, "expected a RescaleSlope other than 0"),
+        ("ImagePositionPatient", ["1e300", 0, 0], "a position or spacing is larger than"),
+        ("PixelSpacing", ["1e300", "1e300"], "a position or spacing is larger than"),
+        ("SliceThickness", "1e300", "a position or spacing is larger than"),
     ],
 )
 def test_headers_that_contradict_themselves(tmp_path, keyword, value, message):

@@ -97,7 +97,7 @@ def test_files_that_nibabel_ships(name):
 
 @pytest.mark.parametrize("name", ["functional.nii", "example4d.nii.gz", "example_nifti2.nii.gz"])
 def test_series_of_volumes_are_refused(name):
-    with pytest.raises(InputError, match=r"expected 3 axes, got 4 of lengths .*; split it into one file a channel"):
+    with pytest.raises(InputError, match=r"expected 3 axes, got 4 with lengths .*; split it into one file per channel"):
         read_volume(Path(data_path) / name)
 
 
@@ -127,14 +127,14 @@ def test_channels_along_the_fourth_axis(tmp_path, name, fields):
         (
             4,
             (4, 6, 5, 4, 3),
-            r"expected 4 channels along the fourth axis, got 3 \(axes of lengths \[6, 5, 4, 3\]\)",
+            r"expected 4 channels along the fourth axis, got 3 \(axis lengths \[6, 5, 4, 3\]\)",
         ),
-        (2, (3, 6, 5, 12), r"expected 2 channels along the fourth axis, got 1 \(axes of lengths \[6, 5, 12, 1\]\)"),
-        (1, (4, 6, 5, 4, 3), r"expected 3 axes, got 4 of lengths \[6, 5, 4, 3\]; split it into one file a channel"),
-        (None, (5, 6, 5, 4, 1, 3), r"expected 3 axes, got 5 of lengths \[6, 5, 4, 1, 3\]"),
+        (2, (3, 6, 5, 12), r"expected 2 channels along the fourth axis, got 1 \(axis lengths \[6, 5, 12, 1\]\)"),
+        (1, (4, 6, 5, 4, 3), r"expected 3 axes, got 4 with lengths \[6, 5, 4, 3\]; split it into one file per channel"),
+        (None, (5, 6, 5, 4, 1, 3), r"expected 3 axes, got 5 with lengths \[6, 5, 4, 1, 3\]"),
         (4, (4, 6, 5, 4, 4), "expected 1312 bytes as the header declares, the file has 1072"),
         (2, (4, 6, 5, 4, 2), "expected 832 bytes as the header declares, the file has 1072"),
-        (30000, (4, 20000, 20000, 2, 30000), "more than the 17179869184 that are accepted"),
+        (30000, (4, 20000, 20000, 2, 30000), "the limit is 17179869184"),
     ],
 )
 def test_refused_channels(tmp_path, channels, dim, message):
@@ -178,12 +178,12 @@ def test_accepted_axes(tmp_path, dim, shape):
         ((4, 6, 5, 2, 2), "expected 3 axes, got 4"),
         ((5, 6, 5, 2, 1, 2), "expected 3 axes, got 5"),
         ((4, 30000, 30000, 1, 30000), "expected 3 axes, got 4"),
-        ((1, 120), "expected 3 axes, the header says 1"),
-        ((0,), "says 0"),
-        ((8, 6, 5, 4), "says 8"),
-        ((3, 6, 5, 0), r"length 1 or more, the header says \[6, 5, 0\]"),
-        ((3, 6, -5, 4), r"length 1 or more, the header says \[6, -5, 4\]"),
-        ((3, 32000, 32000, 32000), "more than the 17179869184 that are accepted"),
+        ((1, 120), "expected 3 axes, the header declares 1"),
+        ((0,), "declares 0"),
+        ((8, 6, 5, 4), "declares 8"),
+        ((3, 6, 5, 0), r"length 1 or more, the header declares \[6, 5, 0\]"),
+        ((3, 6, -5, 4), r"length 1 or more, the header declares \[6, -5, 4\]"),
+        ((3, 32000, 32000, 32000), "the limit is 17179869184"),
         ((3, 6, 5, 5), "expected 652 bytes as the header declares, the file has 592"),
         ((3, 6, 5, 3), "expected 532 bytes as the header declares, the file has 592"),
     ],
@@ -212,20 +212,20 @@ def test_slice_without_thickness(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"magic": b"ni1\0"}, r"belongs to a pair of files \(.hdr, .img\)"),
-        ({"magic": b"bad\0"}, "expected the mark"),
-        ({"datatype": 32, "bitpix": 64}, "expected real numbers, the voxels are complex"),
-        ({"datatype": 128, "bitpix": 24}, "the voxels are RGB"),
-        ({"datatype": 7777}, "of unknown code 7777"),
-        ({"bitpix": 8}, "the header contradicts itself: int16 voxels of 8 bits"),
-        ({"vox_offset": 1e30}, "more than the 17179869184 that are accepted"),
-        ({"vox_offset": float("nan")}, "expected voxels to begin at byte 352 or later, the header says nan"),
-        ({"vox_offset": 300.0}, "the header says 300"),
-        ({"vox_offset": 352.5}, "the header says 352.5"),
+        ({"magic": b"ni1\0"}, r"the header is one of a .hdr and .img pair"),
+        ({"magic": b"bad\0"}, "expected the magic bytes"),
+        ({"datatype": 32, "bitpix": 64}, "expected real voxel values, the type is complex"),
+        ({"datatype": 128, "bitpix": 24}, "the type is RGB"),
+        ({"datatype": 7777}, "the type is unknown \\(code 7777\\)"),
+        ({"bitpix": 8}, "inconsistent header: voxel type int16 with 8 bits"),
+        ({"vox_offset": 1e30}, "the limit is 17179869184"),
+        ({"vox_offset": float("nan")}, "expected a voxel offset of 352 bytes or more, got nan"),
+        ({"vox_offset": 300.0}, "bytes or more, got 300"),
+        ({"vox_offset": 352.5}, "bytes or more, got 352.5"),
         ({"scl_slope": float("inf")}, "expected a finite scaling, got slope inf"),
         ({"scl_slope": 1.0, "scl_inter": float("nan")}, "expected a finite scaling"),
-        ({"xyzt_units": 5}, "expected mm, metre or micron, the header has unit code 5"),
-        ({"xyzt_units": 1}, "expected voxels of 1e-06 to 500 mm"),
+        ({"xyzt_units": 5}, "expected the unit mm, metre or micrometre, got unit code 5"),
+        ({"xyzt_units": 1}, "expected a voxel size of 1e-06 to 500 mm"),
         ({"sform_code": 77}, "expected sform_code from 0 to 5, got 77"),
         ({"qform_code": -1}, "expected qform_code from 0 to 5, got -1"),
         ({"sform_code": 0, "qform_code": 0}, "neither an sform nor a qform.*assume_orientation"),
@@ -235,14 +235,14 @@ def test_slice_without_thickness(tmp_path):
         ({"pixdim": (0.5, 1, 1, 1, 0, 0, 0, 0)}, r"handedness \(pixdim\[0\]\), got 0.5"),
         ({"sform_code": 0, "pixdim": (1, 1, -1, 1, 0, 0, 0, 0)}, r"expected a positive voxel size \(pixdim\)"),
         ({"sform_code": 0, "pixdim": (1, 1, 1, float("nan"), 0, 0, 0, 0)}, "expected a positive voxel size"),
-        ({"sform_code": 0, "qoffset_x": 1e9}, "the first voxel lies at .* not plausible"),
+        ({"sform_code": 0, "qoffset_x": 1e9}, "the position of the first voxel, .* not plausible"),
         ({"qoffset_x": 91.5}, "sform and qform disagree by up to 1 .*sform .*qform.*prefer_sform"),
         ({"srow_x": (0.8, 0, 0, 90.5)}, "sform and qform disagree"),
         ({"srow_x": (float("nan"), 0, 0, 0)}, "sform and qform disagree by up to nan"),
         ({"qform_code": 0, "srow_x": (float("nan"), 0, 0, 0)}, "values that are not finite"),
         ({"qform_code": 0, "srow_x": (0, 0, 0, 0)}, "the affine is singular"),
         ({"qform_code": 0, "srow_x": (0.8, 0.4, 0, 0)}, "the affine is sheared"),
-        ({"qform_code": 0, "srow_x": (8e9, 0, 0, 0)}, "expected voxels of"),
+        ({"qform_code": 0, "srow_x": (8e9, 0, 0, 0)}, "expected a voxel size of"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
@@ -259,9 +259,9 @@ def test_not_nifti(tmp_path):
     (tmp_path / "b.nii").write_bytes(b"\x5c\x01\0\0")
     (tmp_path / "c.mha").write_bytes(b"NDims = 3")
     messages = {
-        "a.nii": "expected the header of a NIfTI file",
-        "b.nii": "expected the header of a NIfTI file",
-        "c.mha": r"expected a name that ends in \.nii or \.nii\.gz",
+        "a.nii": "expected a NIfTI header, got other content",
+        "b.nii": "expected a NIfTI header, got other content",
+        "c.mha": r"expected a \.nii or \.nii\.gz file",
         "d.nii": "expected a file, got none",
     }
     for name, message in messages.items():
@@ -275,9 +275,9 @@ def test_gzip_by_name_or_content_only(tmp_path):
     plain.rename(tmp_path / "c.nii.gz")
     packed.rename(tmp_path / "d.nii")
     for read in (read_volume, read_geometry):
-        with pytest.raises(InputError, match="the name says gzip"):
+        with pytest.raises(InputError, match=r"the name ends in \.gz but"):
             read(tmp_path / "c.nii.gz")
-        with pytest.raises(InputError, match=r"rename it to end in \.gz"):
+        with pytest.raises(InputError, match=r"add \.gz to the name"):
             read(tmp_path / "d.nii")
 
 
@@ -360,11 +360,11 @@ def test_nothing_finite_is_not_filled(tmp_path):
 
 def test_wrong_arguments(tmp_path):
     path = save(tmp_path / "a.nii")
-    with pytest.raises(ConfigError, match="dtype: expected a floating type, got int16"):
+    with pytest.raises(ConfigError, match="dtype: expected a floating-point type, got int16"):
         read_volume(path, dtype=np.int16)
     with pytest.raises(ConfigError, match="nan_fill: expected a finite value, got nan"):
         read_volume(path, nan_fill=float("nan"))
-    with pytest.raises(InputError, match="more than the 100 that are accepted"):
+    with pytest.raises(InputError, match="the limit is 100"):
         read_volume(path, max_bytes=100)
     assert read_volume(path, dtype=np.float64).array.dtype == np.float64
 
@@ -377,7 +377,7 @@ def test_wrong_arguments(tmp_path):
 def test_labels_that_are_not_labels(tmp_path, dtype, value, shown):
     array = np.zeros((4, 3, 2), dtype)
     array[3, 1, 1] = value
-    message = rf"whole numbers from 0 to 65535, got {shown}.* at voxel \(3, 1, 1\); is it an image"
+    message = rf"integers from 0 to 65535, got {shown}.* at voxel \(3, 1, 1\); check whether it is an image"
     with pytest.raises(InputError, match=message):
         read_labels(save(tmp_path / "a.nii", array))
 
@@ -393,7 +393,7 @@ def test_labels_in_any_type(tmp_path, dtype, values):
 def test_scaled_labels_are_taken_if_they_come_out_whole(tmp_path):
     path = save(tmp_path / "a.nii", scl_slope=2.0, scl_inter=1.0)
     np.testing.assert_array_equal(read_labels(path).array, voxels("i4") * 2 + 1)
-    with pytest.raises(InputError, match="whole numbers"):
+    with pytest.raises(InputError, match="expected labels to be integers"):
         read_labels(save(tmp_path / "a.nii", scl_slope=0.00392, scl_inter=0.0))
 
 
@@ -460,12 +460,12 @@ def test_same_volume_same_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("array", "geometry", "name", "message"),
     [
-        (np.full((2, 2, 2), np.nan), Geometry(AFFINE), "a.nii", "expected finite float32 values"),
-        (np.full((2, 2, 2), 1e300), Geometry(AFFINE), "a.nii", "expected finite float32 values"),
-        (np.zeros((2, 2, 2), complex), Geometry(AFFINE), "a.nii", "expected real numbers to write, got complex128"),
-        (np.zeros((2, 2, 2)), Geometry(AFFINE, 0, 0), "a.nii", "neither an sform nor a qform code"),
-        (np.zeros((2, 2, 2)), Geometry(np.diag([1e4, 1, 1, 1])), "a.nii", "expected voxels of"),
-        (np.zeros((2, 2, 2)), Geometry(AFFINE), "a.mha", "ends in .nii or .nii.gz"),
+        (np.full((2, 2, 2), np.nan), Geometry(AFFINE), "a.nii", "cannot write values that are not finite in float32"),
+        (np.full((2, 2, 2), 1e300), Geometry(AFFINE), "a.nii", "cannot write values that are not finite in float32"),
+        (np.zeros((2, 2, 2), complex), Geometry(AFFINE), "a.nii", "cannot write values of type complex128"),
+        (np.zeros((2, 2, 2)), Geometry(AFFINE, 0, 0), "a.nii", "neither an sform code nor a qform code"),
+        (np.zeros((2, 2, 2)), Geometry(np.diag([1e4, 1, 1, 1])), "a.nii", "expected a voxel size of"),
+        (np.zeros((2, 2, 2)), Geometry(AFFINE), "a.mha", "expected a .nii or .nii.gz file"),
     ],
 )
 def test_refused_to_write(tmp_path, array, geometry, name, message):
