@@ -1,4 +1,4 @@
-"""The settings file of each experiment of the paper: it parses, its model can be built, and its commands exist."""
+"""Settings files: each file parses, its model can be built, and the commands in its header exist."""
 
 import re
 import shlex
@@ -46,7 +46,7 @@ PARAMETRISED_ABLATIONS = pytest.mark.parametrize("file", ABLATIONS, ids=lambda f
 
 
 def header(file):
-    """The comment that a file begins with, without its marks."""
+    """Return the comment at the top of a file, without the comment characters."""
     lines = []
     for line in file.read_text("utf-8").splitlines():
         if not line.startswith("#"):
@@ -56,13 +56,13 @@ def header(file):
 
 
 def commands(file):
-    """The words of each command in a header, without ``masam``."""
+    """Return the arguments of each ``masam`` command in a header."""
     text = header(file).replace("\\\n", " ")
     return [shlex.split(line)[1:] for line in text.splitlines() if line.strip().startswith("masam ")]
 
 
 def parsed(words):
-    """A command's name and what it was given; a wrong option, choice or number of words raises."""
+    """Return the name and the parameters of a command; invalid arguments raise."""
     command, words, names = typer.main.get_command(app), list(words), []
     while hasattr(command, "commands"):
         names.append(words.pop(0))
@@ -76,7 +76,7 @@ def test_the_settings_for_a_cpu_parse_and_their_commands_exist():
     assert [parsed(words)[0] for words in commands(CPU)] == ["make", "plan", "train"]
 
 
-def test_there_is_a_file_for_each_experiment():
+def test_every_experiment_has_a_file():
     sites = [f"prostate_{site.letter.lower()}" for site in prostate.SITES]
     assert [file.name for file in FILES] == [
         f"{name}.yaml" for name in sorted(["btcv_vit_h", "endovis18", "pancreas_tumour", *sites])
@@ -84,7 +84,7 @@ def test_there_is_a_file_for_each_experiment():
 
 
 @PARAMETRISED_FILES
-def test_its_model_can_be_built(file):
+def test_model_can_be_built(file):
     config = TrainConfig.from_yaml(file)
     calls = dict(parsed(words) for words in reversed(commands(file)))
     (data_set,) = (name.removeprefix("convert ") for name in calls if name.removeprefix("convert ") in LABELS)
@@ -104,7 +104,7 @@ def test_its_model_can_be_built(file):
 
 
 @PARAMETRISED_FILES
-def test_it_is_the_papers_recipe(file):
+def test_settings_are_those_of_the_paper(file):
     config, paper = TrainConfig.from_yaml(file), TrainConfig()
     differing = {key for key in TrainConfig.model_fields if getattr(config, key) != getattr(paper, key)}
     assert differing <= {"model", "schedule_epochs", "micro_batch_windows", "validate_every", "workers"}
@@ -113,7 +113,7 @@ def test_it_is_the_papers_recipe(file):
 
 
 @PARAMETRISED_FILES
-def test_its_commands_lead_from_the_download_to_the_score(file):
+def test_commands_cover_download_to_score(file):
     calls = [parsed(words) for words in commands(file)]
     names = [name for name, _ in calls]
     assert names[0] == "weights get"
@@ -137,7 +137,7 @@ def test_its_commands_lead_from_the_download_to_the_score(file):
 
 
 @pytest.mark.parametrize("file", PAPER_FILES, ids=lambda file: file.stem)
-def test_its_header_states_published_figures_and_their_reliability(file):
+def test_header_states_published_figures_and_their_reliability(file):
     text = " ".join(header(file).split())
     time = re.search(r"Time: not measured here\. Published for (.*?)Memory: predicted", text)
     score = re.search(r"Expected score: (.*?)Not reproduced here yet\.", text)
@@ -148,12 +148,12 @@ def test_its_header_states_published_figures_and_their_reliability(file):
 
 
 @PARAMETRISED_TABLES
-def test_the_header_of_a_table_states_time_memory_and_score(file):
+def test_header_of_a_table_states_time_memory_and_score(file):
     fields = re.findall(r"^(Commands|Time|Memory|Expected score)\b", header(file), re.MULTILINE)
     assert fields == ["Commands", "Time", "Memory", "Expected score"]
 
 
-def test_there_are_the_papers_ablations():
+def test_ablations_of_the_paper_exist():
     assert [file.name for file in ABLATIONS] == ["paper.yaml"]
 
 
@@ -181,7 +181,7 @@ def test_each_row_of_an_ablation_can_be_built(file, monkeypatch):
 
 
 @PARAMETRISED_ABLATIONS
-def test_its_commands_lead_from_the_download_to_the_table(file, monkeypatch):
+def test_commands_cover_download_to_table(file, monkeypatch):
     monkeypatch.chdir(ROOT.parent)
     table = AblationConfig.from_yaml(file)
     calls = [parsed(words) for words in commands(file)]
@@ -195,29 +195,29 @@ def test_its_commands_lead_from_the_download_to_the_table(file, monkeypatch):
     assert (dry["dry_run"], ablate["dry_run"], dry["out"]) == (True, False, ablate["out"])
 
 
-MADE = {
+SYNTHETIC = {
     "phantom": (phantom.LABELS, phantom.DEFAULT_SHAPE[2], "paper-ct"),
     "nerves": (nerves.LABELS, nerves.SHAPE[2], "paper-mr"),
     "tumour": (tumour.LABELS, tumour.SHAPE[2], "paper-tumor"),
     "instruments": (instruments.LABELS, instruments.FRAMES, "paper-video"),
 }
-"""Made set to its classes, its slices or frames, and a preset of its kind."""
+"""Synthetic data set to its classes, number of slices or frames, and preset."""
 
 HEAD_WINDOWS = 56
 """Windows of the head's training slabs: four of 14 slices."""
 IMAGE_SIZES = {"pretraining-head": 192, "prompts": 256}
-"""Tables that read slices larger than at 128 pixels."""
+"""Tables with an image size other than 128 pixels."""
 
 
 @PARAMETRISED_TABLES
-def test_a_table_of_the_evidence_can_be_built_and_is_as_long_as_it_says(file, monkeypatch):
+def test_evidence_table_can_be_built_and_has_the_stated_number_of_steps(file, monkeypatch):
     monkeypatch.chdir(ROOT.parent)
     table = AblationConfig.from_yaml(file)
     ((maker, made), (command, ablate)) = [parsed(words) for words in commands(file)]
     assert (command, ablate["config"]) == ("ablate", file.relative_to(ROOT.parent))
     if maker == "make":
         assert str(made["out"]) == table.dataset
-        labels, depth, preset_name = MADE[made["name"]]
+        labels, depth, preset_name = SYNTHETIC[made["name"]]
         windows = (made["train"] or SYNTHETIC_SETS[made["name"]].train) * depth
     else:
         assert (maker, table.dataset) == ("demo", f"{made['out']}/{made['only']}/data")
@@ -234,7 +234,7 @@ def test_a_table_of_the_evidence_can_be_built_and_is_as_long_as_it_says(file, mo
         trained = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
         shapes[row] = (config.prompt_rate, config.epochs, config.model.sam_checkpoint, trained)
         assert own.image_size == IMAGE_SIZES.get(file.stem, 128)
-    assert len({str(shape) for shape in shapes.values()}) == len(table.rows), "rows that differ in nothing"
+    assert len({str(shape) for shape in shapes.values()}) == len(table.rows), "identical rows"
     steps = windows // config.batch_windows * config.epochs
     assert re.search(rf"^{_in_words(len(table.rows) * len(table.seeds))} runs of {steps} steps\b", header(file), re.M)
 
@@ -243,7 +243,7 @@ def _in_words(number):
     return {6: "Six"}.get(number, str(number))
 
 
-def test_the_evidence_on_the_third_dimension_differs_in_nothing_but_the_depth_of_adapters():
+def test_third_dimension_tables_differ_only_in_the_adapter_kernel():
     tables = [file for file in TABLES if file.stem.startswith("third-dimension-")]
     assert {file.stem.removeprefix("third-dimension-") for file in tables} == {"nerves", "instruments"}
     for file in tables:
@@ -252,7 +252,7 @@ def test_the_evidence_on_the_third_dimension_differs_in_nothing_but_the_depth_of
         assert (table.seeds, table.first) == ((1, 2, 3), "2D adapters")
 
 
-def test_a_wrong_command_is_noticed():
+def test_invalid_commands_are_detected():
     for words in (["plan", "x"], ["convert", "btcv", "a", "b", "--adrenal", "none"], ["predict", "a", "--no-such"]):
         with pytest.raises(Exception, match=r"Missing parameter|is not one of|[Nn]o such option"):
             parsed(words)

@@ -1,4 +1,4 @@
-"""Whole tensors of the two reference implementations against ours (tests/golden/README.md)."""
+"""Compare whole tensors with the two reference implementations (tests/golden/README.md)."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def sam_embeddings(sam, sam_expected):
         return sam.encode(sam_expected["images"])
 
 
-def test_architecture_is_read_off_the_tensors():
+def test_architecture_is_inferred_from_the_tensors():
     size = infer_sam_size(read("sam_tiny_256.pth"), HEADS)
     assert (size.name, size.embed_dim, size.depth, size.num_heads) == ("custom", 48, 4, 3)
     assert (size.global_blocks, size.attention_window, size.base_image_size) == ((1, 3), 5, 256)
@@ -81,7 +81,7 @@ def test_sam_masks_and_iou(sam, sam_expected, sam_embeddings, case, names, image
 
 
 @pytest.mark.parametrize("image_size", [384, 512, 1024, 1280])
-def test_positions_are_resized_bit_for_bit(image_size):
+def test_resized_positions_are_bit_identical(image_size):
     golden = load_file(GOLDEN / "positions_expected.safetensors")
     source = {name.removeprefix("source."): t for name, t in golden.items() if name.startswith("source.")}
     size = SamSize("custom", 6, 2, 1, (1,), 14, 24)
@@ -115,7 +115,7 @@ def test_adapted_model_without_prompts():
     assert_close(out.iou.flatten(0, 1), expected["iou_predictions"])
 
 
-def test_adapted_model_with_a_box_a_slice():
+def test_adapted_model_with_one_box_per_slice():
     model, windows, expected = load_adapted("masam_tiny_bbox_96")
     with torch.no_grad():
         assert_close(model.encode(windows), expected["image_embeddings"])

@@ -1,4 +1,4 @@
-"""The plain SAM against transformers' SamModel with the same random weights."""
+"""Compare the plain SAM with transformers' SamModel with the same random weights."""
 
 from dataclasses import replace
 
@@ -36,7 +36,7 @@ VISION = {
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """transformers' SAM of random weights, its file as Hugging Face hosts it, and ours loaded from that file."""
+    """Our SAM and that of transformers with the same random weights, and the file in Hugging Face's format."""
     folder = tmp_path_factory.mktemp("hugging_face")
     torch.manual_seed(0)
     config = transformers.SamConfig(
@@ -53,7 +53,7 @@ def models(tmp_path_factory):
         },
     )  # fmt: skip
     theirs = transformers.SamModel(config).eval()
-    with torch.no_grad():  # tables that start at zero would hide an error in their use
+    with torch.no_grad():  # tables of zeros would hide errors in their use
         for parameter in theirs.parameters():
             parameter.normal_(0, 0.2)
     theirs.save_pretrained(folder)
@@ -85,7 +85,7 @@ def test_same_masks_and_iou(models, prompts, multimask):
     torch.testing.assert_close(got.iou, expected.iou_scores[:, 0], rtol=1e-4, atol=1e-5)
 
 
-def test_every_tensor_of_the_file_has_its_place(models):
+def test_every_tensor_of_the_file_is_mapped(models):
     _, theirs, path = models
     state = require_sam(read_tensors(path)[0])
     size = replace(SIZE, base_image_size=IMAGE_SIZE)
@@ -98,7 +98,7 @@ def test_every_tensor_of_the_file_has_its_place(models):
 
 
 @pytest.mark.parametrize("copy", ["prompt_encoder.shared_embedding", "shared_image_embedding"])
-def test_either_copy_of_the_position_matrix_will_do(models, tmp_path, copy):
+def test_either_copy_of_the_position_matrix_is_sufficient(models, tmp_path, copy):
     tensors = load_file(models[2])
     both = {
         **tensors,
@@ -118,7 +118,7 @@ def test_either_copy_of_the_position_matrix_will_do(models, tmp_path, copy):
         require_sam(other, "x")
 
 
-def test_a_name_that_is_not_known_is_listed(models, tmp_path):
+def test_unknown_names_are_listed(models, tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({**load_file(models[2]), "vision_encoder.surprise": torch.ones(1)}, path)
     message = r"model.safetensors: 1 tensor does not .*no part of the model is called so: image_encoder.surprise$"
