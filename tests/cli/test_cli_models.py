@@ -115,7 +115,7 @@ def test_what_an_import_says(masam, tmp_path):
         (("--out", "x.pth"), 2, "--out: expected a name that ends in .safetensors, got x.pth"),
         (("--sam", ADAPTER), 6, "expected SAM weights, got an official MA-SAM adapter"),
         (("--adapter", SAM), 6, "expected an official MA-SAM adapter, got SAM weights"),
-        (("--sam", "sam-vit-h"), 3, "sam-vit-h is not on this machine yet; run masam weights get sam-vit-h"),
+        (("--sam", "sam-vit-h"), 3, "sam-vit-h is not on this machine; run masam weights get sam-vit-h"),
     ],
 )
 def test_refused_imports(masam, tmp_path, home, more, code, message):
@@ -137,7 +137,7 @@ def test_a_published_name_serves_as_base_everywhere(masam, dataset, home, tmp_pa
     missing = masam(*train)
     assert (missing.code, run.exists()) == (3, False)
     assert missing.error == (
-        "error[INPUT]: sam-tiny is not on this machine yet; run masam weights get sam-tiny (about 2 MB)"
+        "error[INPUT]: sam-tiny is not on this machine; run masam weights get sam-tiny (about 2 MB)"
     )
     home.mkdir(parents=True)
     shutil.copy(SAM, home / "sam_tiny_256.pth")

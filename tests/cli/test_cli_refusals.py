@@ -254,7 +254,7 @@ def _junk(path: Path) -> None:
     [
         (_truncate, "expected a safetensors file, it cannot be read"),
         (_flip, "the content does not have the hash that was written with it: the file is damaged"),
-        (_foreign, "expected a model that masam has written, its metadata are missing"),
+        (_foreign, "expected a model written by masam, its metadata are missing"),
         (_junk, "expected a safetensors file, it cannot be read"),
     ],
 )

@@ -129,7 +129,7 @@ def test_verify(masam, server, path):
     result = masam("weights", "verify", NAME)
     assert (result.code, result.out) == (3, "")
     assert result.error == (
-        f"error[INPUT]: {NAME} is not on this machine yet; run masam weights get {NAME} (about 2 MB)"
+        f"error[INPUT]: {NAME} is not on this machine; run masam weights get {NAME} (about 2 MB)"
     )
     masam("weights", "get", NAME)
     line = f"{NAME}: as published, SHA-256 {SHA256}\n"
@@ -163,8 +163,8 @@ def test_verify(masam, server, path):
         (["path", "sam-vitb"], 2, "got 'sam-vitb'; did you mean 'sam-vit-b'?"),
         (["verify", "sam-vitb"], 2, "got 'sam-vitb'; did you mean 'sam-vit-b'?"),
         (["get", NAME, "--sha256", "12"], 2, "sha256: expected 64 hexadecimal digits, got '12'"),
-        (["path", NAME], 3, f"{NAME} is not on this machine yet; run masam weights get {NAME} (about 2 MB)"),
-        (["get", NAME, "--offline"], 5, "downloads are switched off; download http://127.0.0.1:"),
+        (["path", NAME], 3, f"{NAME} is not on this machine; run masam weights get {NAME} (about 2 MB)"),
+        (["get", NAME, "--offline"], 5, "downloads are disabled; download http://127.0.0.1:"),
     ],
 )
 def test_refusals(masam, words, code, message):

@@ -121,7 +121,7 @@ def test_either_copy_of_the_position_matrix_is_sufficient(models, tmp_path, copy
 def test_unknown_names_are_listed(models, tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({**load_file(models[2]), "vision_encoder.surprise": torch.ones(1)}, path)
-    message = r"model.safetensors: 1 tensor does not .*no part of the model is called so: image_encoder.surprise$"
+    message = r"model.safetensors: 1 tensor does not .*no part of the model has this name: image_encoder.surprise$"
     with pytest.raises(ModelError, match=message):
         load_sam_state(Sam(SIZE, IMAGE_SIZE), read_tensors(path)[0], SIZE, where=path)
 

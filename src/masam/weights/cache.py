@@ -1,4 +1,4 @@
-"""Getting published weights onto this machine, and finding those that have changed there."""
+"""Get published weights onto this machine, and verify those that are there."""
 
 from __future__ import annotations
 
@@ -13,29 +13,26 @@ from masam.io.gate import os_errors
 from masam.io.gate import sha256 as hash_file
 from masam.progress import Megabytes, Progress, Silent
 from masam.weights.download import download, fetch_published_sha256
-from masam.weights.published import PUBLISHED, PublishedWeights, broken_package, find_published, require_cached, state
+from masam.weights.published import PUBLISHED, PublishedWeights, damaged_package, find_published, require_cached, state
 from masam.weights.receipt import write_receipt
 
 
 def get(name: str, *, progress: Progress | None = None, offline: bool = False, sha256: str | None = None) -> Path:
-    """Return where weights lie, after downloading them if need be.
+    """Return the verified file of published weights, after downloading it if necessary.
 
-    A file that was put into the cache folder by hand is verified and taken.
+    A file that was put into the cache folder by hand is verified and accepted.
 
     Args:
         name: A name of ``PUBLISHED``.
-        progress: Is told of the download.
-        offline: Whether the network must not be used; so it is, too, with ``MASAM_OFFLINE=1`` in the environment.
-        sha256: Expected SHA-256 in hex, where none is pinned and the host states none.
-
-    Returns:
-        The verified file.
+        progress: Receives the progress of the download.
+        offline: Do not use the network. ``MASAM_OFFLINE=1`` in the environment has the same effect.
+        sha256: Expected SHA-256 in hex, if none is pinned and the host publishes none.
 
     Raises:
-        ConfigError: The name is not known, or ``sha256`` is none or not the pinned one.
+        ConfigError: The name is unknown, or ``sha256`` is not a SHA-256 or differs from the pinned one.
         InputError: The file is not the expected one.
-        ModelError: The package's own file is missing or cut off.
-        ResourceError: It cannot be downloaded or written; the line says how to do it by hand.
+        ModelError: The package's own file is missing or incomplete.
+        ResourceError: The file cannot be downloaded or written; the message describes the download by hand.
     """
     entry = find_published(name)
     progress = progress or Silent()
@@ -46,17 +43,17 @@ def get(name: str, *, progress: Progress | None = None, offline: bool = False, s
         if expected not in (None, verified):
             raise _unexpected(target, str(expected), verified)
     elif entry.url is None:
-        raise broken_package(entry)
+        raise damaged_package(entry)
     elif target.exists():
         if expected is None and offline:
             raise _unknown(entry, target)
         expected = expected or fetch_published_sha256(entry.url, by_hand=_by_hand(entry, target))
-        if (found := _hash(target, progress)) != expected:
-            raise _unexpected(target, expected, found)
-        write_receipt(target, entry.url, found)
+        if (actual := _hash(target, progress)) != expected:
+            raise _unexpected(target, expected, actual)
+        write_receipt(target, entry.url, actual)
     elif offline:
         raise ResourceError(
-            f"{name} is not on this machine, and downloads are switched off", fix=_by_hand(entry, target)
+            f"{name} is not on this machine, and downloads are disabled", fix=_by_hand(entry, target)
         )
     else:
         size = entry.bytes if entry.sha256 else None
@@ -67,22 +64,22 @@ def get(name: str, *, progress: Progress | None = None, offline: bool = False, s
 
 @dataclass
 class Verification:
-    """What came of hashing files of published weights.
+    """Result of verifying files of published weights.
 
     Attributes:
-        verified: Name to SHA-256.
-        failed: Name to the error that says what is wrong.
+        verified: SHA-256 by name.
+        failed: Error by name.
     """
 
     verified: dict[str, str] = field(default_factory=dict)
     failed: dict[str, MasamError] = field(default_factory=dict)
 
     def raise_failures(self) -> None:
-        """Raise if a file is not as it should be.
+        """Raise if a verification failed.
 
         Raises:
-            ModelError: Files are damaged; all are named.
-            InputError: For a file no SHA-256 is known, and none is damaged.
+            ModelError: Files are damaged; the message names all of them.
+            InputError: No file is damaged, but no SHA-256 is known for one.
         """
         damaged = [error for error in self.failed.values() if isinstance(error, ModelError)]
         if len(damaged) > 1:
@@ -94,34 +91,34 @@ class Verification:
 
 
 def verify(names: Sequence[str] = (), *, progress: Progress | None = None) -> Verification:
-    """Hash files of published weights again, and compare with the pinned or recorded SHA-256.
+    """Hash files of published weights and compare with the pinned or recorded SHA-256.
 
-    A file that was put there by hand is taken from then on, if its SHA-256 is the pinned one.
+    A file that was put there by hand is accepted from then on if its SHA-256 is the pinned one.
 
     Args:
-        names: Names of ``PUBLISHED``; all that are on this machine if there are none.
-        progress: Is told of the bytes.
+        names: Names of ``PUBLISHED``; empty for all weights on this machine.
+        progress: Receives the progress.
 
     Raises:
-        ConfigError: A name is not known.
+        ConfigError: A name is unknown.
         InputError: A named file is not on this machine.
-        ResourceError: The system did not let us read or write.
+        ResourceError: The system refused to read or write a file.
     """
     present = [name for name in PUBLISHED if state(name) in ("yes", "unchecked")]
     for name in names:
         if find_published(name).name not in present:
             require_cached(name)
-    found = Verification()
+    result = Verification()
     for name in dict.fromkeys(names) or present:
         entry = PUBLISHED[name]
         path, verified = entry.path, entry.verified()
         expected = entry.sha256 or verified
         if not expected:
-            found.failed[name] = _unknown(entry, path)
+            result.failed[name] = _unknown(entry, path)
             continue
         sha256 = _hash(path, progress or Silent())
         if sha256 != expected:
-            found.failed[name] = ModelError(
+            result.failed[name] = ModelError(
                 f"{name} is damaged: expected SHA-256 {expected}, got {sha256}",
                 where=path,
                 fix=f"delete the file and run masam weights get {name}" if entry.url else "install masam again",
@@ -129,8 +126,8 @@ def verify(names: Sequence[str] = (), *, progress: Progress | None = None) -> Ve
             continue
         if verified is None and entry.url:
             write_receipt(path, entry.url, sha256)
-        found.verified[name] = sha256
-    return found
+        result.verified[name] = sha256
+    return result
 
 
 def _expected(entry: PublishedWeights, sha256: str | None) -> str | None:
@@ -149,14 +146,14 @@ def _hash(path: Path, progress: Progress) -> str:
     return hash_file(path, meter.reach)
 
 
-def _unexpected(path: Path, expected: str, found: str) -> InputError:
+def _unexpected(path: Path, expected: str, actual: str) -> InputError:
     fix = "delete the file and run the command again"
-    return InputError(f"expected SHA-256 {expected}, got {found}", where=path, fix=fix)
+    return InputError(f"expected SHA-256 {expected}, got {actual}", where=path, fix=fix)
 
 
 def _unknown(entry: PublishedWeights, path: Path) -> InputError:
-    fix = f"run masam weights get {entry.name}, which asks the host, or give it by --sha256"
-    return InputError("no SHA-256 is known to check the file by", where=path, fix=fix)
+    fix = f"run masam weights get {entry.name}, which asks the host, or give it with --sha256"
+    return InputError("no SHA-256 is known for the file", where=path, fix=fix)
 
 
 def _by_hand(entry: PublishedWeights, target: Path) -> str:

@@ -1,6 +1,6 @@
-"""What travels with a model's weights, and its form in the file: numbers, plan, base, training, licence.
+"""The card of a model, and its form in the metadata of the model file: specification, plan, base, training, licence.
 
-The form has a version. What an older one lacks is filled in here, so that the rest of masam knows the newest only.
+The form has a version. :func:`read_header` migrates older versions, so that all other code handles the newest only.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from masam.model.spec import MasamSpec
 from masam.preprocess.plan import Plan
 
 FORMAT_VERSION = 3
-"""1: base_sha256 alone names the base. 2: base, classes, licence, versions. 3: the spec has LoRA, places and shapes of
-adapters, SAM's own decoder, and classes that were added."""
+"""1: only base_sha256 names the base. 2: adds base, classes, licence, versions. 3: the specification has all options of
+the architecture; models of earlier versions have their defaults, those of the paper."""
 
 HEADER = "masam"
 """Key of the metadata that holds the header, as JSON."""
@@ -26,14 +26,14 @@ HEADER = "masam"
 
 @dataclass(frozen=True)
 class Base:
-    """The SAM file whose frozen encoder a model stands on.
+    """The SAM file from which the frozen encoder of a model was loaded.
 
     Attributes:
         size: vit_b, ... or ``custom``.
-        sha256: Hash of the file.
-        tensors_sha256: Hash of its tensors under SAM's names, which a copy in another container shares; None in models
+        sha256: SHA-256 of the file.
+        tensors_sha256: SHA-256 of its tensors under SAM's names, which is independent of the container; None in models
             of format version 1.
-        file: Its name, without folders; None in models of format version 1.
+        file: Name of the file, without folders; None in models of format version 1.
     """
 
     size: str
@@ -44,13 +44,13 @@ class Base:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What travels with the weights.
+    """Information that is stored with the weights.
 
     Attributes:
-        plan: How volumes are prepared, and which class is which channel.
-        base: SAM file whose encoder the model stands on; None if the encoder is in the model's file itself.
-        training: Facts of the training run: steps, validation Dice, and what else it notes.
-        licence: Terms of the weights, such as an SPDX name; None where nobody has said.
+        plan: Preparation of volumes, and the classes of the channels.
+        base: SAM file that the model requires; None if the model file contains the encoder.
+        training: Facts about the training run, such as steps and validation Dice.
+        licence: Terms of the weights, such as an SPDX name; None if unknown.
     """
 
     plan: Plan | None = None
@@ -60,7 +60,7 @@ class ModelCard:
 
 
 def write_header(spec: MasamSpec, card: ModelCard) -> dict[str, str]:
-    """Return a model file's metadata: plain values, the same for the same model and versions."""
+    """Return the metadata of a model file; equal for equal models and versions."""
     header = {
         "format_version": FORMAT_VERSION,
         "versions": {"masam": __version__, "torch": metadata.version("torch")},
@@ -75,21 +75,21 @@ def write_header(spec: MasamSpec, card: ModelCard) -> dict[str, str]:
 
 
 def read_header(notes: Mapping[str, str], where: object) -> dict[str, Any]:
-    """Return the header of a model file of any version as the newest version has it.
+    """Return the header of a model file of any version, migrated to the newest.
 
     Args:
-        notes: The file's metadata.
-        where: File to name in an error.
+        notes: Metadata of the file.
+        where: File for error messages.
 
     Raises:
-        ModelError: There is no header, it is incomplete, or of a version that this masam does not know.
+        ModelError: The header is missing or incomplete, or its version is unknown.
     """
     try:
         header = json.loads(notes[HEADER])
         version = header["format_version"]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelError(
-            "expected a model that masam has written, its metadata are missing",
+            "expected a model written by masam, its metadata are missing",
             where=where,
             fix="give a run folder or its model.safetensors",
         ) from error
@@ -110,24 +110,24 @@ def read_header(notes: Mapping[str, str], where: object) -> dict[str, Any]:
 
 
 def read_spec(header: Mapping[str, Any], where: object) -> MasamSpec:
-    """Return the architecture that a header describes.
+    """Return the specification in a header.
 
     Raises:
-        ModelError: Its numbers are not those of a model.
+        ModelError: The specification is invalid.
     """
     try:
         return MasamSpec.from_plain(header["spec"])
     except (AttributeError, KeyError, TypeError, ConfigError) as error:
         raise ModelError(
-            f"expected the numbers of a model in the metadata ({error})", where=where, fix="train or export it again"
+            f"expected a valid specification in the metadata ({error})", where=where, fix="train or export it again"
         ) from error
 
 
 def read_card(header: Mapping[str, Any], where: object) -> ModelCard:
-    """Return the card that a header describes.
+    """Return the card in a header.
 
     Raises:
-        ModelError: A part of it is not what it should be.
+        ModelError: A part of the card is invalid.
     """
     base, plan, training = header["base"], header["plan"], header["training"]
     try:
@@ -147,29 +147,28 @@ def read_card(header: Mapping[str, Any], where: object) -> ModelCard:
 
 
 def require_fitting(plan: Plan, spec: MasamSpec) -> None:
-    """Refuse a plan that is for another model.
+    """Check that a plan matches a model.
 
     Raises:
-        ModelError: The number of classes, of channels, or the image size differ.
+        ModelError: The number of classes or channels, or the image size differ.
     """
     fix = "give the plan that the model was trained with"
-    wanted, found = (plan.scheme.num_classes, plan.image_size), (spec.num_classes, spec.image_size)
-    if wanted != found:
+    expected, actual = (plan.scheme.num_classes, plan.image_size), (spec.num_classes, spec.image_size)
+    if expected != actual:
         raise ModelError(
-            f"the plan has {wanted[0]} classes at {wanted[1]} pixels, the model {found[0]} at {found[1]}", fix=fix
+            f"the plan has {expected[0]} classes at {expected[1]} pixels, the model {actual[0]} at {actual[1]}", fix=fix
         )
     if len(plan.channels) != spec.image_channels:
         raise ModelError(f"the plan has {len(plan.channels)} image channels, the model {spec.image_channels}", fix=fix)
 
 
 def _from_version_1(header: Mapping[str, Any]) -> dict[str, Any]:
-    upgraded = {key: header[key] for key in ("spec", "plan", "training") if key in header}
+    migrated = {key: header[key] for key in ("spec", "plan", "training") if key in header}
     if "base_sha256" in header:
         sha256 = header["base_sha256"]
         try:
             size = header["spec"]["sam"]["name"]
         except (KeyError, TypeError):
-            size = "custom"  # read_spec says what is wrong with it
-        upgraded["base"] = None if sha256 is None else {"size": size, "sha256": sha256}
-    versions = {"masam": header.get("masam_version")}
-    return {**upgraded, "format_version": 1, "versions": versions, "licence": None}
+            size = "custom"  # read_spec reports the error
+        migrated["base"] = None if sha256 is None else {"size": size, "sha256": sha256}
+    return {**migrated, "versions": {"masam": header.get("masam_version")}, "format_version": 1, "licence": None}

@@ -1,4 +1,4 @@
-"""From files to models and back: build, save, load."""
+"""Build, save and load models."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from masam.model.masam import Masam, empty_model
 from masam.model.sizes import find_size
 from masam.model.spec import MasamSpec, ModelOptions
 from masam.weights import tensors
-from masam.weights.card import Base, ModelCard, read_card, read_header, read_spec, write_header
+from masam.weights.card import HEADER, Base, ModelCard, read_card, read_header, read_spec, write_header
 from masam.weights.infer_spec import infer_sam_size
 from masam.weights.published import find_cached_by_sha256, published_by_sha256, resolve
 from masam.weights.sam_names import KINDS, kind_of
-from masam.weights.state_dict import begin_classes, load_sam_state, load_strictly, require_fit, require_sam
+from masam.weights.state_dict import initialise_classes, load_sam_state, load_strictly, require_fit, require_sam
 
 MODEL_FILE = "model.safetensors"
 """Name of the model in a run folder."""
 
 AUTO_SIZE = "auto"
-"""The size that the SAM file has; vit_b without a file."""
+"""Use the size of the SAM file, or vit_b without a file."""
 
 
 Parameters = ParamSpec("Parameters")
@@ -93,22 +93,22 @@ def build_masam(
     model.card = card
     if state is not None:
         load_sam_state(model, state, sam, where=sam_checkpoint)
-        begin_classes(model, state)
+        initialise_classes(model, state)
     return model
 
 
 def read_base(name_or_path: str | Path) -> tuple[dict[str, Tensor], Base]:
-    """Read a SAM file for a model to stand on.
+    """Read the SAM file that a model is based on.
 
     Args:
-        name_or_path: SAM's or MedSAM's weights: a file, or a published name such as ``sam-vit-b``.
+        name_or_path: Weights of SAM or MedSAM: a file, or a published name such as ``sam-vit-b``.
 
     Returns:
-        Its tensors under SAM's names, and what the model's card says of it.
+        The tensors under SAM's names, and the entry for the model's card.
 
     Raises:
-        InputError: The file cannot be opened, or is not on this machine yet.
-        ModelError: It is damaged, or does not hold a SAM.
+        InputError: The file cannot be opened, or is not on this machine.
+        ModelError: The file is damaged, or does not contain a SAM.
     """
     path = resolve(name_or_path)
     state = require_sam(tensors.read_tensors(path)[0], path)
@@ -119,13 +119,13 @@ def read_base(name_or_path: str | Path) -> tuple[dict[str, Tensor], Base]:
 def save(path: Path, model: Masam, *, embed_base: bool = False) -> None:
     """Write a model with its card as one safetensors file.
 
-    The frozen encoder of a known SAM file is not repeated: the card names that file, and ``load`` asks for it. An
-    encoder that is not frozen, or that stands on no file, is in the file itself.
+    If the encoder is frozen and came from a SAM file, only the trained tensors are written; the card names that file,
+    and ``load`` requires it. Otherwise all tensors are written.
 
     Args:
         path: File to write.
         model: The model, with its card.
-        embed_base: Put the encoder into the file in any case, so that the file stands alone.
+        embed_base: Write the encoder in any case, so that the file can be loaded without a SAM file.
 
     Raises:
         ResourceError: The file cannot be written.
@@ -134,19 +134,19 @@ def save(path: Path, model: Masam, *, embed_base: bool = False) -> None:
 
 
 def write_model(path: Path, model: Masam, state: Mapping[str, Tensor], *, embed_base: bool = False) -> None:
-    """Write a model of which this process may hold but a part.
+    """Write a model whose tensors are given separately, because this process may hold only a part of each.
 
     Args:
         path: File to write.
         model: The model, with its card.
-        state: All its tensors, whole.
-        embed_base: As of ``save``.
+        state: All tensors of the model, complete.
+        embed_base: Write the encoder in any case, as in :func:`save`.
 
     Raises:
         ResourceError: The file cannot be written.
     """
     card = model.card or ModelCard()
-    if embed_base or not stands_on_base(model):
+    if embed_base or not is_based_on_file(model):
         card = replace(card, base=None)
     else:
         trained = model.trained_names()
@@ -154,31 +154,31 @@ def write_model(path: Path, model: Masam, state: Mapping[str, Tensor], *, embed_
     tensors.write_tensors(path, state, write_header(model.spec, card))
 
 
-def stands_on_base(model: Masam) -> bool:
-    """Say whether a model's encoder is the frozen one of a SAM file that its card names."""
+def is_based_on_file(model: Masam) -> bool:
+    """Return whether the encoder is frozen and its weights are those of the SAM file named in the card."""
     trained = model.trained_names()
     is_frozen = not any(p.requires_grad for name, p in model.named_parameters() if name not in trained)
     return is_frozen and model.card is not None and model.card.base is not None
 
 
 def fold_folder(root: Path, fold: int) -> Path:
-    """Return the run folder of a fold, in the folder of all."""
+    """Return the run folder of one fold inside the folder of all folds."""
     return root / f"fold_{fold}"
 
 
 def load_folds(path: str | Path, sam_checkpoint: str | Path | None = None) -> list[Masam]:
-    """Load the models of all folds, or one that stands alone.
+    """Load the models of all folds, or a single model.
 
     Args:
-        path: The folder of all folds, or what ``load`` takes.
-        sam_checkpoint: As of ``load``.
+        path: The folder of all folds, or the path of a single model as for :func:`load`.
+        sam_checkpoint: The SAM file, as for :func:`load`.
 
     Returns:
-        The models in evaluation mode; frozen tensors that they have in common are held once.
+        The models in evaluation mode; they share the frozen tensors of a common SAM file.
 
     Raises:
-        InputError: As of ``load``.
-        ModelError: As of ``load``.
+        InputError: A file cannot be opened.
+        ModelError: A file is damaged, has a newer format, or requires another SAM file.
     """
     folders = _fold_folders(path)
     models = [load(folder, sam_checkpoint) for folder in folders or [Path(path)]]
@@ -193,42 +193,42 @@ def load_folds(path: str | Path, sam_checkpoint: str | Path | None = None) -> li
 
 
 def _fold_folders(path: str | Path) -> list[Path]:
-    """Return the run folders of folds whose training has come to a model, in order; none if the path is no such."""
+    """Return the run folders of the folds that have a model, in order; empty if the path is not a folder of folds."""
     root = Path(path)
     if not root.is_dir() or (root / MODEL_FILE).exists():
         return []
-    found = (fold_folder(root, fold) for fold in itertools.count())
-    return list(itertools.takewhile(lambda folder: (folder / MODEL_FILE).is_file(), found))
+    folders = (fold_folder(root, fold) for fold in itertools.count())
+    return list(itertools.takewhile(lambda folder: (folder / MODEL_FILE).is_file(), folders))
 
 
 def load(path: str | Path, sam_checkpoint: str | Path | None = None) -> Masam:
-    """Load a model that was trained here.
+    """Load a trained model.
 
     Args:
         path: A run folder or its ``model.safetensors``.
-        sam_checkpoint: The SAM file the model stands on, where the encoder is not in the file itself; a path or a
-            published name. None looks among the published weights on this machine.
+        sam_checkpoint: The SAM file that the model is based on, a path or a published name, if the model file does not
+            contain the encoder. None searches the published weights on this machine.
 
     Returns:
         The model in evaluation mode, its plan in ``model.card.plan``.
 
     Raises:
         InputError: A file cannot be opened.
-        ModelError: The file is damaged, of a newer format, or needs another SAM file.
+        ModelError: The file is damaged, has a newer format, or requires another SAM file.
     """
     if folds := _fold_folders(path):
         raise ModelError(
             f"expected one model, got a folder of {len(folds)} folds",
             where=path,
-            fix="name one of them, such as fold_0; masam predict takes them all",
+            fix="give one of them, such as fold_0; masam predict accepts all of them",
         )
     file = find_model_file(path)
     shapes, spec, card = read_model_header(file)
     model = empty_model(spec)
-    own, trained = model.state_dict(), model.trained_names()
-    kept = set(own) - trained if card.base is not None else set()
-    # Judged by shapes first: what does not fit takes no memory.
-    require_fit(own, shapes, kept, where=file)
+    expected, trained = model.state_dict(), model.trained_names()
+    kept = set(expected) - trained if card.base is not None else set()
+    # Shapes are compared first, before any tensor is loaded into memory.
+    require_fit(expected, shapes, kept, where=file)
     if card.base is not None:
         base, where = _find_base(sam_checkpoint, card.base, file)
         load_sam_state(model, base, spec.sam, where=where)
@@ -242,38 +242,40 @@ def read_model_header(file: Path) -> tuple[dict[str, Tensor], MasamSpec, ModelCa
 
     Raises:
         InputError: The file cannot be opened.
-        ModelError: It is damaged, of a newer format, or no model of masam's.
+        ModelError: It is damaged, has a newer format, or was not written by masam.
     """
-    shapes, notes = tensors.read_header(file)
+    shapes, metadata = tensors.read_header(file)
     kind = kind_of(shapes)
-    if "masam" not in notes and kind is not None:
-        todo = "import it with masam weights import" if kind == "ma-sam-adapter" else "give it with --sam-checkpoint"
-        raise ModelError(f"expected a model that masam has written, got {KINDS[kind]}", where=file, fix=todo)
-    header = read_header(notes, file)
+    if HEADER not in metadata and kind is not None:
+        fix = "import it with masam weights import" if kind == "ma-sam-adapter" else "give it with --sam-checkpoint"
+        raise ModelError(f"expected a model written by masam, got {KINDS[kind]}", where=file, fix=fix)
+    header = read_header(metadata, file)
     return shapes, read_spec(header, file), read_card(header, file)
 
 
 def find_model_file(path: str | Path) -> Path:
-    """Return the model's file, given that file or a run folder."""
+    """Return the model file for a run folder or the file itself."""
     file = Path(path)
     return file / MODEL_FILE if file.is_dir() else file
 
 
 def _find_base(given: str | Path | None, base: Base, file: Path) -> tuple[dict[str, Tensor], Path]:
-    """Return the tensors of the SAM file that a model stands on, and where they are from."""
+    """Return the tensors of the SAM file that a model is based on, and the path of that file."""
     name = f" ({base.file})" if base.file else ""
-    wanted = f"the SAM file of {base.size}{name} with SHA-256 {base.sha256}"
+    description = f"the SAM file of {base.size}{name} with SHA-256 {base.sha256}"
     published = published_by_sha256(base.sha256)
     path = find_cached_by_sha256(base.sha256) if given is None else resolve(given)
     if path is None:
         get = f", or run masam weights get {published.name}" if published else ""
-        raise ModelError(f"the model stands on {wanted}", where=file, fix=f"give that file with --sam-checkpoint{get}")
+        raise ModelError(
+            f"the model requires {description}", where=file, fix=f"give that file with --sam-checkpoint{get}"
+        )
     state = require_sam(tensors.read_tensors(path)[0], path)
     if base.tensors_sha256 is None or tensors.content_sha256(state) != base.tensors_sha256:
-        # The tensors decide, so that the same weights in another container are as good; old models know the file only.
-        found = gate.sha256(path)
-        if found != base.sha256:
+        # The hash of the tensors accepts the same weights in another container. Models of version 1 lack it.
+        actual = gate.sha256(path)
+        if actual != base.sha256:
             raise ModelError(
-                f"expected {wanted}, got a file with SHA-256 {found}", where=path, fix="give the right file"
+                f"expected {description}, got a file with SHA-256 {actual}", where=path, fix="give the right file"
             )
     return state, path

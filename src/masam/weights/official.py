@@ -1,4 +1,4 @@
-"""The official MA-SAM's models in and out: its adapter file, and what its programs fix outside of it."""
+"""Import and export of official MA-SAM models: the adapter file, and the settings that its programs fix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from masam.model.masam import Masam, empty_model
 from masam.preprocess.plan import PRESETS, Plan
 from masam.weights.card import ModelCard, require_fitting
 from masam.weights.infer_spec import USUAL_DECODER_HEADS, infer_masam_spec
-from masam.weights.model_file import read_base, stands_on_base
+from masam.weights.model_file import is_based_on_file, read_base
 from masam.weights.pytorch_file import write_pytorch
 from masam.weights.sam_names import to_official
 from masam.weights.state_dict import load_official_state, load_sam_state, require_adapter
@@ -31,7 +31,7 @@ LABELS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
         "pancreas": ("paper-tumor", ("tumour",)),
     }
 )  # fmt: skip
-"""What the official models were trained on: preset of the plan, and classes in the order of channels (paper.md 5)."""
+"""Data sets of the official models: preset of the plan, and classes in the order of the channels (paper.md 5)."""
 
 
 def load_reference(
@@ -41,22 +41,21 @@ def load_reference(
     fact_scale: float = 1.0,
     decoder_heads: int = USUAL_DECODER_HEADS,
 ) -> Masam:
-    """Load the official MA-SAM: a SAM file and an ``epoch_N.pth``; all other numbers are read off the tensors.
+    """Load an official MA-SAM model from a SAM file and an ``epoch_N.pth``, in evaluation mode.
+
+    All other hyperparameters are inferred from the tensors.
 
     Args:
-        sam_checkpoint: SAM's weights, of the backbone that the adapter was trained on: a file or a published name.
+        sam_checkpoint: Weights of the SAM that the adapter was trained on: a file or a published name.
         adapter_checkpoint: The official adapter file, automatic or box variant.
-        image_size: Side of the input in pixels that the adapter was trained with.
-        fact_scale: Factor of the FacT increments that it was trained with.
+        image_size: Side of the input in pixels during training.
+        fact_scale: Factor of the FacT increments during training.
         decoder_heads: Attention heads of the mask decoder.
-
-    Returns:
-        The model in evaluation mode.
 
     Raises:
         InputError: A file cannot be opened.
-        ConfigError: The image size is not one.
-        ModelError: A file is not what it should be, or the two do not belong together.
+        ConfigError: The image size is invalid.
+        ModelError: A file has the wrong content, or the two files do not match.
     """
     adapter_path = Path(adapter_checkpoint)
     sam, base = read_base(sam_checkpoint)
@@ -79,21 +78,23 @@ def import_reference(
     plan: Plan | None = None,
     licence: str | None = None,
 ) -> Masam:
-    """Load the official MA-SAM with all that it takes to predict scans with it.
+    """Load an official MA-SAM model together with the plan that predictions require.
+
+    The first four arguments are those of :func:`load_reference`.
 
     Args:
-        sam_checkpoint: See ``load_reference``.
-        adapter_checkpoint: See ``load_reference``.
-        image_size: See ``load_reference``.
-        fact_scale: See ``load_reference``.
+        sam_checkpoint: Weights of the SAM.
+        adapter_checkpoint: The official adapter file.
+        image_size: Side of the input in pixels during training.
+        fact_scale: Factor of the FacT increments during training.
         trained_on: btcv, prostate or pancreas: classes and preparation as in the official programs.
-        plan: A plan of one's own in its place; without either the model carries none.
+        plan: Another plan. Without ``plan`` and ``trained_on`` the model has no plan.
         licence: Terms of the adapter's weights, such as an SPDX name.
 
     Raises:
         InputError: A file cannot be opened.
-        ConfigError: The image size is not one, or there is no such data set.
-        ModelError: A file is not what it should be, or the parts do not belong together.
+        ConfigError: The image size is invalid, or the data set is unknown.
+        ModelError: A file has the wrong content, or the parts do not match.
     """
     model = load_reference(sam_checkpoint, adapter_checkpoint, image_size, fact_scale)
     if trained_on is not None:
@@ -105,29 +106,28 @@ def import_reference(
 
 
 def save_reference(path: Path, model: Masam) -> None:
-    """Write what was trained as the official code's ``epoch_N.pth``, for its ``--adapt_ckpt``.
+    """Write the trained tensors as an ``epoch_N.pth`` for ``--adapt_ckpt`` of the official code.
 
-    The official code takes the other numbers from its options (``official_options``).
+    The official code takes the other hyperparameters from its options (:func:`official_options`).
 
     Args:
         path: File to write, ``.pth``.
-        model: A model that stands on a SAM file.
+        model: A model that is based on a SAM file.
 
     Raises:
-        ModelError: The model's encoder is its own, or the model is another than the paper's: the official file has no
-            room for either.
+        ModelError: The model differs from the paper's, or its encoder was trained: the official format stores neither.
         ResourceError: The file cannot be written.
     """
-    if varied := model.spec.variations():
-        said = ", ".join(f"{key} {value}" for key, value in varied.items())
+    if variations := model.spec.variations():
+        listed = ", ".join(f"{key} {value}" for key, value in variations.items())
         raise ModelError(
-            f"expected the paper's model, got one with {said}; the official adapter file has no room for that",
+            f"expected the paper's model, got one with {listed}, which the official adapter format cannot store",
             fix="export it as safetensors",
         )
-    if not stands_on_base(model) or model.image_encoder.fact is None or model.input_projection is not None:
+    if not is_based_on_file(model) or model.image_encoder.fact is None or model.input_projection is not None:
         raise ModelError(
-            "expected a model whose frozen encoder is a SAM file's, with FacT beside it and no projection of channels; "
-            "the official adapter file has no room for them",
+            "expected a model with FacT, without a projection of channels, and with the frozen encoder of a SAM file; "
+            "the official adapter format cannot store any other",
             fix="export it as safetensors",
         )
     trained = model.trained_names()
@@ -136,7 +136,7 @@ def save_reference(path: Path, model: Masam) -> None:
 
 
 def official_options(model: Masam) -> str:
-    """Return the options with which the official programs run a model of ``save_reference``."""
+    """Return the options of the official programs for a model written by :func:`save_reference`."""
     spec = model.spec
     base = model.card.base.file if model.card and model.card.base else None
     return (
@@ -146,16 +146,16 @@ def official_options(model: Masam) -> str:
 
 
 def reference_plan(trained_on: str, image_size: int = 512) -> Plan:
-    """Return how the official programs prepare volumes.
+    """Return the plan with which the official programs prepare volumes.
 
-    Slices lie as the file stores them, whatever its orientation, and each window is stretched to 0..1 (paper.md 1.5).
+    Slices are used as stored, regardless of the orientation, and each window is rescaled to 0..1 (paper.md 1.5).
 
     Args:
         trained_on: btcv, prostate or pancreas.
         image_size: Side of the model's input in pixels.
 
     Raises:
-        ConfigError: There is no such data set.
+        ConfigError: The data set is unknown.
     """
     if trained_on not in LABELS:
         raise ConfigError(f"expected one of {', '.join(LABELS)}, got {trained_on!r}", where="trained_on")

@@ -1,4 +1,4 @@
-"""SAM weights by name, others' and our own: where they come from, and where they lie on this machine."""
+"""Published SAM weights and our own, by name: their addresses, and their files on this machine."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from masam.weights.receipt import read_receipt
 State = Literal["yes", "no", "incomplete", "unchecked"]
 
 _PACKAGE = Path(__file__).parent.parent / "assets"
-"""Holds the weights that come with the package."""
+"""Folder of the weights that are part of the package."""
 
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """One file of weights: of others, or in the package.
+    """One file of published weights.
 
     Attributes:
-        name: What users call it.
-        title: What it is, in a few words.
+        name: Name for users.
+        title: Short description.
         size: Model size, as in ``masam.model.sizes``.
-        url: Address of the file; None where it comes with the package.
-        filename: Its name in the cache folder, or in the package.
-        bytes: Its size in bytes: exact where ``sha256`` is given, else about.
-        sha256: SHA-256 of the file in hex; None where the host's own statement counts. Of the package's it is pinned.
+        url: Address of the file; None for a file of the package.
+        filename: Name of the file in the cache folder, or in the package.
+        bytes: Size of the file: exact if ``sha256`` is given, otherwise approximate.
+        sha256: Pinned SHA-256 of the file in hex; None if the hash published by the host is used.
         licence: SPDX name of its licence.
-        page: Page of its authors.
+        page: Web page of its authors.
     """
 
     name: str
@@ -51,28 +51,28 @@ class PublishedWeights:
 
     @property
     def file_size(self) -> str:
-        """The size of the file as people write it."""
+        """Size of the file for display."""
         return f"{self.bytes / MB:.0f} MB" if self.bytes < 1000 * MB else f"{self.bytes / MB / 1000:.2f} GB"
 
     @property
     def path(self) -> Path:
-        """Where the file lies, or would."""
+        """Path of the file, whether it exists or not."""
         return (cache_folder() if self.url else _PACKAGE) / self.filename
 
     def verified(self) -> str | None:
-        """Return the SHA-256 that the file on this machine was verified by; None if there is none, or it was not.
+        """Return the SHA-256 with which the file on this machine was verified; None if it is missing or unverified.
 
-        The package's file came through an installer that checks what it installs; its size is compared.
+        Installers verify the files of a package, so for these only the size is compared.
 
         Raises:
-            ResourceError: The system did not let us read.
+            ResourceError: The system refused to read a file.
         """
         if self.url:
             receipt = read_receipt(self.path)
             return receipt.sha256 if receipt else None
         with os_errors(self.path):
-            is_whole = self.path.is_file() and self.path.stat().st_size == self.bytes
-        return self.sha256 if is_whole else None
+            is_complete = self.path.is_file() and self.path.stat().st_size == self.bytes
+        return self.sha256 if is_complete else None
 
 
 def _meta(letter: str, filename: str, size: int, sha256: str) -> PublishedWeights:
@@ -106,7 +106,7 @@ def _hugging_face(letter: str, word: str, size: int) -> PublishedWeights:
 _ALL = (
     PublishedWeights(
         name="masam-vit-t",
-        title="A small SAM of our own, pre-trained on pictures made by formula",
+        title="A small SAM of our own, pre-trained on synthetic images",
         size="vit_t",
         url=None,
         filename="masam-vit-t.safetensors",
@@ -116,22 +116,13 @@ _ALL = (
         page="docs/concepts/pre-training.md",
     ),
     _meta(
-        "b",
-        "sam_vit_b_01ec64.pth",
-        375_042_383,
-        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+        "b", "sam_vit_b_01ec64.pth", 375_042_383, "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"
     ),
     _meta(
-        "l",
-        "sam_vit_l_0b3195.pth",
-        1_249_524_607,
-        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+        "l", "sam_vit_l_0b3195.pth", 1_249_524_607, "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"
     ),
     _meta(
-        "h",
-        "sam_vit_h_4b8939.pth",
-        2_564_550_879,
-        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+        "h", "sam_vit_h_4b8939.pth", 2_564_550_879, "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
     ),
     _hugging_face("b", "base", 375 * MB),
     _hugging_face("l", "large", 1250 * MB),
@@ -140,7 +131,7 @@ _ALL = (
         name="medsam-vit-b",
         title="MedSAM, ViT-B, SAM fine-tuned on medical images",
         size="vit_b",
-        # Of one commit, so that the file cannot change behind its name.
+        # A fixed commit, so that the content of this address cannot change.
         url="https://huggingface.co/wanglab/medsam-vit-base/resolve/"
         "a0a0e4bf38278213a0df876d2378f5736731a15e/model.safetensors",
         filename="medsam-vit-base.safetensors",
@@ -151,22 +142,22 @@ _ALL = (
     ),
 )
 
-PUBLISHED: Mapping[str, PublishedWeights] = {one.name: one for one in _ALL}
-"""All weights that masam knows by name."""
+PUBLISHED: Mapping[str, PublishedWeights] = {entry.name: entry for entry in _ALL}
+"""All weights that can be given by name."""
 
 
 def cache_folder() -> Path:
-    """Return the folder of downloaded weights: ``MASAM_HOME/weights``, or ``weights`` in the user's cache of masam."""
+    """Return the folder of downloaded weights: ``MASAM_HOME/weights``, or ``weights`` in masam's user cache."""
     home = os.environ.get("MASAM_HOME")
     root = Path(home).absolute() if home else platformdirs.user_cache_path("masam", appauthor=False)
     return root / "weights"
 
 
 def find_published(name: str) -> PublishedWeights:
-    """Return the weights of a name.
+    """Return the weights with this name.
 
     Raises:
-        ConfigError: There are none of that name; the line says the nearest.
+        ConfigError: No weights have this name; the message suggests the nearest name.
     """
     if name not in PUBLISHED:
         near = difflib.get_close_matches(name, PUBLISHED, n=1)
@@ -175,105 +166,91 @@ def find_published(name: str) -> PublishedWeights:
     return PUBLISHED[name]
 
 
-def cached(name: str) -> Path | None:
-    """Return where published weights lie on this machine, complete and once verified; None if they do not.
-
-    Raises:
-        ConfigError: There are no published weights of that name.
-        ResourceError: The system did not let us read.
-    """
-    entry = find_published(name)
-    return entry.path if entry.verified() else None
-
-
 def state(name: str) -> State:
-    """Say whether published weights are on this machine.
+    """Return whether published weights are on this machine.
 
     Returns:
-        ``yes``; ``no``; ``incomplete`` if a part is there that a download goes on with; ``unchecked`` if the file was
-        put there by hand and not verified yet.
+        ``yes``; ``no``; ``incomplete`` for a partial download; ``unchecked`` for a file that was put into the cache
+        folder by hand and is not yet verified.
 
     Raises:
-        ConfigError: There are no published weights of that name.
-        ResourceError: The system did not let us read.
+        ConfigError: No weights have this name.
+        ResourceError: The system refused to read a file.
     """
-    if cached(name):
+    entry = find_published(name)
+    if entry.verified():
         return "yes"
-    path = find_published(name).path
-    if path.exists():
+    if entry.path.exists():
         return "unchecked"
-    return "incomplete" if part_path(path).exists() else "no"
+    return "incomplete" if part_path(entry.path).exists() else "no"
 
 
 def resolve(name_or_path: str | Path) -> Path:
-    """Return the file that is meant by the name of published weights or by a path.
+    """Return the file for the name of published weights, or for a path.
 
-    One rule: what equals a published name is that name, whatever lies in the working folder. A file that happens to be
-    called so is meant by a path with a separator, as text: ``./sam-vit-b``.
+    A published name always means the published weights, even if the working folder contains a file of that name. Such a
+    file can be given with a separator, as text: ``./sam-vit-b``.
 
     Args:
-        name_or_path: A name of ``PUBLISHED``, or a path, which is returned as it is.
+        name_or_path: A name of ``PUBLISHED``, or a path, which is returned unchanged.
 
     Raises:
-        InputError: The published weights are not on this machine, or not verified yet.
-        ResourceError: The system did not let us read.
+        InputError: The published weights are not on this machine, or not verified.
+        ResourceError: The system refused to read a file.
     """
     entry = PUBLISHED.get(str(name_or_path))
-    if entry is None:
-        return Path(name_or_path)
-    return require_cached(entry.name)
+    return Path(name_or_path) if entry is None else require_cached(entry.name)
 
 
 def require_cached(name: str) -> Path:
-    """Return where published weights lie on this machine, complete and once verified.
+    """Return the path of published weights that are verified on this machine.
 
     Raises:
-        ConfigError: There are no published weights of that name.
-        InputError: They are not on this machine, or not verified yet.
-        ResourceError: The system did not let us read.
+        ConfigError: No weights have this name.
+        InputError: They are not on this machine, or not verified.
+        ModelError: The package's own file is missing or incomplete.
+        ResourceError: The system refused to read a file.
     """
-    if path := cached(name):
-        return path
     entry = find_published(name)
+    if entry.verified():
+        return entry.path
     if entry.url is None:
-        raise broken_package(entry)
+        raise damaged_package(entry)
     if state(name) == "unchecked":
         raise InputError(
-            f"{name} is there, but not checked yet", where=entry.path, fix=f"run masam weights verify {name}"
+            f"{name} is present but not verified", where=entry.path, fix=f"run masam weights verify {name}"
         )
-    raise InputError(
-        f"{name} is not on this machine yet", fix=f"run masam weights get {name} (about {entry.file_size})"
-    )
+    raise InputError(f"{name} is not on this machine", fix=f"run masam weights get {name} (about {entry.file_size})")
 
 
-def broken_package(entry: PublishedWeights) -> ModelError:
-    """Return the error that the package's own file is not what it was."""
+def damaged_package(entry: PublishedWeights) -> ModelError:
+    """Return the error for a missing or incomplete file of the package."""
     return ModelError(
-        f"expected a file of {entry.bytes} bytes with SHA-256 {entry.sha256}, which comes with masam",
+        f"expected a file of {entry.bytes} bytes with SHA-256 {entry.sha256}, which is part of the masam package",
         where=entry.path,
-        fix="install masam again; in a clone, check that the file was fetched whole",
+        fix="install masam again; in a clone, check that the file was fetched completely",
     )
 
 
 def published_by_sha256(sha256: str) -> PublishedWeights | None:
-    """Return the published weights of a SHA-256: a pinned one, or one that was verified on this machine.
+    """Return the published weights with this SHA-256, pinned or verified on this machine.
 
     Args:
-        sha256: SHA-256 of the whole file in lower-case hex.
+        sha256: SHA-256 of the file in lower-case hex.
 
     Raises:
-        ResourceError: The system did not let us read.
+        ResourceError: The system refused to read a file.
     """
     return next((entry for entry in PUBLISHED.values() if sha256 in (entry.sha256, entry.verified())), None)
 
 
 def find_cached_by_sha256(sha256: str) -> Path | None:
-    """Return the file of a SHA-256 on this machine, by the notes beside the downloaded ones; no file is read.
+    """Return the verified file on this machine with this SHA-256, according to its receipt.
 
     Args:
-        sha256: SHA-256 of the whole file in lower-case hex.
+        sha256: SHA-256 of the file in lower-case hex.
 
     Raises:
-        ResourceError: The system did not let us read.
+        ResourceError: The system refused to read a receipt.
     """
     return next((entry.path for entry in PUBLISHED.values() if sha256 == entry.verified()), None)

@@ -1,6 +1,6 @@
-"""Names of published tensors: the original SAM's, Hugging Face's, and the official MA-SAM's, all brought to ours.
+"""Translate the tensor names of SAM, Hugging Face and the official MA-SAM to those of masam.
 
-Ours are SAM's own, so that its files load as they are; FacT and adapters have names that follow the paper.
+masam uses SAM's own names, so that SAM's files load unchanged. FacT and adapters have names that follow the paper.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KINDS: dict[Kind, str] = {
     "ma-sam-adapter": "an official MA-SAM adapter",
 }
 
-_TELLING: dict[Kind, str] = {
+_CHARACTERISTIC_NAME: dict[Kind, str] = {
     "sam": "image_encoder.pos_embed",
     "sam-hugging-face": "vision_encoder.pos_embed",
     "ma-sam-adapter": "image_encoder.FacTu.weight",
@@ -31,12 +31,12 @@ _TELLING: dict[Kind, str] = {
 
 
 def kind_of(names: Iterable[str]) -> Kind | None:
-    """Tell published weights by their tensors' names; None if they are none of those."""
+    """Identify published weights by their tensor names; None if unknown."""
     present = set(names)
-    return next((kind for kind, name in _TELLING.items() if name in present), None)
+    return next((kind for kind, name in _CHARACTERISTIC_NAME.items() if name in present), None)
 
 
-# Hugging Face's names to SAM's, in this order (paper.md 4.3). ``layers`` means blocks in the encoder only.
+# Hugging Face's names to SAM's, in this order (paper.md 4.3). ``layers`` becomes ``blocks`` in the encoder only.
 _FROM_HUGGING_FACE = [
     (re.compile(pattern), name)
     for pattern, name in (
@@ -69,14 +69,14 @@ _FROM_HUGGING_FACE = [
 
 
 def from_hugging_face(state: State, where: object = None) -> dict[str, Tensor]:
-    """Give the tensors of transformers' ``SamModel`` SAM's own names; unknown names are passed on.
+    """Rename the tensors of transformers' ``SamModel`` to SAM's own names; unknown names are kept.
 
     Args:
-        state: Tensors as in ``facebook/sam-vit-base`` and its kin.
-        where: File to name in an error.
+        state: Tensors as in ``facebook/sam-vit-base``.
+        where: File for error messages.
 
     Raises:
-        ModelError: The file holds the matrix of the position encoding twice, with different numbers.
+        ModelError: The two copies of the position encoding's matrix differ.
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -103,7 +103,7 @@ FIRST_CONVOLUTION = f"{_OFFICIAL_BLOCK.format(0)}.adapter_conv.weight"
 
 
 def official_names(depth: int) -> dict[str, str]:
-    """Map our adapter names to the official file's, for an encoder of ``depth`` blocks; FacT's Sigmas are apart."""
+    """Map our names to those of the official file, for an encoder of ``depth`` blocks, except for FacT's Sigmas."""
     names = {"image_encoder.fact.u": "image_encoder.FacTu.weight", "image_encoder.fact.v": "image_encoder.FacTv.weight"}
     for block in range(depth):
         for adapter, suffix in _ADAPTER_SUFFIXES.items():
@@ -114,12 +114,12 @@ def official_names(depth: int) -> dict[str, str]:
 
 
 def official_depth(adapter: State) -> int:
-    """Return the number of encoder blocks that an official adapter file is for."""
+    """Return the number of encoder blocks of an official adapter file."""
     return sum(name.startswith("q_FacTs_") for name in adapter)
 
 
 def from_official(adapter: State) -> dict[str, Tensor]:
-    """Rename an official adapter file's tensors to ours and stack its Sigmas; unknown names are passed on."""
+    """Rename the tensors of an official adapter file to ours and stack its Sigmas; unknown names are kept."""
     depth = official_depth(adapter)
     theirs = {official: ours for ours, official in official_names(depth).items()}
     state = {theirs.get(name, name): tensor for name, tensor in adapter.items()}
@@ -131,10 +131,10 @@ def from_official(adapter: State) -> dict[str, Tensor]:
 
 
 def to_official(state: State, depth: int) -> dict[str, Tensor]:
-    """Undo ``from_official``: what MA-SAM trains, under the official file's names and in its order (paper.md 4.1).
+    """Invert ``from_official``: return trained tensors with the names and order of an official file (paper.md 4.1).
 
     Args:
-        state: Our tensors of FacT, adapters, prompt encoder and mask decoder.
+        state: Tensors of FacT, adapters, prompt encoder and mask decoder under our names.
         depth: Number of encoder blocks.
     """
     rest, names = dict(state), official_names(depth)
@@ -146,7 +146,7 @@ def to_official(state: State, depth: int) -> dict[str, Tensor]:
 
 
 def fold_names(names: Iterable[str]) -> list[str]:
-    """Write names that differ in a number only as one, in sorted order: ``blocks.{0-3, 7}.norm1.weight``."""
+    """Merge names that differ in one number only, in sorted order: ``blocks.{0-3, 7}.norm1.weight``."""
     groups: dict[str, list[str]] = {}
     for name in sorted(names):
         groups.setdefault(re.sub(r"(?<=[._])\d+(?=\.|$)", "#", name, count=1), []).append(name)
@@ -162,7 +162,7 @@ def fold_names(names: Iterable[str]) -> list[str]:
 
 
 def _ranges(numbers: list[int]) -> str:
-    """Return ascending numbers as text: 0-3, 7."""
+    """Format ascending numbers, such as 0-3, 7."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:

@@ -1,6 +1,6 @@
-"""Published tensors into models, strict in both directions.
+"""Load published tensors into models. Missing and unexpected tensors are errors.
 
-Nothing here touches files; a state is a mapping of names to tensors, ``where`` the file that an error names.
+A state is a mapping of names to tensors; ``where`` is the file for error messages. No function here reads a file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from masam.model.sizes import IMAGE_SIZE_STEP, SIZES, SamSize
 from masam.weights.infer_spec import infer_sam_size
 from masam.weights.sam_names import KINDS, State, fold_names, from_hugging_face, from_official, kind_of
 
-_FRESH_IN_MASAM = (
+_NOT_FROM_SAM = (
     "mask_decoder.mask_tokens.",
     "mask_decoder.output_hypernetworks_mlps.",
     "mask_decoder.iou_prediction_head.",
@@ -27,22 +27,21 @@ _FRESH_IN_MASAM = (
     "mask_decoder.output_upscaling.7.",
     "mask_decoder.output_upscaling.9.",
 )
-"""Decoder parts that depend on the classes or on the further upsamplings: SAM has none that fit (paper.md 1.3)."""
+"""Decoder parts that depend on the classes or on the additional upsamplings, so SAM has none (paper.md 1.3)."""
 
-
-_SHOWN = 12
-"""Most (folded) names of one fault that go into an error's line; its ``faults`` have all."""
+_MAX_SHOWN = 12
+"""Maximum number of (folded) names per fault in an error message; its ``faults`` list all of them."""
 
 
 def require_sam(state: State, where: object = None) -> dict[str, Tensor]:
-    """Return SAM's tensors under SAM's own names.
+    """Return the tensors of SAM weights under SAM's own names.
 
     Args:
-        state: Tensors of a file of SAM's authors, of MedSAM's, or of either as Hugging Face hosts it.
-        where: File to name in an error.
+        state: Tensors of a SAM or MedSAM file, with the original names or those of Hugging Face.
+        where: File for error messages.
 
     Raises:
-        ModelError: They are something else.
+        ModelError: The tensors are not SAM weights.
     """
     kind = kind_of(state)
     if kind == "sam-hugging-face":
@@ -53,10 +52,10 @@ def require_sam(state: State, where: object = None) -> dict[str, Tensor]:
 
 
 def require_adapter(state: State, where: object = None) -> State:
-    """Return an official adapter's tensors as they are.
+    """Return the tensors of an official adapter unchanged.
 
     Raises:
-        ModelError: They are something else.
+        ModelError: The tensors are not an official adapter.
     """
     if kind_of(state) != "ma-sam-adapter":
         raise _other_kind(KINDS["ma-sam-adapter"], state, where)
@@ -65,20 +64,20 @@ def require_adapter(state: State, where: object = None) -> State:
 
 def _other_kind(expected: str, state: State, where: object) -> ModelError:
     kind = kind_of(state)
-    got = KINDS[kind] if kind else f"other tensors (their names begin {', '.join(sorted(state)[:3]) or 'nowhere'})"
-    return ModelError(f"expected {expected}, got {got}", where=where, fix="check which file belongs where")
+    got = KINDS[kind] if kind else f"other tensors ({', '.join(sorted(state)[:3]) or 'none'})"
+    return ModelError(f"expected {expected}, got {got}", where=where, fix="check the order of the files")
 
 
 def resize_positions(state: State, size: SamSize, image_size: int) -> dict[str, Tensor]:
-    """Interpolate the position tables of SAM's image encoder to another image size, as the reference does.
+    """Interpolate the position embeddings of SAM's image encoder to another image size, as the reference does.
 
-    The grid of absolute positions is resized bilinearly (no antialias), the relative positions of global blocks along
-    their length; windowed blocks keep theirs (paper.md 1.4 and quirk 17).
+    The absolute positions are resized bilinearly (no antialiasing), the relative positions of global blocks along their
+    length; windowed blocks keep theirs (paper.md 1.4 and quirk 17).
 
     Args:
         state: SAM's tensors.
         size: Its architecture.
-        image_size: Wanted input side in pixels, a multiple of 16.
+        image_size: New input side in pixels, a multiple of 16.
     """
     grid = image_size // IMAGE_SIZE_STEP
     resized = dict(state)
@@ -98,46 +97,46 @@ def resize_positions(state: State, size: SamSize, image_size: int) -> dict[str, 
 
 
 def load_sam_state(model: Sam | Masam, state: State, size: SamSize, where: object = None) -> None:
-    """Load SAM's tensors into a plain SAM, or into what MA-SAM takes from SAM.
+    """Load SAM's tensors into a plain SAM, or into the parts of MA-SAM that come from SAM.
 
     Args:
-        model: Model of any image size; the state's positions are resized to it.
+        model: Model of any image size, to which the position embeddings are resized.
         state: SAM's tensors under their official names.
         size: The model's architecture, which the state must have.
-        where: File to name in an error.
+        where: File for error messages.
 
     Raises:
-        ModelError: A tensor is missing, unexpected, misshapen or not finite; all of them are listed.
+        ModelError: A tensor is missing, unexpected, not finite or has the wrong shape; all of them are listed.
     """
     theirs = require_sam(state, where)
-    found = infer_sam_size(theirs, size.decoder_heads, where)
-    if (found.embed_dim, found.depth) != (size.embed_dim, size.depth):
+    actual = infer_sam_size(theirs, size.decoder_heads, where)
+    if (actual.embed_dim, actual.depth) != (size.embed_dim, size.depth):
         raise ModelError(
             f"expected the weights of {size.name} ({size.depth} blocks of width {size.embed_dim}), "
-            f"the file holds {found.name} ({found.depth} blocks of width {found.embed_dim})",
+            f"the file contains {actual.name} ({actual.depth} blocks of width {actual.embed_dim})",
             where=where,
-            fix=f"give the file of {size.name}" + (f", or build {found.name}" if found.name in SIZES else ""),
+            fix=f"give the file of {size.name}" + (f", or build {actual.name}" if actual.name in SIZES else ""),
         )
-    theirs = resize_positions(theirs, found, model.image_encoder.image_size)
+    theirs = resize_positions(theirs, actual, model.image_encoder.image_size)
     if isinstance(model, Masam):
-        theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith(_FRESH_IN_MASAM)}
-        kept = {name for name in model.state_dict() if name.startswith(_FRESH_IN_MASAM) or _is_adaptation(name)}
+        theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith(_NOT_FROM_SAM)}
+        kept = {name for name in model.state_dict() if name.startswith(_NOT_FROM_SAM) or _is_adaptation(name)}
     else:
         kept = set()
-    fix = f"give a whole SAM file of {size.name}" if size.name in SIZES else None
+    fix = f"give a complete SAM file of {size.name}" if size.name in SIZES else None
     load_strictly(model, theirs, kept=kept, where=where, fix=fix)
 
 
 @torch.no_grad()
-def begin_classes(model: Masam, state: State) -> None:
-    """Let every class begin as SAM's own single mask, and the background as its opposite.
+def initialise_classes(model: Masam, state: State) -> None:
+    """Initialise every class with SAM's single mask, and the background with its negation.
 
-    Published MA-SAM starts tokens and networks of its classes from random numbers. With SAM's own decoder a prompt
-    then means what it meant to SAM from the first step on; with the progressive one, whose last layers are other, all
-    but the last layer of each network is SAM's.
+    The published MA-SAM initialises tokens and networks of the classes randomly. With SAM's own decoder the model then
+    responds to prompts as SAM does from the first step. The progressive decoder has different last layers, so it gets
+    all layers of each network except the last.
 
     Args:
-        model: Model that holds SAM's other tensors.
+        model: Model into which SAM's other tensors are loaded.
         state: SAM's tensors, under any of their names.
     """
     theirs, decoder = require_sam(state), model.mask_decoder
@@ -156,7 +155,7 @@ def load_official_state(model: Masam, adapter: State, where: object = None) -> N
     """Load the tensors of an official ``epoch_N.pth``: every tensor that MA-SAM trains.
 
     Raises:
-        ModelError: A tensor is missing, unexpected, misshapen or not finite; all of them are listed.
+        ModelError: A tensor is missing, unexpected, not finite or has the wrong shape; all of them are listed.
     """
     kept = set(model.state_dict()) - model.trained_names()
     load_strictly(model, from_official(require_adapter(adapter, where)), kept=kept, where=where)
@@ -168,74 +167,74 @@ def load_strictly(
     """Copy a state into a model.
 
     Args:
-        model: Model whose tensors are overwritten. On the meta device it gets the copies themselves.
+        model: Model whose tensors are overwritten. On the meta device, copies of the tensors are assigned.
         state: Tensors under the model's names.
-        kept: Names that the state need not have; the model keeps its own.
-        where: File to name in an error.
-        fix: What to do if it does not fit.
+        kept: Names that may be missing; the model keeps these tensors.
+        where: File for error messages.
+        fix: Remedy for the error message.
 
     Raises:
-        ModelError: A tensor is missing, unexpected, misshapen, not of floating-point numbers, or not finite.
+        ModelError: As in :func:`require_fit`.
     """
-    own = model.state_dict()
-    require_fit(own, state, kept, where, fix)
-    is_empty = any(tensor.is_meta for tensor in own.values())
-    copies = {name: tensor.to(own[name].dtype, copy=True) for name, tensor in state.items()} if is_empty else state
-    model.load_state_dict(dict(copies), strict=False, assign=is_empty)
+    present = model.state_dict()
+    require_fit(present, state, kept, where, fix)
+    is_meta = any(tensor.is_meta for tensor in present.values())
+    copies = {name: tensor.to(present[name].dtype, copy=True) for name, tensor in state.items()} if is_meta else state
+    model.load_state_dict(dict(copies), strict=False, assign=is_meta)
 
 
 def require_fit(
     expected: State, state: State, kept: Iterable[str] = (), where: object = None, fix: str | None = None
 ) -> None:
-    """Compare a state with what a model expects, and say all that is wrong with it at once.
+    """Compare a state with the tensors of a model, and report all differences at once.
 
     Args:
-        expected: The model's tensors; shapes count, on the meta device as well.
-        state: Tensors under the model's names. Those on the meta device are judged by their shapes.
-        kept: Names that the state need not have.
-        where: File to name in an error.
-        fix: What to do if it does not fit.
+        expected: The model's tensors; only their shapes are used, so they may be on the meta device.
+        state: Tensors under the model's names. The values of tensors on the meta device are not checked.
+        kept: Names that may be missing.
+        where: File for error messages.
+        fix: Remedy for the error message.
 
     Raises:
-        ModelError: A tensor is missing, unexpected, misshapen, not of floating-point numbers, or not finite; the line
-            folds names that differ in a number only, ``faults`` has one entry a tensor.
+        ModelError: A tensor is missing, unexpected, not finite, not of a floating-point type, or has the wrong shape.
+            The message merges names that differ in a number only, ``faults`` has one entry per tensor.
     """
-    both = sorted(set(expected) & set(state))
-    misshapen: dict[tuple[tuple[int, ...], tuple[int, ...]], list[str]] = {}
-    for name in both:
+    shapes: dict[tuple[tuple[int, ...], tuple[int, ...]], list[str]] = {}
+    not_floating, not_finite = [], []
+    for name in sorted(set(expected) & set(state)):
         got, wanted = tuple(state[name].shape), tuple(expected[name].shape)
         if got != wanted:
-            misshapen.setdefault((got, wanted), []).append(name)
-    fitting = [name for name in both if state[name].shape == expected[name].shape]
-    no_floats = [name for name in fitting if not state[name].is_floating_point()]
-    endless = [name for name in fitting if name not in no_floats and not _is_finite(state[name])]
-    missing, unexpected = set(expected) - set(state) - set(kept), set(state) - set(expected)
-    faults = [f"missing {name}" for name in sorted(missing)] + [f"unexpected {name}" for name in sorted(unexpected)]
-    faults += [f"{name} has shape {g}, expected {w}" for (g, w), names in misshapen.items() for name in names]
-    faults += [f"{name} holds no floating-point numbers" for name in no_floats]
-    faults += [f"{name} holds values that are not finite" for name in endless]
+            shapes.setdefault((got, wanted), []).append(name)
+        elif not state[name].is_floating_point():
+            not_floating.append(name)
+        elif not (state[name].is_meta or torch.isfinite(state[name]).all()):
+            not_finite.append(name)
+    missing, unexpected = sorted(set(expected) - set(state) - set(kept)), sorted(set(state) - set(expected))
+    faults = [f"missing {name}" for name in missing] + [f"unexpected {name}" for name in unexpected]
+    faults += [f"{name} has shape {a}, expected {b}" for (a, b), names in shapes.items() for name in names]
+    faults += [f"{name} is not of a floating-point type" for name in not_floating]
+    faults += [f"{name} contains values that are not finite" for name in not_finite]
     if not faults:
         return
-    shapes = [f"{name} has {g}, expected {w}" for (g, w), names in misshapen.items() for name in fold_names(names)]
     groups = {
         "missing, so the file is incomplete": fold_names(missing),
-        "unexpected, as no part of the model is called so": fold_names(unexpected),
-        "of another shape, so made for another model": shapes,
-        "no floating-point numbers": fold_names(no_floats),
-        "not finite, so damaged": fold_names(endless),
+        "unexpected, no part of the model has this name": fold_names(unexpected),
+        "wrong shape, so the file belongs to another model": [
+            f"{name} has {got}, expected {wanted}"
+            for (got, wanted), names in shapes.items()
+            for name in fold_names(names)
+        ],
+        "not of a floating-point type": fold_names(not_floating),
+        "not finite, so the file is damaged": fold_names(not_finite),
     }
-    said = "; ".join(f"{reason}: {_listed(names)}" for reason, names in groups.items() if names)
+    listed = "; ".join(f"{reason}: {_first(names)}" for reason, names in groups.items() if names)
     count = "1 tensor does" if len(faults) == 1 else f"{len(faults)} tensors do"
-    raise ModelError(f"{count} not fit the model; {said}", where=where, fix=fix, faults=faults)
+    raise ModelError(f"{count} not fit the model; {listed}", where=where, fix=fix, faults=faults)
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    return tensor.is_meta or bool(torch.isfinite(tensor).all())
-
-
-def _listed(names: list[str]) -> str:
-    left = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f", and {left} more" if left > 0 else "")
+def _first(names: list[str]) -> str:
+    more = len(names) - _MAX_SHOWN
+    return ", ".join(names[:_MAX_SHOWN]) + (f", and {more} more" if more > 0 else "")
 
 
 def _is_adaptation(name: str) -> bool:

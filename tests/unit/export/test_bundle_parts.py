@@ -63,7 +63,7 @@ def test_scans_are_segmented_as_by_a_predictor(bundle, tmp_path):
 def test_weights_of_another_model_are_refused(bundle):
     _, weights, plan = bundle
     with pytest.raises(
-        ModelError, match=r"model.pt: 4 tensors do not .*no part of the model is called so: masam.image_encoder.fact.s"
+        ModelError, match=r"model.pt: 4 tensors do not .*no part of the model has this name: masam.image_encoder.fact.s"
     ):
         build_predictor(build_network(**numbers(replace(SPEC, fact_rank=0))), weights, plan)
 

@@ -32,7 +32,7 @@ def test_a_plain_copy_needs_the_base(based, tmp_path):
     assert exported.difference == 0
     assert exported.size_bytes == exported.path.stat().st_size
     assert torch.equal(logits(load(exported.path, SAM)), logits(based))
-    with pytest.raises(ModelError, match="the model stands on the SAM file of custom"):
+    with pytest.raises(ModelError, match="the model requires the SAM file of custom"):
         load(exported.path)
 
 

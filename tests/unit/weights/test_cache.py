@@ -103,7 +103,7 @@ def test_offline_says_how_to_do_it_by_hand(server, monkeypatch, how):
     monkeypatch.setenv("MASAM_OFFLINE", "1" if how == "environment" else "0")
     path = cache_folder() / "pinned.pth"
     message = (
-        f"^pinned is not on this machine, and downloads are switched off; download {server.url} on another machine, "
+        f"^pinned is not on this machine, and downloads are disabled; download {server.url} on another machine, "
         f"put it at {path} and run masam weights verify pinned$"
     )
     with pytest.raises(ResourceError, match=message):
@@ -160,7 +160,7 @@ def test_what_is_no_file_is_refused(by_hand):
 
 def test_a_file_put_there_by_hand_whose_hash_is_not_pinned(server, by_hand):
     path = by_hand("stated")
-    with pytest.raises(InputError, match="no SHA-256 is known to check the file by; run masam weights get stated, whi"):
+    with pytest.raises(InputError, match="no SHA-256 is known for the file; run masam weights get stated, whi"):
         get("stated", offline=True)
     with pytest.raises(ResourceError, match="publishes no SHA-256"):
         get("stated")
@@ -208,7 +208,7 @@ def test_verify_takes_a_file_put_there_by_hand(by_hand):
     by_hand("stated")
     found = verify()
     assert found.verified == {"pinned": SHA256}
-    with pytest.raises(InputError, match="no SHA-256 is known to check the file by"):
+    with pytest.raises(InputError, match="no SHA-256 is known for the file"):
         found.raise_failures()
     by_hand("pinned", b"wrong")
     with pytest.raises(ModelError, match=r"^[^;]*pinned is damaged: expected [^;]*; delete the file and run masam"):
@@ -217,7 +217,7 @@ def test_verify_takes_a_file_put_there_by_hand(by_hand):
 
 @pytest.mark.usefixtures("server")
 def test_verify_of_what_is_not_there():
-    with pytest.raises(InputError, match="pinned is not on this machine yet; run masam weights get pinned"):
+    with pytest.raises(InputError, match="pinned is not on this machine; run masam weights get pinned"):
         verify(["pinned"])
     with pytest.raises(ConfigError, match="got 'x'"):
         verify(["x"])

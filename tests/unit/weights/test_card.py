@@ -67,8 +67,8 @@ def test_a_varied_spec_survives_its_header():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"spec": []}, r"x: expected the numbers of a model in the metadata \("),
-        ({"spec": {"sam": 3}}, r"x: expected the numbers of a model in the metadata \("),
+        ({"spec": []}, r"x: expected a valid specification in the metadata \("),
+        ({"spec": {"sam": 3}}, r"x: expected a valid specification in the metadata \("),
         ({"base_sha256": 3}, r"x: expected plan, base and training in the metadata \(expected texts"),
         ({"base_sha256": [3]}, r"x: expected plan, base and training in the metadata \(expected texts"),
         ({"training": "many"}, r"x: expected plan, base and training in the metadata \("),
@@ -88,7 +88,7 @@ def test_headers_that_are_none_are_refused(changes, message):
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "{}", "[" * 100_000, "{"])
 def test_what_is_no_header_is_refused(text):
-    with pytest.raises(ModelError, match=r"x: expected a model that masam has written, its metadata are missing"):
+    with pytest.raises(ModelError, match=r"x: expected a model written by masam, its metadata are missing"):
         read_header({HEADER: text}, "x")
 
 

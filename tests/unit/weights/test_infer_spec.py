@@ -10,7 +10,7 @@ from masam.model.masam import Masam
 from masam.model.sam import Sam
 from masam.model.sizes import SIZES
 from masam.model.spec import MasamSpec
-from masam.weights.infer_spec import AdapterNumbers, infer_adapter, infer_masam_spec, infer_sam_size
+from masam.weights.infer_spec import AdapterOptions, infer_adapter, infer_masam_spec, infer_sam_size
 
 
 def test_every_number_of_a_sam_is_in_its_tensors():
@@ -46,8 +46,8 @@ def test_an_adapter_of_another_backbone_names_both():
     other = replace(SAM, embed_dim=24, num_heads=3, depth=3)
     adapter = to_official(random_model(replace(SPEC, sam=other)))
     message = (
-        r"^adapter.pth: the adapter belongs to an encoder of 3 blocks of width 24, the SAM file holds one of 2 blocks "
-        r"of width 16 \(custom\); use the SAM file of an encoder of width 24$"
+        r"^adapter.pth: the adapter belongs to an encoder of 3 blocks of width 24, the SAM file contains one of 2 "
+        r"blocks of width 16 \(custom\); use the SAM file of an encoder of width 24$"
     )
     with pytest.raises(ModelError, match=message):
         infer_masam_spec(sam_state(), adapter, 32, 1.0, HEADS, ("sam.pth", "adapter.pth"))
@@ -69,7 +69,7 @@ def test_the_published_name_of_the_backbone_that_an_adapter_needs():
         ({"image_encoder.blocks.0.attn.rel_pos_h": None}, r"blocks.0.attn.rel_pos_h with 2 axes, got none"),
         (
             {"image_encoder.blocks.0.attn.rel_pos_h": torch.ones(5, 5)},
-            r"its tensors are no SAM's \(num_heads: expected",
+            r"its tensors are not those of a SAM \(num_heads: expected",
         ),
         ({"image_encoder.blocks.900000000.x": torch.ones(1)}, r"its blocks are numbered up to 900000000, it has"),
         ({"mask_decoder.iou_token.weight": None}, r"a tensor mask_decoder.iou_token.weight with 2 axes, got none"),
@@ -89,7 +89,7 @@ def test_a_size_is_known_at_another_image_size_too(monkeypatch):
 
 def test_an_adapter_tells_its_numbers():
     found = infer_adapter(to_official(random_model()))
-    assert found == AdapterNumbers("an encoder of width 16", 2, 16, 2, 3, 6, 3)
+    assert found == AdapterOptions("an encoder of width 16", 2, 16, 2, 3, 6, 3)
     adapter = to_official(random_model())
     adapter["mask_decoder.mask_tokens.weight"] = torch.ones(1, 32)
     with pytest.raises(ModelError, match=r"a.pth: expected mask tokens for background and classes, got 1$"):

@@ -42,8 +42,8 @@ def test_a_model_is_built_on_nothing(sam_file):
 def test_a_sam_of_another_size_is_refused(sam_file, monkeypatch):
     monkeypatch.setitem(SIZES, "vit_b", replace(SIZES["vit_b"], decoder_heads=2))
     message = (
-        r"sam_vit_t.pth: expected the weights of vit_b \(12 blocks of width 768\), the file holds vit_t \(2 blocks of "
-        r"width 16\); give the file of vit_b, or build vit_t$"
+        r"sam_vit_t.pth: expected the weights of vit_b \(12 blocks of width 768\), the file contains vit_t \(2 blocks "
+        r"of width 16\); give the file of vit_b, or build vit_t$"
     )
     with pytest.raises(ModelError, match=message):
         build_masam("vit_b", image_size=64, sam_checkpoint=sam_file)
@@ -82,7 +82,7 @@ def test_the_base_is_asked_for_by_its_hash(tmp_path, sam_file):
     path = tmp_path / "model.safetensors"
     save(path, build(sam_file))
     wanted = rf"the SAM file of vit_t \(sam_vit_t.pth\) with SHA-256 {sha256(sam_file)}"
-    message = f"model.safetensors: the model stands on {wanted}; give that file with --sam-checkpoint$"
+    message = f"model.safetensors: the model requires {wanted}; give that file with --sam-checkpoint$"
     with pytest.raises(ModelError, match=message):
         load(path)
     other = tmp_path / "other.pth"
@@ -282,24 +282,24 @@ def rewrite(path, change):
             "depth: expected an integer from 1 to 256, got 1000000000",
         ),
         (lambda h: h["spec"]["sam"].update(embed_dim=15), "num_heads: expected widths divisible by the number"),
-        (lambda h: h.pop("format_version"), "expected a model that masam has written, its metadata are missing"),
-        (lambda h: h["spec"].pop("num_classes"), "expected the numbers of a model in the metadata"),
-        (lambda h: h["spec"].update(surprise=1), "expected the numbers of a model in the metadata"),
-        (lambda h: h["spec"]["sam"].pop("global_blocks"), "expected the numbers of a model in the metadata"),
+        (lambda h: h.pop("format_version"), "expected a model written by masam, its metadata are missing"),
+        (lambda h: h["spec"].pop("num_classes"), "expected a valid specification in the metadata"),
+        (lambda h: h["spec"].update(surprise=1), "expected a valid specification in the metadata"),
+        (lambda h: h["spec"]["sam"].pop("global_blocks"), "expected a valid specification in the metadata"),
         (lambda h: h["spec"].update(fact_blocks=[2]), "fact_blocks: expected all, or different block indices from 0"),
-        (lambda h: h["spec"].update(fact_blocks={"0": 1}), r"expected the numbers of a model in the metadata \("),
+        (lambda h: h["spec"].update(fact_blocks={"0": 1}), r"expected a valid specification in the metadata \("),
         (lambda h: h["spec"].update(adapter_depth_kernel=10**9), "adapter_depth_kernel: expected an integer from"),
-        (lambda h: h["spec"].update(adapter_places=["both"]), r"expected the numbers of a model in the metadata \("),
-        (lambda h: h["spec"].update(decoder="sam"), r"is called so: mask_decoder.output_upscaling.\{4, 6-7, 9\}.bias"),
+        (lambda h: h["spec"].update(adapter_places=["both"]), r"expected a valid specification in the metadata \("),
+        (lambda h: h["spec"].update(decoder="sam"), r"has this name: mask_decoder.output_upscaling.\{4, 6-7, 9\}.bias"),
         (lambda h: h["spec"].update(class_groups=[[0, 1]]), "class_groups: expected each channel from 0 to 2 in one"),
-        (lambda h: h["spec"].update(class_groups=3), r"expected the numbers of a model in the metadata \("),
+        (lambda h: h["spec"].update(class_groups=3), r"expected a valid specification in the metadata \("),
         (lambda h: h["spec"].update(increments="lora"), "missing, so the file is incomplete: image_encoder.lora.a_q"),
         (lambda h: h["spec"].update(fact_rank=4), r"image_encoder.fact.u has \(3, 16\), expected \(4, 16\)"),
         (
             lambda h: h["spec"]["sam"].update(embed_dim=2**16),
             r"expected \(65536,\)",
         ),
-        (lambda h: h["spec"]["sam"].update(depth=1), "no part of the model is called so: image_encoder.blocks.1"),
+        (lambda h: h["spec"]["sam"].update(depth=1), "no part of the model has this name: image_encoder.blocks.1"),
     ],
 )
 def test_metadata_that_do_not_fit_are_refused(tmp_path, change, message):
@@ -312,17 +312,17 @@ def test_metadata_that_do_not_fit_are_refused(tmp_path, change, message):
 
 def test_other_safetensors_are_no_model(tmp_path):
     save_file({"w": torch.ones(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ModelError, match=r"other.safetensors: expected a model that masam has written, its metadata"):
+    with pytest.raises(ModelError, match=r"other.safetensors: expected a model written by masam, its metadata"):
         load(tmp_path / "other.safetensors")
     write_tensors(tmp_path / "state.safetensors", {"w": torch.ones(1)}, {})
-    with pytest.raises(ModelError, match="expected a model that masam has written, its metadata are missing"):
+    with pytest.raises(ModelError, match="expected a model written by masam, its metadata are missing"):
         load(tmp_path / "state.safetensors")
     message = (
-        r"adapter.pth: expected a model that masam has written, got an official MA-SAM adapter; import it with masam"
+        r"adapter.pth: expected a model written by masam, got an official MA-SAM adapter; import it with masam"
     )
     with pytest.raises(ModelError, match=message):
         load(GOLDEN / "masam_tiny_96_adapter.pth")
-    message = r"sam_tiny_256.pth: expected a model that .*, got SAM weights; give it with --sam-checkpoint"
+    message = r"sam_tiny_256.pth: expected a model .*, got SAM weights; give it with --sam-checkpoint"
     with pytest.raises(ModelError, match=message):
         load(GOLDEN / "sam_tiny_256.pth")
 
@@ -332,7 +332,7 @@ def test_a_model_with_numbers_that_are_not_finite_is_refused(tmp_path):
     with torch.no_grad():
         model.mask_decoder.iou_token.weight[0, 0] = torch.nan
     save(tmp_path / "model.safetensors", model)
-    message = r"1 tensor does not fit the model; not finite, so damaged: mask_decoder.iou_token.weight$"
+    message = r"1 tensor does not fit the model; not finite, so the file is damaged: mask_decoder.iou_token.weight$"
     with pytest.raises(ModelError, match=message):
         load(tmp_path / "model.safetensors")
 

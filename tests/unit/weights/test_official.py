@@ -94,7 +94,7 @@ def test_an_encoder_of_its_own_has_no_room_in_the_official_file(tmp_path, sam_fi
     trained = build(sam_file)
     trained.train_everything()
     for model in (build(), trained):
-        with pytest.raises(ModelError, match=r"expected a model whose frozen encoder is a SAM file's.*as safetensors$"):
+        with pytest.raises(ModelError, match=r"expected a model with FacT, .* frozen encoder .*as safetensors$"):
             save_reference(tmp_path / "epoch_1.pth", model)
     assert [path.name for path in tmp_path.iterdir()] == ["sam_vit_t.pth"]
 
@@ -110,11 +110,11 @@ def test_an_encoder_of_its_own_has_no_room_in_the_official_file(tmp_path, sam_fi
 )
 def test_what_the_official_file_cannot_hold_is_refused(tmp_path, sam_file, changes, said):
     model = build_masam("vit_t", 2, 32, 3, 3, 1.0, 6, sam_file, **changes)
-    message = f"^expected the paper's model, got one with {said}; the official adapter file has no room for that; exp"
+    message = f"^expected the paper's model, got one with {said}, which the official adapter format cannot store; exp"
     with pytest.raises(ModelError, match=message):
         save_reference(tmp_path / "epoch_1.pth", model)
     grown = with_classes(build(sam_file), (0, 1, None, 2))
-    with pytest.raises(ModelError, match=r"got one with class_groups \(\(0, 1, 3\), \(2,\)\); the official"):
+    with pytest.raises(ModelError, match=r"got one with class_groups \(\(0, 1, 3\), \(2,\)\), which the official"):
         save_reference(tmp_path / "epoch_1.pth", grown)
 
 
@@ -177,7 +177,7 @@ def test_the_official_files_in_the_wrong_places_are_told_apart():
 def test_an_official_adapter_of_another_backbone_names_both(sam_file):
     message = (
         "masam_tiny_96_adapter.pth: the adapter belongs to an encoder of 4 blocks of width 48, "
-        r"the SAM file holds one of 2 blocks of width 16 \(vit_t\); use the SAM file of an encoder of width 48$"
+        r"the SAM file contains one of 2 blocks of width 16 \(vit_t\); use the SAM file of an encoder of width 48$"
     )
     with pytest.raises(ModelError, match=message):
         load_reference(sam_file, ADAPTERS[0], 96, decoder_heads=2)
@@ -195,8 +195,8 @@ def test_an_official_adapter_with_faults_lists_them(tmp_path):
     message = (
         "adapter.pth: 6 tensors do not fit the model; missing, so the file is incomplete: "
         "mask_decoder.iou_token.weight, mask_decoder.transformer.norm_final_attn.weight, "
-        "prompt_encoder.no_mask_embed.weight; unexpected, as no part of the model is called so: "
-        "mask_decoder.norm, mask_decoder.surprise; not finite, so damaged: "
+        "prompt_encoder.no_mask_embed.weight; unexpected, no part of the model has this name: "
+        "mask_decoder.norm, mask_decoder.surprise; not finite, so the file is damaged: "
         "image_encoder.fact.sigma_v$"
     )
     with pytest.raises(ModelError, match=message):

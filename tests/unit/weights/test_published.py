@@ -12,7 +12,7 @@ from masam.export.identify import identify
 from masam.io.gate import sha256
 from masam.model.sizes import SIZES
 from masam.weights import published
-from masam.weights.published import PUBLISHED, cache_folder, cached, find_published, require_cached, resolve, state
+from masam.weights.published import PUBLISHED, cache_folder, find_published, require_cached, resolve, state
 from masam.weights.receipt import write_receipt
 
 SAM_B = "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"
@@ -91,16 +91,16 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
 
 def test_what_is_on_this_machine(home):
     path = home / "sam_vit_b_01ec64.pth"
-    assert (state("sam-vit-b"), cached("sam-vit-b")) == ("no", None)
+    assert (state("sam-vit-b"), PUBLISHED["sam-vit-b"].verified()) == ("no", None)
     path.with_name("sam_vit_b_01ec64.pth.part").write_bytes(b"wei")
-    assert (state("sam-vit-b"), cached("sam-vit-b")) == ("incomplete", None)
+    assert (state("sam-vit-b"), PUBLISHED["sam-vit-b"].verified()) == ("incomplete", None)
     path.write_bytes(b"weights")
-    assert (state("sam-vit-b"), cached("sam-vit-b")) == ("unchecked", None)
+    assert (state("sam-vit-b"), PUBLISHED["sam-vit-b"].verified()) == ("unchecked", None)
     write_receipt(path, "", SAM_B)
-    assert (state("sam-vit-b"), cached("sam-vit-b")) == ("yes", path)
+    assert (state("sam-vit-b"), PUBLISHED["sam-vit-b"].verified()) == ("yes", SAM_B)
     path.write_bytes(b"weigh")
-    assert (state("sam-vit-b"), cached("sam-vit-b")) == ("unchecked", None)
-    for look in (state, cached, require_cached):
+    assert (state("sam-vit-b"), PUBLISHED["sam-vit-b"].verified()) == ("unchecked", None)
+    for look in (state, require_cached):
         with pytest.raises(ConfigError, match="got 'sam'"):
             look("sam")
 
@@ -108,7 +108,7 @@ def test_what_is_on_this_machine(home):
 def test_a_name_becomes_its_file_and_a_path_stays(home):
     for words in ("x.pth", "sam-vit-x", "./sam-vit-b", "runs/sam-vit-b", home / "x"):
         assert resolve(words) == Path(words)
-    message = r"^sam-vit-b is not on this machine yet; run masam weights get sam-vit-b \(about 375 MB\)$"
+    message = r"^sam-vit-b is not on this machine; run masam weights get sam-vit-b \(about 375 MB\)$"
     with pytest.raises(InputError, match=message):
         resolve("sam-vit-b")
     Path("sam-vit-b").write_text("a file of that name in the working folder")
@@ -116,7 +116,7 @@ def test_a_name_becomes_its_file_and_a_path_stays(home):
         resolve("sam-vit-b")
     (home / "sam_vit_b_01ec64.pth").write_bytes(b"weights")
     with pytest.raises(
-        InputError, match=r"pth: sam-vit-b is there, but not checked yet; run masam weights verify sam-"
+        InputError, match=r"pth: sam-vit-b is present but not verified; run masam weights verify sam-"
     ):
         resolve("sam-vit-b")
     path = put("sam-vit-b")

@@ -11,7 +11,7 @@ from masam.model.sam import Sam
 from masam.model.sizes import SIZES
 from masam.weights.infer_spec import infer_sam_size
 from masam.weights.state_dict import (
-    begin_classes,
+    initialise_classes,
     load_official_state,
     load_sam_state,
     load_strictly,
@@ -34,13 +34,13 @@ def test_an_incomplete_or_surplus_adapter_is_refused():
     model = random_model()
     adapter = to_official(model)
     surplus = {**adapter, "v_FacTs_002": torch.ones(3, 3), "surprise": torch.ones(1)}
-    message = r"2 tensors do not fit the model; unexpected, as no part of .* is called so: surprise, v_FacTs_002$"
+    message = r"2 tensors do not fit the model; unexpected, no part of .* has this name: surprise, v_FacTs_002$"
     with pytest.raises(ModelError, match=message):
         load_official_state(model, surplus)
     del adapter["v_FacTs_000"]
     message = (
         "2 tensors do not fit the model; missing, so the file is incomplete: image_encoder.fact.sigma_v; "
-        "unexpected, as no part of the model is called so: v_FacTs_001$"
+        "unexpected, no part of the model has this name: v_FacTs_001$"
     )
     with pytest.raises(ModelError, match=message):
         load_official_state(model, adapter)
@@ -79,7 +79,7 @@ def test_a_class_begins_as_sams_answer_to_a_prompt_and_the_background_as_its_opp
     state = sam_state()
     model = random_model(replace(SPEC, num_classes=1, image_size=64, decoder="sam", fact_rank=0, adapter_places="none"))
     load_sam_state(model, state, SAM)
-    begin_classes(model, state)
+    initialise_classes(model, state)
     # SAM whose two masks are both the single one: tokens see each other, so their number counts.
     single = {n: t for n, t in state.items() if "mask_tokens" not in n and "iou_prediction_head.layers.2" not in n}
     single["mask_decoder.mask_tokens.weight"] = state["mask_decoder.mask_tokens.weight"][[0, 0]]
@@ -101,7 +101,7 @@ def test_a_class_begins_as_sams_answer_to_a_prompt_and_the_background_as_its_opp
 def test_classes_of_the_progressive_decoder_begin_with_what_fits():
     state, model = sam_state(), random_model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    begin_classes(model, state)
+    initialise_classes(model, state)
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     networks = [
         f"output_hypernetworks_mlps.{k}.layers.{i}.{kind}"
@@ -146,16 +146,17 @@ def test_all_faults_are_listed():
         load_strictly(model, state, where="tiny.pth", fix="do this")
     assert str(caught.value) == (
         "tiny.pth: 5 tensors do not fit the model; missing, so the file is incomplete: mask_decoder.iou_token.weight; "
-        "unexpected, as no part of the model is called so: intruder; of another shape, so made for another model: "
-        "prompt_encoder.no_mask_embed.weight has (1, 5), expected (1, 32); no floating-point numbers: "
-        "prompt_encoder.not_a_point_embed.weight; not finite, so damaged: mask_decoder.mask_tokens.weight; do this"
+        "unexpected, no part of the model has this name: intruder; wrong shape, so the file belongs to another model: "
+        "prompt_encoder.no_mask_embed.weight has (1, 5), expected (1, 32); not of a floating-point type: "
+        "prompt_encoder.not_a_point_embed.weight; not finite, so the file is damaged: mask_decoder.mask_tokens.weight; "
+        "do this"
     )
     assert caught.value.faults == (
         "missing mask_decoder.iou_token.weight",
         "unexpected intruder",
         "prompt_encoder.no_mask_embed.weight has shape (1, 5), expected (1, 32)",
-        "prompt_encoder.not_a_point_embed.weight holds no floating-point numbers",
-        "mask_decoder.mask_tokens.weight holds values that are not finite",
+        "prompt_encoder.not_a_point_embed.weight is not of a floating-point type",
+        "mask_decoder.mask_tokens.weight contains values that are not finite",
     )
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
@@ -172,7 +173,7 @@ def test_a_long_list_of_faults_is_folded_and_cut_in_the_line_alone():
 def test_numbers_that_are_not_finite_are_refused(value):
     state = sam_state()
     state["image_encoder.neck.0.weight"][0, 0] = value
-    message = r"1 tensor does not fit the model; not finite, so damaged: image_encoder.neck.0.weight$"
+    message = r"1 tensor does not fit the model; not finite, so the file is damaged: image_encoder.neck.0.weight$"
     with pytest.raises(ModelError, match=message):
         load_sam_state(random_model(), state, SAM)
 
@@ -180,7 +181,7 @@ def test_numbers_that_are_not_finite_are_refused(value):
 def test_weights_of_another_backbone_name_both():
     other = replace(SAM, embed_dim=24, num_heads=3, depth=3)
     message = (
-        r"sam.pth: expected the weights of custom \(2 blocks of width 16\), the file holds custom "
+        r"sam.pth: expected the weights of custom \(2 blocks of width 16\), the file contains custom "
         r"\(3 blocks of width 24\); give the file of custom$"
     )
     with pytest.raises(ModelError, match=message):
@@ -190,12 +191,12 @@ def test_weights_of_another_backbone_name_both():
 def test_another_kind_of_file_is_told_by_its_names():
     adapter = to_official(random_model())
     other = {"b": torch.ones(1), "a": torch.ones(1)}
-    message = r"^x.pth: expected SAM weights, got an official MA-SAM adapter; check which file belongs where$"
+    message = r"^x.pth: expected SAM weights, got an official MA-SAM adapter; check the order of the files$"
     with pytest.raises(ModelError, match=message):
         require_sam(adapter, "x.pth")
-    with pytest.raises(ModelError, match=r"expected SAM weights, got other tensors \(their names begin a, b\)"):
+    with pytest.raises(ModelError, match=r"expected SAM weights, got other tensors \(a, b\)"):
         require_sam(other)
-    with pytest.raises(ModelError, match=r"expected SAM weights, got other tensors \(their names begin nowhere\)"):
+    with pytest.raises(ModelError, match=r"expected SAM weights, got other tensors \(none\)"):
         require_sam({})
     with pytest.raises(ModelError, match=r"^x.pth: expected an official MA-SAM adapter, got SAM weights;"):
         require_adapter(sam_state(), "x.pth")
@@ -220,7 +221,7 @@ def test_what_a_published_size_lacks_does_not_hide_its_size(monkeypatch):
     message = (
         r"^sam.pth: 4 tensors do not fit the model; missing, so the file is incomplete: "
         r"image_encoder.blocks.\{0-1\}.attn.rel_pos_h, image_encoder.blocks.0.mlp.lin1.weight, "
-        r"mask_decoder.iou_token.weight; give a whole SAM file of vit_t$"
+        r"mask_decoder.iou_token.weight; give a complete SAM file of vit_t$"
     )
     with pytest.raises(ModelError, match=message):
         load_sam_state(random_model(replace(SPEC, sam=published)), state, published, where="sam.pth")
