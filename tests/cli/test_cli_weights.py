@@ -128,9 +128,7 @@ def test_verify(masam, server, path):
     assert (result.code, result.out) == (0, own_line)
     result = masam("weights", "verify", NAME)
     assert (result.code, result.out) == (3, "")
-    assert result.error == (
-        f"error[INPUT]: {NAME} is not on this machine; run masam weights get {NAME} (about 2 MB)"
-    )
+    assert result.error == (f"error[INPUT]: {NAME} is not on this machine; run masam weights get {NAME} (about 2 MB)")
     masam("weights", "get", NAME)
     line = f"{NAME}: as published, SHA-256 {SHA256}\n"
     for words, lines in (([], own_line + line), ([NAME], line)):

@@ -52,9 +52,7 @@ def get(name: str, *, progress: Progress | None = None, offline: bool = False, s
             raise _unexpected(target, expected, actual)
         write_receipt(target, entry.url, actual)
     elif offline:
-        raise ResourceError(
-            f"{name} is not on this machine, and downloads are disabled", fix=_by_hand(entry, target)
-        )
+        raise ResourceError(f"{name} is not on this machine, and downloads are disabled", fix=_by_hand(entry, target))
     else:
         size = entry.bytes if entry.sha256 else None
         by_hand = f"see {entry.page}, or {_by_hand(entry, target)}"

@@ -48,7 +48,7 @@ def infer_sam_size(state: State, decoder_heads: int | None = None, where: object
             default = global_length if block in likely.global_blocks else 2 * likely.attention_window - 1
         lengths.append(_side(state, f"image_encoder.blocks.{block}.attn.rel_pos_h", 0, 2, default, where))
     windowed = [length for length in lengths if length != global_length]
-    usual_head_dim = likely and likely.embed_dim // likely.num_heads
+    usual_head_dim = None if likely is None else likely.embed_dim // likely.num_heads
     head_dim = _side(state, "image_encoder.blocks.0.attn.rel_pos_h", 1, 2, usual_head_dim, where)
     try:
         size = SamSize(
@@ -58,9 +58,8 @@ def infer_sam_size(state: State, decoder_heads: int | None = None, where: object
             num_heads=width // head_dim,
             global_blocks=tuple(i for i, length in enumerate(lengths) if length == global_length),
             attention_window=(windowed[0] + 1) // 2 if windowed else SIZES["vit_b"].attention_window,
-            mlp_dim=_side(state, "image_encoder.blocks.0.mlp.lin1.weight", 0, 2, likely and likely.mlp_dim, where),
             base_image_size=grid * IMAGE_SIZE_STEP,
-            **_decoder_widths(state, likely, where),
+            **_widths(state, likely, where),
             decoder_heads=decoder_heads or USUAL_DECODER_HEADS,
         )
     except ConfigError as error:
@@ -103,7 +102,7 @@ def infer_masam_spec(
             fix=f"use the SAM file of {inferred.size}",
         )
     return MasamSpec(
-        sam=replace(size, **_decoder_widths(adapter, size, where[1])),
+        sam=replace(size, **_widths(adapter, size, where[1])),
         num_classes=inferred.num_classes,
         image_size=image_size,
         fact_rank=inferred.fact_rank,
@@ -163,16 +162,17 @@ def infer_adapter(adapter: State, where: object = None) -> AdapterOptions:
     )
 
 
-def _decoder_widths(state: State, likely: SamSize | None, where: object) -> dict[str, Any]:
-    """Infer the widths of mask decoder and prompt encoder; missing tensors have the shapes of the likely size."""
+def _widths(state: State, likely: SamSize | None, where: object) -> dict[str, Any]:
+    """Infer widths and the decoder's depth; a missing tensor has the width of the likely size."""
     sources = {
+        "mlp_dim": ("image_encoder.blocks.0.mlp.lin1.weight", 0, 2),
         "out_channels": ("mask_decoder.iou_token.weight", 1, 2),
         "decoder_mlp_dim": ("mask_decoder.transformer.layers.0.mlp.lin1.weight", 0, 2),
         "iou_hidden_dim": ("mask_decoder.iou_prediction_head.layers.0.weight", 0, 2),
         "mask_channels": ("prompt_encoder.mask_downscaling.3.weight", 0, 4),
     }
     widths = {
-        field: _side(state, name, axis, ndim, likely and getattr(likely, field), where)
+        field: _side(state, name, axis, ndim, getattr(likely, field, None), where)
         for field, (name, axis, ndim) in sources.items()
     }
     return widths | {"decoder_depth": _count(state, "mask_decoder.transformer.layers.")}

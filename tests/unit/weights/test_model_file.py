@@ -317,9 +317,7 @@ def test_other_safetensors_are_no_model(tmp_path):
     write_tensors(tmp_path / "state.safetensors", {"w": torch.ones(1)}, {})
     with pytest.raises(ModelError, match="expected a model written by masam, its metadata are missing"):
         load(tmp_path / "state.safetensors")
-    message = (
-        r"adapter.pth: expected a model written by masam, got an official MA-SAM adapter; import it with masam"
-    )
+    message = r"adapter.pth: expected a model written by masam, got an official MA-SAM adapter; import it with masam"
     with pytest.raises(ModelError, match=message):
         load(GOLDEN / "masam_tiny_96_adapter.pth")
     message = r"sam_tiny_256.pth: expected a model .*, got SAM weights; give it with --sam-checkpoint"

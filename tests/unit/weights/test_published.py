@@ -115,9 +115,7 @@ def test_a_name_becomes_its_file_and_a_path_stays(home):
     with pytest.raises(InputError, match=message):
         resolve("sam-vit-b")
     (home / "sam_vit_b_01ec64.pth").write_bytes(b"weights")
-    with pytest.raises(
-        InputError, match=r"pth: sam-vit-b is present but not verified; run masam weights verify sam-"
-    ):
+    with pytest.raises(InputError, match=r"pth: sam-vit-b is present but not verified; run masam weights verify sam-"):
         resolve("sam-vit-b")
     path = put("sam-vit-b")
     assert resolve("sam-vit-b") == resolve(Path("sam-vit-b")) == require_cached("sam-vit-b") == path
