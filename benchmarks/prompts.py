@@ -1,4 +1,4 @@
-"""Print a table of the benefit of prompts over several training seeds, from files of ``masam evaluate --prompts``.
+"""Table of the gain by prompts over several training seeds, from the files of ``masam evaluate-prompts``.
 
     python benchmarks/prompts.py evidence/prompts/seed1.json evidence/prompts/seed2.json evidence/prompts/seed3.json
 
@@ -20,7 +20,7 @@ from masam.evaluation.repetitions import interval_over_cases, mean_over_seeds, p
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", type=Path, nargs="+", help="files written by masam evaluate --prompts --out")
+    parser.add_argument("files", type=Path, nargs="+", help="files that masam evaluate-prompts --out wrote")
     records = [json.loads(file.read_text("utf-8")) for file in parser.parse_args().files]
     keys = [[(score["case"], score["label"]) for score in record["scores"]] for record in records]
     if any(other != keys[0] for other in keys):

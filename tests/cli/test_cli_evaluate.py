@@ -72,9 +72,9 @@ SHIFTED = SPACING + np.array([[0, 0, 0, 2.0]] + [[0, 0, 0, 0]] * 3)
     ("array", "affine", "message"),
     [
         (arrays()[1][:-1], SPACING, "the prediction has shape (23, 20, 6), its reference (24, 20, 6)"),
-        (arrays()[1], SHIFTED, "the prediction lies elsewhere than its reference"),
+        (arrays()[1], SHIFTED, "the geometry of the prediction differs from its reference"),
         (arrays()[1] * np.float32(0.5), SPACING, "expected labels to be integers from 0 to 65535, got 0.5"),
-        (arrays()[1] * 7, SPACING, "label value 7, 14 is not in the label scheme (it knows [0, 1, 2])"),
+        (arrays()[1] * 7, SPACING, "expected label values of the label scheme, [0, 1, 2], got 7, 14"),
         (arrays()[1] * np.float32(np.nan), SPACING, "expected labels to be integers from 0 to 65535, got nan"),
         (-arrays()[1].astype(np.int16), SPACING, "expected labels to be integers from 0 to 65535, got -1"),
     ],
@@ -100,9 +100,9 @@ def test_what_is_given_must_be_there(masam, dataset, folders, tmp_path):
     for words, message in (
         ((masks, tmp_path / "none", *labels), "none: expected a folder of references"),
         ((tmp_path / "none", references, *labels), "none: expected a folder of predictions"),
-        ((masks, references / "a.nii.gz", *labels), "is a file, so expected a file here too"),
+        ((masks, references / "a.nii.gz", *labels), "is a file, got a folder"),
         ((masks / "none.nii.gz", references / "a.nii.gz", *labels), "none.nii.gz: expected a file, got none"),
-        ((masks, references, "--labels", tmp_path), "dataset.json: cannot be read as JSON"),
+        ((masks, references, "--labels", tmp_path), "dataset.json: expected a file, got none"),
     ):
         result = masam("evaluate", *words)
         assert result.code == 3

@@ -1,4 +1,4 @@
-"""What prompts gain, from files: a table, a record and a curve."""
+"""``masam evaluate-prompts``: a table, a record and a curve."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def prompted(dataset, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def evaluate(masam, dataset, prompted):
-    words = ("evaluate", dataset / "imagesTs", dataset / "labelsTs", "--labels", dataset, "--quiet")
-    return lambda *more: masam(*words, "--prompts", "--model", prompted, "--stride", 5, *more)
+    words = ("evaluate-prompts", dataset / "imagesTs", dataset / "labelsTs", "--labels", dataset, "--quiet")
+    return lambda *more: masam(*words, "--model", prompted, "--stride", 5, *more)
 
 
 def test_a_table_a_record_and_a_curve(evaluate, tmp_path):
@@ -44,21 +44,9 @@ def test_a_table_a_record_and_a_curve(evaluate, tmp_path):
 def test_a_scan_and_its_reference_are_one_case(masam, dataset, prompted, tmp_path):
     image, labels = arrays()
     scan, reference = save(tmp_path / "scan.nii.gz", image), save(tmp_path / "mask.nii.gz", labels)
-    words = (
-        "evaluate",
-        scan,
-        reference,
-        "--labels",
-        dataset,
-        "--prompts",
-        "--model",
-        prompted,
-        "--clicks",
-        1,
-        "--json",
-    )
-    result = masam(*words)
+    result = masam("evaluate-prompts", scan, reference, "--model", prompted, "--clicks", 1, "--json")
     assert result.code == 0, result.err
+    assert {score["label"] for score in result.json["scores"]} == {"organ", "vessel"}, "the classes of the model"
     assert result.json["cases"] == ["mask"]
     assert "case 1 of 1: mask" in result.err
 
@@ -68,25 +56,20 @@ def test_a_scan_and_its_reference_are_one_case(masam, dataset, prompted, tmp_pat
     [
         (("--out", "x.csv"), "error[CONFIG]: --out: expected a name that ends in .json, got x.csv"),
         (("--plot", "x.pdf"), "error[CONFIG]: --plot: expected a name that ends in .png, got x.pdf"),
-        (("--missing", "worst"), "error[CONFIG]: --missing: it does not go with --prompts; leave it out"),
-        (("--nsd-tolerance", "2"), "error[CONFIG]: --nsd-tolerance: it does not go with --prompts; leave it out"),
+        (("--missing", "worst"), "error[USAGE]: No such option: --missing; see masam evaluate-prompts --help"),
         (("--clicks", "0"), "error[CONFIG]: clicks: expected 1 click or more, got 0"),
         (("--seed", "-1"), "error[CONFIG]: seed: expected a seed of 0 or more, got -1"),
     ],
 )
-def test_options_that_do_not_fit_prompts(evaluate, words, message):
+def test_options_that_are_refused(evaluate, words, message):
     result = evaluate(*words)
     assert (result.code, result.out, result.error) == (2, "", message)
 
 
-def test_prompts_and_a_model_go_together(masam, dataset, prompted):
-    words = ("evaluate", dataset / "imagesTs", dataset / "labelsTs", "--labels", dataset)
-    alone = masam(*words, "--model", prompted)
-    assert alone.code == 2
-    assert alone.error == "error[CONFIG]: --model: it goes with --prompts; add --prompts, or leave it out"
-    without = masam(*words, "--prompts")
-    assert without.code == 2
-    assert without.error == "error[CONFIG]: --prompts: prompts are put to a model, and there is none; give --model"
+def test_a_model_is_required(masam, dataset):
+    result = masam("evaluate-prompts", dataset / "imagesTs", dataset / "labelsTs", "--labels", dataset)
+    assert result.code == 2
+    assert result.error == "error[USAGE]: Missing option '--model'; see masam evaluate-prompts --help"
 
 
 def test_what_is_given_must_fit(masam, dataset, prompted, trained, tmp_path):
@@ -101,7 +84,7 @@ def test_what_is_given_must_fit(masam, dataset, prompted, trained, tmp_path):
         ),
         (tmp_path / "none", prompted, 3, f"{tmp_path / 'none'}: expected a folder of references"),
     ):
-        words = ("evaluate", dataset / "imagesTs", references, "--labels", dataset, "--prompts", "--model", model)
+        words = ("evaluate-prompts", dataset / "imagesTs", references, "--labels", dataset, "--model", model)
         result = masam(*words, "--out", tmp_path / "out.json")
         assert result.code == code
         assert message in result.error

@@ -71,8 +71,8 @@ def test_monai_segments_scans_as_masam_does(masam, export, model, tmp_path):
     result = export(model, "--format", "monai-bundle", "--out", bundle)
     assert result.code == 0
     size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
-    assert result.out == (f"wrote {bundle} ({size / 1e6:.1f} MB); its outputs are the model's\n")
-    assert result.err == f"writing {bundle}, and comparing it with the model\n"
+    assert result.out == (f"wrote {bundle} ({size / 1e6:.1f} MB); its outputs equal the model's\n")
+    assert result.err == f"writing {bundle} and comparing it with the model\n"
     assert masam("predict", scans, "--model", model, "--out", tmp_path / "ours", "--device", "cpu").code == 0
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(bundle / "configs/inference.json")]
     command += ["--bundle_root", str(bundle), "--dataset_dir", str(scans), "--output_dir", str(tmp_path / "theirs")]
@@ -112,7 +112,7 @@ def test_a_model_without_a_plan(export, tmp_path):
     words = (tmp_path / "bare.safetensors", "--format")
     copied = export(*words, "safetensors", "--out", tmp_path / "copy.safetensors", "--embed-base")
     assert copied.code == 0
-    assert copied.out.splitlines()[1] == "it carries no plan: how volumes are prepared for it is up to you"
+    assert copied.out.splitlines()[1] == "the model has no plan: the export does not describe preprocessing"
     refused = export(*words, "monai-bundle", "--out", tmp_path / "bundle")
     assert refused.code == 6
     assert refused.error.startswith("error[MODEL]: the model carries no plan, so a bundle could not prepare")
@@ -130,8 +130,8 @@ def test_the_official_format(masam, export, tmp_path):
     assert result.code == 0
     megabytes = out.stat().st_size / 1e6
     assert result.out == (
-        f"wrote {out} ({megabytes:.1f} MB); its outputs are the model's\n"
-        "run it in the official code with --ckpt sam_tiny_256.pth --vit_name custom --num_classes 3 --img_size 96 "
+        f"wrote {out} ({megabytes:.1f} MB); its outputs equal the model's\n"
+        "options for the official code: --ckpt sam_tiny_256.pth --vit_name custom --num_classes 3 --img_size 96 "
         "--rank 4 --scale 1\n"
     )
     written, expected = (torch.load(path, weights_only=True) for path in (out, official))
@@ -171,7 +171,7 @@ def test_nothing_is_written_over(export, tmp_path, name, out, kind):
     result = export(tmp_path / "not_read", "--format", name, "--out", there)
     assert result.code == 5
     assert result.error == (
-        f"error[RESOURCE]: --out {there}: there is something of that name already; choose another name, or remove it"
+        f"error[RESOURCE]: --out {there}: the path already exists; choose another name or remove it"
     )
     assert [path.name for path in tmp_path.iterdir()] == [out]
 

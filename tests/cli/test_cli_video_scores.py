@@ -88,7 +88,7 @@ def test_what_is_refused(masam, root, perfect, tmp_path, command):
         return result.error
 
     (perfect / "case0/frame2.png").rename(tmp_path / "frame2.png")
-    assert "case0: 1 of 4 labelled frames have no prediction of their name: frame2; predict them" in error()
+    assert "case0: 1 of 4 labelled frames have no prediction: frame2; predict them" in error()
     Image.new("L", (5, 4)).save(perfect / "case0/frame2.png")
     assert "frame2.png: the predicted frame has 5 x 4 pixels, its reference 26 x 20" in error()
     (perfect / "case1.nii.gz").write_bytes(b"")

@@ -1,6 +1,7 @@
-"""The command line: thin doors. A command parses, calls one library function, writes, and ends with an exit code.
+"""Command line interface.
 
-Nothing heavy is imported here, so that ``--help`` answers at once.
+Each command parses its options, calls one library function and returns an exit code. Commands import heavy packages
+when they run, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from masam.cli import (
     convert,
     demo,
     evaluate,
+    evaluate_prompts,
     export,
     info,
     make,
@@ -37,8 +39,9 @@ from masam.errors import MasamError
 
 app = typer.Typer(
     name="masam",
-    epilog="Exit codes: 0 done, 2 usage or config, 3 input refused, 4 a batch partly failed, 5 disk, memory or device, "
-    "6 corrupt or incompatible model, 7 training diverged, 130 and 143 stopped by a signal, 1 our own bug.",
+    epilog="Exit codes: 0 success, 1 bug in masam, 2 invalid usage or configuration, 3 invalid input, 4 some cases of "
+    "a batch failed, 5 disk, memory or device error, 6 corrupt or incompatible model, 7 training diverged, 130 or 143 "
+    "stopped by a signal.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -54,6 +57,7 @@ for command in (
     ablate,
     predict,
     evaluate,
+    evaluate_prompts,
     report,
     export,
     weights,
@@ -61,26 +65,26 @@ for command in (
 ):
     command.register(app)
 
-# Typer's own usage errors; recent Typer carries its own copy of click, so the class is found, not imported.
-_UsageFault: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+# Recent Typer versions bundle click, so the base class of usage errors cannot be imported from click.
+_UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 _BUG = 1
 _STOPPED = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
 
 
 class _Stopped(BaseException):
-    """A signal asked to stop; not an Exception, so that nothing on the way takes it for bad input."""
+    """A signal requested termination. Not an Exception, so that no handler mistakes it for invalid input."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
 
 
-def _print_version(asked: bool) -> bool:
-    if asked:
+def _print_version(requested: bool) -> bool:
+    if requested:
         typer.echo(f"masam {__version__}")
         raise typer.Exit
-    return asked
+    return requested
 
 
 @app.callback()
@@ -89,79 +93,79 @@ def masam(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Segment medical volumes with MA-SAM: SAM adapted to the third dimension."""
+    """Segment medical volumes and surgical video with MA-SAM, the Segment Anything Model adapted to 3D."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     Args:
-        arguments: The command's words; those of the process by default.
+        arguments: Command line arguments; by default those of the process.
     """
     try:
         code = app(arguments, prog_name="masam", standalone_mode=False)
-    except (Exception, KeyboardInterrupt, SystemExit, _Stopped) as error:  # noqa: BLE001 - explained, each in one line
-        line, code = _explain(error)
+    except (Exception, KeyboardInterrupt, SystemExit, _Stopped) as error:  # noqa: BLE001 - each is reported in one line
+        line, code = _describe(error)
         print_error(line)
         if code == _BUG and os.environ.get("MASAM_DEBUG"):
             traceback.print_exception(error)
         return code
     if code == 128 + signal.SIGINT:
-        # Typer makes this of Ctrl-C, and says nothing.
+        # Typer returns this code on Ctrl-C without a message.
         print_error(f"error[STOPPED]: {_STOPPED[signal.SIGINT]}")
     return code if isinstance(code, int) else 0
 
 
-def _explain(error: BaseException) -> tuple[str, int]:
-    """Return the line that says what went wrong, and the exit code; an empty line where nobody is left to read."""
+def _describe(error: BaseException) -> tuple[str, int]:
+    """Return the error message in one line, and the exit code; the line is empty if stdout was closed by its reader."""
     match error:
         case MasamError():
             return error.line(), error.exit_code
-        case _ if isinstance(error, _UsageFault):
+        case _ if isinstance(error, _UsageError):
             return _usage_line(error), 2
         case _Stopped(number=number):
             return f"error[STOPPED]: {_STOPPED[signal.Signals(number)]}", 128 + number
         case KeyboardInterrupt() | typer.Abort():
             return f"error[STOPPED]: {_STOPPED[signal.SIGINT]}", 128 + signal.SIGINT
         case BrokenPipeError() | SystemExit():
-            # The reader of our output has gone (masam info | head); Typer and Rich make SystemExit of it.
+            # The reader of the output has exited (masam info | head); Typer and Rich raise SystemExit.
             return "", 0
         case MemoryError():
-            return "error[RESOURCE]: memory ran out; free memory, or take a smaller volume, batch or model", 5
+            return "error[RESOURCE]: out of memory; free memory, or use a smaller volume, batch or model", 5
         case OSError():
-            # What the system refuses is no bug of ours, wherever it comes up.
+            # An error of the operating system is not a bug in masam, wherever it is raised.
             where = f"{error.filename}: " if error.filename else ""
             return f"error[RESOURCE]: {where}{error.strerror or error}; check permissions and free space", 5
     what = " ".join(f"{type(error).__name__}: {error}".split())
-    return f"error[BUG]: {what}; please report it, with what MASAM_DEBUG=1 prints", _BUG
+    return f"error[BUG]: {what}; please report it with the output of MASAM_DEBUG=1", _BUG
 
 
 def run() -> NoReturn:
-    """Run the process's command and end the process with its exit code."""
+    """Run the command of this process and exit with its exit code."""
     for number in _STOPPED:
         signal.signal(number, _stop)
     for stream in (sys.stdout, sys.stderr):
-        # A file name may hold what the terminal's encoding has not.
+        # A file name may contain characters that the encoding of the terminal lacks.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.exit(_flush(main()))
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    # A second signal acts at once, should the tidying up after the first one take too long.
-    for each in _STOPPED:
-        signal.signal(each, signal.SIG_DFL)
+    # A second signal terminates at once, in case the cleanup after the first one takes too long.
+    for other in _STOPPED:
+        signal.signal(other, signal.SIG_DFL)
     raise _Stopped(number)
 
 
 def _flush(code: int) -> int:
-    """Write what stdout still holds back, while a failure can be said; at the interpreter's end it no more can."""
+    """Flush stdout while a failure can still be reported; at interpreter shutdown it cannot."""
     try:
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if code == 0 and not isinstance(error, BrokenPipeError):
-            print_error(f"error[RESOURCE]: standard output: {error.strerror}; free space, or send it elsewhere")
+            print_error(f"error[RESOURCE]: standard output: {error.strerror}; free disk space or redirect the output")
             return 5
     return code
 

@@ -1,4 +1,4 @@
-"""What the commands print: progress on a terminal, plain lines elsewhere, JSON for machines."""
+"""Output of the commands: tables, lines, JSON, and progress on stderr."""
 
 from __future__ import annotations
 
@@ -17,47 +17,52 @@ from rich.table import Table
 from masam.progress import Progress as Listener
 from masam.progress import Silent
 
-_PLAIN_SECONDS = 30.0
-"""Without a terminal (a log file, a cluster), a task says where it is this often."""
+_LINE_INTERVAL_S = 30.0
+"""Interval between progress lines if stderr is not a terminal."""
 
 
 def visible(text: str) -> str:
-    """Make control characters visible: a file name may hold line breaks, or codes that a terminal would obey."""
+    """Escape control characters: a file name may contain line breaks or terminal control sequences."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def print_error(line: str) -> None:
-    """Print one line on stderr, none if it is empty."""
+    """Print a line on stderr, or nothing if it is empty."""
     if line:
         sys.stderr.write(visible(line) + "\n")
 
 
 def print_json(record: Any) -> None:
-    """Print a record for a machine: plain ASCII, so that no locale stands in the way."""
+    """Print a record as JSON, in ASCII so that it does not depend on the locale."""
     sys.stdout.write(json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
 def print_line(line: str) -> None:
-    """Print a line for a person."""
+    """Print a line on stdout."""
     Console(highlight=False, soft_wrap=True).print(visible(line), markup=False)
 
 
 def print_table(rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """Print rows of cells, the first row as the head; the first column is text, the others are figures."""
+    """Print a table; the first row is the header, the first column is text, the other columns are numbers."""
     table = Table(title=title)
-    for n, head in enumerate(rows[0]):
-        table.add_column(escape(head), justify="left" if n == 0 else "right")
+    for column, heading in enumerate(rows[0]):
+        table.add_column(escape(heading), justify="left" if column == 0 else "right")
     for row in rows[1:]:
         table.add_row(*(escape(visible(cell)) for cell in row))
     console = Console()
     if not console.is_terminal:
-        # A pipe has no width; cutting figures off at 80 columns would lose them.
+        # The default of 80 columns would truncate numbers.
         console = Console(width=160)
     console.print(table)
 
 
+def plural(count: int, noun: str) -> str:
+    """Format a count with its noun, for example "1 case" or "3 cases"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def duration(seconds: float) -> str:
-    """Return a time as people say it: 40 s, 3 min, 5 h 20 min."""
+    """Format a duration, for example "40 s", "3 min" or "5 h 20 min"."""
     minutes = round(seconds / 60)
     if minutes < 1:
         return f"{round(seconds)} s"
@@ -85,23 +90,23 @@ class _Bars:
 
 
 class _Lines:
-    """Now and then a line on stderr."""
+    """Occasional progress lines on stderr."""
 
     def __init__(self) -> None:
-        self._task, self._total, self._done, self._said = "", 0, 0, time.monotonic()
-        self._began = self._said
+        self._task, self._total, self._done = "", 0, 0
+        self._started = self._last_line = time.monotonic()
 
     def start(self, task: str, total: int) -> None:
         self._task, self._total, self._done = task, total, 0
-        self._began = time.monotonic()
+        self._started = time.monotonic()
 
     def advance(self, note: str = "") -> None:
         self._done += 1
         now = time.monotonic()
-        if now - self._said > _PLAIN_SECONDS:
-            self._said = now
-            left = (now - self._began) / self._done * max(0, self._total - self._done)
-            self.say(f"{self._task} {self._done}/{self._total}, {duration(left)} left {note}".rstrip())
+        if now - self._last_line > _LINE_INTERVAL_S:
+            self._last_line = now
+            remaining = (now - self._started) / self._done * max(0, self._total - self._done)
+            self.say(f"{self._task} {self._done}/{self._total}, {duration(remaining)} left {note}".rstrip())
 
     def say(self, line: str) -> None:
         sys.stderr.write(visible(line) + "\n")
@@ -110,7 +115,7 @@ class _Lines:
 
 @contextmanager
 def listening(quiet: bool = False) -> Iterator[Listener]:
-    """Show progress while inside: bars on a terminal, else a line now and then, nothing if ``quiet``."""
+    """Show progress in this context: bars on a terminal, occasional lines elsewhere, nothing if ``quiet``."""
     console = Console(stderr=True)
     if quiet:
         yield Silent()

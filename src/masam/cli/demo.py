@@ -1,4 +1,4 @@
-"""``masam demo``: see it work, with no download and no GPU."""
+"""``masam demo``: run the full pipeline without a download or a GPU."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from typing import Annotated, Literal
 
 import typer
 
-from masam.cli.console import listening, print_json, print_line, print_table
-from masam.cli.options import Json, Quiet
+from masam.cli.console import listening, plural, print_json, print_line, print_table
+from masam.cli.options import Json, Quiet, examples
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Example: masam demo --out demo")(demo)
+    app.command(epilog=examples("masam demo --out demo"))(demo)
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for data, runs, masks and pages.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Folder for data, runs, predictions and reports.")] = Path("demo"),
     only: Annotated[Literal["phantom", "head"] | None, typer.Option(help="Run only this data set.")] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make data, train, predict held-out cases, score them and write a report page; in minutes on two cores."""
+    """Generate data, train, predict held-out cases, score them and write a report.
+
+    Takes a few minutes on two CPU cores.
+    """
     from masam.demo import run_demo
 
     with listening(quiet) as progress:
@@ -30,11 +33,11 @@ def demo(
     if json:
         print_json(
             {
-                name: {"page": str(page), "mean_dice": found.record()["mean_dice"]}
-                for name, (page, found) in results.items()
+                name: {"page": str(page), "mean_dice": evaluation.record()["mean_dice"]}
+                for name, (page, evaluation) in results.items()
             }
         )
         return
-    for name, (page, found) in results.items():
-        print_table(found.rows(), title=f"{name}: {len(found.cases)} held-out cases")
-        print_line(f"{name}: foreground Dice {found.mean_dice:.3f}, see {page}")
+    for name, (page, evaluation) in results.items():
+        print_table(evaluation.rows(), title=f"{name}: {plural(len(evaluation.cases), 'held-out case')}")
+        print_line(f"{name}: foreground Dice {evaluation.mean_dice:.3f}, see {page}")

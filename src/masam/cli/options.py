@@ -1,10 +1,10 @@
-"""Options that several commands share, each described once."""
+"""Options that several commands share, and checks of the paths they are given."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,65 +13,69 @@ from masam.errors import ConfigError, ResourceError
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-# Text, not a path: Path("./sam-vit-b") would lose what tells a file from the published weights of that name.
+# A string, not a Path: Path("./sam-vit-b") would drop the "./" that tells a file from a published name.
 SamCheckpoint = Annotated[
     str | None,
-    typer.Option(help="SAM's weights, where the model's file does not hold the encoder: a file or a published name."),
+    typer.Option(help="SAM weights, a file or a published name, if the model file does not contain the encoder."),
 ]
-
 EmbedBase = Annotated[
-    bool, typer.Option("--embed-base", help="Put the frozen encoder into the file, so that it stands alone.")
+    bool, typer.Option("--embed-base", help="Include the frozen encoder, so that the file needs no SAM weights.")
+]
+Licence = Annotated[
+    str | None, typer.Option(help="Licence of the weights, such as CC-BY-4.0, to record in the output.")
+]
+Labels = Annotated[Path, typer.Option(help="Data set folder or its dataset.json.")]
+Missing = Annotated[
+    Literal["error", "worst"],
+    typer.Option(help="Treat a case without a prediction as an error, or give it the worst scores."),
 ]
 
-Licence = Annotated[str | None, typer.Option(help="Terms of the weights, such as CC-BY-4.0, noted in what is written.")]
+
+def examples(*commands: str) -> str:
+    """Return the epilog of a command's help, with one example per line."""
+    return "\n\n".join(["Examples:" if len(commands) > 1 else "Example:", *commands])
 
 
 def require_ending(path: Path, *endings: str, option: str = "--out") -> None:
-    """Refuse a file name whose ending is not of its format.
+    """Check the extension of a file name.
 
     Raises:
-        ConfigError: It ends otherwise.
+        ConfigError: The name does not end in one of ``endings``.
     """
     if path.suffix not in endings:
         raise ConfigError(f"expected a name that ends in {' or '.join(endings)}, got {path.name}", where=option)
 
 
 def require_writable(path: Path, option: str = "--out") -> None:
-    """Refuse, before the work, a file that could not be written after it.
+    """Check before the work starts that a file can be written.
 
     Raises:
-        ResourceError: There is a folder of that name, or its own folder cannot be made or written to.
+        ResourceError: The path is a folder, or its parent folder is not writable.
     """
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if path.is_dir():
         raise ResourceError("expected a file to write, got a folder", where=f"{option} {path}", fix="add a file name")
     try:
-        # Tried, not asked: root may write everywhere by its mode, and yet not to a read-only disk.
+        # Permission bits do not tell whether root can write, for example to a read-only disk.
         with tempfile.TemporaryFile(dir=parent):
             pass
     except OSError as error:
         raise ResourceError(
-            f"cannot write to {parent} ({error.strerror})",
-            where=f"{option} {path}",
-            fix="choose a place you may write to",
+            f"cannot write to {parent} ({error.strerror})", where=f"{option} {path}", fix="choose a writable folder"
         ) from error
 
 
 def require_new(path: Path, option: str = "--out") -> None:
-    """Refuse, before the work, a file or folder that is there already or could not be written after it.
+    """Check before the work starts that a file or folder does not exist and can be written.
 
     Raises:
-        ResourceError: There is something of that name, or its folder cannot be made or written to.
+        ResourceError: The path exists, or its parent folder is not writable.
     """
     if path.exists() or path.is_symlink():
-        raise ResourceError(
-            "there is something of that name already",
-            where=f"{option} {path}",
-            fix="choose another name, or remove it",
-        )
+        raise ResourceError("the path already exists", where=f"{option} {path}", fix="choose another name or remove it")
     require_writable(path, option)
 
 
 def labels_file(path: Path) -> Path:
-    """Return the ``dataset.json`` that is meant: the file itself, or the one of a data set folder."""
+    """Return the ``dataset.json`` of a data set folder, or the given file."""
     return path / "dataset.json" if path.is_dir() else path

@@ -1,42 +1,44 @@
-"""``masam report``: one page that says how good the predictions are, and where they fail."""
+"""``masam report``: one HTML page with scores, overlays and the lowest-scoring cases."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from masam.cli.console import listening, print_json, print_line
-from masam.cli.options import Json, Quiet, labels_file, require_writable
+from masam.cli.console import listening, plural, print_json, print_line
+from masam.cli.options import Json, Labels, Missing, Quiet, examples, labels_file, require_writable
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
-        epilog="Example: masam report --images imagesTs --predictions masks --references labelsTs "
-        "--labels Dataset009_Spleen --out report.html"
+        epilog=examples(
+            "masam report --images imagesTs --predictions masks --references labelsTs --labels Dataset009_Spleen"
+        )
     )(report)
 
 
 def report(
-    images: Annotated[Path, typer.Option(help="Folder of scans or videos, or one.")],
+    images: Annotated[Path, typer.Option(help="Folder of scans or videos, or a single one.")],
     predictions: Annotated[
-        Path, typer.Option(help="Folder of predicted label files, of a video a folder CASE of PNG files; or one.")
+        Path,
+        typer.Option(
+            help="Folder of predicted label files, or of one folder of label frames per video, or a single one."
+        ),
     ],
-    references: Annotated[Path, typer.Option(help="Folder of references of the same names, or one.")],
-    labels: Annotated[Path, typer.Option(help="The data set's folder, or its dataset.json.")],
+    references: Annotated[Path, typer.Option(help="Folder of references with the same names, or a single one.")],
+    labels: Labels,
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
-    run: Annotated[Path | None, typer.Option(help="Run folder, for the training curves.")] = None,
-    missing: Annotated[
-        Literal["error", "worst"], typer.Option(help="A case without prediction: an error, or the worst scores.")
-    ] = "error",
+    run: Annotated[Path | None, typer.Option(help="Run folder whose training curves are shown.")] = None,
+    missing: Missing = "error",
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Segmentation report",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score predictions, draw them over the scans or videos, and write one self-contained HTML page."""
+    """Write a self-contained HTML page with scores, and overlays on scans or video frames."""
     from masam.errors import InputError
     from masam.evaluation.summary import read_scheme
     from masam.report.assemble import report_on
@@ -61,9 +63,8 @@ def report(
     dice = None if math.isnan(evaluation.mean_dice) else evaluation.mean_dice
     if json:
         print_json({"page": str(out), "mean_dice": dice, "cases": len(evaluation.cases)})
-    else:
-        said = "no class to score" if dice is None else f"mean Dice {dice:.4f}"
-        if not math.isnan(miou := evaluation.miou_per_frame):
-            said += f", mIoU per frame {miou:.4f}"
-        cases = len(evaluation.cases)
-        print_line(f"{said} over {cases} case{'s' * (cases != 1)}: {out}")
+        return
+    scores = "no class to score" if dice is None else f"mean Dice {dice:.4f}"
+    if not math.isnan(miou := evaluation.miou_per_frame):
+        scores += f", mIoU per frame {miou:.4f}"
+    print_line(f"{scores} over {plural(len(evaluation.cases), 'case')}: {out}")

@@ -1,4 +1,4 @@
-"""How good a segmentation is: overlap, surface distance, and what they sum up to over cases; needs no torch."""
+"""Evaluation of segmentations: overlap, surface distances, and their summary over cases. Does not import torch."""
 
 from masam.evaluation.overlap import Overlap, ReferenceEmpty, count_overlap
 from masam.evaluation.scores import METRICS, CaseScore, ClassSummary, Evaluation, VideoScore

@@ -1,9 +1,9 @@
-"""Volume overlap of one class: Dice, IoU and volumes, with a written rule for empty masks.
+"""Volume overlap of one class: Dice, IoU and volumes, with defined scores for empty masks.
 
 =================  ==================  ==========================  ========================
 reference          prediction          ``reference_empty="nan"``   ``reference_empty="one"``
 =================  ==================  ==========================  ========================
-empty              empty               NaN, left out of means      1 (the paper's rule)
+empty              empty               NaN, excluded from means    1 (rule of the paper)
 empty              not empty           0                           0
 not empty          empty               0                           0
 =================  ==================  ==========================  ========================
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from masam.errors import InputError
 
 ReferenceEmpty = Literal["nan", "one"]
-"""Score of a class that neither the reference nor the prediction holds."""
+"""Score of a class that is absent from both masks."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,12 @@ class Overlap:
     intersection: int
 
     def dice(self, reference_empty: ReferenceEmpty = "nan") -> float:
-        """Return 2 |A and B| / (|A| + |B|), 0 to 1; both empty as the module's table says."""
-        total = self.reference + self.prediction
-        return 2 * self.intersection / total if total else _both_empty(reference_empty)
+        """Return 2 |A ∩ B| / (|A| + |B|), from 0 to 1."""
+        return _ratio(2 * self.intersection, self.reference + self.prediction, reference_empty)
 
     def iou(self, reference_empty: ReferenceEmpty = "nan") -> float:
-        """Return |A and B| / |A or B|, 0 to 1; both empty as the module's table says."""
-        union = self.reference + self.prediction - self.intersection
-        return self.intersection / union if union else _both_empty(reference_empty)
+        """Return |A ∩ B| / |A ∪ B|, from 0 to 1."""
+        return _ratio(self.intersection, self.reference + self.prediction - self.intersection, reference_empty)
 
 
 def count_overlap(
@@ -56,7 +54,7 @@ def count_overlap(
     Args:
         reference: Mask of any shape.
         prediction: Mask of the same shape.
-        ignore: Voxels that do not count, of the same shape.
+        ignore: Voxels to exclude, a mask of the same shape.
 
     Raises:
         InputError: The shapes differ.
@@ -66,11 +64,7 @@ def count_overlap(
             raise InputError(f"expected the {name} in the reference's shape {reference.shape}, got {mask.shape}")
     if ignore is not None:
         reference, prediction = reference & ~ignore, prediction & ~ignore
-    return Overlap(
-        int(np.count_nonzero(reference)),
-        int(np.count_nonzero(prediction)),
-        int(np.count_nonzero(reference & prediction)),
-    )
+    return Overlap(*(int(np.count_nonzero(mask)) for mask in (reference, prediction, reference & prediction)))
 
 
 def volume_ml(voxels: int, spacing_mm: tuple[float, float, float]) -> float:
@@ -78,5 +72,7 @@ def volume_ml(voxels: int, spacing_mm: tuple[float, float, float]) -> float:
     return voxels * spacing_mm[0] * spacing_mm[1] * spacing_mm[2] / 1000.0
 
 
-def _both_empty(reference_empty: ReferenceEmpty) -> float:
+def _ratio(numerator: int, denominator: int, reference_empty: ReferenceEmpty) -> float:
+    if denominator:
+        return numerator / denominator
     return 1.0 if reference_empty == "one" else float("nan")

@@ -1,4 +1,4 @@
-"""How much a box or a click gains: prompts made from references, asked as ``masam predict`` asks them, and scored."""
+"""Evaluation with prompts: boxes and clicks are simulated from the references, and the answers are scored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from masam.cases.folder import Case, find_images, load_case
 from masam.errors import ConfigError, InputError, some_of
-from masam.evaluation.cases import Cases, collect_cases, is_video, load_labels, name_alike
+from masam.evaluation.cases import Cases, collect_cases, is_video, load_labels, pair_single_cases
 from masam.evaluation.overlap import count_overlap
 from masam.evaluation.prompts import PromptEvaluation, PromptScore
 from masam.evaluation.summary import read_scheme, to_channels
@@ -44,34 +44,35 @@ def evaluate_prompts(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PromptEvaluation:
-    """Score a model without prompts, with boxes and after clicks, all made from the references.
+    """Score a model without prompts, with boxes and after clicks that are simulated from the references.
 
-    Each class of a case is prompted by itself and scored by itself; the others are automatic meanwhile, as in
-    ``masam predict``. ``masam.prompts.simulated_user`` says which boxes there are. The first click goes to the largest
-    error of the automatic answer, each next one to that of the answer before, with all clicks so far as prompts. An
-    answer without an error that could be clicked on keeps its score. Voxels that a reference marks as ``ignore`` count
-    nowhere.
+    Each class of a case is prompted and scored separately; the other classes are segmented automatically, as in
+    ``masam predict``. :mod:`masam.prompts.simulated_user` defines the boxes. The first click is placed in the largest
+    error of the automatic segmentation, each further click in the largest error of the previous answer, and all clicks
+    so far are given as prompts. If no error can be clicked, the score is repeated. Voxels that a reference marks as
+    ``ignore`` are excluded.
 
-    A volume is encoded once (``EncodedVolume`` says what that takes in memory); each prompt runs the decoder.
+    A volume is encoded once (see :class:`EncodedVolume` for the memory); each prompt only runs the decoder.
 
     Args:
-        model: A predictor, or what ``Predictor`` takes.
-        images: Folder of scans, or one; or case id to a scan or a volume.
-        references: Folder of label files, or one; or case id to one or to a volume. They say which cases there are.
-        labels: The label scheme, the ``labels`` of a ``dataset.json``, or the path of that file; by default the
-            model's own. Its classes are the model's, or some of them, by name.
-        clicks: Clicks on each class, 1 or more.
-        seed: Seed of the jittered boxes, 0 or more. A box is a function of seed, case id and class name.
-        progress: Told of each window that is encoded, then of each answer.
+        model: A predictor, or anything that ``Predictor`` accepts.
+        images: Folder of scans or a single scan, or a mapping from case id to a scan or a volume.
+        references: Folder of label files or a single file, or a mapping from case id to a file or a volume. They
+            determine the cases.
+        labels: Label scheme, the ``labels`` of a ``dataset.json``, or the path of that file, with some or all classes
+            of the model; by default the model's classes.
+        clicks: Number of clicks per class, at least 1.
+        seed: Seed of the jittered boxes, at least 0. A box is a function of seed, case id and class name.
+        progress: Receives each encoded window and each answer.
 
     Returns:
-        Scores of each case and class, and their sums.
+        Scores of each case and class, and their summaries.
 
     Raises:
-        ConfigError: A number is out of its range, or a class is none of the model's.
-        InputError: There is no case, a reference lacks its scan, or a file is refused.
-        ModelError: The model is for videos, was trained without prompts, or predicts numbers that are not finite.
-        ResourceError: The system did not let us read, or memory does not suffice.
+        ConfigError: A number is out of range, or a class does not belong to the model.
+        InputError: There is no case, a reference has no scan, or a file is invalid.
+        ModelError: The model is for videos, was trained without prompts, or predicts values that are not finite.
+        ResourceError: A file is not readable, or memory is insufficient.
     """
     if clicks < 1:
         raise ConfigError(f"expected 1 click or more, got {clicks}", where="clicks")
@@ -102,14 +103,14 @@ def _score_case(
     seed: int,
     progress: Progress,
 ) -> list[PromptScore]:
-    """Score the classes of a case; when it returns, nothing of the case is left in memory."""
+    """Score the classes of a case. A function of its own, so that its volumes are freed before the next case."""
     image, truth = _load(case, scan, reference, scheme, progress)
     session = _Session(predictor, predictor.encode(image, progress), truth, scheme, case)
     return list(session.scores(clicks, seed, progress))
 
 
 class _Session:
-    """One case that is asked again and again."""
+    """One encoded case with its reference."""
 
     def __init__(
         self, predictor: Predictor, encoded: EncodedVolume, truth: Volume, scheme: LabelScheme, case: str
@@ -119,9 +120,9 @@ class _Session:
         self.channels = to_channels(truth, scheme, f"reference {case}", ignore=True)
         numbered = enumerate(scheme.foreground, start=1)
         self.present = {label.name: channel for channel, label in numbered if (self.channels == channel).any()}
-        self.counts = np.ones(truth.shape, bool) if scheme.ignore_value is None else truth.array != scheme.ignore_value
-        crop = encoded.prepared.trace.crop
-        self.seen = encoded.prepared.trace.labels_to_volume(np.ones(crop.size, np.uint8)).array == 1
+        self.scored = np.ones(truth.shape, bool) if scheme.ignore_value is None else truth.array != scheme.ignore_value
+        trace = encoded.prepared.trace
+        self.seen = trace.labels_to_volume(np.ones(trace.crop.size, np.uint8)).array == 1
         self.spacing_mm = truth.geometry.spacing_mm
 
     def scores(self, clicks: int, seed: int, progress: Progress) -> Iterator[PromptScore]:
@@ -135,74 +136,75 @@ class _Session:
         self, name: str, reference: Mask, automatic: Mask, clicks: int, seed: int, progress: Progress
     ) -> PromptScore:
         def dice(answer: Mask) -> float:
-            return count_overlap(reference, answer, ~self.counts).dice()
+            return count_overlap(reference, answer, ~self.scored).dice()
 
         boxes = draw_boxes(reference, self.seen, name, _generator(seed, self.case, name))
         by_box = dict.fromkeys(BOXES, dice(automatic))
         for kind, box in boxes.items():
-            by_box[kind] = dice(self._ask(name, [box]))
+            by_box[kind] = dice(self._answer(name, [box]))
             progress.advance()
-        answer, made, after = automatic, list[Click](), list[float]()
+        answer, given, by_click = automatic, list[Click](), list[float]()
         for _ in range(clicks):
-            # What the model does not see, or what counts nowhere, is nothing to click on.
-            clickable = np.where(self.seen & self.counts, answer, reference)
-            click = correct(reference, clickable, self.spacing_mm, name, made)
+            # Errors outside the cropped region or in ignored voxels cannot be clicked.
+            clickable = np.where(self.seen & self.scored, answer, reference)
+            click = correct(reference, clickable, self.spacing_mm, name, given)
             if click is not None:
-                made.append(click)
-                answer = self._ask(name, made)
-            after.append(dice(answer))
+                given.append(click)
+                answer = self._answer(name, given)
+            by_click.append(dice(answer))
             progress.advance()
-        return PromptScore(self.case, name, dice(automatic), by_box, tuple(after))
+        return PromptScore(self.case, name, dice(automatic), by_box, tuple(by_click))
 
-    def _ask(self, name: str, prompts: Sequence[Prompt]) -> Mask:
+    def _answer(self, name: str, prompts: Sequence[Prompt]) -> Mask:
         answer: Mask = self.predictor.predict(self.encoded, prompts=prompts).array == self.values[name]
         return answer
 
 
 def _generator(seed: int, case: str, name: str) -> np.random.Generator:
-    # Python's own hash of text differs from run to run.
-    words = hashlib.sha256(f"{case}\0{name}".encode()).digest()
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, int.from_bytes(words[:16], "big")))))
+    # Python's hash of a string differs between processes.
+    digest = hashlib.sha256(f"{case}\0{name}".encode()).digest()
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, int.from_bytes(digest[:16], "big")))))
 
 
-def _require_classes(scheme: LabelScheme, own: LabelScheme) -> None:
-    known = [label.name for label in own.foreground]
+def _require_classes(scheme: LabelScheme, of_model: LabelScheme) -> None:
+    known = [label.name for label in of_model.foreground]
     if unknown := [label.name for label in scheme.foreground if label.name not in known]:
         raise ConfigError(
-            f"the model knows the classes {some_of(known)}, and not {some_of(unknown)}",
+            f"expected classes of the model, {some_of(known)}, got {some_of(unknown)}",
             where="labels",
-            fix="give the labels of a data set of the model's classes",
+            fix="give the labels of a data set with the model's classes",
         )
 
 
 def _pair(
     predictor: Predictor, images: str | Path | Mapping[str, str | Path | Volume], references: Cases
 ) -> dict[str, tuple[Case | Volume, Path | Volume]]:
-    """Find the scan of each reference; one scan and one file are one case, whatever their names."""
-    _, given = name_alike(references, references)
-    wanted = collect_cases(given, "references")
+    """Find the scan of each reference; a single scan and a single reference need not have the same name."""
+    _, paired = pair_single_cases(references, references)
+    expected = collect_cases(paired, "references")
     scans: dict[str, Case | Volume]
     if isinstance(images, Mapping):
         scans = {case: item if isinstance(item, Volume) else Case(case, (Path(item),)) for case, item in images.items()}
     else:
         scans = {case.id: case for case in find_images(Path(images))}
-        if given is not references and len(scans) == 1:
-            scans = dict(zip(wanted, scans.values(), strict=True))
-    if videos := [case for case, item in wanted.items() if is_video(item)]:
-        raise InputError("prompts are for scans, and this reference is of a video", where=wanted[videos[0]])
+        if paired is not references and len(scans) == 1:
+            scans = dict(zip(expected, scans.values(), strict=True))
+    if videos := [case for case, item in expected.items() if is_video(item)]:
+        raise InputError("prompts are supported for scans, but this reference is a video", where=expected[videos[0]])
     where = images if isinstance(images, str | Path) else None
-    for one, other, what in ((wanted, scans, "references have no scan"), (scans, wanted, "scans have no reference")):
+    checks = ((expected, scans, "references have no scan"), (scans, expected, "scans have no reference"))
+    for one, other, what in checks:
         if absent := [case for case in one if case not in other]:
             raise InputError(
                 f"{len(absent)} of {len(one)} {what}: {some_of(absent, 8)}",
                 where=where,
-                fix="give a folder of scans and one of their references",
+                fix="give a folder of scans and a folder of their references",
             )
-    # A scan of other channels than the model's is known before the others have taken their time.
-    return {case: (_fitting(predictor, case, scans[case]), wanted[case]) for case in wanted}
+    # Checks the channels of all scans before the first one is scored.
+    return {case: (_with_channels(predictor, case, scans[case]), expected[case]) for case in expected}
 
 
-def _fitting(predictor: Predictor, case: str, scan: Case | Volume) -> Case | Volume:
+def _with_channels(predictor: Predictor, case: str, scan: Case | Volume) -> Case | Volume:
     if isinstance(scan, Case):
         return match_channels(predictor.plan, scan)
     require_channels(predictor.plan, scan.channels, where=case)
@@ -210,13 +212,9 @@ def _fitting(predictor: Predictor, case: str, scan: Case | Volume) -> Case | Vol
 
 
 def _load(
-    case: str,
-    scan: Case | Volume,
-    reference: Path | Volume,
-    scheme: LabelScheme,
-    progress: Progress,
+    case: str, scan: Case | Volume, reference: Path | Volume, scheme: LabelScheme, progress: Progress
 ) -> tuple[Volume, Volume]:
-    """Return image and reference of a case, on one grid."""
+    """Return image and reference of a case, on the same grid."""
     if isinstance(scan, Case) and isinstance(reference, Path):
         image, truth = load_case(scan.with_label(reference, scheme), say=progress.say)
         if truth is not None:
@@ -224,5 +222,5 @@ def _load(
     image = scan if isinstance(scan, Volume) else load_case(scan, say=progress.say)[0]
     (truth,) = load_labels([reference], case, scheme)
     if truth.shape != image.shape or not image.geometry.matches(truth.geometry, image.shape):
-        raise InputError("the reference does not lie on the scan's grid", where=case, fix="resample the reference")
+        raise InputError("the reference is not on the voxel grid of the scan", where=case, fix="resample the reference")
     return image, truth

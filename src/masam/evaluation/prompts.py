@@ -1,8 +1,7 @@
-"""The result of an evaluation of prompts: Dice without any, with boxes and after clicks, side by side."""
+"""Result of an evaluation with prompts: Dice without prompts, with boxes and after clicks."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masam.atomic import write_text
-from masam.evaluation.scores import interval_text, nan_to_null, score_text
+from masam.evaluation.scores import interval_text, nan_to_null, score_text, write_record
 from masam.evaluation.statistics import bootstrap_interval, mean_of_means, summarise
 
 _FORMAT, _VERSION = "masam-prompt-evaluation", 1
@@ -21,14 +19,14 @@ _FORMAT, _VERSION = "masam-prompt-evaluation", 1
 
 @dataclass(frozen=True)
 class PromptScore:
-    """One class in one case whose reference holds it; Dice of the whole case, 0 to 1.
+    """Dice of one class that is present in the reference of one case, from 0 to 1.
 
     Attributes:
         case: Case id.
         label: Class name.
-        automatic: Without prompts.
-        boxes: With each box, by its name.
-        clicks: After the first click, after the second, and so on.
+        automatic: Dice without prompts.
+        boxes: Dice with each box, by the name of the box.
+        clicks: Dice after the first click, after the second, and so on.
     """
 
     case: str
@@ -40,14 +38,14 @@ class PromptScore:
 
 @dataclass(frozen=True)
 class PromptSummary:
-    """One way of prompting over all cases.
+    """One kind of prompt over all cases.
 
     Attributes:
-        prompt: Its name, as a row of the table.
-        mean_dice: Mean over classes of the mean over cases, NaN without any.
+        prompt: Name of the prompt, as in the table.
+        mean_dice: Mean over classes of the mean over cases, NaN without any score.
         low: Lower end of the 95 % bootstrap interval of ``mean_dice`` over cases, NaN with fewer than two cases.
-        high: Upper end.
-        classes: Mean Dice over cases of each class, NaN where no case holds it.
+        high: Upper end of the interval.
+        classes: Mean Dice over cases of each class, NaN for a class without scores.
     """
 
     prompt: str
@@ -59,10 +57,10 @@ class PromptSummary:
 
 @dataclass(frozen=True)
 class PromptEvaluation:
-    """What prompts do for a model.
+    """Scores of a model without and with prompts.
 
     Attributes:
-        scores: Case by case, the classes of each in the label scheme's order; a class that a reference lacks has none.
+        scores: Scores sorted by case, then by class; classes absent from a reference have none.
         cases: All case ids.
         labels: All class names.
         boxes: Names of the boxes.
@@ -79,17 +77,17 @@ class PromptEvaluation:
 
     @property
     def automatic(self) -> PromptSummary:
-        """Without prompts."""
+        """Summary without prompts."""
         return self._summary("automatic", [score.automatic for score in self.scores])
 
     @property
     def by_box(self) -> tuple[PromptSummary, ...]:
-        """With each box, in the order of ``boxes``."""
+        """Summary of each box, in the order of ``boxes``."""
         return tuple(self._summary(name, [score.boxes[name] for score in self.scores]) for name in self.boxes)
 
     @property
     def by_clicks(self) -> tuple[PromptSummary, ...]:
-        """After 1, 2, ... clicks."""
+        """Summary after 1, 2, ... clicks."""
         return tuple(
             self._summary(f"{count + 1} click{'s' * (count > 0)}", [score.clicks[count] for score in self.scores])
             for count in range(self.clicks)
@@ -97,7 +95,7 @@ class PromptEvaluation:
 
     @property
     def summary(self) -> tuple[PromptSummary, ...]:
-        """All ways of prompting, as the table has them."""
+        """Summaries of all prompts, in the order of the table."""
         return (self.automatic, *self.by_box, *self.by_clicks)
 
     def _summary(self, prompt: str, dice: list[float]) -> PromptSummary:
@@ -106,23 +104,28 @@ class PromptEvaluation:
         return PromptSummary(prompt, mean_of_means(values, axis=0), *bootstrap_interval(values), means)
 
     def _table(self, dice: list[float]) -> NDArray[np.float64]:
-        """Return [cases, classes], NaN where the reference lacks the class."""
+        """Return [cases, classes] scores, NaN for classes absent from the reference."""
         values = np.full((len(self.cases), len(self.labels)), math.nan)
         for score, value in zip(self.scores, dice, strict=True):
             values[self.cases.index(score.case), self.labels.index(score.label)] = value
         return values
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return the summary as cells for a terminal: a head, and a row a way of prompting."""
-        rows = [("prompt", "Dice", "95 % interval", *(self.labels if len(self.labels) > 1 else ()))]
-        for item in self.summary:
-            classes = [score_text(value, 3) for value in item.classes.values()] if len(self.labels) > 1 else []
-            rows.append((item.prompt, score_text(item.mean_dice, 3), interval_text(item.low, item.high), *classes))
-        return rows
+        """Return the table of the summary: a header and one row per prompt."""
+        labels = self.labels if len(self.labels) > 1 else ()
+        return [("prompt", "Dice", "95 % interval", *labels)] + [
+            (
+                item.prompt,
+                score_text(item.mean_dice, 3),
+                interval_text(item.low, item.high),
+                *(score_text(item.classes[label], 3) for label in labels),
+            )
+            for item in self.summary
+        ]
 
     def record(self) -> dict[str, Any]:
-        """Return scores and summary as JSON can hold them; a score that is not defined is None."""
-        record = {
+        """Return scores and summary as JSON values; undefined scores are None."""
+        record: dict[str, Any] = {
             "format": _FORMAT,
             "version": _VERSION,
             "seed": self.seed,
@@ -130,9 +133,8 @@ class PromptEvaluation:
             "summary": [asdict(item) for item in self.summary],
             "scores": [asdict(score) for score in self.scores],
         }
-        plain: dict[str, Any] = nan_to_null(record)
-        return plain
+        return dict(nan_to_null(record))
 
     def to_json(self, path: Path | str) -> None:
-        """Write ``record()``."""
-        write_text(Path(path), json.dumps(self.record(), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+        """Write ``record()`` as JSON."""
+        write_record(path, self.record())

@@ -1,4 +1,4 @@
-"""The result of an evaluation: scores per case and class, what they sum up to, and their files."""
+"""Result of an evaluation: scores per case and class, their summary, and the files that hold them."""
 
 from __future__ import annotations
 
@@ -18,34 +18,35 @@ from masam.atomic import write_text
 from masam.errors import InputError
 from masam.evaluation.overlap import ReferenceEmpty
 from masam.evaluation.statistics import Statistic, bootstrap_interval, mean_of_means, summarise
+from masam.io import gate
 
 METRICS = ("dice", "iou", "hd95_mm", "hd95_pooled_mm", "assd_mm", "nsd")
-"""Fields of ``CaseScore`` that are summarised; ``overlap.py`` and ``surface.py`` define them."""
+"""Metrics of ``CaseScore``, defined in ``overlap.py`` and ``surface.py``."""
 
 VIDEO_METRICS = ("dice", "iou")
-"""Those of them that a video has, which knows no millimetres."""
+"""Metrics of videos, which have no physical size."""
 
 _FORMAT, _VERSION = "masam-evaluation", 2
-# Version 1 is of volumes alone.
+# Version 1 has no videos.
 _READABLE = (1, 2)
 
-# What a terminal shows of each metric: head and digits.
+# Heading and digits of each metric in the table.
 _COLUMNS = {"iou": ("IoU", 3), "hd95_mm": ("HD95 mm", 2), "assd_mm": ("ASSD mm", 2), "nsd": ("NSD {:g} mm", 3)}
 
 
 @dataclass(frozen=True)
 class CaseScore:
-    """One class in one case; NaN where a metric is not defined, as distances and volumes are not in a video.
+    """Scores of one class in one case; undefined metrics are NaN, such as distances and volumes in a video.
 
     Attributes:
         case: Case id.
         label: Class name.
-        dice: Overlap in the whole case, 0 to 1.
-        iou: Overlap in the whole case, 0 to 1.
+        dice: Dice, 0 to 1.
+        iou: Intersection over union, 0 to 1.
         hd95_mm: Larger directed 95th percentile of the surface distances.
-        hd95_pooled_mm: 95th percentile of both directions pooled.
+        hd95_pooled_mm: 95th percentile of the surface distances of both directions pooled.
         assd_mm: Average symmetric surface distance.
-        nsd: Surface Dice at the evaluation's tolerance, 0 to 1.
+        nsd: Surface Dice at the tolerance of the evaluation, 0 to 1.
         reference_ml: Volume of the class in the reference.
         prediction_ml: Volume of the class in the prediction.
     """
@@ -64,14 +65,14 @@ class CaseScore:
 
 @dataclass(frozen=True)
 class VideoScore:
-    """What a video has beside the scores of its classes; ``video.py`` defines it.
+    """Scores of a video over all classes, defined in ``video.py``.
 
     Attributes:
         case: Case id.
-        miou_per_frame: Mean over frames of the mean IoU of the classes present, 0 to 1; NaN if no frame holds one.
-        frames: Labelled frames.
-        empty_frames: Those of them whose reference holds no class; they are not in ``miou_per_frame``.
-        unlabelled_frames: Predicted frames that the reference does not label; they count nowhere.
+        miou_per_frame: Mean over frames of the mean IoU of the classes present, 0 to 1; NaN if all frames are empty.
+        frames: Number of labelled frames.
+        empty_frames: Labelled frames without any class; they are excluded from ``miou_per_frame``.
+        unlabelled_frames: Predicted frames without a reference; they are excluded from all scores.
     """
 
     case: str
@@ -83,7 +84,7 @@ class VideoScore:
 
 @dataclass(frozen=True)
 class ClassSummary:
-    """One class over all cases; one ``Statistic`` a metric."""
+    """Statistics of each metric of one class over all cases."""
 
     label: str
     dice: Statistic
@@ -99,11 +100,11 @@ class Evaluation:
     """Scores of all cases and classes.
 
     Attributes:
-        scores: Case by case, the classes of each in the label scheme's order.
+        scores: Scores sorted by case, then by class in the order of the label scheme.
         nsd_tolerance_mm: Tolerance of the surface Dice.
-        reference_empty: Score of a class that neither mask holds.
-        missing: Cases without a prediction, which were given the worst score.
-        videos: Of videos, one a case; none of volumes.
+        reference_empty: Score of a class absent from both masks.
+        missing: Cases without a prediction, which received the worst scores.
+        videos: One score per video; empty for volumes.
     """
 
     scores: tuple[CaseScore, ...]
@@ -124,7 +125,7 @@ class Evaluation:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Those of ``METRICS`` that such cases can have."""
+        """Metrics that are defined for these cases."""
         return VIDEO_METRICS if self.videos else METRICS
 
     def values(self, metric: str) -> NDArray[np.float64]:
@@ -134,7 +135,7 @@ class Evaluation:
 
     @cached_property
     def summary(self) -> tuple[ClassSummary, ...]:
-        """One summary a class, in the order of ``labels``."""
+        """One summary per class, in the order of ``labels``."""
         columns = {metric: self.values(metric) for metric in METRICS}
         return tuple(
             ClassSummary(label, **{metric: summarise(values[:, k]) for metric, values in columns.items()})
@@ -148,7 +149,7 @@ class Evaluation:
 
     @property
     def mean_dice_by_case(self) -> float:
-        """Mean over cases of the mean over classes; differs from ``mean_dice`` only where scores are NaN."""
+        """Mean over cases of the mean over classes; differs from ``mean_dice`` only if scores are NaN."""
         return mean_of_means(self.values("dice"), axis=1)
 
     @property
@@ -158,7 +159,7 @@ class Evaluation:
 
     @property
     def case_dice(self) -> dict[str, float]:
-        """Case id to its mean Dice over classes."""
+        """Mean Dice over classes by case id."""
         return {
             case: mean_of_means(row[:, None], axis=0) for case, row in zip(self.cases, self.values("dice"), strict=True)
         }
@@ -178,7 +179,7 @@ class Evaluation:
         return np.array([[video.miou_per_frame] for video in self.videos], dtype=np.float64).reshape(-1, 1)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return the summary as cells for a terminal: a head, a row a class, and the mean over classes."""
+        """Return the table of the summary: a header, one row per class, and the mean over classes."""
         shown = [metric for metric in self.metrics if metric in _COLUMNS]
         heads = [_COLUMNS[metric][0].format(self.nsd_tolerance_mm) for metric in shown]
         rows: list[tuple[str, ...]] = [("class", "Dice", "95 % interval", *heads, "n", "NaN")]
@@ -193,13 +194,13 @@ class Evaluation:
         return rows
 
     def video_rows(self) -> list[tuple[str, ...]]:
-        """Return the videos as cells for a terminal: a head, a row a video, and the mean; nothing of volumes."""
+        """Return the table of the videos: a header, one row per video, and the mean; empty for volumes."""
         if not self.videos:
             return []
         rows: list[tuple[str, ...]] = [
             ("video", "Dice", "mIoU per frame", "95 % interval", "frames", "empty", "unlabelled")
         ]
-        counts = np.array([(one.frames, one.empty_frames, one.unlabelled_frames) for one in self.videos])
+        counts = np.array([(video.frames, video.empty_frames, video.unlabelled_frames) for video in self.videos])
         for video, numbers in zip(self.videos, counts.tolist(), strict=True):
             scores = (score_text(self.case_dice[video.case], 3), score_text(video.miou_per_frame, 3))
             rows.append((video.case, *scores, "", *map(str, numbers)))
@@ -209,23 +210,20 @@ class Evaluation:
         return rows
 
     def table(self) -> str:
-        """Return ``rows``, and of videos ``video_rows``, as aligned text."""
+        """Return ``rows`` and ``video_rows`` as aligned text."""
         return "\n\n".join(_aligned(rows) for rows in (self.rows(), self.video_rows()) if rows)
 
     def to_csv(self, path: Path | str) -> None:
-        """Write one row a case and class; a score that is not defined is an empty cell."""
-        names = [field.name for field in fields(CaseScore)]
+        """Write one row per case and class; undefined scores are empty cells."""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(names)
-        for score in self.scores:
-            cells = (getattr(score, name) for name in names)
-            writer.writerow(["" if isinstance(c, float) and math.isnan(c) else c for c in cells])
+        writer = csv.DictWriter(text, [field.name for field in fields(CaseScore)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(nan_to_null(asdict(score)) for score in self.scores)
         write_text(Path(path), text.getvalue())
 
     def record(self) -> dict[str, Any]:
-        """Return scores and summary as JSON can hold them; a score that is not defined is None."""
-        record = {
+        """Return scores and summary as JSON values; undefined scores are None."""
+        record: dict[str, Any] = {
             "format": _FORMAT,
             "version": _VERSION,
             "nsd_tolerance_mm": self.nsd_tolerance_mm,
@@ -240,25 +238,23 @@ class Evaluation:
             "scores": [asdict(score) for score in self.scores],
             "videos": [asdict(video) for video in self.videos],
         }
-        plain: dict[str, Any] = nan_to_null(record)
-        return plain
+        return dict(nan_to_null(record))
 
     def to_json(self, path: Path | str) -> None:
-        """Write ``record()``."""
-        write_text(Path(path), json.dumps(self.record(), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+        """Write ``record()`` as JSON."""
+        write_record(path, self.record())
 
     @classmethod
     def from_json(cls, path: Path | str) -> Evaluation:
-        """Read what ``to_json`` wrote, in this version or an earlier one; sums are computed again from the scores.
+        """Read a file that ``to_json`` wrote, in this format version or an earlier one.
+
+        The summary is computed from the scores.
 
         Raises:
-            InputError: The file cannot be read or is not such a file.
+            InputError: The file is not readable or has another format.
         """
-        fix = "give the evaluation.json that `masam evaluate` wrote"
-        try:
-            record = json.loads(Path(path).read_text("utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"cannot be read as JSON ({error})", where=path, fix=fix) from error
+        fix = "give a file that `masam evaluate --out` wrote"
+        record = gate.read_json(Path(path))
         if not isinstance(record, dict) or record.get("format") != _FORMAT or record.get("version") not in _READABLE:
             raise InputError(f"expected format {_FORMAT!r}, version {_VERSION} or earlier", where=path, fix=fix)
         try:
@@ -269,38 +265,39 @@ class Evaluation:
                 tuple(str(case) for case in record["missing"]),
                 () if record["version"] == 1 else tuple(_video(item) for item in record["videos"]),
             )
-            evaluation.values("dice")  # every case must hold every class
+            evaluation.values("dice")  # raises if a case lacks a class
             if evaluation.videos and tuple(video.case for video in evaluation.videos) != evaluation.cases:
-                raise ValueError("videos and scores are of different cases")
+                raise ValueError("videos and scores have different cases")
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"a field is missing or of the wrong kind ({error!r})", where=path, fix=fix) from error
+            raise InputError(f"a field is missing or has the wrong type ({error!r})", where=path, fix=fix) from error
         return evaluation
 
 
 def _score(item: dict[str, Any]) -> CaseScore:
-    numbers = {f.name: item[f.name] for f in fields(CaseScore) if f.name not in ("case", "label")}
-    return CaseScore(
-        str(item["case"]), str(item["label"]), **{n: math.nan if v is None else float(v) for n, v in numbers.items()}
-    )
+    numbers = {field.name: _number(item[field.name]) for field in fields(CaseScore)[2:]}
+    return CaseScore(str(item["case"]), str(item["label"]), **numbers)
 
 
 def _video(item: dict[str, Any]) -> VideoScore:
-    miou, case = item["miou_per_frame"], str(item["case"])
     counts = {name: int(item[name]) for name in ("frames", "empty_frames", "unlabelled_frames")}
-    return VideoScore(case, math.nan if miou is None else float(miou), **counts)
+    return VideoScore(str(item["case"]), _number(item["miou_per_frame"]), **counts)
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        "  ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], widths, strict=True))])
         for row in rows
     ]
     return "\n".join(line.rstrip() for line in lines)
 
 
 def nan_to_null(value: Any) -> Any:
-    """Return a record as JSON can hold it, None for NaN."""
+    """Replace NaN by None in nested dicts, lists and tuples."""
     if isinstance(value, dict):
         return {key: nan_to_null(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -309,10 +306,15 @@ def nan_to_null(value: Any) -> Any:
 
 
 def score_text(value: float, digits: int) -> str:
-    """Return a score as a cell of a table, a dash for NaN."""
+    """Format a score for a table; NaN is a dash."""
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def interval_text(low: float, high: float) -> str:
-    """Return an interval as a cell of a table, a dash for NaN."""
+    """Format an interval for a table; NaN is a dash."""
     return "-" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
+
+
+def write_record(path: Path | str, record: dict[str, Any]) -> None:
+    """Write a record as JSON."""
+    write_text(Path(path), json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n")

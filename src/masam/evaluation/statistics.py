@@ -1,4 +1,4 @@
-"""Mean, spread and the uncertainty of a mean over cases."""
+"""Summary statistics over cases, and bootstrap intervals of means."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2000
-"""Bootstrap resamples; the ends of a 95 % interval then move by about 1 % of its width with the seed."""
+"""Number of bootstrap resamples. With another seed, the ends of a 95 % interval move by about 1 % of its width."""
 
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """What one metric does over the cases; a NaN score is counted in ``nan`` and enters nothing else.
+    """Statistics of one metric over cases; NaN scores are only counted in ``nan``.
 
     Attributes:
         mean: Mean over the counted cases, NaN without any.
         std: Sample standard deviation (n - 1), NaN with fewer than two counted cases.
         median: Median over the counted cases.
         low: Lower end of the 95 % bootstrap interval of the mean, NaN with fewer than two counted cases.
-        high: Upper end.
+        high: Upper end of the interval.
         counted: Number of cases with a score.
-        nan: Number of cases without one.
+        nan: Number of cases without a score.
     """
 
     mean: float
@@ -38,7 +38,7 @@ class Statistic:
 
 
 def summarise(values: NDArray[np.float64]) -> Statistic:
-    """Summarise the scores of one class, one value a case."""
+    """Summarise the scores of one class; ``values`` has one score per case."""
     counted = values[~np.isnan(values)]
     if not len(counted):
         return Statistic(math.nan, math.nan, math.nan, math.nan, math.nan, 0, len(values))
@@ -55,7 +55,7 @@ def summarise(values: NDArray[np.float64]) -> Statistic:
 
 
 def mean_of_means(values: NDArray[np.float64], axis: int) -> float:
-    """Return the mean of the means along an axis; NaN scores, and lines that hold nothing else, are left out."""
+    """Return the mean of the means along an axis, without NaN scores and without rows or columns of NaN only."""
     known = ~np.isnan(values)
     counts = known.sum(axis=axis)
     sums = np.where(known, values, 0.0).sum(axis=axis)
@@ -65,14 +65,14 @@ def mean_of_means(values: NDArray[np.float64], axis: int) -> float:
 def bootstrap_interval(values: NDArray[np.float64]) -> tuple[float, float]:
     """Return the 95 % percentile bootstrap interval of the mean over classes of the mean over cases.
 
-    Whole cases are drawn with replacement, so that classes of one patient stay together. The draws are seeded: the same
-    scores give the same interval. A class that no drawn case holds is left out of that draw.
+    Cases are resampled together with all their classes, because the classes of one patient are not independent. The
+    seed is fixed: equal scores have equal intervals. A class without a score in a resample is excluded from it.
 
     Args:
-        values: [cases, classes] scores, NaN where there is none.
+        values: [cases, classes] scores, NaN if undefined.
 
     Returns:
-        Both ends; NaN with fewer than two cases that hold a score, for which there is no spread to judge from.
+        Both ends; NaN with fewer than two cases that have a score.
     """
     values = values[~np.isnan(values).all(axis=1)]
     if len(values) < 2:
@@ -81,13 +81,13 @@ def bootstrap_interval(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def draw_cases(cases: int) -> NDArray[np.float64]:
-    """Draw cases with replacement, ``RESAMPLES`` times; the same number of cases is always drawn alike.
+    """Draw cases with replacement, ``RESAMPLES`` times, with a fixed seed.
 
     Args:
         cases: Number of cases.
 
     Returns:
-        [draws, cases], how often each draw holds each case.
+        [draws, cases] number of times that each case occurs in each draw.
     """
     draws = np.random.default_rng(SEED).multinomial(cases, np.full(cases, 1 / cases), size=RESAMPLES)
     return draws.astype(np.float64)
@@ -96,11 +96,11 @@ def draw_cases(cases: int) -> NDArray[np.float64]:
 def means_of_draws(draws: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the mean over classes of the mean over cases, for each draw of cases.
 
-    A class that no drawn case holds is left out of that draw.
+    A class without a score in a draw is excluded from it.
 
     Args:
-        draws: [draws, cases] from ``draw_cases``.
-        values: [cases, classes] scores, NaN where there is none.
+        draws: [draws, cases] counts from :func:`draw_cases`.
+        values: [cases, classes] scores, NaN if undefined.
 
     Returns:
         [draws] means, NaN for a draw without any score.
@@ -110,11 +110,11 @@ def means_of_draws(draws: NDArray[np.float64], values: NDArray[np.float64]) -> N
     sums = draws @ np.where(known, values, 0.0)
     present = counts > 0
     class_means = np.divide(sums, counts, out=np.zeros_like(sums), where=present)
-    nothing = np.full(len(draws), math.nan)
-    return np.divide(class_means.sum(axis=1), present.sum(axis=1), out=nothing, where=present.any(axis=1))
+    nan = np.full(len(draws), math.nan)
+    return np.divide(class_means.sum(axis=1), present.sum(axis=1), out=nan, where=present.any(axis=1))
 
 
 def percentile_interval(means: NDArray[np.float64]) -> tuple[float, float]:
-    """Return both ends of the 95 % interval of bootstrap means; draws without a mean (NaN) are left out."""
+    """Return both ends of the 95 % interval of bootstrap means, without draws whose mean is NaN."""
     low, high = np.nanpercentile(means, (2.5, 97.5))
     return float(low), float(high)

@@ -1,8 +1,7 @@
-"""Score predictions against references: every case, every class, nothing dropped."""
+"""Score predictions against references, for every case and class."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,14 +19,15 @@ from masam.evaluation.cases import (
     check_same_grid,
     collect_cases,
     load_labels,
-    name_alike,
     pair_cases,
-    require_known,
+    pair_single_cases,
+    require_known_values,
 )
 from masam.evaluation.overlap import ReferenceEmpty, count_overlap, volume_ml
 from masam.evaluation.scores import CaseScore, Evaluation, VideoScore
 from masam.evaluation.surface import Spacing, check_tolerance, surface_scores
 from masam.evaluation.video import score_video
+from masam.io import gate
 from masam.io.video.label_frames import require_indexable
 from masam.labels import LabelScheme
 from masam.volume import Volume
@@ -45,104 +45,106 @@ def evaluate(
     workers: int = 1,
     progress: Callable[[int, int], object] | None = None,
 ) -> Evaluation:
-    """Score labels against references: volumes in the references' own geometry, videos frame by frame.
+    """Score predicted labels against references.
 
-    Voxels that the reference marks as ``ignore`` are background in both masks. That cuts both surfaces at the same
-    place, so an ignored region neither adds nor hides a distance except along its own rim.
+    Voxels that the reference marks as ``ignore`` are background in both masks. Both surfaces are cut at the same
+    position, so an ignored region affects distances only along its boundary.
 
     Args:
-        predictions: Folder of label files (NIfTI or DICOM SEG), or of a folder of label frames a video; a list of such
-            files or folders; or case id to one of them or to a volume. A file, or a folder that holds label frames
-            itself, is one case.
-        references: The same for the references; they say which cases, and which frames of a video, there are.
-        labels: The label scheme, the ``labels`` of a ``dataset.json``, or the path of that file.
-        nsd_tolerance_mm: Distance up to which surfaces count as the same in ``nsd``.
-        reference_empty: Dice and IoU of a class that neither mask holds: "nan" leaves it out of means and counts it,
-            "one" gives 1 (the paper's rule).
-        missing: What a case without a prediction is: an error, or the worst score there is. "worst" gives Dice, IoU and
-            ``nsd`` 0 to every class that the reference holds (and, with ``reference_empty="one"``, to the others too);
-            distances are NaN. With it, a labelled frame without a prediction counts as one that holds nothing.
-        extra: What a prediction without a reference is: an error, or nothing.
-        workers: Cases scored at the same time, in threads; each holds its two volumes, or two frames, in memory.
-        progress: Called with (cases done, cases in all) after every case.
+        predictions: Folder of label files (NIfTI or DICOM SEG), or of one folder of label frames per video; a list of
+            such files or folders; or a mapping from case id to a file, folder or volume. A file, or a folder that
+            directly contains label frames, is a single case.
+        references: The same for the references. They determine the cases, and the frames of a video, to score.
+        labels: Label scheme, the ``labels`` of a ``dataset.json``, or the path of that file.
+        nsd_tolerance_mm: Distance up to which surfaces are considered equal in ``nsd``.
+        reference_empty: Dice and IoU of a class absent from both masks: "nan" excludes it from means and counts it,
+            "one" gives 1 (the rule of the paper).
+        missing: Treat a case without a prediction as an error, or give it the worst scores: Dice, IoU and ``nsd`` are 0
+            for every class in the reference (with ``reference_empty="one"``, Dice and IoU are 0 for all classes), and
+            distances are NaN. With "worst", a labelled frame without a prediction is scored as an empty prediction.
+        extra: Treat a prediction without a reference as an error, or ignore it.
+        workers: Number of threads, each of which scores one case and has its two volumes, or two frames, in memory.
+        progress: Called with the numbers of finished and of all cases after every case.
 
     Returns:
-        All scores, sorted by case id; ``Evaluation.summary`` and ``mean_dice`` sum them up.
+        All scores, sorted by case id.
 
     Raises:
-        InputError: A case or a labelled frame is missing, a case is left over, cannot be read, lies on another grid
-            than its reference, or holds a value that is not in the label scheme; or volumes and videos are mixed.
-        ConfigError: The tolerance or the number of workers makes no sense, or a label value of videos is above 255.
-        ResourceError: Pillow is missing, which videos need, or the system did not let us read.
+        InputError: A case or a labelled frame is missing, a prediction has no reference, is unreadable, is on another
+            grid than its reference, or has a value outside the label scheme; or volumes and videos are mixed.
+        ConfigError: The tolerance or the number of workers is out of range, or a label value of videos is above 255.
+        ResourceError: Pillow, which videos require, is not installed, or a file is not readable.
     """
     check_tolerance(nsd_tolerance_mm)
     if workers < 1:
         raise ConfigError(f"expected at least 1 worker, got {workers}", where="workers")
     scheme = read_scheme(labels)
-    predictions, references = name_alike(predictions, references)
-    found = collect_cases(predictions, "predictions")
-    wanted = collect_cases(references, "references")
-    are_frames = are_videos(found, wanted)
-    if are_frames:
+    predictions, references = pair_single_cases(predictions, references)
+    predicted = collect_cases(predictions, "predictions")
+    expected = collect_cases(references, "references")
+    is_video = are_videos(predicted, expected)
+    if is_video:
         require_indexable(scheme)
-    absent = pair_cases(found, wanted, allow_missing=missing == "worst", allow_extra=extra == "ignore")
+    allow_missing = missing == "worst"
+    absent = pair_cases(predicted, expected, allow_missing=allow_missing, allow_extra=extra == "ignore")
 
     def score(case: str) -> tuple[list[CaseScore], VideoScore | None]:
-        guess, truth = found.get(case), wanted[case]
-        if are_frames and isinstance(truth, Path) and not isinstance(guess, Volume):
-            allow_missing = missing == "worst"
-            return score_video(case, guess, truth, scheme, reference_empty=reference_empty, allow_missing=allow_missing)
-        return _score_volume(case, guess, truth, scheme, nsd_tolerance_mm, reference_empty), None
+        prediction, reference = predicted.get(case), expected[case]
+        if is_video and isinstance(reference, Path) and not isinstance(prediction, Volume):
+            return score_video(
+                case, prediction, reference, scheme, reference_empty=reference_empty, allow_missing=allow_missing
+            )
+        return _score_volume(case, prediction, reference, scheme, nsd_tolerance_mm, reference_empty), None
 
     scores: list[CaseScore] = []
     videos: list[VideoScore] = []
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        for done, (of_case, video) in enumerate(pool.map(score, wanted), start=1):
-            scores += of_case
+        for done, (case_scores, video) in enumerate(pool.map(score, expected), start=1):
+            scores += case_scores
             videos += [] if video is None else [video]
             if progress is not None:
-                progress(done, len(wanted))
+                progress(done, len(expected))
     return Evaluation(tuple(scores), nsd_tolerance_mm, reference_empty, absent, tuple(videos))
 
 
 def _score_volume(
     case: str,
-    found: Path | Volume | None,
-    wanted: Path | Volume,
+    predicted: Path | Volume | None,
+    expected: Path | Volume,
     scheme: LabelScheme,
     tolerance_mm: float,
     reference_empty: ReferenceEmpty,
 ) -> list[CaseScore]:
-    """Score a volume; None is one that was not predicted."""
-    reference, *predicted = load_labels([wanted] if found is None else [wanted, found], case, scheme)
-    truth = to_channels(reference, scheme, _where(wanted, f"reference {case}"), ignore=True)
+    """Score a volume; None means that it was not predicted."""
+    reference, *rest = load_labels([expected] if predicted is None else [expected, predicted], case, scheme)
+    truth = to_channels(reference, scheme, _where(expected, f"reference {case}"), ignore=True)
     spacing_mm = reference.geometry.spacing_mm
-    if found is None:
+    if predicted is None:
         return _worst(case, truth, spacing_mm, scheme, reference_empty)
-    (prediction,) = predicted
-    where = _where(found, f"prediction {case}")
+    (prediction,) = rest
+    where = _where(predicted, f"prediction {case}")
     check_same_grid(prediction, reference, where)
-    guess = to_channels(prediction, scheme, where, ignore=False)
+    answer = to_channels(prediction, scheme, where, ignore=False)
     if scheme.ignore_value is not None:
-        guess[reference.array == scheme.ignore_value] = 0
-    return _score_classes(case, truth, guess, spacing_mm, scheme, tolerance_mm, reference_empty)
+        answer[reference.array == scheme.ignore_value] = 0
+    return _score_classes(case, truth, answer, spacing_mm, scheme, tolerance_mm, reference_empty)
 
 
 def _score_classes(
     case: str,
     truth: NDArray[np.uint16],
-    guess: NDArray[np.uint16],
+    answer: NDArray[np.uint16],
     spacing_mm: Spacing,
     scheme: LabelScheme,
     tolerance_mm: float,
     reference_empty: ReferenceEmpty,
 ) -> list[CaseScore]:
-    """Score each foreground class inside the box that holds it in either volume."""
-    boxes = [ndimage.find_objects(channels, max_label=scheme.num_classes) for channels in (truth, guess)]
+    """Score each foreground class inside the bounding box of both masks."""
+    boxes = [ndimage.find_objects(channels, max_label=scheme.num_classes) for channels in (truth, answer)]
     scores = []
     for channel, label in enumerate(scheme.foreground, start=1):
         box = _union(boxes[0][channel - 1], boxes[1][channel - 1])
-        reference, prediction = truth[box] == channel, guess[box] == channel
+        reference, prediction = truth[box] == channel, answer[box] == channel
         overlap = count_overlap(reference, prediction)
         surface = surface_scores(reference, prediction, spacing_mm, tolerance_mm)
         scores.append(
@@ -151,10 +153,7 @@ def _score_classes(
                 label=label.name,
                 dice=overlap.dice(reference_empty),
                 iou=overlap.iou(reference_empty),
-                hd95_mm=surface.hd95_mm,
-                hd95_pooled_mm=surface.hd95_pooled_mm,
-                assd_mm=surface.assd_mm,
-                nsd=surface.nsd,
+                **vars(surface),
                 reference_ml=volume_ml(overlap.reference, spacing_mm),
                 prediction_ml=volume_ml(overlap.prediction, spacing_mm),
             )
@@ -165,7 +164,7 @@ def _score_classes(
 def _worst(
     case: str, truth: NDArray[np.uint16], spacing_mm: Spacing, scheme: LabelScheme, reference_empty: ReferenceEmpty
 ) -> list[CaseScore]:
-    """Score a case that was not predicted: 0 wherever there was something to find, and never the 1 of an empty pair."""
+    """Score a case that was not predicted: 0 for every class in the reference, and never 1 for an absent class."""
     scores = []
     for channel, label in enumerate(scheme.foreground, start=1):
         voxels = int(np.count_nonzero(truth == channel))
@@ -178,19 +177,19 @@ def _worst(
 
 
 def to_channels(volume: Volume, scheme: LabelScheme, where: object, *, ignore: bool) -> NDArray[np.uint16]:
-    """Turn label values into channel numbers; ignored voxels become background.
+    """Convert label values to channel numbers; ignored voxels become background.
 
-    The values found are counted slice by slice, which a sort of the whole volume (``LabelScheme.to_channels``) cannot
-    match at 512 x 512 x 150 voxels.
+    Values are counted slice by slice. At 512 x 512 x 150 voxels this is faster than ``LabelScheme.to_channels``, which
+    sorts the volume.
 
     Args:
-        volume: Whole numbers.
+        volume: Integer label values.
         scheme: The classes.
-        where: File or case to name.
-        ignore: Whether the value of voxels without a label may occur.
+        where: File or case, for messages.
+        ignore: Accept the scheme's ignore value.
 
     Raises:
-        InputError: A value is not in the scheme.
+        InputError: A value does not belong to the scheme.
     """
     array = volume.array
     low, high = int(array.min()), int(array.max())
@@ -204,12 +203,12 @@ def to_channels(volume: Volume, scheme: LabelScheme, where: object, *, ignore: b
         for plane in array:
             counts += np.bincount(plane.ravel().astype(np.int64), minlength=high + 1)
         values = [int(value) for value in np.flatnonzero(counts)]
-    require_known(values, scheme, where, ignore=ignore)
+    require_known_values(values, scheme, where, ignore=ignore)
     return table[array.astype(np.uint16, copy=False)]
 
 
 def _union(one: tuple[slice, ...] | None, other: tuple[slice, ...] | None) -> tuple[slice, ...]:
-    """Return the box around two boxes; without any, a box of no voxels."""
+    """Return the bounding box of two boxes, or an empty box if both are None."""
     boxes = [box for box in (one, other) if box is not None]
     if not boxes:
         return (slice(0), slice(0), slice(0))
@@ -217,22 +216,17 @@ def _union(one: tuple[slice, ...] | None, other: tuple[slice, ...] | None) -> tu
 
 
 def read_scheme(labels: LabelScheme | Mapping[str, Any] | str | Path) -> LabelScheme:
-    """Return a label scheme as it is, or read from the ``labels`` of a ``dataset.json`` or from that file's path.
+    """Return a label scheme, read from the ``labels`` of a ``dataset.json`` or from the path of that file.
 
     Raises:
-        InputError: The file or the mapping is refused.
+        InputError: The file or the mapping is invalid.
     """
     if isinstance(labels, LabelScheme):
         return labels
     if isinstance(labels, Mapping):
         return LabelScheme.from_mapping(labels)
     path = Path(labels)
-    try:
-        record = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"cannot be read as JSON ({error})", where=path, fix="give the data set's dataset.json"
-        ) from error
+    record = gate.read_json(path)
     if not isinstance(record, dict) or "labels" not in record:
         raise InputError("expected the key 'labels'", where=path, fix="give the data set's dataset.json")
     return LabelScheme.from_mapping(record["labels"], where=f"{path}: labels")

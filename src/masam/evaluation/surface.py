@@ -1,17 +1,17 @@
-"""Distance between the surfaces of two masks, in millimetres, for voxels of any spacing.
+"""Surface distances between two masks, in millimetres.
 
-There are several "HD95"; these are the definitions used here:
+HD95 has several definitions in the literature. This module uses the following:
 
-- *Boundary voxels* of a mask are those with a face neighbour outside it (beyond the image counts as outside). The
-  directed distances run from the centre of each boundary voxel of one mask to that of the nearest one of the other.
-- ``hd95_mm``: the larger of the two directed 95th percentiles (MONAI, nnU-Net's and most papers' choice).
-- ``hd95_pooled_mm``: the 95th percentile of both directions thrown together (medpy); as a rule the smaller one.
-- ``assd_mm``: the mean of both directions thrown together (average symmetric surface distance).
-- ``nsd``: normalised surface Dice, the share of both surfaces' *area* that lies within the tolerance of the other
-  surface. Surface elements and their areas are those of DeepMind's ``surface-distance`` (``surface_elements.py``).
+- *Boundary voxels* are voxels of a mask with a face neighbour outside it, or at the edge of the image. Directed
+  distances are measured from the centre of each boundary voxel of one mask to the nearest one of the other mask.
+- ``hd95_mm``: the larger of the two directed 95th percentiles (as in MONAI, nnU-Net and most papers).
+- ``hd95_pooled_mm``: the 95th percentile of the pooled distances of both directions (as in medpy), usually smaller.
+- ``assd_mm``: the mean of the pooled distances (average symmetric surface distance).
+- ``nsd``: normalised surface Dice, the fraction of the *area* of both surfaces that lies within the tolerance of the
+  other surface. Surface elements and areas are those of DeepMind's ``surface-distance`` (``surface_elements.py``).
 
-Percentiles interpolate linearly (numpy's default). One mask empty: the distances are NaN and ``nsd`` is 0. Both empty:
-everything is NaN.
+Percentiles are interpolated linearly (the default of NumPy). If one mask is empty, the distances are NaN and ``nsd`` is
+0. If both are empty, all values are NaN.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.spatial import KDTree
 
 from masam.errors import ConfigError, InputError
 from masam.evaluation.surface_elements import element_areas_mm2, filling_codes
 
-# A distance that equals the tolerance counts as within it, whatever 3 * 0.1 > 0.3 says.
+# A distance equal to the tolerance is within it, although in floating point 3 * 0.1 > 0.3.
 _TOLERANCE_SLACK = 1 + 1e-9
 
 Spacing = tuple[float, float, float]
@@ -35,13 +36,13 @@ Spacing = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class SurfaceScores:
-    """How far two surfaces are apart; see the module for the definitions.
+    """Surface distances of one class, as defined in this module.
 
     Attributes:
         hd95_mm: Larger directed 95th percentile.
-        hd95_pooled_mm: 95th percentile of both directions pooled.
-        assd_mm: Mean of both directions pooled.
-        nsd: Share of the surfaces within the tolerance, 0 to 1.
+        hd95_pooled_mm: 95th percentile of the pooled distances.
+        assd_mm: Mean of the pooled distances.
+        nsd: Fraction of the surfaces within the tolerance, 0 to 1.
     """
 
     hd95_mm: float
@@ -55,16 +56,16 @@ def surface_scores(
 ) -> SurfaceScores:
     """Measure the distance between the surfaces of two masks.
 
-    Work and memory grow with the masks' common bounding box and the number of their surface voxels, not with the image.
+    Time and memory depend on the common bounding box and the number of surface voxels, not on the size of the image.
 
     Args:
         reference: [I, J, K] mask.
         prediction: [I, J, K] mask.
-        spacing_mm: Distance of neighbouring voxels along each axis.
-        nsd_tolerance_mm: Distance up to which surfaces count as the same in ``nsd``.
+        spacing_mm: Distance between neighbouring voxels along each axis.
+        nsd_tolerance_mm: Distance up to which surfaces are considered equal in ``nsd``.
 
     Raises:
-        InputError: The masks do not have three axes and one shape, or the spacing is not positive.
+        InputError: The masks are not 3D, have different shapes, or the spacing is not positive.
         ConfigError: The tolerance is negative or not finite.
     """
     if reference.ndim != 3 or reference.shape != prediction.shape:
@@ -72,9 +73,10 @@ def surface_scores(
     if not all(math.isfinite(s) and s > 0 for s in spacing_mm):
         raise InputError(f"expected a positive spacing in mm along each axis, got {spacing_mm}")
     check_tolerance(nsd_tolerance_mm)
-    box = _bounding_box(reference | prediction)
-    if box is None:
+    union = reference | prediction
+    if not union.any():
         return SurfaceScores(math.nan, math.nan, math.nan, math.nan)
+    (box,) = ndimage.find_objects(union.view(np.uint8))
     padded = [np.pad(mask[box], 1) for mask in (reference, prediction)]
     if not all(mask.any() for mask in padded):
         return SurfaceScores(math.nan, math.nan, math.nan, 0.0)
@@ -89,28 +91,17 @@ def surface_scores(
 
 
 def check_tolerance(nsd_tolerance_mm: float) -> None:
-    """Refuse a tolerance that is negative or not finite.
+    """Check that a tolerance is finite and not negative.
 
     Raises:
-        ConfigError: As said.
+        ConfigError: The tolerance is negative or not finite.
     """
     if not (math.isfinite(nsd_tolerance_mm) and nsd_tolerance_mm >= 0):
         raise ConfigError(f"expected a tolerance of 0 mm or more, got {nsd_tolerance_mm}", where="nsd_tolerance_mm")
 
 
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
-    """Return the smallest box that holds the mask, or None for an empty mask."""
-    slices = []
-    for axis in range(3):
-        filled = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        if not len(filled):
-            return None
-        slices.append(slice(int(filled[0]), int(filled[-1]) + 1))
-    return slices[0], slices[1], slices[2]
-
-
 def _boundary(padded: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Mark the voxels that have a face neighbour outside the mask."""
+    """Return the voxels that have a face neighbour outside the mask."""
     core = padded[1:-1, 1:-1, 1:-1]
     interior = core.copy()
     for axis, step in product(range(3), (0, 2)):
@@ -123,22 +114,22 @@ def _boundary(padded: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _both_ways(
     one: NDArray[np.bool_], other: NDArray[np.bool_], spacing_mm: Spacing
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the distance in mm of each marked voxel of ``one`` to the nearest of ``other``, and the reverse."""
+    """Return the distance in mm from each marked voxel of ``one`` to the nearest of ``other``, and the reverse."""
     return _directed(one, other, spacing_mm), _directed(other, one, spacing_mm)
 
 
 def _directed(source: NDArray[np.bool_], target: NDArray[np.bool_], spacing_mm: Spacing) -> NDArray[np.float64]:
-    """Return the distance of each marked voxel of ``source`` (in array order) to the nearest one of ``target``."""
+    """Return the distance from each marked voxel of ``source``, in array order, to the nearest one of ``target``."""
     spacing = np.array(spacing_mm)
-    apart = ~target[source]  # where both are marked the distance is 0 and no search is needed
+    apart = ~target[source]  # the distance of voxels that are marked in both is 0
     distance = np.zeros(len(apart))
     if not apart.any():
         return distance
     start, end = np.argwhere(source)[apart], np.argwhere(target)
-    # A tree over the surface costs a fraction of a distance transform over the box (benchmarks/evaluate.py). Points of
-    # a grid are full of ties, on which balancing wastes time.
+    # A k-d tree of the surface is much faster than a distance transform of the box (benchmarks/evaluate.py). Balancing
+    # it is slow because grid points have many equal coordinates.
     _, nearest = KDTree(end * spacing, balanced_tree=False, compact_nodes=False).query(start * spacing)
-    # From whole steps, not from the tree's coordinates: 3 * 0.7 - 2 * 0.7 is not 0.7.
+    # Computed from index differences, because in floating point 3 * 0.7 - 2 * 0.7 is not 0.7.
     distance[apart] = np.sqrt((((start - end[nearest]) * spacing) ** 2).sum(axis=1))
     return distance
 
@@ -146,14 +137,14 @@ def _directed(source: NDArray[np.bool_], target: NDArray[np.bool_], spacing_mm: 
 def _surface_dice(
     reference: NDArray[np.bool_], prediction: NDArray[np.bool_], spacing_mm: Spacing, tolerance_mm: float
 ) -> float:
-    """Return the share of the area of both surfaces that lies within the tolerance of the other one."""
+    """Return the fraction of the area of both surfaces that lies within the tolerance of the other surface."""
     codes = [filling_codes(mask) for mask in (reference, prediction)]
     marked = [(code != 0) & (code != 255) for code in codes]
     areas_mm2 = element_areas_mm2(spacing_mm)
     limit_mm = tolerance_mm * _TOLERANCE_SLACK
     within = total = 0.0
-    for code, mark, distance in zip(codes, marked, _both_ways(marked[0], marked[1], spacing_mm), strict=True):
-        area = areas_mm2[code[mark]]
+    for code, mask, distance in zip(codes, marked, _both_ways(marked[0], marked[1], spacing_mm), strict=True):
+        area = areas_mm2[code[mask]]
         within += float(area[distance <= limit_mm].sum())
         total += float(area.sum())
     return within / total

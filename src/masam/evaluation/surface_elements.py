@@ -1,10 +1,10 @@
-"""Area of the piece of surface inside a cube of 2 x 2 x 2 voxel centres, for each of its 256 fillings.
+"""Surface area inside a cube of 2 x 2 x 2 voxel centres, for each of its 256 configurations.
 
-Marching cubes: the surface cuts each cube edge between an inside and an outside voxel at its middle; the cuts are
-joined to polygons around the cube. Two choices remain, and they are made so that the areas are those of DeepMind's
-``surface-distance`` (the field's surface Dice; a test compares all 256): where a face has two inside corners opposite
-each other, the rarer kind of corner is cut off on its own; and a polygon that is not flat is split into the fan of
-triangles of largest area on the unit cube.
+As in marching cubes, the surface cuts each cube edge between an inside and an outside voxel at its midpoint, and the
+cuts are joined to polygons. Ambiguous configurations are resolved as in DeepMind's ``surface-distance``, the standard
+implementation of the surface Dice; a test compares all 256 areas. If two opposite corners of a face are inside, the
+kind of corner (inside or outside) that is rarer in the cube is cut off. A polygon that is not planar is split into the
+triangle fan with the largest area on the unit cube.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 _Point = tuple[int, int, int]
 
 MAX_TRIANGLES = 4
-"""Most triangles that any filling needs."""
+"""Largest number of triangles of a configuration."""
 
 
 def filling_codes(padded: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Number the filling of every cube of 2 x 2 x 2 voxels.
+    """Return the configuration of every cube of 2 x 2 x 2 voxels.
 
     Args:
-        padded: [I, J, K] mask with an empty border one voxel wide.
+        padded: [I, J, K] mask with an empty border of one voxel.
 
     Returns:
-        [I - 1, J - 1, K - 1] codes; 0 is all outside, 255 all inside, anything else holds a piece of surface.
+        [I - 1, J - 1, K - 1] codes; 0 is fully outside, 255 fully inside, and all others contain surface.
     """
     size = [n - 1 for n in padded.shape]
     codes = np.zeros(size, dtype=np.uint8)
@@ -39,15 +39,15 @@ def filling_codes(padded: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 
 def element_areas_mm2(spacing_mm: tuple[float, float, float]) -> NDArray[np.float64]:
-    """Return [256] areas in mm², indexed by filling code, for voxels of this spacing."""
+    """Return [256] areas in mm², indexed by configuration code, for voxels of this spacing."""
     a, b, c = spacing_mm
-    # A normal's component along an axis is the area projected along it, which the two other spacings stretch.
+    # The component of a normal along an axis is the area projected along it, which scales with the other two spacings.
     return np.asarray(np.linalg.norm(_normals() * (b * c, a * c, a * b), axis=2).sum(axis=1))
 
 
 @cache
 def _normals() -> NDArray[np.float64]:
-    """Return [256, MAX_TRIANGLES, 3] triangle normals on the unit cube, as long as the triangle is large."""
+    """Return [256, MAX_TRIANGLES, 3] triangle normals on the unit cube, whose lengths are the areas."""
     normals = np.zeros((256, MAX_TRIANGLES, 3))
     for code in range(256):
         triangles = np.concatenate([_largest_fan(polygon) for polygon in _polygons(code)] or [np.zeros((0, 3))])
@@ -61,8 +61,8 @@ def _bit(corner: _Point) -> int:
 
 
 def _polygons(code: int) -> list[list[_Point]]:
-    """Join the cuts of one filling to closed polygons; points are in half cube edges, 0 to 2."""
-    isolate = code.bit_count() <= 4  # cut off the inside corners where these are the rarer ones, else the outside ones
+    """Join the cuts of one configuration to closed polygons; coordinates are in half cube edges, 0 to 2."""
+    isolate = code.bit_count() <= 4  # whether inside corners are the rarer kind, which is cut off
     neighbours: dict[_Point, list[_Point]] = {}
     for axis, side in product(range(3), (0, 1)):
         u, v = (other for other in range(3) if other != axis)
@@ -94,7 +94,7 @@ def _sum(a: _Point, b: _Point) -> _Point:
 
 
 def _largest_fan(polygon: list[_Point]) -> NDArray[np.float64]:
-    """Return [n - 2, 3] normals of the fan of triangles that covers the polygon with the largest area."""
+    """Return [n - 2, 3] normals of the triangle fan of the polygon with the largest area."""
     fans = []
     for start in range(len(polygon)):
         points = np.array(polygon[start:] + polygon[:start]) / 2.0

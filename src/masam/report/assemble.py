@@ -11,7 +11,7 @@ from masam.cases.folder import Case, find_images
 from masam.cases.video import find_videos
 from masam.errors import InputError
 from masam.evaluation import Evaluation, evaluate
-from masam.evaluation.cases import are_videos, collect_cases, is_video, name_alike
+from masam.evaluation.cases import are_videos, collect_cases, is_video, pair_single_cases
 from masam.io.images import read_image, read_label_image
 from masam.labels import LabelScheme
 from masam.progress import Progress
@@ -60,7 +60,7 @@ def report_on(
     # Drawing takes matplotlib, which takes a second to import.
     from masam.report.figures import training_curves
 
-    given = name_alike(predictions, references)
+    given = pair_single_cases(predictions, references)
     found, wanted = collect_cases(given[0], "predictions"), collect_cases(given[1], "references")
     # Looked for first: a wrong folder is known before the scoring, which takes minutes.
     are_frames = are_videos(found, wanted)

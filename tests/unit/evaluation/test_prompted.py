@@ -190,7 +190,7 @@ def test_classes_are_known_by_name(predictor, oracle):
     renamed = {"background": 0, "box": 1, "ball": 4}
     result = evaluate_prompts(predictor, {"a": scan()}, {"a": truth(value=2)}, {"background": 0, "box": 1, "ball": 2})
     assert [score.boxes["tight box"] for score in result.scores] == [1, 1]
-    with pytest.raises(ConfigError, match=r"^labels: the model knows the classes ball, box, and not cube; give"):
+    with pytest.raises(ConfigError, match=r"^labels: expected classes of the model, ball, box, got cube; give"):
         evaluate_prompts(predictor, {"a": scan()}, {"a": truth()}, {**renamed, "cube": 2})
 
 
@@ -204,9 +204,9 @@ def test_what_does_not_fit_is_refused(predictor, tmp_path):
     with pytest.raises(InputError, match=r"^1 of 2 scans have no reference: b"):
         evaluate_prompts(predictor, {"a": scan(), "b": scan()}, references)
     moved = Volume(truth().array, Geometry(np.diag([1.0, 1.0, 2.0, 1.0])))
-    with pytest.raises(InputError, match=r"^a: the reference does not lie on the scan's grid; resample"):
+    with pytest.raises(InputError, match=r"^a: the reference is not on the voxel grid of the scan; resample"):
         evaluate_prompts(predictor, scans, {"a": moved})
-    with pytest.raises(InputError, match="label value 7 is not in the label scheme"):
+    with pytest.raises(InputError, match="got 7; correct the label file"):
         evaluate_prompts(predictor, scans, {"a": truth(value=7)})
     automatic = random_model()
     automatic.card = ModelCard(training={"steps": 9, "dataset": "tiny"}, plan=PLAN)
@@ -220,7 +220,7 @@ def score(case, label, automatic, clicks):
 
 def test_label_frames_of_a_video_are_no_reference(predictor, tmp_path):
     frames = write_label_frames(tmp_path / "labels/clip", [np.zeros((4, 4), np.uint8)] * 2)
-    with pytest.raises(InputError, match="prompts are for scans, and this reference is of a video") as caught:
+    with pytest.raises(InputError, match="prompts are supported for scans, but this reference is a video") as caught:
         evaluate_prompts(predictor, {"clip": scan()}, tmp_path / "labels")
     assert str(frames) in str(caught.value)
 
