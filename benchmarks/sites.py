@@ -47,7 +47,8 @@ from masam.predict.predictor import Predictor
 from masam.preprocess.orientation import Orientation
 from masam.progress import Silent
 from masam.training.config import TrainConfig
-from masam.training.run import plan_dataset, train
+from masam.training.planning import plan_dataset
+from masam.training.run import train
 from masam.volume import Volume
 
 OURS, SHADED = "MA-SAM", "MA-SAM with shading augmentation"

@@ -17,7 +17,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # The rooms of the house, top to bottom: a file imports its own room, rooms further down, and the vocabulary.
 ROOMS = [
     "cli",
-    "demo", "ablation", "pretrain",  # programs built on training and prediction
+    "demo", "ablation", "pretraining",  # programs built on training and prediction
     "training",
     "report",
     "export",

@@ -27,7 +27,7 @@ from masam.export.program import write_program
 from masam.io.nifti.file import write_volume
 from masam.preprocess.intensity import Percentiles, Rgb, Window
 from masam.preprocess.plan import PRESETS, Plan, Suggestion
-from masam.pretrain.config import PretrainConfig
+from masam.pretraining.config import PretrainConfig
 from masam.training.config import ModelSettings, TrainConfig
 from masam.volume import Volume
 

@@ -28,7 +28,8 @@ from masam.runs.metrics import read_columns
 from masam.synthetic.head import write_head
 from masam.synthetic.phantom import write_phantom
 from masam.training.config import ModelSettings, TrainConfig
-from masam.training.run import plan_dataset, train
+from masam.training.planning import plan_dataset
+from masam.training.run import train
 from masam.training.run_folder import RunFolder
 
 _MARK = "masam-demo.txt"
@@ -134,7 +135,10 @@ def _run(demo: DemoSet, root: Path, progress: Progress) -> tuple[Path, Evaluatio
     plan = plan_dataset(dataset, progress).model_copy(update=dict(demo.plan_changes))
     progress.say(f"{demo.title}: training on the frozen {config.model.sam_checkpoint}")
     try:
-        train(data, run.root, config, plan=plan, resume=_same_run(run, plan, config), progress=progress)
+        if _same_run(run, plan, config):
+            train(data, run.root, resume=True, progress=progress)
+        else:
+            train(data, run.root, config, plan=plan, progress=progress)
     except StoppedError as stop:
         raise StoppedError(stop.exit_code - 128, stop.what, fix="the same command again goes on from there") from stop
     progress.say(f"{demo.title}: predicting {len(dataset.test)} held-out cases")

@@ -148,7 +148,7 @@ def test_a_suggestion_of_the_plan_is_used(masam, dataset, tmp_path):
     with without_type_checks():
         said = masam("plan", dataset, "--out", plan, "--memory", "0.8GB", "--quiet")
     assert said.code == 0, said.err
-    sentence = r"^0.8 GB train vit_t with (\d+) of 24 windows at once \(predicted peak 0.\d+ GB\)$"
+    sentence = r"^suggestion for 0.8 GB: vit_t, (\d+) of 24 windows at once \(predicted peak 0.\d+ GB\)$"
     found = re.search(sentence, said.out, re.M)
     windows = int(found[1])
     assert windows > 1

@@ -32,7 +32,7 @@ def test_a_configuration_without_a_preview_is_refused(masam, dataset, tmp_path):
     config.write_text("augmentation: paper\n")
     result = masam("plan", dataset, "--out", tmp_path / "plan.yaml", "--preview-config", config)
     assert result.code == 2
-    assert "--preview-config: expected --preview with it" in result.error
+    assert "--preview-config: expected --preview as well" in result.error
 
 
 @pytest.mark.parametrize("text", ["augmentation: papr\n", "augment: false\n"])

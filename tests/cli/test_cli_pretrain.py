@@ -55,7 +55,7 @@ def test_stopped_resumed_and_used(masam, tmp_path):
         (
             ["--image-size", 128],
             2,
-            "error[CONFIG]: image_size: at 128 pixels the windows of vit_t are the whole picture",
+            "error[CONFIG]: image_size: at 128 pixels an attention window of vit_t covers the whole picture",
         ),
         (["--resume", "--steps", 3], 2, "error[CONFIG]: --resume: a resumed run keeps its settings; give none"),
         (["--device", "tpu"], 2, "error[CONFIG]: device: expected auto, cpu, cuda or cuda:N, got 'tpu'"),

@@ -79,7 +79,7 @@ def test_training_is_stopped_twice_resumed_twice_and_held_alone(masam, dataset, 
     stopped = finish(first)
     assert (stopped.code, stopped.out) == (130, "")
     assert stopped.error.startswith("error[STOPPED]: stopped after step ")
-    assert stopped.error.endswith(f"of 12, the state is in {run / 'last'}; go on with --resume")
+    assert stopped.error.endswith(f"of 12, the state is in {run / 'last'}; continue with --resume")
     assert no_half_files(run)
 
     again = start("train", dataset, "--out", run, "--resume")
@@ -88,7 +88,7 @@ def test_training_is_stopped_twice_resumed_twice_and_held_alone(masam, dataset, 
     again.send_signal(signal.SIGTERM)
     ended = finish(again)
     assert ended.code == 143
-    assert "go on with --resume" in ended.error
+    assert "continue with --resume" in ended.error
     assert (run / "metrics.csv").read_text().startswith(rows), "what was logged stays"
 
     last = masam("train", dataset, "--out", run, "--resume", "--json")

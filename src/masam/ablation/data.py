@@ -21,7 +21,7 @@ from masam.preprocess.plan import Plan
 from masam.progress import Progress
 from masam.training.cases import are_videos
 from masam.training.config import TrainConfig
-from masam.training.run import split_cases
+from masam.training.setup import split_cases
 from masam.windows import plan_windows
 
 ScoredOn = Literal["test", "validation"]

@@ -29,7 +29,8 @@ from masam.preprocess.plan import Plan
 from masam.progress import Progress
 from masam.runs.lock import locked
 from masam.runs.manifest import build_manifest, write_manifest
-from masam.training.run import plan_dataset, train
+from masam.training.planning import plan_dataset
+from masam.training.run import train
 from masam.training.run_folder import RunFolder
 
 RUNS = "runs"
@@ -190,8 +191,10 @@ def _run_cell(before: CellResult, data: AblationData, progress: Progress) -> Cel
     if before.state != "trained":
         started = datetime.now(UTC)
         write_cell(cell, root, "unfinished")
-        resume = RunFolder(root).has_state
-        result = train(data.dataset.root, root, cell.config, plan=cell.plan, resume=resume, progress=progress)
+        if RunFolder(root).has_state:
+            result = train(data.dataset.root, root, resume=True, progress=progress)
+        else:
+            result = train(data.dataset.root, root, cell.config, plan=cell.plan, progress=progress)
         facts = {"steps": result.steps, "best_dice": result.best_dice, "seed": cell.seed, "row": cell.row}
         manifest = build_manifest("ablate", started=started, dataset=data.dataset.root, **facts)
         write_manifest(root / "manifest.json", manifest)

@@ -1,18 +1,17 @@
-"""``masam train``: from a data set folder to a run folder."""
+"""``masam train``: train a model on a data set folder."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from masam.cli.console import listening, print_json, print_line
 from masam.cli.options import Json, Quiet
-from masam.cli.settings import number, require_none_given, with_settings
+from masam.cli.settings import parse_number, parse_settings
 
 if TYPE_CHECKING:
     from masam.training.run import TrainResult
@@ -30,117 +29,78 @@ def register(app: typer.Typer) -> None:
 
 def train(
     dataset: Annotated[Path, typer.Argument(help="Data set folder, nnU-Net v2 or MSD layout.")],
-    out: Annotated[Path, typer.Option(help="Run folder: a new one, or with --resume the one to go on with.")],
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings; the paper's recipe without.")] = None,
-    plan: Annotated[Path | None, typer.Option(help="Plan of masam plan; derived from the data without.")] = None,
+    out: Annotated[Path, typer.Option(help="Run folder: a new one, or with --resume an existing one.")],
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; default: the paper's recipe.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="Plan of masam plan; default: derived from the data.")] = None,
     size: Annotated[
-        str | None, typer.Option(help="vit_h, vit_l, vit_b or vit_t; without, that of --sam-checkpoint, or vit_b.")
+        str | None, typer.Option(help="vit_h, vit_l, vit_b or vit_t; default: that of --sam-checkpoint, or vit_b.")
     ] = None,
     sam_checkpoint: Annotated[
-        str | None, typer.Option(help="SAM's or MedSAM's weights to stand on: a file or a published name.")
+        str | None, typer.Option(help="Weights of SAM or MedSAM to start from: a file or a published name.")
     ] = None,
     init: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL", help="Trained model to start from, run folder or model file; classes it lacks are added."
+            metavar="MODEL", help="Trained model to start from: run folder or model file; missing classes are added."
         ),
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option("--epochs", "--max-epochs", help="Passes over all windows; the paper's recipe has 160."),
+        typer.Option("--epochs", "--max-epochs", help="Passes over all windows; default: 160, as in the paper."),
     ] = None,
     max_hours: Annotated[
-        float | None, typer.Option(help="Hours that the run may take: it is shortened to fit, learning rate included.")
+        float | None, typer.Option(help="Time limit in hours: run and learning rate schedule are shortened.")
     ] = None,
     patience: Annotated[
-        int | None, typer.Option(help="Validations without a better Dice after which the run ends; never without.")
+        int | None, typer.Option(help="End the run after this many validations without a better Dice; default: never.")
     ] = None,
     fold: Annotated[
-        str | None, typer.Option(help="Fold that is held out for validation, or all: a run for each; 0 without.")
+        str | None, typer.Option(help="Fold held out for validation, or all for one run per fold; default: 0.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N; auto without.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N; default: auto.")] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, such as model.fact_rank=16; repeatable."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run where it stopped.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train on a data set; the run folder then serves masam predict. Under torchrun or srun, on many devices."""
+    """Train on a data set. Start it with torchrun or srun to train on several GPUs."""
     from masam.preprocess.plan import Plan
-    from masam.training.config import TrainConfig
-    from masam.training.parallel import find_place
-    from masam.training.run import train as train_model
-    from masam.training.run import train_folds
+    from masam.training import run
+    from masam.training.config import TrainConfig, require_no_settings
+    from masam.training.processes import find_process_rank
 
-    chosen = {
+    options = {
         "model.size": size,
         "model.sam_checkpoint": sam_checkpoint,
         "model.init": init,
         "epochs": epochs,
         "max_hours": max_hours,
         "patience": patience,
-        "fold": None if fold == _ALL_FOLDS else number(fold),
+        "fold": None if fold == _ALL_FOLDS else parse_number(fold),
         "device": device,
     }
-    started = datetime.now(UTC)
-    given = {key: value for key, value in chosen.items() if value is not None}
+    settings = parse_settings(options, setting)
     if resume:
-        require_none_given(given, setting, config, plan)
-    base = TrainConfig() if config is None else TrainConfig.from_yaml(config)
+        require_no_settings(settings, config, plan)
+    train_config = settings if config is None else TrainConfig.from_yaml(config).changed(settings, where="options")
     chosen_plan = None if plan is None else Plan.from_yaml(plan)
-    if config is None and chosen_plan is not None and (best := chosen_plan.suggestion) is not None:
-        suggested: dict[str, Any] = {
-            "micro_batch_windows": best.micro_batch_windows,
-            "checkpointing": best.checkpointing,
-        }
-        # The size of a SAM file or of a model that is given is its own.
-        suggested |= {} if sam_checkpoint or init else {"model.size": best.size}
-        given = suggested | given
-    settings = with_settings(base, given, setting or [])
-    # Of several processes one talks to the user.
-    is_first = find_place(os.environ).is_first
+    # With several processes only the first one prints.
+    is_first = find_process_rank(os.environ).is_first
     with listening(quiet or not is_first) as progress:
         if fold == _ALL_FOLDS:
-            results = train_folds(dataset, out, settings, plan=chosen_plan, resume=resume, progress=progress)
+            results = run.train_folds(dataset, out, train_config, plan=chosen_plan, resume=resume, progress=progress)
         else:
-            results = [train_model(dataset, out, settings, plan=chosen_plan, resume=resume, progress=progress)]
+            results = [run.train(dataset, out, train_config, plan=chosen_plan, resume=resume, progress=progress)]
     if is_first:
-        facts = [_conclude(result, dataset, started) for result in results]
-        _tell(results, facts, out, as_json=json)
+        _print_results(results, out, as_json=json)
 
 
-def _conclude(result: TrainResult, dataset: Path, started: datetime) -> dict[str, Any]:
-    """Write a run's manifest and return its facts."""
-    import torch
-
-    from masam.runs.manifest import build_manifest, write_manifest
-
-    facts: dict[str, Any] = {
-        "steps": result.steps,
-        "best_dice": result.best_dice,
-        "seconds": round(result.seconds, 1),
-        # A resumed run has its own settings.
-        "seed": result.folder.read_settings()[1].seed,
-    }
-    manifest = build_manifest(
-        "train",
-        started=started,
-        dataset=dataset,
-        dataset_sha256=result.dataset,
-        base_tensors_sha256=result.base,
-        processes=result.processes,
-        gpus=[torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
-        **facts,
-    )
-    write_manifest(result.folder.root / "manifest.json", manifest)
-    return facts
-
-
-def _tell(results: Sequence[TrainResult], facts: Sequence[dict[str, Any]], out: Path, *, as_json: bool) -> None:
-    runs = [{"run": str(result.folder.root), **some} for result, some in zip(results, facts, strict=True)]
+def _print_results(results: Sequence[TrainResult], out: Path, *, as_json: bool) -> None:
     if as_json:
+        runs = [{"run": str(result.folder.root), **result.facts()} for result in results]
         print_json(runs[0] if len(runs) == 1 else {"run": str(out), "folds": runs})
         return
     for result in results:
@@ -148,4 +108,5 @@ def _tell(results: Sequence[TrainResult], facts: Sequence[dict[str, Any]], out: 
         print_line(f"trained {result.steps} steps in {result.seconds:.0f} s, {dice}: {result.folder.root}")
     scores = [result.best_dice for result in results if result.best_dice is not None]
     if len(scores) > 1:
-        print_line(f"mean over {len(scores)} folds {sum(scores) / len(scores):.4f}: masam predict {out} takes them all")
+        mean = sum(scores) / len(scores)
+        print_line(f"mean over {len(scores)} folds {mean:.4f}; masam predict --model {out} averages all of them")

@@ -1,15 +1,18 @@
-"""What a training run can be told; the defaults are the paper's recipe (paper.md 1.6)."""
+"""Configuration of a training run; the defaults are the paper's recipe (paper.md 1.6)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from pydantic import Field, create_model, field_validator, model_validator
 
 from masam.augment.settings import AugmentSettings
-from masam.config import Settings
+from masam.config import Settings, SettingsT
+from masam.errors import ConfigError
 from masam.model.spec import ModelOptions
+from masam.preprocess.plan import Plan
 
 if TYPE_CHECKING:
 
@@ -173,3 +176,58 @@ class TrainConfig(Settings):
         if depths is not None and depths[0] > depths[1]:
             raise ValueError("expected the smaller number first")
         return depths
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one level: key b of the group a becomes ``a.b``."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def resolve_config(
+    default: SettingsT, config: SettingsT | Mapping[str, Any] | None, suggested: Mapping[str, Any]
+) -> SettingsT:
+    """Return a complete configuration.
+
+    Args:
+        default: Values of keys that are neither given nor suggested.
+        config: A complete configuration, which is returned unchanged, or some of its keys, nested or as ``a.b``.
+        suggested: Values of keys that are not given.
+
+    Raises:
+        ConfigError: A key is unknown, or a value is invalid.
+    """
+    if isinstance(config, Mapping) or config is None:
+        return default.changed({**suggested, **flatten(config or {})}, where="options")
+    return config
+
+
+def suggested_settings(config: object, plan: Plan | None) -> dict[str, Any]:
+    """Return the settings that a plan suggests (``masam plan --memory``), as keys for ``resolve_config``.
+
+    Args:
+        config: Given keys: the size of a SAM checkpoint or of a model to start from replaces the suggested one.
+        plan: The plan; None suggests nothing.
+    """
+    best = None if plan is None else plan.suggestion
+    if best is None:
+        return {}
+    given = flatten(config) if isinstance(config, Mapping) else {}
+    has_size = given.get("model.sam_checkpoint") or given.get("model.init")
+    sizes = {} if has_size else {"model.size": best.size}
+    return {**sizes, "micro_batch_windows": best.micro_batch_windows, "checkpointing": best.checkpointing}
+
+
+def require_no_settings(*given: object) -> None:
+    """Refuse settings for a run that resumes.
+
+    Args:
+        given: All settings; None or empty if not given.
+
+    Raises:
+        ConfigError: A setting is given.
+    """
+    if any(given):
+        raise ConfigError("a resumed run keeps its settings; give none", where="--resume", fix="or start a new run")

@@ -1,4 +1,4 @@
-"""Clicks where the model is wrong: a window that was clicked on gets a further click, as from a user who corrects."""
+"""Corrective clicks: each window with clicks gets another click at the largest error of the model."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from masam.prompts.correction import deepest, largest_error
 from masam.training.dataset import Prompts
 
 
-def is_clicked(prompts: Prompts) -> bool:
-    """Say whether a window has clicks."""
+def has_clicks(prompts: Prompts) -> bool:
+    """Return whether any window has clicks."""
     return bool((prompts.point_labels >= 0).any())
 
 
-def with_room(prompts: Prompts, clicks: int) -> Prompts:
-    """Make room for further clicks on each slice.
+def pad_clicks(prompts: Prompts, clicks: int) -> Prompts:
+    """Add empty entries for further clicks on each slice.
 
     Args:
-        prompts: Of some windows.
-        clicks: Their number.
+        prompts: Prompts of some windows.
+        clicks: Number of entries to add.
     """
     windows, slices, _ = prompts.point_labels.shape
     return prompts._replace(
@@ -29,36 +29,39 @@ def with_room(prompts: Prompts, clicks: int) -> Prompts:
     )
 
 
-def corrected(prompts: Prompts, labels: Shaped[Tensor, "B S H W"], answers: Int[Tensor, "B S H W"]) -> Prompts:
-    """Click once more on each window that has clicks: on the largest error of the class that they are about.
+def add_corrective_clicks(
+    prompts: Prompts, labels: Shaped[Tensor, "B S H W"], predictions: Int[Tensor, "B S H W"]
+) -> Prompts:
+    """Add a click to each window with clicks, at the largest error for the class that the clicks refer to.
 
-    The class is that of the label under a positive click, of which a window that has clicks has one. The error is the
-    largest part that is connected in the window, the place in it that which lies furthest from its rim on its slice.
+    The class is the label under a positive click; every window with clicks has one. The error is the largest connected
+    component of the window, and the click is placed at the pixel with the largest distance from its border within the
+    slice.
 
     Args:
-        prompts: Of some windows, with room for a click on each slice (``with_room``); not changed.
-        labels: Channel numbers, -100 where there is none; there nothing is an error.
-        answers: Channel numbers that the model gave to these prompts.
+        prompts: Prompts of some windows, with an empty entry on each slice (``pad_clicks``); not changed.
+        labels: Channel numbers; -100 where the label is unknown, which counts as correct.
+        predictions: Channel numbers predicted with these prompts.
 
     Returns:
-        Prompts of the same shape: on the object where the error was missed, beside it where it was taken too much. A
-        window without an error, and one without clicks, keeps what it has.
+        Prompts of the same shape. The click is positive for a missed region and negative for a false one. Windows
+        without clicks or without an error are unchanged.
     """
     points, kinds = prompts.points.clone(), prompts.point_labels.clone()
     for window in range(len(labels)):
-        on = (kinds[window] == 1).nonzero()
-        if len(on) == 0:
+        positive = (kinds[window] == 1).nonzero()
+        if len(positive) == 0:
             continue
-        index, place = on[0].tolist()
-        x, y = points[window, index, place].long().tolist()
-        known, channel = labels[window] >= 0, labels[window, index, y, x]
-        reference, answer = labels[window] == channel, (answers[window] == channel) & known
-        error, is_missed = largest_error(reference.numpy(), answer.numpy())
+        index, entry = positive[0].tolist()
+        x, y = points[window, index, entry].long().tolist()
+        is_known, channel = labels[window] >= 0, labels[window, index, y, x]
+        reference, prediction = labels[window] == channel, (predictions[window] == channel) & is_known
+        error, is_missed = largest_error(reference.numpy(), prediction.numpy())
         if error is None:
             continue
-        # Slices lie far apart, so that it is the depth on the slice that counts.
+        # A large distance between slices, so that only the distance within the slice counts.
         index, y, x = deepest(error, (float(max(error.shape)), 1.0, 1.0))
-        place = int((kinds[window, index] >= 0).sum())
-        points[window, index, place] = torch.tensor([x, y], dtype=points.dtype)
-        kinds[window, index, place] = int(is_missed)
+        entry = int((kinds[window, index] >= 0).sum())
+        points[window, index, entry] = torch.tensor([x, y], dtype=points.dtype)
+        kinds[window, index, entry] = int(is_missed)
     return prompts._replace(points=points, point_labels=kinds)

@@ -1,4 +1,4 @@
-"""Where the figures of a run go: ``metrics.csv``, TensorBoard, and MLflow where it is asked for."""
+"""Training curves: ``metrics.csv``, TensorBoard and, if requested, MLflow."""
 
 from __future__ import annotations
 
@@ -7,47 +7,73 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from masam import atomic
-from masam.config import Settings
 from masam.errors import ResourceError
 from masam.io import gate
 from masam.progress import Progress
-from masam.training.config import TrainConfig
+from masam.training.config import TrainConfig, flatten
 from masam.training.run_folder import RunFolder
+
+SAVE_SECONDS = 600.0
+"""Longest time between two saved states, and so the work that a crash can lose."""
+
+LOG_STEPS = 20
+"""Largest number of steps that share a row of ``metrics.csv``."""
 
 Row = Mapping[str, float | int]
 
 _MLFLOW_FILE = "mlflow.json"
-# MLflow takes at most so many settings, and so many letters of each.
-_MOST_PARAMS, _MOST_LETTERS = 100, 500
+# Limits of MLflow: parameters per request, and characters per value.
+_MOST_PARAMS, _MOST_CHARACTERS = 100, 500
+
+
+def mean_of_steps(reports: Sequence[Any], unit: str, per_step: int) -> dict[str, float]:
+    """Return the mean losses and the speed of consecutive steps.
+
+    Args:
+        reports: Named tuples with ``step``, ``learning_rate``, ``seconds`` and the losses to average.
+        unit: Name of what a step processes, such as ``windows``.
+        per_step: Number of them per step.
+    """
+    count = len(reports)
+    seconds = sum(report.seconds for report in reports) / count
+    losses = [name for name in reports[0]._fields if name not in ("step", "learning_rate", "seconds")]
+    return {
+        **{name: sum(getattr(report, name) for report in reports) / count for name in losses},
+        "learning_rate": reports[-1].learning_rate,
+        "seconds_per_step": seconds,
+        f"{unit}_per_second": per_step / seconds,
+    }
 
 
 class Logs:
-    """The open logs of a run; without a folder, those of a process that writes none.
+    """Context manager for the open logs of a run.
 
     Args:
-        folder: The run folder, or None.
-        config: The run's settings; those of training may ask for MLflow.
-        step: Steps done so far; what TensorBoard holds of later ones is of a process that was lost, and is dropped.
-        progress: Told if MLflow fails, which does not end the run.
+        folder: The run folder; None in a process that writes no logs.
+        step: Steps completed so far; later entries in TensorBoard are from a lost process and are hidden.
+        progress: Gets a warning if MLflow fails, which does not end the run.
+        config: Configuration that may request MLflow; None for no MLflow.
     """
 
-    def __init__(self, folder: RunFolder | None, config: Settings, step: int, progress: Progress) -> None:
+    def __init__(
+        self, folder: RunFolder | None, step: int, progress: Progress, config: TrainConfig | None = None
+    ) -> None:
         self._folder, self._step = folder, step
         self._board: Any = None
         self._mlflow = None
         self._open = ExitStack()
-        if folder is not None and isinstance(config, TrainConfig) and config.mlflow is not None:
+        if folder is not None and config is not None and config.mlflow is not None:
             self._mlflow = _Mlflow(folder.root, config, progress)
 
     def __enter__(self) -> Logs:
-        """Open them."""
+        """Open TensorBoard."""
         if self._folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -58,13 +84,13 @@ class Logs:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close them."""
+        """Close all logs."""
         self._open.close()
         if self._mlflow is not None:
-            self._mlflow.end(is_whole=error is None)
+            self._mlflow.end(succeeded=error is None)
 
     def write(self, row: Row) -> None:
-        """Add a row of figures, one of them the step; an empty row is none.
+        """Add a row of values, one of which is the step; an empty row is ignored.
 
         Raises:
             ResourceError: A file cannot be written.
@@ -80,10 +106,10 @@ class Logs:
 
 
 def require_logs(config: TrainConfig) -> None:
-    """Refuse logs that cannot be written, before there is anything to log.
+    """Refuse, before training starts, logs that cannot be written.
 
     Raises:
-        ResourceError: MLflow is asked for and not installed.
+        ResourceError: MLflow is requested but not installed.
     """
     if config.mlflow is None:
         return
@@ -91,28 +117,29 @@ def require_logs(config: TrainConfig) -> None:
         importlib.import_module("mlflow")
     except ImportError as error:
         raise ResourceError(
-            f"the setting mlflow needs the package, which is not here ({error})", fix="pip install 'masam[mlflow]'"
+            f"the setting mlflow needs the package mlflow, which cannot be imported ({error})",
+            fix="pip install 'masam[mlflow]'",
         ) from error
 
 
 class _Mlflow:
-    """One run of an MLflow server, whose address is where MLflow looks for it: ``MLFLOW_TRACKING_URI``."""
+    """One run on the MLflow server that ``MLFLOW_TRACKING_URI`` names."""
 
     def __init__(self, root: Path, config: TrainConfig, progress: Progress) -> None:
-        # A server that is away shall not hold the training up for long.
+        # An unreachable server must not delay training for long.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         import mlflow
         from mlflow.exceptions import MlflowException
 
-        self._fault: type[Exception] = MlflowException
+        self._failure: type[Exception] = MlflowException
         self._progress = progress
         self._client: Any = None
         self._run = ""
         try:
             self._client = mlflow.MlflowClient()
-            self._run = self._find_run(root / _MLFLOW_FILE) or self._new_run(root, config)
+            self._run = self._find_run(root / _MLFLOW_FILE) or self._create_run(root, config)
         except MlflowException as error:
-            self._give_up(error)
+            self._disable(error)
 
     def write(self, row: Row) -> None:
         """Send a row."""
@@ -120,24 +147,28 @@ class _Mlflow:
             return
         from mlflow.entities import Metric
 
-        now = round(1000 * time.time())
-        sent = [Metric(_plain(key), value, now, int(row["step"])) for key, value in row.items() if key != "step"]
+        now, step = round(1000 * time.time()), int(row["step"])
+        metrics = [
+            Metric(_allowed_name(key), value, now, step)
+            for key, value in row.items()
+            if key != "step" and math.isfinite(value)
+        ]
         try:
-            self._client.log_batch(self._run, metrics=[one for one in sent if math.isfinite(one.value)])
-        except self._fault as error:
-            self._give_up(error)
+            self._client.log_batch(self._run, metrics=metrics)
+        except self._failure as error:
+            self._disable(error)
 
-    def end(self, *, is_whole: bool) -> None:
-        """Say how the run ended."""
+    def end(self, *, succeeded: bool) -> None:
+        """Set the final status of the run."""
         if self._client is None:
             return
         try:
-            self._client.set_terminated(self._run, "FINISHED" if is_whole else "FAILED")
-        except self._fault as error:
-            self._give_up(error)
+            self._client.set_terminated(self._run, "FINISHED" if succeeded else "FAILED")
+        except self._failure as error:
+            self._disable(error)
 
     def _find_run(self, file: Path) -> str | None:
-        """Return the run that an earlier process of the same run began."""
+        """Return the id of the run that an earlier process of the same run created."""
         if not file.exists():
             return None
         with gate.library_errors(file):
@@ -145,32 +176,26 @@ class _Mlflow:
         self._client.update_run(run, status="RUNNING")
         return run
 
-    def _new_run(self, root: Path, config: TrainConfig) -> str:
+    def _create_run(self, root: Path, config: TrainConfig) -> str:
+        from mlflow.entities import Param
+
         name = str(config.mlflow)
         experiment = self._client.get_experiment_by_name(name)
         number = self._client.create_experiment(name) if experiment is None else experiment.experiment_id
         run: str = self._client.create_run(number, run_name=root.name).info.run_id
         atomic.write_text(root / _MLFLOW_FILE, json.dumps({"run": run}) + "\n")
-        from mlflow.entities import Param
-
-        params = [Param(key, text[:_MOST_LETTERS]) for key, text in _flat(config.model_dump(mode="json"))]
+        settings = flatten(config.model_dump(mode="json"))
+        params = [Param(key, str(value)[:_MOST_CHARACTERS]) for key, value in settings.items()]
         for first in range(0, len(params), _MOST_PARAMS):
             self._client.log_batch(run, params=params[first : first + _MOST_PARAMS])
         return run
 
-    def _give_up(self, error: Exception) -> None:
+    def _disable(self, error: Exception) -> None:
         self._client = None
-        what = " ".join(str(error).split())[:200]
-        self._progress.say(f"warning: MLflow failed, the run goes on without it ({what})")
+        reason = " ".join(str(error).split())[:200]
+        self._progress.say(f"warning: MLflow failed, the run continues without it ({reason})")
 
 
-def _flat(settings: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
-    pairs: list[tuple[str, str]] = []
-    for key, value in settings.items():
-        pairs += _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else [(above + key, str(value))]
-    return pairs
-
-
-def _plain(name: str) -> str:
-    """Return a name that MLflow takes; a class may be called anything."""
+def _allowed_name(name: str) -> str:
+    """Replace the characters that MLflow does not allow; class names may contain any."""
     return "".join(c if c.isalnum() or c in "_-. /" else "_" for c in name)

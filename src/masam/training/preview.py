@@ -1,4 +1,4 @@
-"""Some training samples of a data set, made as training makes them, to be looked at before it starts."""
+"""Training samples of a data set, drawn before training starts."""
 
 from __future__ import annotations
 
@@ -14,38 +14,60 @@ from masam.cases.folder import CaseFolder
 from masam.preprocess.intensity import minmax_per_window
 from masam.preprocess.plan import Plan
 from masam.progress import Progress
+from masam.report.samples import sample_sheet
 from masam.reproducibility import sample_generator
 from masam.training.cases import labelled_loader, preparation_of
+from masam.training.config import TrainConfig
 from masam.windows import SliceWindow, plan_windows
 
-# Share of a case's fullest slice that a window's middle must reach to be worth a look.
-_TELLING = 0.5
+# The middle slice of a window shows at least this fraction of the labelled pixels of the case's fullest slice.
+_LEAST_SHARE = 0.5
 
 
 class Sample(NamedTuple):
     """The middle slice, or frame, of a window.
 
     Attributes:
-        image: [H, W], 0 to 1, the first channel; of video [H, W, 3], red, green and blue.
-        labels: [H, W] channel numbers, -100 where there is none.
-        words: What was done to it.
+        image: [H, W], 0 to 1, the first channel; for video [H, W, 3], red, green and blue.
+        labels: [H, W] channel numbers; -100 where the label is unknown.
+        caption: The operations that were applied.
     """
 
     image: NDArray[np.float32]
     labels: NDArray[np.signedinteger]
-    words: str
+    caption: str
 
 
 class PreviewRow(NamedTuple):
-    """One window, as prepared and then varied.
+    """One window without and with augmentation.
 
     Attributes:
         title: Its case and slice, or frame.
-        samples: The window as prepared, then its variations.
+        samples: The preprocessed window, then its augmented versions.
     """
 
     title: str
     samples: list[Sample]
+
+
+def draw_preview(dataset: CaseFolder, plan: Plan, config: TrainConfig, progress: Progress) -> bytes:
+    """Draw 16 augmented training samples with their labels.
+
+    Args:
+        dataset: Data set.
+        plan: Preprocessing plan.
+        config: Configuration with augmentation and seed.
+        progress: Progress listener.
+
+    Returns:
+        A PNG file.
+
+    Raises:
+        InputError: A case is refused.
+    """
+    rows = preview_samples(dataset, plan, config.augmentation, config.seed, progress)
+    title = f"{plan.name}: training samples, augmentation {config.augmentation.preset}, seed {config.seed}"
+    return sample_sheet(rows, plan.scheme, title)
 
 
 def preview_samples(
@@ -57,64 +79,61 @@ def preview_samples(
     rows: int = 4,
     columns: int = 4,
 ) -> list[PreviewRow]:
-    """Vary one window of each of the first cases.
+    """Augment one window of each of the first training cases.
 
     Args:
-        dataset: The data set; its first training cases are read, one again where there are fewer than rows.
-        plan: How they are prepared.
-        settings: How they are varied.
-        seed: Seed of the choice of windows and of all variations.
-        progress: Told of each row.
-        rows: Windows to show.
-        columns: Variations of each.
+        dataset: Data set; cases repeat if there are fewer than rows.
+        plan: Preprocessing plan.
+        settings: Augmentation.
+        seed: Seed of the choice of windows and of the augmentation.
+        progress: Progress listener.
+        rows: Number of windows.
+        columns: Augmented versions of each window.
 
     Raises:
         InputError: A case is refused.
     """
-    progress.start("making samples", rows)
-    found: list[PreviewRow] = []
-    numbers = itertools.count()
+    progress.start("creating samples", rows)
+    preview: list[PreviewRow] = []
     is_video = plan.modality == "video"
     load = labelled_loader(plan, progress)
-    for case in itertools.islice(itertools.cycle(dataset.training[:rows]), rows):
-        name = case.id
+    for row, case in enumerate(itertools.islice(itertools.cycle(dataset.training[:rows]), rows)):
         image, reference = load(case)
         prepared = preparation_of(plan).prepare(image)
         labels = prepared.labels(reference)
-        sizes = [_labelled(labels.slice(index), plan) for index in range(labels.depth)]
-        window = _choose(np.array(sizes), plan.window, sample_generator(seed, len(found)))
+        sizes = [_labelled_pixels(labels.slice(index), plan) for index in range(labels.depth)]
+        window = _choose_window(np.array(sizes), plan.window, sample_generator(seed, row))
         images = np.stack([prepared.slice(index) for index in window.slices])
-        channels = np.stack([plan.scheme.to_channels(labels.slice(index), where=name) for index in window.slices])
+        channels = np.stack([plan.scheme.to_channels(labels.slice(index), where=case.id) for index in window.slices])
         if plan.window_minmax:
             images = minmax_per_window(images, jointly=is_video)
-        samples = list(_vary(images, channels, settings, seed, [next(numbers) for _ in range(columns)], is_video))
-        middle = window.slices[plan.window // 2]
-        place = f"{'frame' if is_video else 'slice'} {middle + 1} of {prepared.depth}"
-        found.append(PreviewRow(f"{name}\n{place}", samples))
-        progress.advance(name)
-    return found
+        indices = range(row * columns, (row + 1) * columns)
+        samples = list(_augmented(images, channels, settings, seed, indices, is_video))
+        position = f"{'frame' if is_video else 'slice'} {window.slices[plan.window // 2] + 1} of {prepared.depth}"
+        preview.append(PreviewRow(f"{case.id}\n{position}", samples))
+        progress.advance(case.id)
+    return preview
 
 
-def _labelled(labels: NDArray[np.integer], plan: Plan) -> int:
-    """Count the labelled pixels of a slice."""
-    # Below 0 are frames without a label.
+def _labelled_pixels(labels: NDArray[np.integer], plan: Plan) -> int:
+    """Return the number of labelled pixels of a slice; frames without a label have negative values."""
     return int(np.count_nonzero((labels > 0) & (labels != plan.scheme.ignore_value)))
 
 
-def _choose(sizes: NDArray[np.generic], window: int, generator: np.random.Generator) -> SliceWindow:
-    """Choose a window whose middle shows much."""
-    telling = np.flatnonzero(sizes >= _TELLING * sizes.max())
-    middle = int(generator.choice(telling))
+def _choose_window(sizes: NDArray[np.generic], window: int, generator: np.random.Generator) -> SliceWindow:
+    """Choose a window whose middle slice has many labelled pixels."""
+    candidates = np.flatnonzero(sizes >= _LEAST_SHARE * sizes.max())
+    middle = int(generator.choice(candidates))
     windows = plan_windows(len(sizes), window)
     return min(windows, key=lambda one: abs(one.slices[window // 2] - middle))
 
 
-def _vary(
+def _augmented(
     images: NDArray[np.float32],
     labels: NDArray[np.signedinteger],
     settings: AugmentSettings,
     seed: int,
-    numbers: list[int],
+    indices: range,
     is_video: bool,
 ) -> Iterator[Sample]:
     middle = len(images) // 2
@@ -123,8 +142,8 @@ def _vary(
         return np.moveaxis(window[middle], 0, -1) if is_video else window[middle, 0]  # colours [H, W, 3]
 
     yield Sample(shown(images), labels[middle], "as prepared")
-    for number in numbers:
-        done = augment_window(images, labels, sample_generator(seed, number), settings)
-        # Spaces that do not break: a line ends between two operations.
-        words = ", ".join(word.replace(" ", "\u00a0") for word in done.variation.words()) or "unchanged"
-        yield Sample(shown(done.images), done.labels[middle], words)
+    for index in indices:
+        augmented = augment_window(images, labels, sample_generator(seed, index), settings)
+        # Non-breaking spaces: lines break only between two operations.
+        operations = (text.replace(" ", "\u00a0") for text in augmented.variation.words())
+        yield Sample(shown(augmented.images), augmented.labels[middle], ", ".join(operations) or "unchanged")

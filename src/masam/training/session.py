@@ -1,4 +1,4 @@
-"""A training run in action: the loop, its validation, its log and its files, of which the first process writes all."""
+"""A training run in progress: the loop with validation, metrics and saved states."""
 
 from __future__ import annotations
 
@@ -7,40 +7,101 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from masam.cases.folder import Case
-from masam.errors import InputError, StoppedError, some_of
+from masam.errors import InputError, some_of
 from masam.model.masam import Masam
 from masam.preprocess.cache import PreparedCase
 from masam.preprocess.plan import Plan
 from masam.progress import Progress
 from masam.training.budget import Budget
+from masam.training.checkpoint import (
+    changed_names,
+    load_checkpoint,
+    optimizer_moments,
+    save_checkpoint,
+    trained_weights,
+)
 from masam.training.config import TrainConfig
 from masam.training.dataset import WindowSamples
 from masam.training.initial_model import STARTED_FROM
 from masam.training.interrupt import StopFlag
-from masam.training.logs import Logs
+from masam.training.logs import LOG_STEPS, SAVE_SECONDS, Logs, mean_of_steps
 from masam.training.loop import Loop, StepReport
-from masam.training.parallel import World, whole
-from masam.training.run_folder import RunFolder, RunState, optimizer_moments, trained_weights
+from masam.training.processes import ProcessGroup
+from masam.training.run_folder import RunFolder
+from masam.training.sharding import gather_full_tensor
 from masam.training.validate import mean_scores, score_cases
 from masam.weights.model_file import write_model
 from masam.weights.tensors import write_tensors
 
-_SAVE_SECONDS = 600.0
-"""The state is saved at least this often; a crash costs no more."""
 
-_LOG_STEPS = 20
-"""Most steps that share a row of metrics.csv."""
+@dataclass(frozen=True)
+class RunContext:
+    """What a run is based on, in one of its processes.
+
+    Attributes:
+        folder: The run folder.
+        plan: Preprocessing plan.
+        config: Configuration.
+        validation: Validation cases; empty for no validation.
+        device: Device of this process.
+        group: Processes of the run.
+        progress: Progress listener; silent in all processes but the first.
+        started: Start of this process's work, by ``time.monotonic``.
+    """
+
+    folder: RunFolder
+    plan: Plan
+    config: TrainConfig
+    validation: Sequence[Case]
+    device: torch.device
+    group: ProcessGroup
+    progress: Progress
+    started: float
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Counters and other plain values of a saved state; the fields are the keys of ``state.json``.
+
+    Attributes:
+        step: Completed optimiser steps.
+        best_dice: Best validation Dice so far, or None.
+        scaler: State of the fp16 loss scaler; empty for other precisions.
+        dataset: Hash of the training windows, which must be the same when the run resumes.
+        pending: Steps that ``metrics.csv`` does not include yet.
+        base: Hash of the tensors of the SAM file, which must be the same when the run resumes, or None.
+        total_steps: Steps of the run, if fewer than its epochs have.
+        seconds: Duration of the run so far.
+        worse: Validations since the best one.
+        init: Hash of the trained model that the run started from, which must be the same when it resumes, or None.
+    """
+
+    step: int
+    best_dice: float | None
+    scaler: dict[str, Any]
+    dataset: str
+    pending: Sequence[StepReport] = ()
+    base: str | None = None
+    total_steps: int | None = None
+    seconds: float = 0.0
+    worse: int = 0
+    init: str | None = None
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> RunState:
+        """Create the state from the values in ``state.json``; older files lack the last keys."""
+        return cls(**{**record, "pending": [StepReport(*report) for report in record["pending"]]})
 
 
 class _Decision(NamedTuple):
-    """What all processes do after a step, as the first one's clock and everybody's signals say."""
+    """What all processes do after a step."""
 
     stop_signal: int | None
     total_steps: int
@@ -48,228 +109,194 @@ class _Decision(NamedTuple):
 
 
 class Session:
-    """One process's part in a run.
+    """The part of one process in a run.
 
     Args:
-        folder: The run folder.
-        plan: How cases are prepared.
-        config: How to train.
+        context: What the run is based on.
         model: The model, on its device.
         samples: All windows of the run.
-        dataset: Names the training windows.
-        validation: Cases to validate on; none is no validation.
-        progress: Told of everything; silent in all processes but the first.
-        world: The processes of the run.
-        device: Where this one trains.
-        started: When it began, by ``time.monotonic``.
 
     Attributes:
-        loop: Its training loop.
+        loop: The training loop.
         best_dice: Best mean foreground Dice in validation so far; None without validation.
+        dataset: Hash of the training windows.
 
     Raises:
-        ConfigError: Settings do not fit each other or the number of processes.
+        ConfigError: Settings contradict each other or the number of processes.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        plan: Plan,
-        config: TrainConfig,
-        model: Masam,
-        samples: WindowSamples,
-        dataset: str,
-        validation: Sequence[Case],
-        progress: Progress,
-        world: World,
-        device: torch.device,
-        started: float,
-    ) -> None:
-        self.folder, self.plan, self.config, self.validation = folder, plan, config, validation
-        self.progress, self.world, self._dataset = progress, world, dataset
-        self.loop = Loop(model, samples, config, device, world, self._keep_bad_step)
+    def __init__(self, context: RunContext, model: Masam, samples: WindowSamples) -> None:
+        self.context, self.config, self.group = context, context.config, context.group
+        self.loop = Loop(model, samples, context.config, context.device, context.group, self._keep_bad_step)
+        self.dataset = hash_cases(samples.cases)
         self.best_dice: float | None = None
         self._worse = 0
         self._pending: list[StepReport] = []
         self._saved_at = time.monotonic()
-        # Of the whole run, earlier processes included.
-        self._began = started
-        self._log_folder = folder if world.is_first else None
-        self._budget = None if config.max_hours is None else Budget(config.max_hours * 3600)
+        # Start of the whole run, if earlier processes had run without interruption.
+        self._started = context.started
+        self._budget = None if self.config.max_hours is None else Budget(self.config.max_hours * 3600)
+
+    @property
+    def base(self) -> str | None:
+        """Hash of the tensors of the SAM file that the model is based on, or None."""
+        base = self.loop.model.card.base
+        return None if base is None else base.tensors_sha256
+
+    @property
+    def _init(self) -> str | None:
+        started = self.loop.model.card.training.get(STARTED_FROM)
+        return None if started is None else started["content_sha256"]
 
     def restore(self) -> None:
-        """Go back to the saved state.
+        """Return to the saved state.
 
         Raises:
-            InputError: There is none, or data or base have changed since.
-            ModelError: It is damaged.
+            InputError: There is no saved state, or the data or the SAM file have changed since it was saved.
+            ModelError: The state is damaged.
         """
-        state = self.folder.load_state(self.loop.model, self.loop.optimizer)
-        if state.dataset != self._dataset:
-            raise InputError(
-                "the training cases, their preparation or the split have changed since the run began",
-                where=self.folder.root,
-                fix="restore them, or start a new run",
-            )
-        if state.init != self._init():
-            raise InputError(
-                "the model that the run started from is another one than when it began",
-                where=self.config.model.init,
-                fix="put the old one in its place, or start a new run",
-            )
-        if state.base not in (None, self._base()):
-            raise InputError(
-                "the SAM file is another one than when the run began",
-                where=self.config.model.sam_checkpoint,
-                fix="put the old one in its place, or start a new run",
-            )
+        folder, model = self.context.folder, self.loop.model
+        unchanged = set(model.state_dict()) - changed_names(model)
+        state = load_checkpoint(folder.root, model, self.loop.optimizer.adamw, RunState.from_record, unchanged)
+        for is_same, what, where in (
+            (state.dataset == self.dataset, "the training cases, their preprocessing or the split have", folder.root),
+            (state.init == self._init, "the model that the run started from has", self.config.model.init),
+            (state.base in (None, self.base), "the SAM file has", self.config.model.sam_checkpoint),
+        ):
+            if not is_same:
+                raise InputError(
+                    f"{what} changed since the run started",
+                    where=where,
+                    fix="restore the original, or start a new run",
+                )
         self.loop.step, self.best_dice, self._pending = state.step, state.best_dice, list(state.pending)
         self._worse = state.worse
-        self._began -= state.seconds
+        self._started -= state.seconds
         if state.total_steps is not None:
             self.loop.end_at(state.total_steps)
         if state.scaler:
-            self.loop.scaler.load_state_dict(dict(state.scaler))
-        if self.world.is_first:
-            self.folder.drop_metrics_after(state.step)
+            self.loop.optimizer.scaler.load_state_dict(state.scaler)
+        if self.group.is_first:
+            folder.drop_metrics_after(state.step)
 
-    def go(self) -> None:
-        """Train to the end, or to a signal.
+    def run(self) -> None:
+        """Train to the end, or until a signal arrives.
 
         Raises:
-            StoppedError: A signal asked to stop; the state is saved.
-            DivergedError: Numbers do not stay finite.
-            ResourceError: Disk, memory or device is not enough, or another process has gone.
+            StoppedError: A signal requested the stop; the state is saved.
+            DivergedError: Loss or gradients stay infinite or NaN.
+            ResourceError: Disk, memory or device is not sufficient, or another process was lost.
         """
-        loop = self.loop
-        with StopFlag() as stop, Logs(self._log_folder, self.config, loop.step, self.progress) as logs:
-            self.progress.start("training", loop.total_steps - loop.step)
+        loop, progress = self.loop, self.context.progress
+        log_folder = self.context.folder if self.group.is_first else None
+        with StopFlag() as stop, Logs(log_folder, loop.step, progress, self.config) as logs:
+            progress.start("training", loop.total_steps - loop.step)
             for report in loop.steps():
                 self._pending.append(report)
-                self.progress.advance(self._note(report))
-                row = self._log_row()
-                validated = self._validation_due(report.step)
-                if validated:
-                    row = {**(row or self._flush()), **self._validate()}
-                    self.progress.start("training", loop.total_steps - loop.step)
+                progress.advance(self._progress_note(report))
+                is_validated = self._is_validation_due()
+                row = self._flush() if is_validated or self._is_log_due() else {}
+                if is_validated:
+                    row |= self._validate()
+                    progress.start("training", loop.total_steps - loop.step)
                 logs.write(row)
-                decision = self._decide(stop.signal_number, validated)
+                decision = self._decide(stop.signal_number, is_validated)
                 if decision.total_steps < loop.total_steps:
                     self._shorten(decision.total_steps)
                 if decision.save or decision.stop_signal is not None:
                     self.save_state()
                 if decision.stop_signal is not None:
-                    raise StoppedError(
-                        decision.stop_signal,
-                        f"stopped after step {report.step} of {loop.total_steps}, the state is in {self.folder.last}",
-                        fix="go on with --resume",
-                    )
+                    raise stop.error(decision.stop_signal, report.step, loop.total_steps, self.context.folder.last)
             logs.write(self._flush() if self._pending else {})
-            # Still inside: a signal that comes while the result is written shall not lose it.
-            if not self.validation or self.best_dice is None:
+            # Inside the block, so that a signal does not interrupt the writing of the result.
+            if not self.context.validation or self.best_dice is None:
                 self._save_model(None)
             self.save_state()
 
     def save_state(self) -> None:
-        """Write all that it takes to go on from here; all processes must call this."""
-        loop = self.loop
-        tensors, moments = trained_weights(loop.model), optimizer_moments(loop.model, loop.optimizer)
+        """Write the state from which the run can resume; all processes must call this."""
+        loop, optimizer = self.loop, self.loop.optimizer
+        weights, moments = trained_weights(loop.model), optimizer_moments(loop.model, optimizer.adamw)
         state = RunState(
-            loop.step,
-            self.best_dice,
-            loop.scaler.state_dict(),
-            self._dataset,
-            self._pending,
-            self._base(),
-            loop.total_steps,
-            time.monotonic() - self._began,
-            self._worse,
-            self._init(),
+            step=loop.step,
+            best_dice=self.best_dice,
+            scaler=optimizer.scaler.state_dict(),
+            dataset=self.dataset,
+            pending=self._pending,
+            base=self.base,
+            total_steps=loop.total_steps,
+            seconds=time.monotonic() - self._started,
+            worse=self._worse,
+            init=self._init,
         )
-        self.world.once(lambda: self.folder.save_state(tensors, moments, state))
+        root = self.context.folder.root
+        self.group.run_on_first_process(lambda: save_checkpoint(root, weights, moments, asdict(state)))
         self._saved_at = time.monotonic()
 
-    def _base(self) -> str | None:
-        base = self.loop.model.card.base
-        return None if base is None else base.tensors_sha256
-
-    def _init(self) -> str | None:
-        started = self.loop.model.card.training.get(STARTED_FROM)
-        return None if started is None else started["content_sha256"]
-
-    def _note(self, report: StepReport) -> str:
+    def _progress_note(self, report: StepReport) -> str:
         pace = self.config.batch_windows / report.seconds
-        return (
-            f"epoch {self.loop.epoch_of(report.step)} loss {report.loss:.3f} Dice {1 - report.dice_loss:.3f} "
-            f"{pace:.3g} windows/s"
-        )
+        epoch = self.loop.epoch_of(report.step)
+        return f"epoch {epoch} loss {report.loss:.3f} Dice {1 - report.dice_loss:.3f} {pace:.3g} windows/s"
 
-    def _log_row(self) -> dict[str, float | int]:
-        every = min(_LOG_STEPS, max(1, self.loop.samples.per_epoch // self.config.batch_windows))
-        step = self.loop.step
-        return self._flush() if step % every == 0 or step == self.loop.total_steps else {}
+    def _is_log_due(self) -> bool:
+        every = min(LOG_STEPS, max(1, self.loop.samples.per_epoch // self.config.batch_windows))
+        return self.loop.step % every == 0 or self.loop.step == self.loop.total_steps
+
+    def _is_validation_due(self) -> bool:
+        if not self.context.validation:
+            return False
+        step, every = self.loop.step, self.config.validate_every
+        starts_interval = self.loop.epoch_of(step) // every > self.loop.epoch_of(step - 1) // every
+        return starts_interval or step == self.loop.total_steps
 
     def _flush(self) -> dict[str, float | int]:
-        """Return the mean of the steps since the last row."""
+        """Return the means over the steps since the last row."""
         reports, self._pending = self._pending, []
-        count = len(reports)
-        seconds = sum(r.seconds for r in reports) / count
         return {
             "step": self.loop.step,
             "epoch": self.loop.epoch_of(self.loop.step),
-            "loss": sum(r.loss for r in reports) / count,
-            "cross_entropy": sum(r.cross_entropy for r in reports) / count,
-            "dice_loss": sum(r.dice_loss for r in reports) / count,
-            "learning_rate": reports[-1].learning_rate,
-            "seconds_per_step": seconds,
-            "windows_per_second": self.config.batch_windows / seconds,
+            **mean_of_steps(reports, "windows", self.config.batch_windows),
         }
 
-    def _decide(self, stop_signal: int | None, validated: bool) -> _Decision:
+    def _decide(self, stop_signal: int | None, is_validated: bool) -> _Decision:
+        """Decide from the clock of the first process and the signals of all."""
         total = self.loop.total_steps
         if self._budget is not None:
-            total = self._budget.fitting(self.loop.step, total, time.monotonic() - self._began)
+            total = self._budget.affordable_steps(self.loop.step, total, time.monotonic() - self._started)
         if self.config.patience is not None and self._worse >= self.config.patience:
             total = self.loop.step
-        save = validated or time.monotonic() - self._saved_at > _SAVE_SECONDS
-        decisions = self.world.gather(_Decision(stop_signal, total, save))
-        signals = [each.stop_signal for each in decisions if each.stop_signal is not None]
+        save = is_validated or time.monotonic() - self._saved_at > SAVE_SECONDS
+        decisions = self.group.gather(_Decision(stop_signal, total, save))
+        signals = [decision.stop_signal for decision in decisions if decision.stop_signal is not None]
         return decisions[0]._replace(stop_signal=signals[0] if signals else None)
 
     def _shorten(self, total_steps: int) -> None:
         if self._worse:
             why = f"{self._worse} validations without a better Dice"
         else:
-            why = f"{self.config.max_hours:g} hours are enough for that"
-        self.progress.say(f"step {self.loop.step}: the run ends after {total_steps} steps ({why})")
+            why = f"no more fit into {self.config.max_hours:g} hours"
+        self.context.progress.say(f"step {self.loop.step}: the run ends after {total_steps} steps ({why})")
         self.loop.end_at(total_steps)
-        self.progress.start("training", total_steps - self.loop.step)
-
-    def _validation_due(self, step: int) -> bool:
-        if not self.validation:
-            return False
-        every = self.config.validate_every
-        crossed = self.loop.epoch_of(step) // every > self.loop.epoch_of(step - 1) // every
-        return crossed or step == self.loop.total_steps
+        self.context.progress.start("training", total_steps - self.loop.step)
 
     def _validate(self) -> dict[str, float]:
-        # A sharded model answers only where all processes ask it the same; a whole one lets them share the cases.
-        together = self.config.sharing == "fsdp" and self.world.size > 1
-        own = self.validation if together else self.validation[self.world.rank :: self.world.size]
+        run, group = self.context, self.group
+        # With FSDP all processes must run the model on the same cases; otherwise they share the cases.
+        is_joint = self.config.sharing == "fsdp" and group.size > 1
         scores = score_cases(
             self.loop.model,
-            self.plan,
-            own,
-            device=str(self.loop.device),
+            run.plan,
+            run.validation if is_joint else run.validation[group.rank :: group.size],
+            device=str(run.device),
             precision=self.config.precision,
-            stride=self.config.validation_stride or self.plan.window,
-            progress=self.progress,
+            stride=self.config.validation_stride or run.plan.window,
+            progress=run.progress,
         )
-        all_scores = scores if together else [case for some in self.world.gather(scores) for case in some]
-        means = mean_scores(self.plan, all_scores)
-        known = [dice for dice in means.values() if not math.isnan(dice)]
-        mean = sum(known) / len(known) if known else 0.0
-        self.progress.say(f"step {self.loop.step}: validation Dice {mean:.4f}")
+        all_scores = scores if is_joint else [case for part in group.gather(scores) for case in part]
+        means = mean_scores(run.plan, all_scores)
+        present = [dice for dice in means.values() if not math.isnan(dice)]
+        mean = sum(present) / len(present) if present else 0.0
+        run.progress.say(f"step {self.loop.step}: validation Dice {mean:.4f}")
         self._worse += 1
         if self.best_dice is None or mean > self.best_dice:
             self.best_dice, self._worse = mean, 0
@@ -277,33 +304,32 @@ class Session:
         return {"validation_dice": mean, **{f"dice.{name}": dice for name, dice in means.items()}}
 
     def _save_model(self, dice: float | None) -> None:
-        model = self.loop.model
-        facts = {**model.card.training, "steps": self.loop.step, "validation_dice": dice, "dataset": self.plan.name}
+        model, plan = self.loop.model, self.context.plan
+        facts = {**model.card.training, "steps": self.loop.step, "validation_dice": dice, "dataset": plan.name}
         if self.config.prompt_rate > 0:
-            # Prediction asks a model with prompts only if it knows them.
+            # Prediction with prompts requires a model that was trained with them.
             facts["prompt_rate"] = self.config.prompt_rate
-        model.card = replace(model.card, plan=self.plan, training=facts)
-        tensors = {name: whole(tensor) for name, tensor in model.state_dict().items()}
-        self.world.once(lambda: write_model(self.folder.model, model, tensors))
+        model.card = replace(model.card, plan=plan, training=facts)
+        tensors = {name: gather_full_tensor(tensor) for name, tensor in model.state_dict().items()}
+        self.group.run_on_first_process(lambda: write_model(self.context.folder.model, model, tensors))
 
     def _keep_bad_step(self, step: int, cases: list[str]) -> None:
-        """Write the windows of a step whose numbers were not finite, so that one can look at them."""
-        file = self.folder.root / "diverged" / f"step{step:06d}.safetensors"
-        self.progress.say(
-            f"warning: step {step} was skipped, its loss or gradients were not finite; windows of "
-            f"{some_of(cases)}, kept in {file}"
+        """Write the windows of a step with non-finite loss or gradients for inspection."""
+        file = self.context.folder.root / "diverged" / f"step{step:06d}.safetensors"
+        self.context.progress.say(
+            f"warning: step {step} was skipped because its loss or gradients were not finite; its windows of "
+            f"{some_of(cases)} are kept in {file}"
         )
-        self.world.once(lambda: _write_windows(self.loop.samples, self.loop.windows_of(step), file))
+        indices = self.loop.windows_of(step)
+        self.group.run_on_first_process(lambda: _write_windows(self.loop.samples, indices, file))
 
 
-def dataset_key(cases: Sequence[PreparedCase]) -> str:
-    """Name the training windows: cached cases are named by their content and settings."""
+def hash_cases(cases: Sequence[PreparedCase]) -> str:
+    """Return a hash of the training windows: the names of cached cases depend on content and preprocessing."""
     return hashlib.sha256(json.dumps([case.folder.name for case in cases]).encode()).hexdigest()
 
 
-def _write_windows(samples: WindowSamples, numbers: range, file: Path) -> None:
-    """Make samples once more, which depend on their number alone, and write them."""
-    made = [samples[number] for number in numbers]
-    images, labels, cases = zip(*made, strict=True)
-    notes = {"cases": json.dumps(cases), "samples": json.dumps(list(numbers))}
+def _write_windows(samples: WindowSamples, indices: range, file: Path) -> None:
+    images, labels, cases = zip(*(samples[index] for index in indices), strict=True)
+    notes = {"cases": json.dumps(cases), "samples": json.dumps(list(indices))}
     write_tensors(file, {"images": torch.stack(images), "labels": torch.stack(labels)}, notes)

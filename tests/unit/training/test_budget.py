@@ -10,7 +10,7 @@ def run(seconds, total, pace, before=0.0):
     while step < totals[-1]:
         step += 1
         spent += pace(step)
-        totals.append(budget.fitting(step, totals[-1], spent))
+        totals.append(budget.affordable_steps(step, totals[-1], spent))
     return step, spent, totals
 
 
@@ -50,4 +50,4 @@ def test_it_ends_in_time_and_never_grows(seconds, total, pace, noise):
 
 
 def test_a_step_is_never_taken_back():
-    assert Budget(10.0).fitting(7, 100, 10.0) == 7
+    assert Budget(10.0).affordable_steps(7, 100, 10.0) == 7

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from masam.prompts.simulation import draw_clicks, no_prompts
-from masam.training.correction import corrected, is_clicked, with_room
+from masam.training.correction import add_corrective_clicks, has_clicks, pad_clicks
 from masam.training.dataset import Prompts
 
 DEPTH, SIDE = 3, 12
@@ -27,7 +27,7 @@ def clicked(*points):
     prompts = no_prompts(DEPTH, SIDE, SIDE)
     for place, (index, x, y, kind) in enumerate(points):
         prompts.points[index, place], prompts.point_labels[index, place] = (x, y), kind
-    return with_room(stacked(prompts), 2)
+    return pad_clicks(stacked(prompts), 2)
 
 
 def made(prompts, index):
@@ -43,12 +43,12 @@ def test_what_was_missed_gets_a_click_on_it_and_what_was_too_much_one_beside():
     start = clicked((0, 2, 3, 1))
     answers = labels.clamp_min(0).long()
     answers[0, 1] = 0
-    first = corrected(start, labels, answers)
+    first = add_corrective_clicks(start, labels, answers)
     assert made(first, 0) == [(2, 3, 1)]
     assert made(first, 1) == [(4, 5, 1)], "the middle of the slice that was missed"
     answers = labels.clamp_min(0).long()
     answers[0, 0, 2:9, 8:12] = 2
-    second = corrected(first, labels, answers)
+    second = add_corrective_clicks(first, labels, answers)
     assert made(second, 0) == [(2, 3, 1), (9, 5, 0)]
     assert made(start, 1) == [], "what was given is not changed"
 
@@ -59,18 +59,19 @@ def test_other_classes_and_what_has_no_label_are_no_errors():
     answers[0, :, 0] = 2  # no label there
     answers[answers == 1] = 0  # another class
     for prompts in (clicked((0, 2, 3, 1)), clicked()):
-        found = corrected(prompts, labels, answers)
+        found = add_corrective_clicks(prompts, labels, answers)
         assert all(torch.equal(a.nan_to_num(-9), b.nan_to_num(-9)) for a, b in zip(found, prompts, strict=True))
 
 
 def test_only_windows_with_clicks_are_corrected():
     boxed = no_prompts(DEPTH, SIDE, SIDE)
     boxed.boxes[:] = (1, 2, 7, 8)
-    assert not is_clicked(stacked(boxed))
-    both = Prompts(*(torch.cat(pair) for pair in zip(clicked((0, 2, 3, 1)), with_room(stacked(boxed), 2), strict=True)))
-    assert is_clicked(both)
+    assert not has_clicks(stacked(boxed))
+    pairs = zip(clicked((0, 2, 3, 1)), pad_clicks(stacked(boxed), 2), strict=True)
+    both = Prompts(*map(torch.cat, pairs))
+    assert has_clicks(both)
     labels = scene().expand(2, -1, -1, -1)
-    found = corrected(both, labels, torch.zeros_like(labels, dtype=torch.int64))
+    found = add_corrective_clicks(both, labels, torch.zeros_like(labels, dtype=torch.int64))
     assert (found.point_labels[0] >= 0).sum() == 2
     assert (found.point_labels[1] == -1).all()
     assert torch.equal(found.boxes.nan_to_num(-9), both.boxes.nan_to_num(-9))
@@ -82,9 +83,9 @@ def test_a_correction_is_on_an_error_and_a_slices_own_come_first(seed):
     labels = generator.integers(-1, 3, (DEPTH, SIDE, SIDE)).astype(np.int16)
     labels[labels < 0] = -100
     channel = int(generator.integers(1, 3))
-    prompts = with_room(stacked(draw_clicks(labels == channel, labels >= 0, generator)), 1)
+    prompts = pad_clicks(stacked(draw_clicks(labels == channel, labels >= 0, generator)), 1)
     answers = torch.from_numpy(generator.integers(0, 3, (1, DEPTH, SIDE, SIDE)))
-    found = corrected(prompts, torch.from_numpy(labels)[None], answers)
+    found = add_corrective_clicks(prompts, torch.from_numpy(labels)[None], answers)
     new = (found.point_labels != prompts.point_labels).nonzero().tolist()
     assert len(new) == 1, "random answers are always wrong somewhere"
     _, index, place = new[0]

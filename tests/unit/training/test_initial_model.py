@@ -239,7 +239,7 @@ def test_another_model_to_start_from_is_refused_on_resume(tmp_path, trained, sam
     with torch.no_grad():
         other.mask_decoder.iou_token.weight += 1
     save(trained, other)
-    message = "trained.safetensors: the model that the run started from is another one than when it began; put the old"
+    message = "trained.safetensors: the model that the run started from has changed since the run started; restore the"
     with pytest.raises(InputError, match=message):
         train(dataset, out, resume=True)
     trained.write_bytes(kept)

@@ -103,7 +103,7 @@ CONFIG = TrainConfig(mlflow="organs", epochs=3)
 
 
 def fail_after(row, folder, told):
-    with Logs(folder, CONFIG, 0, told) as logs:
+    with Logs(folder, 0, told, CONFIG) as logs:
         logs.write(row)
         raise KeyError
 
@@ -117,7 +117,7 @@ def test_figures_and_settings_go_to_mlflow_and_a_resumed_run_goes_on_there(serve
     assert server.runs == {"r1": "FAILED"}
     assert server.metrics == {"epoch": [(2, 1)], "loss": [(2, 0.5)], "dice.grey/white_ 1": [(2, 0.25)]}
     assert (server.params["epochs"], server.params["model.fact_rank"]) == ("3", "32")
-    with Logs(folder, CONFIG, 2, told) as logs:
+    with Logs(folder, 2, told, CONFIG) as logs:
         logs.write({})
         logs.write({"step": 4, "loss": 0.25})
     assert server.runs == {"r1": "FINISHED"}
@@ -129,20 +129,20 @@ def test_figures_and_settings_go_to_mlflow_and_a_resumed_run_goes_on_there(serve
 
 def test_a_server_that_fails_is_said_once_and_left_alone(server, tmp_path):
     folder, told = RunFolder(tmp_path / "spleen"), Told()
-    with Logs(folder, CONFIG, 0, told) as logs:
+    with Logs(folder, 0, told, CONFIG) as logs:
         server.is_down = True
         for step in (1, 2, 3):
             logs.write({"step": step, "loss": 0.5})
     (line,) = told.lines
-    assert line.startswith("warning: MLflow failed, the run goes on without it (")
+    assert line.startswith("warning: MLflow failed, the run continues without it (")
     assert "out of order" in line
     assert [row["step"] for row in read_rows(folder.metrics)] == ["1", "2", "3"]
 
 
 def test_without_it_nothing_is_asked(server, tmp_path):
-    with Logs(RunFolder(tmp_path), TrainConfig(), 0, Silent()) as logs:
+    with Logs(RunFolder(tmp_path), 0, Silent(), TrainConfig()) as logs:
         logs.write({"step": 1, "loss": 0.5})
-    with Logs(None, CONFIG, 0, Silent()) as logs:
+    with Logs(None, 0, Silent(), CONFIG) as logs:
         logs.write({"step": 1, "loss": 0.5})
     assert server.calls == []
     assert (tmp_path / "metrics.csv").exists()
@@ -154,6 +154,6 @@ def test_a_missing_package_is_said_before_the_start(monkeypatch):
 
     monkeypatch.setattr(logs_module.importlib, "import_module", fail)
     require_logs(TrainConfig())
-    message = r"^the setting mlflow needs the package, .*No module named 'mlflow'\); pip install 'masam\[mlflow\]'$"
+    message = r"^the setting mlflow needs the package .*No module named 'mlflow'\); pip install 'masam\[mlflow\]'$"
     with pytest.raises(ResourceError, match=message):
         require_logs(CONFIG)

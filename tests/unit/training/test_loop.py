@@ -136,7 +136,7 @@ def test_loss_that_stays_nan_ends_training_with_sound_weights(samples, monkeypat
         done.extend(report.step for report in loop.steps())
     assert len(done) == 2 + MOST - 1
     assert all(tensor.isfinite().all() for tensor in loop.model.state_dict().values())
-    assert all(v.isfinite().all() for moments in loop.optimizer.state.values() for v in moments.values())
+    assert all(v.isfinite().all() for moments in loop.optimizer.adamw.state.values() for v in moments.values())
 
 
 def test_a_few_bad_steps_are_skipped(samples, monkeypatch):
@@ -174,7 +174,7 @@ def test_lack_of_memory_says_what_to_lower(samples, monkeypatch, error):
     def fail(self, *arguments):
         raise error
 
-    monkeypatch.setattr(Loop, "_sums", fail)
+    monkeypatch.setattr(Loop, "_loss_sums", fail)
     message = "^training: memory ran out with 1 windows at once; lower micro_batch_windows, the image size or the model"
     with pytest.raises(ResourceError, match=message):
         list(make(samples).steps())
@@ -184,7 +184,7 @@ def test_our_own_bugs_stay_visible(samples, monkeypatch):
     def fail(self, *arguments):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(Loop, "_sums", fail)
+    monkeypatch.setattr(Loop, "_loss_sums", fail)
     with pytest.raises(RuntimeError, match=r"^shapes do not match$"):
         list(make(samples).steps())
 
@@ -203,7 +203,7 @@ class Failing(WindowSamples):
     ("error", "message"),
     [
         (MemoryError(), r"^training: memory ran out with 1 windows at once; lower micro_batch_windows, the image size"),
-        (RuntimeError("[enforce fail] can't allocate memory: 12 bytes"), r"^training: memory ran out; lower micro_"),
+        (RuntimeError("[enforce fail] can't allocate memory: 12 bytes"), r"^training: memory ran out with 1 windows"),
         (InputError("a slice is missing"), r"^a slice is missing$"),
         (OSError("the network is gone"), r"^the network is gone$"),
     ],
@@ -339,7 +339,7 @@ def test_a_corrected_run_goes_on_bit_for_bit(tmp_path, pooling):
     next(steps)
     half = make(samples, random_model(), **settings)
     half.model.load_state_dict(state(whole.model))
-    half.optimizer.load_state_dict(deepcopy(whole.optimizer.state_dict()))
+    half.optimizer.adamw.load_state_dict(deepcopy(whole.optimizer.adamw.state_dict()))
     half.step = whole.step
     expected, found = ([report.loss for report in some] for some in (steps, half.steps()))
     assert expected == found

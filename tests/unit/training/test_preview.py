@@ -7,8 +7,8 @@ from masam.augment import AugmentSettings
 from masam.cases.folder import load_case, read_dataset
 from masam.preprocess.intensity import Window
 from masam.progress import Silent
+from masam.training.planning import plan_dataset
 from masam.training.preview import preview_samples
-from masam.training.run import plan_dataset
 
 PAPER = AugmentSettings(preset="paper")
 
@@ -32,7 +32,7 @@ def test_rows_are_the_first_cases_prepared_and_varied(dataset, plan):
     assert [row.title.split("\n")[0] for row in rows] == ["case0", "case1", "case2", "case0"]
     for row in rows:
         prepared, *varied = row.samples
-        assert prepared.words == "as prepared"
+        assert prepared.caption == "as prepared"
         assert len(varied) == 4
         for sample in row.samples:
             assert sample.image.shape == sample.labels.shape == (plan.image_size, plan.image_size)
@@ -53,7 +53,7 @@ def test_the_first_panel_is_the_real_preparation(dataset, plan):
 
 def test_the_seed_decides_all(dataset, plan):
     one, same, other = rows_of(dataset, plan), rows_of(dataset, plan), rows_of(dataset, plan, seed=6)
-    words = [[sample.words for row in rows for sample in row.samples] for rows in (one, same, other)]
+    words = [[sample.caption for row in rows for sample in row.samples] for rows in (one, same, other)]
     assert words[0] == words[1] != words[2]
     for left, right in zip(one, same, strict=True):
         assert all(np.array_equal(a.image, b.image) for a, b in zip(left.samples, right.samples, strict=True))
@@ -90,6 +90,6 @@ def test_windows_are_stretched_as_in_training(dataset, plan):
     stretched = plan.model_copy(update={"window_minmax": True})
     settings = AugmentSettings(preset="none")
     plain, wide = (rows_of(dataset, p, settings, rows=1)[0].samples for p in (plan, stretched))
-    assert plain[1].words == "unchanged"
+    assert plain[1].caption == "unchanged"
     assert plain[0].image.min() > 0.4
     assert wide[0].image.min() < 0.3

@@ -24,8 +24,10 @@ from masam.runs.metrics import read_rows
 from masam.training import loop as loop_module
 from masam.training import run as run_module
 from masam.training.loss import LossSums, loss_sums
-from masam.training.run import plan_dataset, train, train_folds
+from masam.training.planning import plan_dataset
+from masam.training.run import train, train_folds
 from masam.training.session import Session
+from masam.training.setup import split_cases
 from masam.weights.model_file import load
 
 
@@ -53,11 +55,11 @@ def test_a_published_split_goes_before_one_of_our_own(dataset, tmp_path):
     shutil.copytree(dataset, copy)
     splits = [{"train": ["case0"], "val": ["case2"]}]
     (copy / "splits_final.json").write_text(json.dumps(splits))
-    training, validation, used = run_module.split_cases(read_dataset(copy), config())
+    training, validation, used = split_cases(read_dataset(copy), config())
     assert ([one.id for one in training], [one.id for one in validation], used) == (["case0"], ["case2"], splits)
     with pytest.raises(ConfigError, match=r"^fold, of the split in .*splits_final.json: expected 0 to 0, got 1$"):
-        run_module.split_cases(read_dataset(copy), config(fold=1))
-    everything, nothing, none = run_module.split_cases(read_dataset(copy), config(validate_every=0))
+        split_cases(read_dataset(copy), config(fold=1))
+    everything, nothing, none = split_cases(read_dataset(copy), config(validate_every=0))
     assert ([one.id for one in everything], nothing, none) == (["case0", "case1", "case2"], [], [])
 
 
@@ -71,6 +73,7 @@ def test_files_of_a_run_folder(whole):
         "last",
         "model.safetensors",
         "splits.json",
+        "manifest.json",
     }
     assert whole.folder.read_settings() == (PLAN, config())
     assert any((whole.folder.root / "tensorboard").iterdir())
@@ -107,7 +110,7 @@ def test_the_model_of_a_run_predicts(whole, dataset):
 )
 def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(whole, dataset, tmp_path, step, number, code, workers):
     out = tmp_path / "run"
-    message = rf"^stopped after step {step} of 6, the state is in {out / 'last'}; go on with --resume$"
+    message = rf"^stopped after step {step} of 6, the state is in {out / 'last'}; continue with --resume$"
     with pytest.raises(StoppedError, match=message) as caught:
         train(dataset, out, config(workers=workers), plan=PLAN, progress=StopAt(step, number))
     assert caught.value.exit_code == code
@@ -185,7 +188,7 @@ def test_changed_data_are_refused_on_resume(tmp_path):
     changed = write_dataset(tmp_path / "other", cases=4)
     (changed / "imagesTr" / "case3_0000.nii.gz").rename(dataset / "imagesTr" / "case0_0000.nii.gz")
     message = (
-        "run: the training cases, their preparation or the split have changed since the run began; restore them, or"
+        "run: the training cases, their preprocessing or the split have changed since the run started; restore the"
     )
     with pytest.raises(InputError, match=message):
         train(dataset, out, resume=True)
@@ -199,7 +202,7 @@ def test_another_sam_file_is_refused_on_resume(dataset, tmp_path):
         train(dataset, out, settings, plan=PLAN, progress=StopAt(2))
     whole = sam.read_bytes()
     torch.save(randomise(Sam(TINY, 64), seed=2).state_dict(), sam)
-    message = r"sam.pth: the SAM file is another one than when the run began; put the old one in its place, or start a"
+    message = r"sam.pth: the SAM file has changed since the run started; restore the original, or start a new run$"
     with pytest.raises(InputError, match=message):
         train(dataset, out, resume=True)
     sam.write_bytes(whole)
@@ -248,7 +251,7 @@ def test_a_run_is_shortened_to_its_hours_and_stays_so(dataset, tmp_path, monkeyp
         def __init__(self, seconds):
             assert seconds == 1800
 
-        def fitting(self, step, total, spent):
+        def affordable_steps(self, step, total, spent):
             assert spent > 0
             return min(total, 10) if step >= 4 else total
 
@@ -257,7 +260,7 @@ def test_a_run_is_shortened_to_its_hours_and_stays_so(dataset, tmp_path, monkeyp
     settings = config(epochs=6, max_hours=0.5, validate_every=3, power=1.0)
     with pytest.raises(StoppedError, match="stopped after step 5 of 10"):
         train(dataset, tmp_path / "run", settings, plan=PLAN, progress=StopAt(5))
-    monkeypatch.setattr(Halve, "fitting", lambda self, step, total, spent: total)
+    monkeypatch.setattr(Halve, "affordable_steps", lambda self, step, total, spent: total)
     result = train(dataset, tmp_path / "run", resume=True, progress=told)
     assert result.steps == 10
     found = rows(result.folder)
@@ -294,7 +297,7 @@ def test_all_folds_train_one_after_the_other_and_go_on(dataset, tmp_path):
 
 def test_folds_need_validation(dataset, tmp_path):
     with pytest.raises(
-        ConfigError, match=r"^validate_every: folds are held out for validation, of which there is none"
+        ConfigError, match=r"^validate_every: expected 1 or more, since each fold is held out for validation, got 0;"
     ):
         train_folds(dataset, tmp_path / "runs", config(validate_every=0), plan=PLAN)
 
@@ -365,7 +368,7 @@ def test_the_windows_of_a_bad_step_are_named_and_kept(dataset, tmp_path, monkeyp
     assert (windows["images"].shape, windows["labels"].shape) == ((4, 3, 1, 32, 32), (4, 3, 32, 32))
     cases = json.loads(notes["cases"])
     assert all(case in said[0] for case in cases)
-    assert f"kept in {kept[0]}" in said[0]
+    assert said[0].endswith(f" are kept in {kept[0]}")
     first = result.folder.read_settings()[1]
     assert first.max_bad_steps == 20
 

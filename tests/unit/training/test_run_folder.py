@@ -1,6 +1,6 @@
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -10,9 +10,17 @@ from masam.errors import ConfigError, InputError, ModelError
 from masam.preprocess.intensity import Window
 from masam.preprocess.plan import Plan
 from masam.runs.metrics import read_rows
+from masam.training.checkpoint import (
+    changed_names,
+    load_checkpoint,
+    optimizer_moments,
+    save_checkpoint,
+    trained_weights,
+)
 from masam.training.config import TrainConfig
 from masam.training.loop import StepReport
-from masam.training.run_folder import RunFolder, RunState, optimizer_moments, trained_weights
+from masam.training.run_folder import RunFolder
+from masam.training.session import RunState
 
 PLAN = Plan(
     name="tiny", modality="CT", slice_axis="axial", intensity=Window(low=-100, high=200), window=3, image_size=32,
@@ -24,7 +32,12 @@ STATE = RunState(
 
 
 def save(folder, model, optimizer, state):
-    folder.save_state(trained_weights(model), optimizer_moments(model, optimizer), state)
+    save_checkpoint(folder.root, trained_weights(model), optimizer_moments(model, optimizer), asdict(state))
+
+
+def restore(folder, model, optimizer):
+    unchanged = set(model.state_dict()) - changed_names(model)
+    return load_checkpoint(folder.root, model, optimizer, RunState.from_record, unchanged)
 
 
 def trained(seed, steps=2, everything=False):
@@ -60,7 +73,7 @@ def test_the_state_comes_back_bit_for_bit(tmp_path, everything):
     ]
     target, target_optimizer = trained(2, steps=0, everything=everything)
     frozen = {n: t.clone() for n, t in target.state_dict().items() if n not in target.trained_names()}
-    assert folder.load_state(target, target_optimizer) == STATE
+    assert restore(folder, target, target_optimizer) == STATE
     for name, tensor in target.state_dict().items():
         expected = frozen[name] if name in frozen and not everything else model.state_dict()[name]
         assert torch.equal(tensor, expected), name
@@ -72,7 +85,7 @@ def test_training_goes_on_as_if_nothing_had_been(tmp_path):
     model, optimizer = trained(1)
     save(folder, model, optimizer, STATE)
     other, other_optimizer = trained(1, steps=0)
-    folder.load_state(other, other_optimizer)
+    restore(folder, other, other_optimizer)
     for net, opt in ((model, optimizer), (other, other_optimizer)):
         opt.zero_grad()
         net.eval()(random_windows(seed=9)).logits.square().mean().backward()
@@ -87,10 +100,10 @@ def test_a_run_killed_between_two_renames_has_its_state(tmp_path, name):
     model, optimizer = trained(1)
     save(folder, model, optimizer, STATE)
     folder.last.rename(tmp_path / name)
-    assert folder.load_state(*trained(2, steps=0)) == STATE
+    assert restore(folder, *trained(2, steps=0)) == STATE
     save(folder, model, optimizer, replace(STATE, step=5))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last"]
-    assert folder.load_state(*trained(2, steps=0)).step == 5
+    assert restore(folder, *trained(2, steps=0)).step == 5
 
 
 def test_a_half_written_state_does_not_count(tmp_path):
@@ -98,10 +111,10 @@ def test_a_half_written_state_does_not_count(tmp_path):
     save(folder, *trained(1), STATE)
     shutil.copytree(folder.last, tmp_path / "last.new")
     (tmp_path / "last.new" / "state.json").unlink()
-    assert folder.load_state(*trained(2, steps=0)) == STATE
+    assert restore(folder, *trained(2, steps=0)) == STATE
     shutil.rmtree(folder.last)
-    with pytest.raises(InputError, match=r"last: there is no state to go on from; start the run anew$"):
-        folder.load_state(*trained(2, steps=0))
+    with pytest.raises(InputError, match=r"last: found no saved state to resume from; start a new run$"):
+        restore(folder, *trained(2, steps=0))
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors"])
@@ -114,10 +127,10 @@ def test_a_damaged_state_is_refused(tmp_path, name):
     damaged[len(whole) // 2] ^= 4
     path.write_bytes(damaged)
     with pytest.raises(ModelError, match=f"{name}: .*the file is damaged"):
-        folder.load_state(*trained(2, steps=0))
+        restore(folder, *trained(2, steps=0))
     path.write_bytes(whole[:-5])
     with pytest.raises(ModelError, match=f"{name}: expected a safetensors file, it cannot be read"):
-        folder.load_state(*trained(2, steps=0))
+        restore(folder, *trained(2, steps=0))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +147,7 @@ def test_a_damaged_state_file_is_refused(tmp_path, text, message):
     save(folder, *trained(1), STATE)
     (folder.last / "state.json").write_text(text)
     with pytest.raises(ModelError, match=message):
-        folder.load_state(*trained(2, steps=0))
+        restore(folder, *trained(2, steps=0))
 
 
 def test_the_state_of_another_model_is_refused(tmp_path):
@@ -146,7 +159,7 @@ def test_the_state_of_another_model_is_refused(tmp_path):
         r"last: 4 tensors do not .*, so made for another model: image_encoder.fact.sigma_q has \(2, 3, 3\), expected"
     )
     with pytest.raises(ModelError, match=message):
-        folder.load_state(other, optimizer)
+        restore(folder, other, optimizer)
 
 
 def test_optimizer_moments_of_another_model_are_refused(tmp_path):
@@ -161,7 +174,7 @@ def test_optimizer_moments_of_another_model_are_refused(tmp_path):
     save(other, model, optimizer, STATE)
     shutil.copy(other.last / "optimizer.safetensors", folder.last)
     with pytest.raises(ModelError, match=r"last: the optimizer's exp_avg.*adapter.* does not belong to this model$"):
-        folder.load_state(*trained(2, steps=0))
+        restore(folder, *trained(2, steps=0))
 
 
 def test_settings_are_kept(tmp_path):

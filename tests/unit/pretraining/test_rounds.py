@@ -8,10 +8,10 @@ import torch
 from tiny import SAM, randomise
 
 from masam.model.sam import Sam, SamOutput
-from masam.pretrain.clicks import Click
-from masam.pretrain.config import PretrainConfig
-from masam.pretrain.loss import answers, mask_losses, overlap, shares
-from masam.pretrain.rounds import Prompts, chosen_answer, first_prompts, round_loss, rounds_of
+from masam.pretraining.clicks import Click
+from masam.pretraining.config import PretrainConfig
+from masam.pretraining.loss import answers, mask_losses, overlap, shares
+from masam.pretraining.rounds import Prompts, chosen_answer, first_prompts, prompt_rounds, round_loss
 from masam.reproducibility import prompt_generator
 
 CONFIG = PretrainConfig(image_size=64)
@@ -90,7 +90,7 @@ def test_rounds_say_more_each_time_and_reach_the_pictures(sam, masks, by_box, mo
     monkeypatch.setattr(sam, "decode_all", watched)
     embeddings = torch.randn(2, 32, 4, 4, requires_grad=True)
     of = torch.tensor([0, 0, 1])
-    rounds = rounds_of(sam, embeddings, of, masks, CONFIG, prompt_generator(1, 0), count=3, by_box=by_box)
+    rounds = prompt_rounds(sam, embeddings, of, masks, CONFIG, prompt_generator(1, 0), count=3, by_box=by_box)
     gradients = []
     for loss in rounds:
         loss.backward()

@@ -5,7 +5,7 @@ import torch
 from tiny import SAM, randomise
 
 from masam.model.sam import Sam
-from masam.pretrain.half_size import HalfSize
+from masam.pretraining.half_size import HalfSize
 from masam.weights.state_dict import load_sam_state
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from masam.pretrain.patches import PatchQuestions, borders_of, regions_of, unexplained
+from masam.pretraining.patches import PatchHead, borders_of, regions_of, unexplained
 
 
 @pytest.fixture
@@ -44,22 +44,22 @@ def test_regions_are_the_surroundings_that_belong_to_the_centre(visible):
 
 def test_the_loss_is_the_mean_cross_entropy_of_both_and_ignores_what_lies_outside(visible):
     torch.manual_seed(0)
-    questions, embeddings = PatchQuestions(8, pixel_weight=0.0), torch.randn(1, 8, 2, 3)
-    said = questions.read(embeddings.permute(0, 2, 3, 1))
+    head, embeddings = PatchHead(8, pixel_weight=0.0), torch.randn(1, 8, 2, 3)
+    said = head.read(embeddings.permute(0, 2, 3, 1))
     wanted, is_inside = regions_of(visible)
     each = F.binary_cross_entropy_with_logits(said[..., 64:], wanted, reduction="none")
     expected = F.binary_cross_entropy_with_logits(said[..., :64], borders_of(visible))
     expected = expected + (each * is_inside).sum() / is_inside.sum()
-    torch.testing.assert_close(questions(embeddings, visible, torch.rand(1, 3, 32, 48)), expected)
+    torch.testing.assert_close(head(embeddings, visible, torch.rand(1, 3, 32, 48)), expected)
 
 
 def test_a_linear_layer_learns_what_the_embeddings_hold(visible):
     torch.manual_seed(0)
-    questions, embeddings = PatchQuestions(8, pixel_weight=0.0), torch.randn(1, 8, 2, 3)
-    optimizer = torch.optim.Adam(questions.parameters(), lr=0.1)
+    head, embeddings = PatchHead(8, pixel_weight=0.0), torch.randn(1, 8, 2, 3)
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.1)
     losses = []
     for _ in range(150):
-        loss = questions(embeddings, visible, torch.rand(1, 3, 32, 48))
+        loss = head(embeddings, visible, torch.rand(1, 3, 32, 48))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -69,7 +69,7 @@ def test_a_linear_layer_learns_what_the_embeddings_hold(visible):
 
 def test_the_pixels_cost_the_shares_that_are_not_known_of_means_and_within_patches(visible):
     torch.manual_seed(0)
-    without, asked = PatchQuestions(8, pixel_weight=0.0), PatchQuestions(8, pixel_weight=2.0)
+    without, asked = PatchHead(8, pixel_weight=0.0), PatchHead(8, pixel_weight=2.0)
     with torch.no_grad():
         asked.read.weight[: 64 + 144], asked.read.bias[: 64 + 144] = without.read.weight, without.read.bias
         asked.read.weight[64 + 144 :], asked.read.bias[64 + 144 :] = 0, 0.25
@@ -98,16 +98,14 @@ def test_knowing_nothing_costs_one_share_each_and_weak_contrast_counts_like_stro
 
 def test_pixels_are_told_in_their_places(visible):
     torch.manual_seed(0)
-    questions, images = PatchQuestions(6, pixel_weight=1.0), torch.rand(1, 3, 32, 48)
+    head, images = PatchHead(6, pixel_weight=1.0), torch.rand(1, 3, 32, 48)
     embeddings = torch.eye(6).reshape(1, 6, 2, 3)  # each patch by itself
     with torch.no_grad():
-        questions.read.bias.zero_()
+        head.read.bias.zero_()
         for patch in range(6):
             row, column = 16 * (patch // 3), 16 * (patch % 3)
-            questions.read.weight[64 + 144 :, patch] = (
-                images[0].mean(dim=0)[row : row + 16, column : column + 16].flatten()
-            )
-        without = PatchQuestions(6, pixel_weight=0.0)
-        without.read.weight.copy_(questions.read.weight[: 64 + 144])
+            head.read.weight[64 + 144 :, patch] = images[0].mean(dim=0)[row : row + 16, column : column + 16].flatten()
+        without = PatchHead(6, pixel_weight=0.0)
+        without.read.weight.copy_(head.read.weight[: 64 + 144])
         without.read.bias.zero_()
-    torch.testing.assert_close(questions(embeddings, visible, images), without(embeddings, visible, images))
+    torch.testing.assert_close(head(embeddings, visible, images), without(embeddings, visible, images))

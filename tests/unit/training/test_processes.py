@@ -18,7 +18,7 @@ from masam.errors import ConfigError, InputError
 from masam.model.sizes import SIZES
 from masam.runs.metrics import read_rows
 from masam.training.config import TrainConfig
-from masam.training.parallel import Place, World, find_place, first_node, joined
+from masam.training.processes import ProcessGroup, ProcessRank, connect_processes, find_process_rank, first_node
 from masam.training.run import train
 
 # Three cases of six windows, two of them for training: six steps of four windows, of two or four micro-batches.
@@ -198,8 +198,8 @@ def test_a_process_that_dies_ends_the_run_with_a_line(dataset, tmp_path):
     began = time.monotonic()
     (code, said, _), _ = finish(children, timeout=60)
     assert code == 5
-    assert said.splitlines()[-1].startswith("error[RESOURCE]: training: another process of the run has gone (")
-    assert said.splitlines()[-1].endswith("); look at what it said, then go on with --resume")
+    assert said.splitlines()[-1].startswith("error[RESOURCE]: training: another process of the run was lost (")
+    assert said.splitlines()[-1].endswith("); read its error message, then continue with --resume")
     assert time.monotonic() - began < 60
     assert json.loads((tmp_path / "run/last/state.json").read_text())["step"] == 0
 
@@ -215,28 +215,28 @@ def test_slurm_starts_a_run_too(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("environment", "place"),
     [
-        ({}, Place()),
-        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Place(3, 8, 1)),
-        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "0"}, Place(2, 4, 0)),
+        ({}, ProcessRank()),
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, ProcessRank(3, 8, 1)),
+        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "0"}, ProcessRank(2, 4, 0)),
         # In a batch script, outside of srun, there is no step.
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, Place()),
-        ({"RANK": "0", "WORLD_SIZE": "2", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4"}, Place(0, 2, 0)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, ProcessRank()),
+        ({"RANK": "0", "WORLD_SIZE": "2", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4"}, ProcessRank(0, 2, 0)),
     ],
 )
 def test_the_environment_says_which_process_this_is(environment, place):
-    assert find_place(environment) == place
+    assert find_process_rank(environment) == place
 
 
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"RANK": "one", "WORLD_SIZE": "2"}, "^environment: expected a whole number, got RANK='one'$"),
+        ({"RANK": "one", "WORLD_SIZE": "2"}, "^environment: expected an integer, got RANK='one'$"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "^environment: expected RANK below WORLD_SIZE, got 2 of 2$"),
     ],
 )
 def test_an_environment_that_makes_no_sense_is_refused(environment, message):
     with pytest.raises(ConfigError, match=message):
-        find_place(environment)
+        find_process_rank(environment)
 
 
 @pytest.mark.parametrize(
@@ -250,16 +250,17 @@ def test_the_first_of_slurm_s_nodes(nodes, first):
 def test_processes_must_know_where_to_meet():
     with (
         pytest.raises(
-            ConfigError, match="MASTER_ADDR and MASTER_PORT, which say where they meet; start them with torchrun"
+            ConfigError, match="needs MASTER_ADDR and MASTER_PORT, the address of its first process; start them with"
         ),
-        joined(Place(0, 2), torch.device("cpu"), {"SLURM_JOB_ID": "12"}),
+        connect_processes(ProcessRank(0, 2), torch.device("cpu"), {"SLURM_JOB_ID": "12"}),
     ):
         pass
 
 
-def test_one_process_alone_is_a_world_of_its_own():
-    world = World(Place())
-    assert (world.gather(3), world.once(lambda: 4), world.agree(lambda: 5)) == ([3], 4, 5)
-    assert torch.equal(world.sum(torch.ones(2)), torch.ones(2))
+def test_a_single_process_is_a_group():
+    group = ProcessGroup(ProcessRank())
+    results = (group.gather(3), group.run_on_first_process(lambda: 4), group.run_on_all_processes(lambda: 5))
+    assert results == ([3], 4, 5)
+    assert torch.equal(group.all_reduce(torch.ones(2)), torch.ones(2))
     with pytest.raises(InputError, match="nothing"):
-        world.agree(lambda: (_ for _ in ()).throw(InputError("nothing")))
+        group.run_on_all_processes(lambda: (_ for _ in ()).throw(InputError("nothing")))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from masam.pretrain.config import PretrainConfig
+from masam.pretraining.config import PretrainConfig
 
 _GAMMA = 2.0
 _DICE_SMOOTH = 1.0

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from masam.pretrain.config import PretrainConfig
-from masam.pretrain.loss import answers, mask_losses, overlap, shares
+from masam.pretraining.config import PretrainConfig
+from masam.pretraining.loss import answers, mask_losses, overlap, shares
 
 CONFIG = PretrainConfig()
 

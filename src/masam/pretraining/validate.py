@@ -6,11 +6,11 @@ import torch
 
 from masam.device import autocast
 from masam.model.sam import Sam
-from masam.pretrain.clicks import click_in, tight_box
-from masam.pretrain.config import PretrainConfig
-from masam.pretrain.loss import answers, overlap
-from masam.pretrain.objects import held_out_objects
-from masam.pretrain.rounds import Prompts, chosen_answer, corrections
+from masam.pretraining.clicks import click_in, tight_box
+from masam.pretraining.config import PretrainConfig
+from masam.pretraining.loss import answers, overlap
+from masam.pretraining.objects import held_out_objects
+from masam.pretraining.rounds import Prompts, chosen_answer, corrections
 
 CLICKS = 3
 """Clicks that the last figure is after."""

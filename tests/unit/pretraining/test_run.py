@@ -15,14 +15,14 @@ from masam.errors import ConfigError, DivergedError, InputError, ModelError, Sto
 from masam.export.identify import identify
 from masam.model.sam import Sam
 from masam.model.sizes import SIZES
-from masam.pretrain import loop as loop_module
-from masam.pretrain import objects as objects_module
-from masam.pretrain import run as run_module
-from masam.pretrain.config import PretrainConfig
-from masam.pretrain.loop import PretrainLoop, normalised
-from masam.pretrain.objects import held_out_objects, training_objects
-from masam.pretrain.run import pretrain
-from masam.pretrain.validate import score_prompts
+from masam.pretraining import loop as loop_module
+from masam.pretraining import objects as objects_module
+from masam.pretraining import run as run_module
+from masam.pretraining.config import PretrainConfig
+from masam.pretraining.loop import PretrainLoop, normalised
+from masam.pretraining.objects import held_out_objects, training_objects
+from masam.pretraining.run import pretrain
+from masam.pretraining.validate import score_prompts
 from masam.runs.metrics import read_columns
 from masam.weights.tensors import read_tensors
 
@@ -91,7 +91,7 @@ def test_large_objects_are_asked_for_more_often():
 def test_a_run_leaves_a_sam_that_every_path_reads(whole, tmp_path):
     folder = whole.folder.root
     assert sorted(path.name for path in folder.iterdir()) == [
-        "config.yaml", "last", "metrics.csv", "model.safetensors", "tensorboard"
+        "config.yaml", "last", "manifest.json", "metrics.csv", "model.safetensors", "tensorboard"
     ]  # fmt: skip
     assert set(weights_of(folder)) == set(Sam(TINY, 64).state_dict())
     described = identify(folder / "model.safetensors")
@@ -127,7 +127,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path, monkeypatch, stop_af
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(PretrainLoop, "steps", stopping)
-        with pytest.raises(StoppedError, match=rf"^stopped after step {stop_after} of 6, .*; go on with --resume$"):
+        with pytest.raises(StoppedError, match=rf"^stopped after step {stop_after} of 6, .*; continue with --resume$"):
             pretrain(out, CONFIG)
     result = pretrain(out, resume=True)
     assert result.scores == whole.scores
@@ -170,7 +170,7 @@ def test_numbers_that_stay_bad_end_the_run_and_change_nothing(monkeypatch):
     sam = Sam(TINY, 64)
     before = {name: tensor.clone() for name, tensor in sam.state_dict().items()}
     loop = PretrainLoop(sam, CONFIG.changed({"max_bad_steps": 2}, where="test"), torch.device("cpu"))
-    monkeypatch.setattr(loop_module, "rounds_of", lambda _, seen, *__, **___: [seen.sum() * float("nan")])
+    monkeypatch.setattr(loop_module, "prompt_rounds", lambda _, seen, *__, **___: [seen.sum() * float("nan")])
     with pytest.raises(DivergedError, match=r"not finite for 2 steps in a row, the last at step 1; lower learning_rat"):
         list(loop.steps())
     assert_same(sam.state_dict(), before)
@@ -192,7 +192,7 @@ def test_taken_empty_and_damaged_folders_are_refused(whole, tmp_path):
 
 def test_a_size_that_its_file_would_not_tell_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(SIZES, "vit_t", replace(TINY, attention_window=4))
-    with pytest.raises(ConfigError, match=r"^image_size: at 64 pixels the windows of vit_t are the whole.*64"):
+    with pytest.raises(ConfigError, match=r"^image_size: at 64 pixels an attention window of vit_t covers .*64"):
         pretrain(tmp_path / "run", CONFIG.changed({"image_size": 64}, where="test"))
     assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match="image_size: expected a multiple of 32 from 64"):
@@ -203,6 +203,6 @@ def test_the_first_values_depend_on_the_seed_alone():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    first = run_module._fresh_sam(CONFIG)
+    first = run_module._initial_sam(CONFIG)
     assert torch.equal(torch.rand(1), expected)
-    assert_same(first.state_dict(), run_module._fresh_sam(CONFIG).state_dict())
+    assert_same(first.state_dict(), run_module._initial_sam(CONFIG).state_dict())

@@ -29,7 +29,7 @@ _FLAT_SHARE = 0.1
 """Share of the mean variance within patches that is added to each patch's own: it bounds what flat patches weigh."""
 
 
-class PatchQuestions(nn.Module):
+class PatchHead(nn.Module):
     """The layer that reads a patch's embedding, and its loss.
 
     Args:

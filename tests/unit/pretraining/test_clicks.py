@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from masam.pretrain.clicks import click_in, correcting_click, loose_box, tight_box
+from masam.pretraining.clicks import click_in, correcting_click, loose_box, tight_box
 
 MASKS = arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9)))
 SOME = MASKS.filter(np.any)

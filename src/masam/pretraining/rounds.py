@@ -17,9 +17,9 @@ from torch import Tensor
 from masam.axes import Boxes, MaskPrompts, PointLabels, Points
 from masam.device import autocast
 from masam.model.sam import Sam, SamOutput
-from masam.pretrain.clicks import Click, click_in, correcting_click, loose_box
-from masam.pretrain.config import PretrainConfig
-from masam.pretrain.loss import answers, mask_losses, overlap, shares
+from masam.pretraining.clicks import Click, click_in, correcting_click, loose_box
+from masam.pretraining.config import PretrainConfig
+from masam.pretraining.loss import answers, mask_losses, overlap, shares
 
 _SINGLE, _MULTI = slice(0, 1), slice(1, None)
 
@@ -131,7 +131,7 @@ def round_loss(
     return torch.stack(parts).mean()
 
 
-def rounds_of(
+def prompt_rounds(
     sam: Sam,
     embeddings: Float[Tensor, "B D h w"],
     picture_of: Int[Tensor, " N"],

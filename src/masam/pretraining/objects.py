@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masam.pretrain.config import PretrainConfig
+from masam.pretraining.config import PretrainConfig
 from masam.reproducibility import is_half_size, picture_generator
 from masam.synthetic.pictures.picture import make_picture
 

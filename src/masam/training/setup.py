@@ -1,0 +1,148 @@
+"""Preparation of a training run: plan, split and cached cases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from masam.cases.folder import Case, CaseFolder, Split, make_splits, read_dataset, read_splits, write_splits
+from masam.errors import ConfigError, InputError
+from masam.preprocess.cache import PreparedCase, prepare_cases
+from masam.preprocess.plan import Plan
+from masam.progress import Progress
+from masam.training.cases import are_videos, labelled_loader, preparation_of
+from masam.training.config import TrainConfig
+from masam.training.initial_model import plan_to_continue
+from masam.training.planning import plan_dataset
+from masam.training.processes import ProcessGroup
+from masam.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class RunSetup:
+    """Plan and split of a run.
+
+    Attributes:
+        plan: Preprocessing plan.
+        case_ids: All training cases of the data set.
+        training: Cases to train on.
+        validation: Cases to validate on.
+        splits: All folds.
+    """
+
+    plan: Plan
+    case_ids: list[str]
+    training: list[Case]
+    validation: list[Case]
+    splits: list[Split]
+
+    def create_folder(self, folder: RunFolder, config: TrainConfig) -> None:
+        """Write the settings and the split of a new run.
+
+        Raises:
+            InputError: The folder contains a run.
+            ResourceError: The folder cannot be written.
+        """
+        folder.create(self.plan, config)
+        if self.splits:
+            write_splits(folder.root / "splits.json", self.splits, self.case_ids)
+
+
+def set_up(root: Path, config: TrainConfig, plan: Plan | None, progress: Progress) -> RunSetup:
+    """Read a data set and determine plan and split of a run.
+
+    Args:
+        root: Data set folder.
+        config: Configuration.
+        plan: Preprocessing plan; None derives it.
+        progress: Progress listener.
+
+    Raises:
+        InputError: The data set or a case is refused.
+        ConfigError: The plan is for another data set, or the fold does not exist.
+    """
+    dataset = read_dataset(root)
+    if plan is None:
+        plan = derive_plan(dataset, config, progress)
+    elif plan.labels != dataset.labels.to_mapping():
+        raise ConfigError(
+            f"the plan has the classes {plan.labels}, dataset.json has {dataset.labels.to_mapping()}",
+            where=root,
+            fix="give the plan of this data set",
+        )
+    if (plan.modality == "video") != are_videos(dataset.training):
+        kinds = ("videos", "volumes") if plan.modality == "video" else ("volumes", "videos")
+        raise ConfigError(
+            f"the plan is for {kinds[0]}, the data set contains {kinds[1]}",
+            where=root,
+            fix="give the plan of this data set",
+        )
+    return RunSetup(plan, [case.id for case in dataset.training], *split_cases(dataset, config))
+
+
+def derive_plan(dataset: CaseFolder, config: TrainConfig, progress: Progress) -> Plan:
+    """Return the plan of the model that the run starts from, or else a plan derived from the data.
+
+    Raises:
+        InputError: A case or the model's file is refused.
+        ConfigError: The data set has another number of channels than the model.
+        ModelError: The model's file is damaged, or contains no plan.
+    """
+    init = config.model.init
+    return plan_dataset(dataset, progress) if init is None else plan_to_continue(init, dataset)
+
+
+def split_cases(dataset: CaseFolder, config: TrainConfig) -> tuple[list[Case], list[Case], list[Split]]:
+    """Return training cases, validation cases and all folds; without validation all cases are training cases.
+
+    Raises:
+        InputError: There are too few cases, or the published split is refused.
+        ConfigError: The fold does not exist.
+    """
+    by_id = {case.id: case for case in dataset.training}
+    if config.validate_every == 0:
+        return list(dataset.training), [], []
+    if len(by_id) < 2:
+        raise InputError(
+            f"expected at least 2 training cases to hold one out, got {len(by_id)}",
+            where=dataset.root,
+            fix="add cases, or set validate_every to 0",
+        )
+    # A published split, as masam convert writes it, has priority.
+    published = dataset.root / "splits_final.json"
+    is_published = published.is_file()
+    splits = read_splits(published, by_id) if is_published else make_splits(by_id, min(config.folds, len(by_id)))
+    if config.fold >= len(splits):
+        where = f"fold, of the split in {published}" if is_published else "fold"
+        raise ConfigError(f"expected 0 to {len(splits) - 1}, got {config.fold}", where=where)
+    split = splits[config.fold]
+    return [by_id[case] for case in split["train"]], [by_id[case] for case in split["val"]], splits
+
+
+def prepare_training_cases(setup: RunSetup, cache: Path, group: ProcessGroup, progress: Progress) -> list[PreparedCase]:
+    """Preprocess and cache the training cases, distributed over the processes of the run.
+
+    Args:
+        setup: Plan and split.
+        cache: Folder of the cached cases.
+        group: Processes of the run.
+        progress: Progress listener.
+
+    Raises:
+        InputError: A case is refused.
+        ResourceError: The cache cannot be written.
+    """
+    cases = setup.training[group.rank :: group.size]
+    progress.start("preparing cases", len(cases))
+    prepared = group.run_on_all_processes(
+        lambda: prepare_cases(
+            cases,
+            labelled_loader(setup.plan, progress),
+            preparation_of(setup.plan),
+            setup.plan.scheme,
+            cache,
+            lambda case: progress.advance(case.id),
+        )
+    )
+    by_id = {case.case_id: case for part in group.gather(prepared) for case in part}
+    return [by_id[case.id] for case in setup.training]
