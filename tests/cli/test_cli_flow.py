@@ -11,8 +11,12 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from masam_cli import TINY, write_msd_dataset
+from safetensors.torch import load_file
 from tiny import without_type_checks
+
+from masam.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,42 @@ def test_train_fills_the_run_folder_and_prints_only_json(trained):
         *("plan.yaml", "config.yaml", "metrics.csv", "tensorboard", "last", "model.safetensors", "manifest.json")
     }
     assert json.loads((trained / "manifest.json").read_text())["steps"] == 2
+
+
+def without_times(manifest):
+    return {key: value for key, value in manifest.items() if key not in ("started_utc", "finished_utc", "seconds")}
+
+
+def test_python_leaves_the_same_run_folder_as_the_command(dataset, trained, tmp_path):
+    import masam
+
+    model = {"size": "vit_t", "adapter_channels": 8, "fact_rank": 4}
+    settings = {"epochs": 1, "device": "cpu", "batch_windows": 9, "validate_every": 0, "model": model}
+    result = masam.train(str(dataset), str(tmp_path / "run"), settings)
+    run = result.folder.root
+    files = {path.relative_to(trained) for path in trained.rglob("*") if "tfevents" not in path.name}
+    assert {path.relative_to(run) for path in run.rglob("*") if "tfevents" not in path.name} == files
+    for name in ("plan.yaml", "config.yaml"):
+        assert (run / name).read_text() == (trained / name).read_text()
+    for name in ("model.safetensors", "last/weights.safetensors", "last/optimizer.safetensors"):
+        ours, theirs = load_file(run / name), load_file(trained / name)
+        assert set(ours) == set(theirs)
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
+    ours, theirs = (without_times(json.loads((root / "manifest.json").read_text())) for root in (run, trained))
+    assert ours == theirs
+    printed = json.loads((trained.parent / "stdout.txt").read_text())
+    assert {"run": str(trained), **result.facts(), "seconds": printed["seconds"]} == printed
+
+
+def test_a_resumed_python_run_refuses_settings(dataset, trained):
+    import masam
+
+    message = "^--resume: a resumed run keeps its settings; give none; or start a new run$"
+    for train in (masam.train, masam.train_folds):
+        with pytest.raises(ConfigError, match=message):
+            train(dataset, trained, {"epochs": 3}, resume=True)
+    with pytest.raises(ConfigError, match=message):
+        masam.pretrain(trained, {"steps": 3}, resume=True)
 
 
 def test_the_model_can_be_read_by_whom_the_folder_can(trained):

@@ -7,6 +7,8 @@ import time
 import pytest
 from masam_cli import finish, start
 
+from masam.pretraining.config import PretrainConfig
+from masam.pretraining.run import pretrain
 from masam.runs.metrics import read_rows
 
 SMALL = [
@@ -42,6 +44,12 @@ def test_stopped_resumed_and_used(masam, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == [
         "config.yaml", "last", "manifest.json", "metrics.csv", "model.safetensors", "tensorboard"
     ]  # fmt: skip
+    # The same run from Python.
+    result = pretrain(tmp_path / "python", PretrainConfig.from_yaml(config))
+    assert {path.name for path in result.folder.root.iterdir()} == {path.name for path in out.iterdir()}
+    ours, theirs = (json.loads((root / "manifest.json").read_text()) for root in (result.folder.root, out))
+    assert list(ours) == list(theirs)
+    assert (ours["kind"], ours["steps"]) == (theirs["kind"], theirs["steps"]) == ("pretrain", last_step)
     told = masam("info", out / "model.safetensors", "--json")
     assert told.json["size"] == "vit_t"
     assert told.json["image_size"] == 160

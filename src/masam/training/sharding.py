@@ -42,7 +42,7 @@ def distribute_model(
             find_unused_parameters=True,
         )
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     # The warning concerns in-place changes of the output, which is a view; masam makes none.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
@@ -50,6 +50,9 @@ def distribute_model(
     for layer in layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    # Validation encodes and decodes in separate calls, which gather the parameters as a forward pass does.
+    for method in ("encode", "decode"):
+        register_fsdp_forward_method(model, method)
     return model
 
 
