@@ -50,9 +50,8 @@ def distribute_model(
     for layer in layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    # Validation encodes and decodes in separate calls, which gather the parameters as a forward pass does.
-    for method in ("encode", "decode"):
-        register_fsdp_forward_method(model, method)
+    # Validation calls encode and decode, not forward. The decoder's parameters stay gathered after encode.
+    register_fsdp_forward_method(model, "encode")
     return model
 
 
