@@ -1,5 +1,5 @@
-"""Endless labelled pictures by formula: shapes in layers, textures, the looks of CT, MR, ultrasound and colour.
+"""Synthetic labelled images for pre-training: layered shapes with textures in the style of CT, MR, ultrasound and RGB.
 
-From the outline of one shape to the whole picture: ``noise``, ``outlines``, ``scene``, ``surface``, ``looks``,
-``degrade``, ``picture``. Every draw comes from a generator that is passed in.
+Modules from the single shape to the complete image: ``noise``, ``outlines``, ``scene``, ``surface``, ``looks``,
+``degrade``, ``picture``. All randomness comes from a generator argument.
 """

@@ -1,4 +1,4 @@
-"""What makes a picture worse: blur, low contrast, low resolution, noise."""
+"""Image degradation: blur, low resolution, noise, low contrast."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from scipy import ndimage
 
 
 def degrade(generator: np.random.Generator, image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Draw what happens to a picture and apply it; about a third of them stay as they are but for contrast.
+    """Apply random degradations; about a third of the images change in contrast at most.
 
     Args:
-        generator: Source of the draws.
+        generator: Source of randomness.
         image: [C, H, W].
 
     Returns:
-        [C, H, W] in 0..1.
+        [C, H, W], 0 to 1.
     """
-    happens = generator.random(4)
+    chance = generator.random(4)
     gamma, gain, shift = generator.uniform(0.6, 1.6), generator.uniform(0.55, 1.2), generator.uniform(-0.1, 0.2)
     blur, coarse, noise = generator.uniform(0.4, 1.6), generator.uniform(1.3, 3.0), generator.exponential(0.03)
-    if happens[0] < 0.35:
+    if chance[0] < 0.35:
         image = ndimage.gaussian_filter(image, (0, blur, blur), truncate=2.5)
-    if happens[1] < 0.15:
+    if chance[1] < 0.15:
         image = _resampled(image, coarse)
-    if happens[2] < 0.3:
+    if chance[2] < 0.3:
         image = image + np.float32(noise) * generator.standard_normal(image.shape, np.float32)
     image = np.clip(image, 0, 1)
-    if happens[3] < 0.5:
+    if chance[3] < 0.5:
         image = np.clip(image ** np.float32(gamma) * np.float32(gain) + np.float32(shift), 0, 1)
     return image
 
 
 def _resampled(image: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
-    """Take a picture as one of larger pixels would have been enlarged."""
+    """Reduce the resolution by a factor and enlarge the result to the original size."""
     side = image.shape[-1]
     small = max(2, round(side / factor))
     centres = (np.arange(small) + 0.5) * (side / small) - 0.5

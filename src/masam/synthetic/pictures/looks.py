@@ -1,4 +1,4 @@
-"""How a scene looks: which levels its shapes have, and what the machine that takes the picture does to it."""
+"""Imaging modalities: the intensities of shapes, and the artefacts that the scanner or camera adds."""
 
 from __future__ import annotations
 
@@ -15,27 +15,25 @@ Look = Literal["ct", "mr", "ultrasound", "colour"]
 LOOKS: tuple[Look, ...] = get_args(Look)
 
 TEXTURE = {"ct": 0.03, "mr": 0.05, "ultrasound": 0.08, "colour": 0.09}
-"""Typical strength of a shape's texture; a CT shows plateaus."""
+"""Typical strength of textures; CT images consist of plateaus."""
 
 _LEAST_CONTRAST, _MOST_CONTRAST = 0.05, 0.45
 
 
 def draw_level(generator: np.random.Generator, look: Look, below: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Draw the level of a shape that lies on another.
-
-    Most steps are small, as between soft tissues: their size is drawn evenly on a logarithmic scale.
+    """Draw the intensity of a shape that covers another; the contrast is log-uniform, so mostly small.
 
     Args:
-        generator: Source of the draws.
-        look: What the picture looks like.
-        below: [C] the level below.
+        generator: Source of randomness.
+        look: Modality.
+        below: [C] intensity of the shape below.
 
     Returns:
-        [C] in 0..1, which differs from the one below.
+        [C], 0 to 1, different from the one below.
     """
     step = math.exp(generator.uniform(math.log(_LEAST_CONTRAST), math.log(_MOST_CONTRAST)))
     if look == "colour":
-        # Half of the steps are mostly of brightness: tissues differ less in hue than a draw of three colours would.
+        # Half of the contrasts are mostly in brightness, since tissues differ less in hue than random colours do.
         shared = generator.standard_normal() * 2 * (generator.random() < 0.5)
         direction = generator.standard_normal(3) + shared
         moved = below + 1.6 * step * direction / max(float(np.linalg.norm(direction)), 1e-6)
@@ -48,27 +46,19 @@ def draw_level(generator: np.random.Generator, look: Look, below: NDArray[np.flo
 
 
 def draw_ground(generator: np.random.Generator, look: Look) -> NDArray[np.float32]:
-    """Draw the level of what lies behind all shapes.
-
-    Args:
-        generator: Source of the draws.
-        look: What the picture looks like.
-    """
+    """Draw the intensity [C] behind all shapes."""
     return generator.uniform(0.1, 0.9, 3 if look == "colour" else 1).astype(np.float32)
 
 
 def draw_body(
     generator: np.random.Generator, look: Look, ground: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Draw the levels of a body and of what surrounds it, which is dark around a patient.
+    """Draw the intensities [C] of the surroundings of a body and of the body; a patient is surrounded by dark air.
 
     Args:
-        generator: Source of the draws.
-        look: What the picture looks like.
-        ground: [C] the level that the surroundings have where they are not dark.
-
-    Returns:
-        Levels of the surroundings and of the body, [C] each.
+        generator: Source of randomness.
+        look: Modality.
+        ground: [C] intensity of the surroundings in colour images.
     """
     if look == "colour":
         return ground, draw_level(generator, look, ground)
@@ -77,23 +67,23 @@ def draw_body(
 
 
 def _folded(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mirror values at 0 and 1: cut off, a shape could have the level below it again."""
+    """Reflect values at 0 and 1; clipping could give a shape the intensity of the one below it."""
     return np.abs(np.mod(values + 1, 2) - 1) if (values < 0).any() or (values > 1).any() else values
 
 
 def take_picture(
     generator: np.random.Generator, look: Look, values: NDArray[np.float32], fields: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Let a machine take a scene.
+    """Add the artefacts of a modality.
 
     Args:
-        generator: Source of the draws.
-        look: Which machine.
-        values: [C, H, W] of the scene, about 0..1; overwritten.
-        fields: [n, H, W] random fields, the last two of them cloudy.
+        generator: Source of randomness.
+        look: Modality.
+        values: [C, H, W] of the scene, about 0 to 1; overwritten.
+        fields: [n, H, W] random fields, the last two of them of low frequency.
 
     Returns:
-        [C, H, W], not yet cut to 0..1.
+        [C, H, W], not yet clipped to 0 to 1.
     """
     match look:
         case "ct":
@@ -107,13 +97,13 @@ def take_picture(
 
 
 def _exposed(generator: np.random.Generator, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale brightness that has no unit by what is bright in the picture, as its reader would."""
+    """Scale intensities without a unit by a high quantile, as for display."""
     bright = float(np.quantile(values[..., ::4, ::4], generator.uniform(0.97, 1)))
     return values * np.float32(1 / max(bright, 0.1))
 
 
 def _ct(generator: np.random.Generator, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Add noise with the grain of a reconstruction, and at times streaks that start from one place."""
+    """Add correlated noise as from reconstruction, and in some images streaks from one point."""
     side = values.shape[-1]
     grain = generator.standard_normal((side, side), np.float32)
     grain = ndimage.uniform_filter(grain, int(generator.integers(1, 4)))
@@ -127,7 +117,7 @@ def _ct(generator: np.random.Generator, values: NDArray[np.float32]) -> NDArray[
 
 
 def _mr(generator: np.random.Generator, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Multiply with a coil's slow change of brightness and add Rician noise."""
+    """Apply the bias field of a coil and add Rician noise."""
     side = values.shape[-1]
     x, y = _grid(side, (side / 2, side / 2))
     a, b, c, d = (np.float32(v) for v in generator.normal(0, 0.35, 4))
@@ -138,7 +128,7 @@ def _mr(generator: np.random.Generator, values: NDArray[np.float32]) -> NDArray[
 
 
 def _ultrasound(generator: np.random.Generator, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Turn brightness into speckle, weaker with depth, and at times show a fan only."""
+    """Apply speckle and attenuation with depth."""
     side = values.shape[-1]
     echoes = generator.standard_normal((2, side, side), np.float32)
     grain = generator.uniform(0.6, 1.3), generator.uniform(0.8, 2.2)
@@ -154,7 +144,7 @@ def _ultrasound(generator: np.random.Generator, values: NDArray[np.float32]) -> 
 def _camera(
     generator: np.random.Generator, values: NDArray[np.float32], fields: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Light the scene from one place, with folds and highlights of wet surfaces."""
+    """Light the scene from one point, with folds and the highlights of wet surfaces."""
     side = values.shape[-1]
     x, y = _grid(side, generator.uniform(0, side, 2))
     falloff = np.float32(generator.uniform(0, 0.8) / side**2)

@@ -1,4 +1,4 @@
-"""Random fields by their spectrum: from white noise to clouds, by one exponent."""
+"""Random fields with a power-law spectrum."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from numpy.typing import NDArray
 from scipy import fft
 
 Field = NDArray[np.float32]
-"""One value a pixel, [H, W], or one a pixel of the box around a shape."""
+"""One value per pixel of the image [H, W], or of the box around a shape."""
 
 
 def spectrum_noise(generator: np.random.Generator, side: int, exponent: float) -> NDArray[np.float32]:
-    """Draw two independent fields whose amplitude falls as 1 / frequency ** exponent.
+    """Draw two independent fields whose amplitude is proportional to 1 / frequency ** exponent.
 
     Args:
-        generator: Source of the draws.
+        generator: Source of randomness.
         side: Rows and columns, in pixels.
-        exponent: 0 is white noise, 1 the spectrum of natural pictures, 2 and more clouds.
+        exponent: 0 gives white noise, 1 the spectrum of natural images, 2 and more clouds.
 
     Returns:
-        [2, side, side] of mean 0 and, over many draws, standard deviation 1; periodic in both directions.
+        [2, side, side], periodic in both directions, with mean 0 and an expected standard deviation of 1.
 
     Source:
         Field, Relations between the statistics of natural images (J. Opt. Soc. Am. A, 1987), for exponent 1.
     """
-    # Drawn as waves: real and imaginary part of what they add up to are two independent fields.
+    # Real and imaginary part of the inverse transform are two independent fields.
     waves = generator.standard_normal((side, side, 2), np.float32).view(np.complex64)[..., 0]
     waves *= _amplitudes(side, round(exponent, 2))
     fields = fft.ifft2(waves, norm="forward", overwrite_x=True, workers=1)
@@ -47,14 +47,7 @@ def _amplitudes(side: int, exponent: float) -> Field:
 
 
 def cut(field: Field, rows: slice, columns: slice, offset: tuple[int, int]) -> Field:
-    """Cut a box out of a periodic field that has been moved.
-
-    Args:
-        field: [H, W], periodic.
-        rows: Rows of the box.
-        columns: Columns of the box.
-        offset: Rows and columns that the field is moved by.
-    """
+    """Return a box of a periodic field [H, W] after a shift by ``offset`` rows and columns."""
     height, width = field.shape
     down = np.arange(rows.start + offset[0], rows.stop + offset[0]) % height
     right = np.arange(columns.start + offset[1], columns.stop + offset[1]) % width

@@ -1,6 +1,6 @@
-"""Outlines of shapes, each a field of distances: negative inside, in pixels near the edge.
+"""Outlines of shapes as signed distance functions: negative inside, in pixels near the edge.
 
-An outline is drawn once, as a function of positions around its centre; it can then be asked on any grid.
+An outline is a function of positions relative to its centre and can be evaluated on any grid.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from numpy.typing import NDArray
 from masam.synthetic.pictures.noise import Field
 
 Outline = Callable[[Field, Field], Field]
-"""From positions x and y in pixels around the centre to signed distances, negative inside."""
+"""Maps positions x and y relative to the centre, in pixels, to signed distances."""
 
 OutlineKind = Literal["harmonics", "polygon", "tube", "arc", "blob"]
 OUTLINES: tuple[OutlineKind, ...] = get_args(OutlineKind)
 
 _ANGLES = 720
-"""Angles of a table of radii: at 100 pixels from the centre they are less than a pixel apart."""
+"""Entries of a table of radii by angle, which are less than a pixel apart at 100 pixels from the centre."""
 
 
 def draw_outline(generator: np.random.Generator, kind: OutlineKind, reach: float) -> Outline:
     """Draw an outline.
 
     Args:
-        generator: Source of the draws.
+        generator: Source of randomness.
         kind: ``harmonics`` is a circle with random waves, ``polygon`` has straight sides, ``tube`` is a winding band
-            of changing width, ``arc`` a part of a ring or all of it, ``blob`` a circle that noise has eaten into.
+            of varying width, ``arc`` is a ring or a part of one, ``blob`` is a circle deformed by noise.
         reach: Half the largest extent, in pixels.
     """
     turn = generator.uniform(0, 2 * math.pi)
     match kind:
         case "harmonics":
-            # Long shapes are common, and a flat one must not be thinner than it is wide at its corners.
+            # Elongated shapes are common.
             return _turned(_star(_harmonics(generator), reach), turn, generator.uniform(0.4, 1))
         case "polygon":
             return _turned(_star(_polygon(generator), reach), turn, generator.uniform(0.5, 1))
@@ -60,7 +60,7 @@ def _turned(outline: Outline, angle: float, flatness: float = 1.0) -> Outline:
 
 
 def _star(radii: Field, reach: float) -> Outline:
-    """Return the outline of radii by angle, the largest of which becomes the reach."""
+    """Return the outline of a table of radii by angle, scaled so that the largest is ``reach``."""
     table = radii * np.float32(reach / radii.max())
 
     def star(x: Field, y: Field) -> Field:
@@ -72,7 +72,7 @@ def _star(radii: Field, reach: float) -> Outline:
 
 
 def _harmonics(generator: np.random.Generator) -> Field:
-    """Return radii around 1: waves whose strength falls with their number."""
+    """Return radii around 1 with waves whose amplitude falls with their frequency."""
     numbers = np.arange(1, generator.integers(3, 13))
     strength = generator.uniform(0.05, 0.45) * numbers ** -generator.uniform(0.7, 2.0)
     waves = strength * generator.standard_normal(len(numbers))
@@ -83,24 +83,24 @@ def _harmonics(generator: np.random.Generator) -> Field:
 
 
 def _polygon(generator: np.random.Generator) -> Field:
-    """Return radii of a polygon of 3 to 9 corners around the origin."""
+    """Return the radii of a polygon with 3 to 9 corners around the origin."""
     corners = int(generator.integers(3, 10))
-    # Evenly spaced but for half a step, so that the origin stays inside.
+    # Evenly spaced up to half a step, so that the origin stays inside.
     angles = (np.arange(corners) + generator.uniform(-0.25, 0.25, corners)) * (2 * math.pi / corners)
     lengths = generator.uniform(0.5, 1, corners)
     x, y = lengths * np.cos(angles), lengths * np.sin(angles)
     share = np.linspace(0, 1, _ANGLES // 8, endpoint=False)[:, None]
     along_x = (x + share * (np.roll(x, -1) - x)).T.ravel()
     along_y = (y + share * (np.roll(y, -1) - y)).T.ravel()
-    seen = np.arctan2(along_y, along_x)
-    order = seen.argsort()
-    wanted = np.arange(_ANGLES) * (2 * math.pi / _ANGLES) - math.pi
-    radii = np.interp(wanted, seen[order], np.hypot(along_x, along_y)[order], period=2 * math.pi)
+    sampled = np.arctan2(along_y, along_x)
+    order = sampled.argsort()
+    grid = np.arange(_ANGLES) * (2 * math.pi / _ANGLES) - math.pi
+    radii = np.interp(grid, sampled[order], np.hypot(along_x, along_y)[order], period=2 * math.pi)
     return radii.astype(np.float32)
 
 
 def _tube(generator: np.random.Generator, reach: float) -> Outline:
-    """Return a band around a sum of sines; thin ones are vessels and instruments."""
+    """Return a band around a sum of sines, like a vessel or an instrument."""
     width = max(1.2, reach * generator.uniform(0.03, 0.22))
     waves = generator.integers(1, 4)
     speed = generator.uniform(0.3, 1.6, waves) * (math.pi / reach)
@@ -112,10 +112,10 @@ def _tube(generator: np.random.Generator, reach: float) -> Outline:
     def tube(x: Field, y: Field) -> Field:
         middle = np.zeros_like(x)
         slope = np.zeros_like(x)
-        for one in range(waves):
-            inner = x * np.float32(speed[one]) + np.float32(phase[one])
-            middle += np.float32(swing[one]) * np.sin(inner)
-            slope += np.float32(swing[one] * speed[one]) * np.cos(inner)
+        for n in range(waves):
+            inner = x * np.float32(speed[n]) + np.float32(phase[n])
+            middle += np.float32(swing[n]) * np.sin(inner)
+            slope += np.float32(swing[n] * speed[n]) * np.cos(inner)
         radius = np.float32(width) * (1 + np.float32(taper / reach) * x)
         beside = np.abs(y - middle) / np.sqrt(1 + slope * slope) - radius
         return np.maximum(beside, np.abs(x) - np.float32(half_length))
@@ -124,7 +124,7 @@ def _tube(generator: np.random.Generator, reach: float) -> Outline:
 
 
 def _arc(generator: np.random.Generator, reach: float) -> Outline:
-    """Return a ring, or a part of one whose ends are pointed, such as a wall or a crescent."""
+    """Return a ring or a crescent with pointed ends, like the wall of an organ."""
     half_width = np.float32(max(1.2, reach * generator.uniform(0.05, 0.25)))
     radius = np.float32(reach - half_width)
     half_angle = np.float32(math.pi if generator.random() < 0.4 else generator.uniform(0.6, 2.6))
@@ -142,7 +142,7 @@ def _arc(generator: np.random.Generator, reach: float) -> Outline:
 
 
 def _blob(generator: np.random.Generator, reach: float) -> Outline:
-    """Return a circle whose radius a sum of plane waves changes from place to place."""
+    """Return a circle deformed by a sum of plane waves."""
     count = 6
     direction = generator.uniform(0, 2 * math.pi, count)
     frequency = generator.uniform(1.0, 4.0, count) / reach
@@ -153,20 +153,20 @@ def _blob(generator: np.random.Generator, reach: float) -> Outline:
 
     def blob(x: Field, y: Field) -> Field:
         waves = np.zeros_like(x)
-        for one in range(count):
-            waves += np.sin(across[one] * x + down[one] * y + np.float32(phase[one]))
+        for n in range(count):
+            waves += np.sin(across[n] * x + down[n] * y + np.float32(phase[n]))
         return np.hypot(x, y) - np.float32(0.65 * reach) + depth * waves * np.float32(1 / math.sqrt(count / 2))
 
     return blob
 
 
 def box_around(centre: tuple[float, float], reach: float, side: int) -> tuple[slice, slice]:
-    """Return rows and columns that a shape can touch, cut to the picture.
+    """Return the rows and columns that a shape can touch, clipped to the image.
 
     Args:
         centre: x and y in pixels.
         reach: Half the largest extent, in pixels.
-        side: Rows and columns of the picture.
+        side: Rows and columns of the image.
     """
     low = [min(max(math.floor(c - reach) - 1, 0), side) for c in centre]
     high = [max(min(math.ceil(c + reach) + 2, side), start) for c, start in zip(centre, low, strict=True)]
@@ -174,7 +174,7 @@ def box_around(centre: tuple[float, float], reach: float, side: int) -> tuple[sl
 
 
 def positions(rows: slice, columns: slice, centre: tuple[float, float]) -> tuple[Field, Field]:
-    """Return x and y of the pixels of a box, from a centre."""
+    """Return x and y of the pixels of a box relative to a centre."""
     x = np.arange(columns.start, columns.stop, dtype=np.float32) - np.float32(centre[0])
     y = np.arange(rows.start, rows.stop, dtype=np.float32) - np.float32(centre[1])
     grid_x, grid_y = np.broadcast_arrays(x, y[:, None])
@@ -182,5 +182,5 @@ def positions(rows: slice, columns: slice, centre: tuple[float, float]) -> tuple
 
 
 def cover(distance: Field) -> NDArray[np.float32]:
-    """Return how much of each pixel a shape fills, 0 to 1; an edge is a pixel wide."""
+    """Return the share of each pixel that a shape covers, 0 to 1; an edge is a pixel wide."""
     return np.clip(np.float32(0.5) - distance, 0, 1)

@@ -1,4 +1,4 @@
-"""One labelled picture: a scene is drawn, painted from below to above, taken and made worse."""
+"""One labelled synthetic image: draw a scene, paint its layers, add the artefacts of a modality, degrade it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from masam.synthetic.pictures.scene import ARRANGEMENTS, Arrangement, Layer, dra
 from masam.synthetic.pictures.surface import draw_surface, paint
 
 SMALLEST_SIDE = 32
-"""Smaller pictures have no room for parts."""
+"""Smaller images have no room for parts."""
 
 _LEAST_SHARE = 1 / 1500
-"""A visible part of a shape that is smaller than this share of the picture (44 pixels of 256 x 256) is no object."""
+"""Smallest visible share of the image for a shape to count as an object (44 pixels of 256 x 256)."""
 
 _ODDS: dict[Look, tuple[float, ...]] = {
     "ct": (0.2, 0.6, 0.1, 0.1),
@@ -28,19 +28,19 @@ _ODDS: dict[Look, tuple[float, ...]] = {
     "ultrasound": (0.3, 0.4, 0.2, 0.1),
     "colour": (0.35, 0.15, 0.15, 0.35),
 }
-"""How often a look shows each arrangement."""
+"""Probability of each arrangement, by modality."""
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture and the objects in it.
+    """A synthetic image and its objects.
 
     Attributes:
-        image: [3, H, W] in 0..1; grey pictures have three equal channels.
-        visible: [H, W] number of the object that is seen, 1 to M, 0 where none is.
-        parents: For objects 1 to M the number of the object that each is part of, 0 for none.
-        look: Which machine seems to have taken it.
-        arrangement: How its shapes lie.
+        image: [3, H, W], 0 to 1; grey images have three equal channels.
+        visible: [H, W] number of the visible object, 1 to M, or 0.
+        parents: For objects 1 to M the number of the object that each is part of, or 0.
+        look: Modality.
+        arrangement: Arrangement of the shapes.
     """
 
     image: Float[NDArray[np.float32], "3 H W"]
@@ -51,10 +51,10 @@ class Picture:
 
     @property
     def masks(self) -> Bool[NDArray[np.bool_], "M H W"]:
-        """What is seen of each object, its parts included: an organ's mask holds the organ's lesions."""
+        """The visible area of each object including its parts: the mask of an organ contains its lesions."""
         numbers = np.arange(len(self.parents) + 1)
-        belongs = numbers[:, None] == numbers  # object, number seen
-        # Parts come after what they are part of, so that one pass from the last to the first gathers their parts too.
+        belongs = numbers[:, None] == numbers  # [object, visible number]
+        # Parts have higher numbers than their parents, so one backward pass includes parts of parts.
         for number in range(len(self.parents), 0, -1):
             if parent := self.parents[number - 1]:
                 belongs[parent] |= belongs[number]
@@ -64,16 +64,13 @@ class Picture:
 def make_picture(
     generator: np.random.Generator, side: int, look: Look | None = None, arrangement: Arrangement | None = None
 ) -> Picture:
-    """Make a picture, which depends on the generator alone.
+    """Make an image with at least one object, as a function of the generator's state.
 
     Args:
-        generator: Source of the draws.
+        generator: Source of randomness.
         side: Rows and columns, 32 or more.
         look: ``ct``, ``mr``, ``ultrasound`` or ``colour``; drawn by default.
-        arrangement: ``leaves``, ``body``, ``cells`` or ``field``; drawn by default.
-
-    Returns:
-        The picture, with one object at least.
+        arrangement: ``leaves``, ``body``, ``cells`` or ``field``, see :func:`draw_scene`; drawn by default.
 
     Raises:
         ConfigError: The side is too small.
@@ -87,7 +84,7 @@ def make_picture(
     fine, coarse = generator.uniform(0.4, 1.4), generator.uniform(1.5, 2.6)
     fields = np.concatenate([spectrum_noise(generator, side, exponent) for exponent in (fine, coarse)])
     layers = [*draw_scene(generator, side, arrangement)]
-    if arrangement != "body":  # whatever covers whatever, the last one lies on top
+    if arrangement != "body":  # place one shape on top of all others
         centre = generator.uniform(side / 4, side * 3 / 4, 2)
         reach = side * generator.uniform(0.08, 0.2)
         layers.append(Layer(draw_outline(generator, "harmonics", reach), (float(centre[0]), float(centre[1])), reach))
@@ -104,10 +101,10 @@ def _paint_layers(
     arrangement: Arrangement,
     fields: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
-    """Paint layers over each other; returns values [C, H, W] and [H, W] which layer is seen, counted from 1."""
+    """Paint the layers; return intensities [C, H, W] and the visible layer [H, W], counted from 1."""
     side = fields.shape[-1]
     ground = draw_ground(generator, look)
-    shared = draw_level(generator, look, ground)  # of cells, which look alike
+    shared = draw_level(generator, look, ground)  # intensity of all cells
     if arrangement == "body":
         ground, shared = draw_body(generator, look, ground)
     everywhere = slice(0, side)
@@ -138,16 +135,16 @@ def _paint_layers(
 
 
 def _family(layers: list[Layer], number: int) -> list[int]:
-    """Return the numbers, counted from 1, of a layer and of its parts."""
+    """Return the numbers, counted from 1, of a layer and its parts."""
     family = [number]
     for other, layer in enumerate(layers):
         if layer.parent in family:
             family.append(other)
-    return [one + 1 for one in family]
+    return [member + 1 for member in family]
 
 
 def _objects(seen: NDArray[np.int16], layers: list[Layer]) -> tuple[NDArray[np.int16], tuple[int, ...]]:
-    """Number the layers that enough is seen of; what is too little belongs to what it is part of, or to nothing."""
+    """Number the layers with a sufficient visible area; the others become part of their parent or background."""
     counts = np.bincount(seen.ravel(), minlength=len(layers) + 1)
     is_object = counts >= max(4, _LEAST_SHARE * seen.size)
     is_object[0] = False
@@ -156,7 +153,7 @@ def _objects(seen: NDArray[np.int16], layers: list[Layer]) -> tuple[NDArray[np.i
     table = np.zeros(len(layers) + 1, np.int16)
     parents: list[int] = []
     for number, layer in enumerate(layers, start=1):
-        # Parents come first, so that theirs is known.
+        # Parents come first, so their number is known.
         parent = 0 if layer.parent is None else int(table[layer.parent + 1])
         if is_object[number]:
             parents.append(parent)

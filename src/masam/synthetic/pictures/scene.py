@@ -1,4 +1,4 @@
-"""What is where: shapes in layers, one over the other, some inside others."""
+"""Layers of shapes that cover each other, some of them parts of others."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Layer:
     """One shape.
 
     Attributes:
-        outline: Its signed distances around the centre.
+        outline: Signed distance as a function of the position relative to the centre.
         centre: x and y in pixels.
-        reach: Half its largest extent, in pixels.
-        parent: Number of the layer that it is part of and cut to, or None.
+        reach: Half the largest extent, in pixels.
+        parent: Index of the layer that it is part of and clipped to, or None.
     """
 
     outline: Outline
@@ -31,14 +31,14 @@ class Layer:
 
 
 def draw_scene(generator: np.random.Generator, side: int, arrangement: Arrangement) -> list[Layer]:
-    """Draw the layers of a picture, the lowest first.
+    """Draw the layers of an image, the lowest first.
 
     Args:
-        generator: Source of the draws.
-        side: Rows and columns of the picture.
-        arrangement: ``leaves`` are shapes of all sizes that fall on each other, ``body`` is one large shape with
-            parts and parts of parts, ``cells`` are many shapes alike, ``field`` are a few shapes and tubes that reach
-            into the picture from its border.
+        generator: Source of randomness.
+        side: Rows and columns of the image.
+        arrangement: ``leaves`` are shapes of all sizes that cover each other (dead leaves model), ``body`` is one large
+            shape with parts and parts of parts, ``cells`` are many similar shapes, ``field`` are a few shapes, and
+            tubes that enter from the border.
 
     Source:
         Lee, Mumford and Huang, Occlusion models for natural images (IJCV 2001), for ``leaves`` and their sizes.
@@ -76,13 +76,13 @@ def _place(generator: np.random.Generator, side: int) -> tuple[float, float]:
 def _leaves(generator: np.random.Generator, side: int) -> list[Layer]:
     smallest, largest = side / 28, side / generator.uniform(2.2, 5)
     count = int(generator.integers(5, 26))
-    # The cube law of dead leaves shows all scales; a milder one leaves more shapes that are worth a prompt.
+    # The cubic law of dead leaves covers all scales; a smaller exponent leaves more shapes large enough to prompt.
     sizes = _power_law(generator.random(count), smallest, largest, 1.6)
     return [_layer(generator, _any_kind(generator), _place(generator, side), float(size)) for size in sizes]
 
 
 def _power_law(unit: np.ndarray, low: float, high: float, exponent: float) -> np.ndarray:
-    """Return numbers from low to high whose density falls as size ** -exponent."""
+    """Map uniform numbers to numbers from low to high with a density proportional to size ** -exponent."""
     power = 1 - exponent
     sizes: np.ndarray = (low**power + unit * (high**power - low**power)) ** (1 / power)
     return sizes
@@ -91,7 +91,7 @@ def _power_law(unit: np.ndarray, low: float, high: float, exponent: float) -> np
 def _body(generator: np.random.Generator, side: int) -> list[Layer]:
     x, y = side / 2 + generator.normal(0, side / 16, 2)
     layers = [_layer(generator, "harmonics", (float(x), float(y)), side * generator.uniform(0.36, 0.7))]
-    if generator.random() < 0.5:  # a rim of fat or bone, and what is inside of it
+    if generator.random() < 0.5:  # a rim of fat or bone and its inside
         layers.append(_layer(generator, "harmonics", (float(x), float(y)), layers[0].reach * 0.85, 0))
     inside = len(layers) - 1
     for _ in range(generator.integers(3, 11)):

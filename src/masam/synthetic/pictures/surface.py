@@ -1,4 +1,4 @@
-"""What a shape is painted with: a level or colour, and a texture on it."""
+"""Surfaces of shapes: an intensity or colour with a texture."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from masam.synthetic.pictures.noise import Field, cut
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """How a shape is painted.
+    """Intensity and texture of a shape.
 
     Attributes:
-        level: [C] its mean in 0..1, one value of grey or three of colour.
-        noise: [C] strength of its noise.
-        field: Which of the picture's random fields the noise is cut from.
-        offset: Where it is cut.
-        slope: Change over the shape's reach, along x and along y.
-        stripes: Strength of its stripes.
-        stripe_wave: Waves of the stripes along x and along y, in radians a pixel.
-        relief: How much brighter its middle is than its rim, 0 to 1.
+        level: [C] mean intensity, 0 to 1; one channel for grey, three for colour.
+        noise: [C] amplitude of the noise.
+        field: Index of the random field that provides the noise.
+        offset: Shift of that field in rows and columns.
+        slope: Change over the reach of the shape, along x and along y.
+        stripes: Amplitude of stripes.
+        stripe_wave: Wave vector of the stripes, x and y, in radians per pixel.
+        relief: Relative brightness of the middle compared with the rim, 0 to 1.
     """
 
     level: NDArray[np.float32]
@@ -39,14 +39,14 @@ class Surface:
 def draw_surface(
     generator: np.random.Generator, level: NDArray[np.float32], strength: float, fields: int, side: int
 ) -> Surface:
-    """Draw a texture for a level.
+    """Draw a texture; about one shape in four is flat.
 
     Args:
-        generator: Source of the draws.
-        level: [C] in 0..1.
-        strength: Typical strength of textures, 0 to 1; about one shape in four is flat.
+        generator: Source of randomness.
+        level: [C] mean intensity, 0 to 1.
+        strength: Typical strength of textures, 0 to 1.
         fields: Number of random fields to choose from.
-        side: Rows and columns of the picture.
+        side: Rows and columns of the image.
     """
     kind = generator.random(4)
     angle, wave = generator.uniform(0, 2 * math.pi), 2 * math.pi / generator.uniform(3, 24)
@@ -69,19 +69,16 @@ def draw_surface(
 def paint(
     surface: Surface, fields: NDArray[np.float32], rows: slice, columns: slice, x: Field, y: Field, depth: Field
 ) -> NDArray[np.float32]:
-    """Return the values of a surface in a box.
+    """Return the intensities [C, h, w] of a surface in a box, not clipped to 0 to 1.
 
     Args:
-        surface: How it is painted.
-        fields: [n, H, W] the picture's random fields.
+        surface: Surface to paint.
+        fields: [n, H, W] random fields of the image.
         rows: Rows of the box.
         columns: Columns of the box.
-        x: Position along x in pixels, from the shape's centre.
-        y: Position along y.
-        depth: 0 at the shape's rim, 1 as deep inside as its reach.
-
-    Returns:
-        [C, h, w], not yet cut to 0..1.
+        x: [h, w] position relative to the centre of the shape, in pixels.
+        y: Likewise.
+        depth: [h, w] distance to the rim divided by the reach, 0 to 1.
     """
     values = np.broadcast_to(surface.level[:, None, None], (len(surface.level), *x.shape)).copy()
     if surface.noise.any():
