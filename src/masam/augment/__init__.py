@@ -1,4 +1,4 @@
-"""Random variation of training samples; every slice and every channel of a window is varied alike."""
+"""Random augmentation of training windows; all slices and channels of a window get the same transform."""
 
 from masam.augment.prompts import WindowPrompts
 from masam.augment.settings import AugmentSettings

@@ -1,4 +1,4 @@
-"""All moves of a sample as one: composed first, then read once, so that nothing is blurred twice."""
+"""Spatial transforms of a window, composed into one so that the image is interpolated only once."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from masam.augment.variation import Variation
 Voxel = TypeVar("Voxel", bound=np.generic)
 
 NO_LABEL = -100
-"""Label of pixels that have no class; the loss ignores them."""
+"""Label of pixels without a class, which the loss ignores."""
 
 
 @dataclass(frozen=True, eq=False)
 class Warp:
-    """Where each pixel of the moved image comes from.
+    """A spatial transform, as the source position of each output pixel.
 
-    Coordinates are x to the right and y down, in pixels from the image's centre.
+    Coordinates are x to the right and y down, in pixels relative to the image centre.
 
     Attributes:
-        inverse: [3, 3] float64, from the moved image to the source.
+        inverse: [3, 3] float64, maps output to source coordinates.
         size: Height and width.
-        deformation: [2, H, W] float32, added to x and y of the moved image first; None where there is none.
+        deformation: [2, H, W] float32, added to the output's x and y before ``inverse``, or None.
     """
 
     inverse: NDArray[np.float64]
@@ -38,9 +38,9 @@ class Warp:
 
     @classmethod
     def of(cls, variation: Variation, size: tuple[int, int]) -> Warp:
-        """Compose the moves of a variation: turns, flip, rotation, shear, scale, shift.
+        """Compose the transforms of a variation in order: quarter turns, flip, rotation, shear, scale, shift.
 
-        An image that is not square keeps its shape, so it is turned by half turns only.
+        The shape is preserved, so odd quarter turns of images that are not square are rounded down to half turns.
         """
         height, width = size
         turns = variation.quarter_turns if height == width else variation.quarter_turns - variation.quarter_turns % 2
@@ -54,7 +54,7 @@ class Warp:
         linear = variation.scale * np.array([[1.0, 0.0], [variation.shear[1], 1.0]]) @ linear
         forward = np.eye(3)
         forward[:2, :2] = linear
-        # Whole pixels: a shift alone then blurs nothing.
+        # Rounded to pixels, so that a shift alone needs no interpolation.
         forward[:2, 2] = round(variation.translate[0] * width), round(variation.translate[1] * height)
         deformation = _deformation(variation, size) if variation.elastic else None
         inverse: NDArray[np.float64] = np.linalg.inv(forward).astype(np.float64)
@@ -62,14 +62,14 @@ class Warp:
 
     @property
     def is_identity(self) -> bool:
-        """Whether nothing moves."""
+        """Whether the transform is the identity."""
         return self.deformation is None and np.array_equal(self.inverse, np.eye(3))
 
     @property
     def is_exact(self) -> bool:
-        """Whether every pixel comes from one pixel: turns, flips and shifts."""
-        whole = np.array_equal(self.inverse, np.rint(self.inverse))
-        return self.deformation is None and whole and bool((np.abs(self.inverse[:2, :2]).sum(axis=0) == 1).all())
+        """Whether the transform maps pixels to pixels (quarter turns, flips and shifts)."""
+        is_integer = np.array_equal(self.inverse, np.rint(self.inverse))
+        return self.deformation is None and is_integer and bool((np.abs(self.inverse[:2, :2]).sum(axis=0) == 1).all())
 
     def move(
         self,
@@ -78,55 +78,55 @@ class Warp:
         interpolation: Literal["linear", "cubic"] = "linear",
         outside: int = NO_LABEL,
     ) -> tuple[NDArray[np.float32], NDArray[np.signedinteger]]:
-        """Move a window.
+        """Transform a window.
 
         Args:
             images: [S, C, H, W].
             labels: [S, H, W].
-            interpolation: Of images; labels take the nearest pixel.
-            outside: Label of pixels that come from outside, where images are 0.
+            interpolation: Interpolation of images; labels use nearest neighbour.
+            outside: Label of pixels from outside the source, where images are 0.
 
         Returns:
-            The moved window, arrays of their own of the types given.
+            New arrays of the same types.
         """
         if self.is_exact:
             return self._shift(images, 0), self._shift(labels, outside)
         grid = self._grid()
         mode = "bilinear" if interpolation == "linear" else "bicubic"
-        # [1, S * C, H, W]: places are worked out once for all slices and channels.
+        # [1, S * C, H, W]: sampling positions are computed once for all slices and channels.
         source = _tensor(images).reshape(1, -1, *self.size)
         moved = F.grid_sample(source, grid, mode=mode, padding_mode="zeros", align_corners=False)
         if interpolation == "cubic":
-            moved.clamp_(0, 1)  # it overshoots
-        # The sampler writes 0 outside; counted from there, float32 holds every channel number.
+            moved.clamp_(0, 1)  # bicubic interpolation overshoots
+        # The sampler pads with 0, so labels are shifted; float32 represents every channel number exactly.
         classes = _tensor(labels)
-        numbers = classes.float().sub_(outside)[None]
-        nearest = F.grid_sample(numbers, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+        shifted = classes.float().sub_(outside)[None]
+        nearest = F.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)
         moved_labels = nearest[0].add_(outside).to(classes.dtype)
         return moved.reshape(images.shape).numpy(), moved_labels.numpy()
 
     def points(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return where points of the source lie in the moved image.
+        """Return the output positions of source points.
 
         Args:
-            points: [..., 2] x and y, in pixels; the first pixel's centre is 0.
+            points: [..., 2] x and y in pixels; the first pixel's centre is 0.
 
         Returns:
-            [..., 2], not cut off at the image's border; NaN stays NaN.
+            [..., 2], not clipped to the image; NaN stays NaN.
         """
         height, width = self.size
         centre = np.array([(width - 1) / 2, (height - 1) / 2])
         forward = np.linalg.inv(self.inverse)
         straight = (points.astype(np.float64) - centre) @ forward[:2, :2].T + forward[:2, 2]
-        found = straight
+        moved = straight
         if self.deformation is not None:
-            # The slope of the field is below 1, so each round brings the answer closer; after 40 it is exact.
+            # The slope of the field is below 1, so this fixed-point iteration converges; 40 rounds reach precision.
             for _ in range(40):
-                found = straight - self._deformation_at(found + centre)
-        return found + centre
+                moved = straight - self._deformation_at(moved + centre)
+        return moved + centre
 
     def _grid(self) -> Tensor:
-        """Return [1, H, W, 2], the sampler's coordinates: -1 and 1 are the image's outer edges."""
+        """Return the sampling grid [1, H, W, 2], in which -1 and 1 are the outer edges of the image."""
         height, width = self.size
         x = (np.arange(width) - (width - 1) / 2).astype(np.float32)
         y = (np.arange(height) - (height - 1) / 2).astype(np.float32)
@@ -139,17 +139,17 @@ class Warp:
         return torch.from_numpy(grid)[None]
 
     def _shift(self, array: NDArray[Voxel], fill: int) -> NDArray[Voxel]:
-        """Move by turns, flips and whole pixels: copies, no arithmetic."""
+        """Apply quarter turns, flips and shifts by whole pixels, without arithmetic on values."""
         linear, offset = self.inverse[:2, :2], self.inverse[:2, 2]
         is_odd_turn = linear[0, 0] == 0
         source = array.swapaxes(-1, -2) if is_odd_turn else array
-        # Row and column of the source as sign * row (or column) of the result + offset.
+        # Row (or column) of the source is sign * row (or column) of the result + offset.
         signs = (linear[0, 1], linear[1, 0]) if is_odd_turn else (linear[1, 1], linear[0, 0])
         offsets = (offset[0], offset[1]) if is_odd_turn else (offset[1], offset[0])
         result = np.full(array.shape, fill, array.dtype)
         targets, sources = [], []
         for sign, shift, length in zip(signs, offsets, self.size, strict=True):
-            # A mirrored axis is read backwards, from where its shift counts the other way.
+            # A mirrored axis is read backwards, so its shift changes sign.
             step = int(sign * shift)
             targets.append(slice(max(0, -step), min(length, length - step)))
             sources.append(slice(max(0, step), min(length, length + step)))
@@ -158,7 +158,7 @@ class Warp:
         return result
 
     def _deformation_at(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Read the field between pixels, as far as it reaches."""
+        """Interpolate the deformation linearly; positions outside are clamped to the border."""
         height, width = self.size
         if self.deformation is None:
             return np.zeros_like(points)
@@ -173,22 +173,22 @@ class Warp:
 
 
 def _tensor(array: NDArray[np.generic]) -> Tensor:
-    """Share an array with torch, which takes contiguous ones that can be written to; others are copied."""
+    """Return a tensor that shares memory with a contiguous writable array, or a copy of another array."""
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def _deformation(variation: Variation, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Return smooth random shifts [2, H, W] in pixels, drawn at control points and cubic between them."""
+    """Return a random displacement field [2, H, W] in pixels, interpolated from control points."""
     points = variation.elastic_points
     generator = pixel_generator(variation, purpose=0)
     drawn = generator.uniform(-1, 1, (1, 2, points, points)).astype(np.float32)
-    # Of the shorter side: control points lie closest along it, and the field must fold nowhere.
+    # Relative to the shorter side, along which control points are closest, so that the field does not fold.
     drawn *= np.float32(variation.elastic * min(size))
     return smooth_fields(drawn, size)
 
 
 def smooth_fields(points: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Return fields [C, H, W], cubic between control points [1, C, rows, columns] that reach to the corners."""
+    """Return fields [C, H, W], bicubic between control points [1, C, rows, columns] from corner to corner."""
     fields: NDArray[np.float32] = F.interpolate(
         torch.from_numpy(points), size=size, mode="bicubic", align_corners=True
     )[0].numpy()
@@ -196,5 +196,5 @@ def smooth_fields(points: NDArray[np.float32], size: tuple[int, int]) -> NDArray
 
 
 def pixel_generator(variation: Variation, purpose: int) -> np.random.Generator:
-    """Return the generator of what one operation draws pixel by pixel: its own, whatever other operations draw."""
+    """Return the generator for the per-pixel randomness of one operation, independent of other operations."""
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence((variation.seed, purpose))))

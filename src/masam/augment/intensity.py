@@ -1,7 +1,7 @@
-"""Changes of intensity, alike for every slice and channel of a window.
+"""Intensity transforms, identical for all slices and channels of a window.
 
-All of them work in place, on an array that the caller owns: a window of 5 x 512 x 512 is 5 MiB, and memory traffic is
-what they cost. The arithmetic is float32 throughout, where the reference goes through 8 bits at every step.
+All of them work in place on an array that the caller owns, since their cost is memory traffic (a window of 5 x 512 x
+512 has 5 MiB). Arithmetic is in float32, whereas the reference rounds to 8 bits at every step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Images = NDArray[np.float32]
 
 
 def changes_intensity(variation: Variation) -> bool:
-    """Return whether ``vary_intensity`` would change anything."""
+    """Return whether :func:`vary_intensity` would change any pixel."""
     neutral = Variation()
     names = ("shading", "gamma", "erase", "posterize_bits", "contrast", "brightness", "brightness_shift", "sharpness",
              "blur_pixels", "low_resolution", "noise")  # fmt: skip
@@ -28,11 +28,11 @@ def changes_intensity(variation: Variation) -> bool:
 
 
 def vary_intensity(images: Images, variation: Variation) -> None:
-    """Apply a variation's changes of intensity in its order; what leaves 0..1 is cut off after each.
+    """Apply the intensity transforms of a variation in order, clipping to 0..1 after each.
 
     Args:
         images: [S, C, H, W], 0 to 1; changed in place.
-        variation: What to do.
+        variation: Transforms to apply.
     """
     if variation.shading:
         shade(images, variation.shading, pixel_generator(variation, purpose=3))
@@ -51,7 +51,7 @@ def vary_intensity(images: Images, variation: Variation) -> None:
 
 
 def _vary_detail(images: Images, variation: Variation) -> None:
-    """Apply what depends on a pixel's neighbours, and the noise."""
+    """Apply the transforms that depend on a pixel's neighbours, and the noise."""
     if variation.sharpness != 1:
         sharpen(images, variation.sharpness)
     if variation.blur_pixels:
@@ -63,14 +63,14 @@ def _vary_detail(images: Images, variation: Variation) -> None:
 
 
 def shade(images: Images, strength: float, generator: np.random.Generator) -> None:
-    """Darken what is far from a coil: a smooth factor, 1 at its brightest place and exp(-strength) at its darkest.
+    """Multiply by a smooth bias field with maximum 1 and minimum exp(-strength), as of a receive coil.
 
-    The brightest place keeps its intensity, since a plan's limits follow the brightest voxels of a scan.
+    The maximum is 1, since a plan's intensity limits follow the brightest voxels of a scan.
 
     Args:
         images: [S, C, H, W], 0 to 1; changed in place.
-        strength: Natural logarithm of the two places' ratio.
-        generator: Source of the field, cubic between 4 x 4 normally distributed numbers.
+        strength: Natural logarithm of the ratio of maximum and minimum.
+        generator: Source of the field, which is bicubic between 4 x 4 normally distributed values.
     """
     points = generator.standard_normal((1, 1, 4, 4), np.float32)
     (field,) = smooth_fields(points, (images.shape[2], images.shape[3]))
@@ -80,13 +80,13 @@ def shade(images: Images, strength: float, generator: np.random.Generator) -> No
 
 
 def erase(images: Images, box: Erase, generator: np.random.Generator) -> None:
-    """Fill a box with uniform noise, the same on every slice and channel."""
+    """Fill a box with uniform noise that is identical on all slices and channels."""
     rows, columns = erased_box(box, (images.shape[2], images.shape[3]))
     images[:, :, rows, columns] = generator.random((rows.stop - rows.start, columns.stop - columns.start), np.float32)
 
 
 def erased_box(erase: Erase, size: tuple[int, int]) -> tuple[slice, slice]:
-    """Return the rows and columns of the box of noise, cut to the image where it is too long."""
+    """Return the rows and columns of the box, clipped to the image."""
     height, width = size
     pixels = erase.area * height * width
     rows = min(height, max(1, round(math.sqrt(pixels / erase.aspect))))
@@ -97,7 +97,7 @@ def erased_box(erase: Erase, size: tuple[int, int]) -> tuple[slice, slice]:
 
 
 def posterize(images: Images, bits: int) -> None:
-    """Round down to 2 to the power of ``bits`` levels from 0 to 1; black stays black and white white."""
+    """Quantise to 2 to the power of ``bits`` levels from 0 to 1, rounding down; 0 and 1 are preserved."""
     levels = 2**bits
     images *= np.float32(levels)
     np.floor(images, out=images)
@@ -106,26 +106,25 @@ def posterize(images: Images, bits: int) -> None:
 
 
 def scale_and_shift(images: Images, factor: float, shift: float) -> None:
-    """Multiply, add, and cut to 0..1."""
+    """Multiply, add, and clip to 0..1."""
     images *= np.float32(factor)
     images += np.float32(shift)
     np.clip(images, 0, 1, out=images)
 
 
 def sharpen(images: Images, factor: float) -> None:
-    """Blend with a smoothed copy (each pixel counts 5, its 8 neighbours 1 each); the outermost pixels stay.
+    """Blend with a smoothed copy (weight 5 for the pixel, 1 for each of 8 neighbours); border pixels are unchanged.
 
     Source: the kernel of Pillow's ``ImageEnhance.Sharpness``, which the reference uses (paper.md 1.7).
     """
     if min(images.shape[2:]) < 3:
         return
-    for one in images.reshape(-1, *images.shape[2:]):
-        # A slice at a time stays in the processor's cache.
-        rows = one[:-2] + one[1:-1]
-        rows += one[2:]
+    for image in images.reshape(-1, *images.shape[2:]):  # one slice fits into the processor's cache
+        rows = image[:-2] + image[1:-1]
+        rows += image[2:]
         smooth = rows[:, :-2] + rows[:, 1:-1]
         smooth += rows[:, 2:]
-        inner = one[1:-1, 1:-1]
+        inner = image[1:-1, 1:-1]
         # smooth = (sum of 9 + 4 x) / 13; result = smooth + factor (x - smooth).
         smooth *= np.float32((1 - factor) / 13)
         inner *= np.float32(factor + (1 - factor) * 4 / 13)
@@ -134,16 +133,16 @@ def sharpen(images: Images, factor: float) -> None:
 
 
 def blur(images: Images, pixels: float) -> None:
-    """Blur each slice with a Gaussian, the border's value continued outside."""
+    """Blur each slice with a Gaussian; the border is replicated."""
     from scipy import ndimage
 
-    for one in images.reshape(-1, *images.shape[2:]):
-        ndimage.gaussian_filter(one, pixels, output=one, mode="nearest", truncate=3.0)
+    for image in images.reshape(-1, *images.shape[2:]):
+        ndimage.gaussian_filter(image, pixels, output=image, mode="nearest", truncate=3.0)
     np.clip(images, 0, 1, out=images)
 
 
 def lower_resolution(images: Images, factor: float) -> None:
-    """Read the images into larger pixels and back, as a scan of lower resolution would have been resized."""
+    """Downsample by a factor and upsample again, to simulate a scan of lower resolution."""
     height, width = images.shape[2:]
     coarse = (max(1, round(height / factor)), max(1, round(width / factor)))
     small = F.interpolate(torch.from_numpy(images), size=coarse, mode="bilinear", antialias=True)
@@ -152,7 +151,7 @@ def lower_resolution(images: Images, factor: float) -> None:
 
 
 def add_noise(images: Images, deviation: float, generator: np.random.Generator) -> None:
-    """Add Gaussian noise, new for each slice and channel."""
+    """Add Gaussian noise, independent for each slice and channel."""
     drawn = generator.standard_normal(images.shape, np.float32)
     drawn *= np.float32(deviation)
     images += drawn

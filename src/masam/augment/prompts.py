@@ -1,4 +1,4 @@
-"""Boxes and points that move along with their window."""
+"""Spatial augmentation of boxes and points along with their window."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from masam.augment.geometry import Warp
 from masam.errors import InputError
 
 NO_POINT = -1
-"""Label of a point that counts for nothing, as in SAM."""
+"""Label of padding points, as in SAM."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,14 +19,14 @@ class WindowPrompts:
     """Prompts of a window, in pixels, x before y; the first pixel's centre is 0.
 
     Attributes:
-        boxes: [S, 4] x0, y0, x1, y1, the first and the last pixel that belong to it; NaN where a slice has none.
+        boxes: [S, 4] x0, y0, x1, y1, the first and last pixel inside; NaN for slices without a box.
         points: [S, P, 2] x and y.
-        point_labels: [S, P] 1 on the object, 0 beside it, -1 where there is no point.
-        box_channel: The class that the boxes enclose. Moved boxes are then read off the moved labels, so they stay
-            tight; None takes the hull of the moved corners, which is looser where the image is turned.
+        point_labels: [S, P] 1 on the object, 0 outside, -1 padding.
+        box_channel: Class inside the boxes, whose transformed labels then give tight boxes. With None a box becomes the
+            bounding box of its transformed outline, which is larger under rotation.
 
     Raises:
-        InputError: Shapes do not fit together.
+        InputError: Shapes do not match.
     """
 
     boxes: NDArray[np.float32]
@@ -50,22 +50,21 @@ class WindowPrompts:
 
 
 def move_prompts(prompts: WindowPrompts, warp: Warp, labels: NDArray[np.signedinteger]) -> WindowPrompts:
-    """Move prompts as their window was moved.
+    """Transform prompts along with their window.
 
     Args:
         prompts: Prompts of the source.
-        warp: How the window was moved.
-        labels: [S, H, W], the moved window's labels.
+        warp: Transform of the window.
+        labels: [S, H, W] transformed labels.
 
     Returns:
-        Boxes cut to the image, NaN where nothing of them is left; points outside the image are no points any more
-        (label -1, at 0). A slice without a box gets none.
+        Boxes clipped to the image, NaN if nothing remains; points outside the image become padding (label -1, at 0).
 
     Raises:
-        InputError: The prompts are of another number of slices than the labels.
+        InputError: The number of slices differs from that of the labels.
     """
     if len(prompts.boxes) != len(labels):
-        raise InputError(f"expected prompts of {len(labels)} slices, got {len(prompts.boxes)}", where="prompts")
+        raise InputError(f"expected prompts for {len(labels)} slices, got {len(prompts.boxes)}", where="prompts")
     if prompts.box_channel is None:
         boxes = prompts.boxes if warp.is_identity else _hulls(prompts.boxes, warp)
     else:
@@ -82,14 +81,7 @@ def move_prompts(prompts: WindowPrompts, warp: Warp, labels: NDArray[np.signedin
 
 
 def boxes_of(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return the tight box of each mask.
-
-    Args:
-        masks: [S, H, W].
-
-    Returns:
-        [S, 4], NaN where a mask is empty.
-    """
+    """Return the tight boxes [S, 4] of masks [S, H, W], NaN for empty masks."""
     boxes = np.full((len(masks), 4), np.nan, np.float32)
     for box, mask in zip(boxes, masks, strict=True):
         columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
@@ -99,11 +91,11 @@ def boxes_of(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 
 def _hulls(boxes: NDArray[np.float32], warp: Warp) -> NDArray[np.float32]:
-    """Return the hull of each box's moved outline, cut to the image."""
+    """Return the bounding box of each transformed box, clipped to the image."""
     height, width = warp.size
-    # Pixels have an extent: the outline runs half a pixel outside the first and the last centre.
+    # The outline is half a pixel outside the first and last pixel centre.
     x0, y0, x1, y1 = (boxes + np.array([-0.5, -0.5, 0.5, 0.5], np.float32)).T
-    # Corners are enough where lines stay straight; a deformation bends the sides, so they are followed.
+    # Corners suffice for affine transforms; a deformation bends the sides, so these are sampled.
     steps = np.linspace(0, 1, 2 if warp.deformation is None else 17)[:, None]
     sides = [(x0 + steps * (x1 - x0), y) for y in (y0, y1)] + [(x, y0 + steps * (y1 - y0)) for x in (x0, x1)]
     outline = np.concatenate([np.stack(np.broadcast_arrays(x, y), axis=-1) for x, y in sides])
@@ -111,6 +103,6 @@ def _hulls(boxes: NDArray[np.float32], warp: Warp) -> NDArray[np.float32]:
     low = np.maximum(moved.min(axis=0) + 0.5, 0)
     high = np.minimum(moved.max(axis=0) - 0.5, [width - 1, height - 1])
     hulls = np.concatenate([low, high], axis=1).astype(np.float32)
-    # Half a pixel of tolerance: a box of one pixel may come out as less.
+    # A tolerance of half a pixel keeps boxes of one pixel.
     hulls[(high - low < -0.5).any(axis=1)] = np.nan
     return hulls

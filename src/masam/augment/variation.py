@@ -1,4 +1,4 @@
-"""What happens to one sample: drawn at once from the generator, then applied without chance."""
+"""The augmentation of one sample, drawn in advance and then applied deterministically."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 
 from masam.augment.settings import OPERATIONS, AugmentSettings, Operation
 
-# More than any sample takes. All are drawn at once, so that a change of one probability shifts no other draw.
+# More than a sample needs. All are drawn at once, so that changing one probability does not shift other draws.
 _DRAWS = 64
 
 
 @dataclass(frozen=True)
 class Erase:
-    """A box of noise, the same on every slice.
+    """A box of noise, identical on all slices.
 
     Attributes:
-        area: Share of the image.
-        aspect: Width by height.
-        place: Where between the first and the last possible row and column it lies, each 0 to 1.
+        area: Fraction of the image.
+        aspect: Width divided by height.
+        place: Position between the first and last possible row and column, each 0 to 1.
     """
 
     area: float
@@ -31,30 +31,30 @@ class Erase:
 
 @dataclass(frozen=True)
 class Variation:
-    """What is done to a window, in the order of the attributes; each default leaves it as it is.
+    """Transforms of a window in order of application; the defaults are neutral.
 
     Attributes:
         quarter_turns: Turns by 90 degrees, counter-clockwise as displayed.
-        flip: Axis that is mirrored then.
+        flip: Axis of the subsequent flip.
         rotation_degrees: Rotation about the centre, clockwise as displayed.
-        shear: Along x for each pixel along y, then along y for each along x.
+        shear: Displacement along x per pixel along y, then along y per pixel along x.
         scale: Magnification about the centre.
-        translate: Shift to the right and down, as shares of width and height.
-        elastic: Largest shift of a control point, as a share of the shorter side.
+        translate: Displacement to the right and down, as fractions of width and height.
+        elastic: Maximum displacement of a control point, as a fraction of the shorter side.
         elastic_points: Control points along a side.
-        shading: Natural logarithm of the brightest place's factor by the darkest's.
-        gamma: Intensity to the power of 1 / gamma.
+        shading: Natural logarithm of the ratio of the largest and smallest bias factor.
+        gamma: The intensity is raised to the power of 1 / gamma.
         erase: Box of noise.
-        posterize_bits: Levels are 2 to the power of this.
-        contrast: Factor of the distance to ``contrast_grey``.
-        contrast_grey: The grey that stays; None is the window's mean.
+        posterize_bits: Bits per grey value.
+        contrast: Factor of the difference to ``contrast_grey``.
+        contrast_grey: The grey value that is preserved; None is the mean of the window.
         brightness: Factor of the intensity.
-        brightness_shift: Added to it.
-        sharpness: 0 is smoothed, 1 as it is, above sharpened.
+        brightness_shift: Offset of the intensity.
+        sharpness: 0 is smoothed, 1 is neutral, above 1 is sharpened.
         blur_pixels: Standard deviation of the blur.
-        low_resolution: Size of the simulated pixels.
+        low_resolution: Downsampling factor.
         noise: Standard deviation of the noise.
-        seed: Seed of what is drawn place by place: deformation, shading, noise in the box, noise.
+        seed: Seed of the per-pixel randomness: deformation, shading, noise in the box, noise.
     """
 
     quarter_turns: int = 0
@@ -79,9 +79,9 @@ class Variation:
     noise: float = 0.0
     seed: int = 0
 
-    def words(self) -> list[str]:
-        """Say briefly what is done, for a caption."""
-        found = {
+    def summary(self) -> list[str]:
+        """Return short descriptions of the transforms, for a caption."""
+        applied = {
             f"turn {90 * self.quarter_turns}°": self.quarter_turns,
             f"flip {self.flip}": self.flip,
             f"rotate {self.rotation_degrees:+.0f}°": self.rotation_degrees,
@@ -101,15 +101,15 @@ class Variation:
             f"resolution 1/{self.low_resolution:.1f}": self.low_resolution != 1,
             f"noise {self.noise:.3f}": self.noise,
         }
-        return [word for word, applies in found.items() if applies]
+        return [text for text, is_applied in applied.items() if is_applied]
 
 
 class _Draws:
-    """Numbers that are taken one after another, each whether it is used or not.
+    """Random numbers drawn in advance; each is consumed whether it is used or not.
 
     Args:
-        settings: Which operations are picked, and how factors are drawn.
-        generator: Source of all of them.
+        settings: Operations to pick from, and distribution of factors.
+        generator: Source of all numbers.
     """
 
     def __init__(self, settings: AugmentSettings, generator: np.random.Generator) -> None:
@@ -124,39 +124,40 @@ class _Draws:
         return next(self._numbers)
 
     def happens(self, probability: float, operation: Operation | None = None) -> bool:
-        """Decide whether an operation takes place."""
+        """Return whether an operation is applied."""
         return self.share() < probability or operation in self._picked
 
     def moves(self, probability: float, operation: Operation | None = None) -> bool:
-        """Decide whether a move takes place; none does where the window is not moved at all."""
+        """Return whether a spatial operation is applied, which also depends on ``geometry_probability``."""
         return self.happens(probability, operation) and self._may_move
 
     def amount(self, limits: tuple[float, float], happens: bool, neutral: float = 0.0) -> float:
-        """Return an amount between limits, or the neutral one."""
+        """Return a number within the limits, or the neutral one."""
         drawn = limits[0] + self.share() * (limits[1] - limits[0])
         return drawn if happens else neutral
 
     def factor(self, limits: tuple[float, float], happens: bool) -> float:
-        """Return a factor between limits as the settings say, or 1."""
+        """Return a factor within the limits, log-uniform or uniform, or 1."""
         if self._is_linear:
             return self.amount(limits, happens, 1.0)
         return math.exp(self.amount((math.log(limits[0]), math.log(limits[1])), happens))
 
-    def whole(self, limits: tuple[int, int]) -> int:
-        """Return a whole number between limits, both included."""
+    def integer(self, limits: tuple[int, int]) -> int:
+        """Return an integer within the limits, inclusive."""
         return limits[0] + int(self.share() * (limits[1] - limits[0] + 1))
 
 
 def draw_variation(settings: AugmentSettings, generator: np.random.Generator) -> Variation:
-    """Draw what happens to a sample; every call draws the same number of times.
+    """Draw the augmentation of a sample; every call consumes the same random numbers.
 
     Args:
         settings: Probabilities and ranges.
-        generator: Source of all draws.
+        generator: Source of randomness.
     """
     draws = _Draws(settings, generator)
+    # The order of the calls determines the result for a seed; new operations go last.
     turned = draws.moves(settings.turn_probability)
-    turns, flip = draws.whole((0, 3)), draws.whole((0, 1))
+    turns, flip = draws.integer((0, 3)), draws.integer((0, 1))
     rotation = draws.amount(settings.rotation_degrees, draws.moves(settings.rotation_probability))
     shear_x = draws.amount(settings.shear, draws.moves(settings.shear_probability, "shear_x"))
     shear_y = draws.amount(settings.shear, draws.moves(settings.shear_probability, "shear_y"))
@@ -168,7 +169,8 @@ def draw_variation(settings: AugmentSettings, generator: np.random.Generator) ->
     erased = draws.happens(settings.erase_probability)
     area, aspect = draws.amount(settings.erase_area, erased), draws.factor(settings.erase_aspect, erased)
     box = Erase(area, aspect, (draws.share(), draws.share()))
-    posterized, bits = draws.happens(settings.posterize_probability, "posterize"), draws.whole(settings.posterize_bits)
+    posterized = draws.happens(settings.posterize_probability, "posterize")
+    bits = draws.integer(settings.posterize_bits)
     contrast = draws.amount(settings.contrast, draws.happens(settings.contrast_probability, "contrast"), 1.0)
     brightened = draws.happens(settings.brightness_probability, "brightness")
     return Variation(
@@ -191,7 +193,6 @@ def draw_variation(settings: AugmentSettings, generator: np.random.Generator) ->
         blur_pixels=draws.amount(settings.blur_pixels, draws.happens(settings.blur_probability)),
         low_resolution=draws.amount(settings.low_resolution, draws.happens(settings.low_resolution_probability), 1.0),
         noise=draws.amount(settings.noise, draws.happens(settings.noise_probability)),
-        # Drawn last, as it came last: the draws of the others are those of earlier versions.
         shading=draws.amount(settings.shading, draws.happens(settings.shading_probability)),
         seed=int(generator.integers(2**63)),
     )

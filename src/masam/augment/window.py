@@ -1,4 +1,4 @@
-"""One window, varied: moved, then changed in intensity, its prompts along with it."""
+"""Augmentation of a window: spatial transform, then intensity transforms, prompts included."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ DEFAULT = AugmentSettings()
 
 
 class Augmented(NamedTuple):
-    """A varied window.
+    """An augmented window.
 
     Attributes:
         images: [S, C, H, W], 0 to 1.
-        labels: [S, H, W] channel numbers, -100 where there is none.
-        prompts: The moved prompts, None where none were given.
-        variation: What was done.
+        labels: [S, H, W] channel numbers, -100 to ignore.
+        prompts: Transformed prompts, or None.
+        variation: Transforms that were applied.
     """
 
     images: NDArray[np.float32]
@@ -39,22 +39,9 @@ def augment(
     generator: np.random.Generator,
     settings: AugmentSettings = DEFAULT,
 ) -> tuple[NDArray[np.float32], NDArray[np.signedinteger]]:
-    """Vary a window; every slice and every channel alike.
-
-    Args:
-        images: [S, C, H, W], 0 to 1.
-        labels: [S, H, W] channel numbers, -100 where there is none.
-        generator: Source of all draws.
-        settings: Probabilities and ranges.
-
-    Returns:
-        The varied window, images 0 to 1. The input is not changed; what nothing was done to is the input itself.
-
-    Raises:
-        InputError: Shapes do not fit together.
-    """
-    done = augment_window(images, labels, generator, settings)
-    return done.images, done.labels
+    """Augment a window, see :func:`augment_window`; return images and labels."""
+    augmented = augment_window(images, labels, generator, settings)
+    return augmented.images, augmented.labels
 
 
 def augment_window(
@@ -64,17 +51,20 @@ def augment_window(
     settings: AugmentSettings = DEFAULT,
     prompts: WindowPrompts | None = None,
 ) -> Augmented:
-    """Vary a window and its prompts.
+    """Augment a window and its prompts with randomly drawn transforms.
 
     Args:
         images: [S, C, H, W], 0 to 1.
-        labels: [S, H, W] channel numbers, -100 where there is none.
-        generator: Source of all draws.
+        labels: [S, H, W] channel numbers, -100 to ignore.
+        generator: Source of randomness.
         settings: Probabilities and ranges.
-        prompts: Boxes and points to move along.
+        prompts: Boxes and points to transform along.
+
+    Returns:
+        The augmented window, images 0 to 1. Inputs are not modified; unchanged parts are returned without a copy.
 
     Raises:
-        InputError: Shapes do not fit together.
+        InputError: Shapes do not match.
     """
     return apply_variation(images, labels, draw_variation(settings, generator), settings, prompts)
 
@@ -86,17 +76,17 @@ def apply_variation(
     settings: AugmentSettings = DEFAULT,
     prompts: WindowPrompts | None = None,
 ) -> Augmented:
-    """Do what was drawn; no chance is involved.
+    """Apply given transforms to a window and its prompts; arguments and result as for :func:`augment_window`.
 
     Args:
         images: [S, C, H, W], 0 to 1.
-        labels: [S, H, W] channel numbers, -100 where there is none.
-        variation: What to do.
-        settings: How images are read between pixels, and which label comes from outside and into an erased box.
-        prompts: Boxes and points to move along.
+        labels: [S, H, W] channel numbers, -100 to ignore.
+        variation: Transforms to apply.
+        settings: Interpolation, and labels of pixels from outside and of an erased box.
+        prompts: Boxes and points to transform along.
 
     Raises:
-        InputError: Shapes do not fit together.
+        InputError: Shapes do not match.
     """
     if images.ndim != 4 or labels.shape != (len(images), *images.shape[2:]):
         raise InputError(
@@ -107,7 +97,7 @@ def apply_variation(
     if not warp.is_identity:
         moved, moved_labels = warp.move(images, labels, settings.interpolation, _label(settings.outside))
     if changes_intensity(variation):
-        # vary_intensity works in place; the input stays as it is.
+        # vary_intensity works in place.
         moved = images.copy() if moved is images else moved
         vary_intensity(moved, variation)
     if variation.erase is not None:

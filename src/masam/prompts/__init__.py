@@ -1,4 +1,4 @@
-"""Prompts in three dimensions: what a user points at in a scan, and what the model gets of it on each slice."""
+"""Prompts in three dimensions, and their projection onto the slices that the model sees."""
 
 from masam.prompts.records import Box3D, Click, MaskOnSlice, Prompt, Unit
 

@@ -1,4 +1,4 @@
-"""Where an answer is wrong most, and the place in it to click on: what a user does who corrects."""
+"""The largest error of a prediction and its deepest point, where a user would place a corrective click."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from scipy import ndimage
 
 
 def largest_part(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the largest connected part of a region; all of it where it is empty.
+    """Return the largest connected component of a region of any dimension; the first of equal ones.
 
-    Args:
-        region: Of any number of axes. Voxels that share a face hang together; of equal parts the first counts.
+    Voxels are connected if they share a face. An empty region is returned as it is.
     """
     parts, count = ndimage.label(region)
     if count <= 1:
@@ -24,14 +23,14 @@ def largest_part(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def largest_error(reference: NDArray[np.bool_], answer: NDArray[np.bool_]) -> tuple[NDArray[np.bool_] | None, bool]:
-    """Return the largest connected part of what an answer missed, or took too much.
+    """Return the largest connected false negative or false positive region.
 
     Args:
         reference: The object.
-        answer: What was predicted, of the same shape.
+        answer: The prediction, of the same shape.
 
     Returns:
-        The part, None where the answer is right, and whether it was missed; of equal parts the missed one counts.
+        The region, None without an error; and whether it is a false negative, which also wins ties.
     """
     missed, false = largest_part(reference & ~answer), largest_part(answer & ~reference)
     counts = np.count_nonzero(missed), np.count_nonzero(false)
@@ -41,18 +40,17 @@ def largest_error(reference: NDArray[np.bool_], answer: NDArray[np.bool_]) -> tu
 
 
 def deepest(region: NDArray[np.bool_], spacing: Sequence[float] | None = None) -> tuple[int, ...]:
-    """Return the index that lies furthest from the rim of a region.
+    """Return the index with the largest distance to the border of a region.
 
-    A plate of one slice is everywhere as deep as that slice is thick: of equal places the one nearest to their mean
-    counts, and of those the first.
+    In a plate of one slice many voxels are equally deep; ties go to the voxel nearest to their mean, then to the first.
 
     Args:
-        region: Not empty. The border of the array is a rim, so that the place is in the middle of what is seen.
-        spacing: Distance from one voxel to the next along each axis; 1 by default.
+        region: Not empty. The border of the array counts as a border.
+        spacing: Voxel spacing along each axis; 1 by default.
     """
     (box,) = ndimage.find_objects(region.astype(np.uint8))
     depth = ndimage.distance_transform_edt(np.pad(region[box], 1), sampling=spacing)
-    places = np.argwhere(depth == depth.max())
-    away = (places - places.mean(axis=0)) * (1.0 if spacing is None else np.array(spacing))
-    index = places[int((away**2).sum(axis=1).argmin())]
-    return tuple(int(place) - 1 + axis.start for place, axis in zip(index, box, strict=True))
+    candidates = np.argwhere(depth == depth.max())
+    offset = (candidates - candidates.mean(axis=0)) * (1.0 if spacing is None else np.array(spacing))
+    index = candidates[int((offset**2).sum(axis=1).argmin())]
+    return tuple(int(position) - 1 + axis.start for position, axis in zip(index, box, strict=True))

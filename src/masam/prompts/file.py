@@ -1,4 +1,4 @@
-"""A file of prompts for a folder of scans: JSON, case by case."""
+"""JSON file with the prompts of many cases."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from masam.prompts.records import Box3D, Click, Prompt, Unit
 
 
 class PromptEntry(Settings):
-    """One prompt: a box, a click, or a click beside the object."""
+    """One prompt: a box, a positive click or a negative click."""
 
-    class_name: str | None = Field(default=None, description="class of the object; null for a model's only class")
+    class_name: str | None = Field(default=None, description="class of the object; null if the model has one class")
     box: tuple[float, ...] | None = Field(default=None, description="x0, y0, z0, x1, y1, z1")
-    click: tuple[float, ...] | None = Field(default=None, description="x, y, z of a place on the object")
-    not_click: tuple[float, ...] | None = Field(default=None, description="x, y, z of a place beside the object")
+    click: tuple[float, ...] | None = Field(default=None, description="x, y, z of a point on the object")
+    not_click: tuple[float, ...] | None = Field(default=None, description="x, y, z of a point outside the object")
 
     def prompt(self, unit: Unit) -> Prompt:
-        """Return the record.
+        """Return the prompt.
 
         Raises:
-            ConfigError: There is not exactly one of the three, or it is no box and no click.
+            ConfigError: There is not exactly one of box, click and not_click, or its numbers are invalid.
         """
         given = [key for key in ("box", "click", "not_click") if getattr(self, key) is not None]
         if len(given) != 1:
@@ -38,28 +38,28 @@ class PromptEntry(Settings):
 class PromptFile(Settings):
     """Prompts of many cases."""
 
-    unit: Unit = Field(default="voxel", description="voxel or mm, of all numbers")
-    cases: dict[str, tuple[PromptEntry, ...]] = Field(description="case id to its prompts")
+    unit: Unit = Field(default="voxel", description="unit of all numbers, voxel or mm")
+    cases: dict[str, tuple[PromptEntry, ...]] = Field(description="case id to prompts")
 
 
 def read_prompts(path: Path) -> dict[str, tuple[Prompt, ...]]:
     """Read the prompts of many cases.
 
     Args:
-        path: JSON: ``{"unit": "voxel", "cases": {"CASE": [{"class_name": "liver", "box": [...]}, ...]}}``.
+        path: JSON file ``{"unit": "voxel", "cases": {"CASE": [{"class_name": "liver", "box": [...]}, ...]}}``.
 
     Returns:
-        Case id to its prompts.
+        Case id to prompts.
 
     Raises:
-        InputError: The file cannot be opened or is no JSON.
-        ConfigError: A key is unknown, or a prompt is not one; file, case and number are named.
+        InputError: The file cannot be opened or is not JSON.
+        ConfigError: A key is unknown or a prompt is invalid; the message states file, case and number of the prompt.
     """
     content = PromptFile.from_mapping(gate.read_json(path), where=path)
     prompts = {}
     for case, entries in content.cases.items():
         if not entries:
-            raise ConfigError("expected at least one prompt, got none", where=f"{path}, {case}", fix="leave it out")
+            raise ConfigError("expected at least one prompt, got none", where=f"{path}, {case}", fix="omit the case")
         prompts[case] = tuple(
             _prompt(entry, content.unit, f"{path}, {case}, prompt {number}")
             for number, entry in enumerate(entries, start=1)

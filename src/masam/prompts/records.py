@@ -1,7 +1,7 @@
-"""What a user points at: a box, a click, a mask on a slice, in the scan's own voxels or in millimetres of the patient.
+"""Prompts of a user: a box, a click, or a mask on a slice, in voxels of the scan or in mm of the patient.
 
-Voxels are counted along the array's own axes from 0; voxel k's centre is k, its extent k - 0.5 to k + 0.5. Millimetres
-are positions in the RAS frame (right, front and head are positive), as the scan's affine gives them.
+Voxel indices start at 0 along the axes of the array; voxel k extends from k - 0.5 to k + 0.5. Positions in mm are in
+the RAS frame (right, front and head are positive) of the scan's affine.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _BOX = "x0,y0,z0,x1,y1,z1"
 
 @dataclass(frozen=True)
 class Box3D:
-    """A box about an object; it ends where the object ends.
+    """The bounding box of an object.
 
     Attributes:
-        corners: x0, y0, z0, x1, y1, z1. In voxels the first and the last voxel that belong to it; in mm two opposite
-            corners, of which it takes all voxels that it reaches into.
+        corners: x0, y0, z0, x1, y1, z1. In voxels, the first and last voxel inside the box; in mm, two opposite corners
+            of a box that includes every voxel it intersects.
         unit: ``voxel`` or ``mm``.
-        class_name: Class of the object; None for a model's only class.
+        class_name: Class of the object; None if the model has one class.
 
     Raises:
-        ConfigError: There are not six finite numbers, or a side is inverted or empty.
+        ConfigError: ``corners`` are not six finite numbers, or a side is inverted or empty.
     """
 
     corners: Sequence[float | int]
@@ -49,28 +49,28 @@ class Box3D:
                 raise ConfigError(
                     f"expected {axis}0 <= {axis}1, got {low:g} and {high:g}",
                     where="box",
-                    fix="give the smaller corner first",
+                    fix="put the smaller corner first",
                 )
             if low == high and self.unit == "mm":
                 raise ConfigError(f"the box is empty: {axis}0 and {axis}1 are both {low:g} mm", where="box")
 
     def record(self) -> dict[str, object]:
-        """Return plain values."""
+        """Return plain values for JSON."""
         return {"box": list(self.corners), "unit": self.unit, "class": self.class_name}
 
 
 @dataclass(frozen=True)
 class Click:
-    """A point on an object, or beside it.
+    """A point on an object or outside it.
 
     Attributes:
-        position: x, y, z; numbers between voxels are allowed.
-        positive: On the object; False for a place that is not the object.
+        position: x, y, z; fractions of a voxel are allowed.
+        positive: Whether the point is on the object.
         unit: ``voxel`` or ``mm``.
-        class_name: Class of the object; None for a model's only class.
+        class_name: Class of the object; None if the model has one class.
 
     Raises:
-        ConfigError: There are not three finite numbers.
+        ConfigError: ``position`` is not three finite numbers.
     """
 
     position: Sequence[float | int]
@@ -83,23 +83,23 @@ class Click:
         object.__setattr__(self, "position", _numbers(self.position, "x,y,z", "click"))
 
     def record(self) -> dict[str, object]:
-        """Return plain values."""
+        """Return plain values for JSON."""
         key = "click" if self.positive else "not_click"
         return {key: list(self.position), "unit": self.unit, "class": self.class_name}
 
 
 @dataclass(frozen=True, eq=False)
 class MaskOnSlice:
-    """An object as it was drawn on one slice, roughly or well.
+    """A mask of an object on one slice; it may be approximate.
 
     Attributes:
-        axis: Axis of the scan's array that is cut across, 0 to 2; it must be the one that the model cuts across.
-        index: Voxel along that axis.
-        mask: True on the object, [rows, columns] over the two other axes in their order in the array.
-        class_name: Class of the object; None for a model's only class.
+        axis: Array axis perpendicular to the slice, 0 to 2; it must be the slice axis of the model.
+        index: Index of the slice along that axis.
+        mask: True on the object, [rows, columns] over the two other axes in array order.
+        class_name: Class of the object; None if the model has one class.
 
     Raises:
-        ConfigError: The mask is not two-dimensional and boolean, or empty, or there is no such axis.
+        ConfigError: The mask is not two-dimensional and boolean, or is empty, or the axis is invalid.
     """
 
     axis: int
@@ -112,15 +112,13 @@ class MaskOnSlice:
             raise ConfigError(f"expected axis 0, 1 or 2, got {brief(self.axis)}", where="mask")
         if self.mask.ndim != 2 or self.mask.dtype != np.bool_:
             raise ConfigError(
-                f"expected two axes of true and false, got {self.mask.ndim} of {self.mask.dtype}", where="mask"
+                f"expected a boolean array with 2 axes, got {self.mask.dtype} with {self.mask.ndim}", where="mask"
             )
         if not self.mask.any():
-            raise ConfigError(
-                "the mask is empty", where="mask", fix="draw on the object, or say where it is not with a click"
-            )
+            raise ConfigError("the mask is empty", where="mask", fix="draw on the object, or use a negative click")
 
     def record(self) -> dict[str, object]:
-        """Return plain values; the mask as the columns that it touches on each row, after the row."""
+        """Return plain values; each row of the mask as its index followed by its columns on the object."""
         rows = [[int(row), *map(int, np.flatnonzero(self.mask[row]))] for row in np.flatnonzero(self.mask.any(axis=1))]
         return {"mask": rows, "axis": self.axis, "index": self.index, "class": self.class_name}
 
@@ -138,7 +136,7 @@ def _numbers(values: Sequence[object], form: str, where: str) -> tuple[float, ..
     if len(values) != count:
         raise ConfigError(f"expected {count} numbers {form}, got {len(values)}", where=where)
     for value in values:
-        # True is a number to Python, and no coordinate.
+        # bool is a subclass of int.
         if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
             raise ConfigError(f"expected finite numbers {form}, got {brief(value)}", where=where)
     return tuple(float(value) for value in values if isinstance(value, numbers.Real))

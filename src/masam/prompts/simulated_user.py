@@ -1,6 +1,6 @@
-"""A user who knows the reference: boxes about an object in a scan, and clicks that correct an answer.
+"""A simulated user who knows the reference: boxes around an object, and clicks that correct a prediction.
 
-All in the scan's own voxels, as ``masam predict`` takes them.
+All prompts are in voxels of the scan, the input of ``masam predict``.
 """
 
 from __future__ import annotations
@@ -16,35 +16,31 @@ from masam.prompts.records import Box3D, Click
 from masam.prompts.simulation import JITTER
 
 RELAXED = (0.05, 0.1, 0.2)
-"""How far the sides of relaxed boxes are moved out, as fractions of the side."""
+"""Expansion of relaxed boxes at each end, as fractions of the side length."""
 
 BOXES = ("tight box", *(f"box relaxed by {100 * fraction:g} %" for fraction in RELAXED), "jittered box")
-"""Names of the boxes, in the order of a table."""
+"""Names of the boxes, in table order."""
 
 
 def draw_boxes(
     reference: NDArray[np.bool_], seen: NDArray[np.bool_], class_name: str, generator: np.random.Generator
 ) -> dict[str, Box3D]:
-    """Draw one box of each kind about an object.
+    """Draw one box of each kind around an object, clipped to the crop.
 
-    A side's length counts its voxels, the first and the last included. Moves are rounded to the nearest whole voxel,
-    halves outwards (relaxed) or to the even one (jittered): 5 % of a side of 9 voxels is none, of 10 it is one.
-
-    - tight: from the first to the last voxel of the object, along each axis of the array.
-    - relaxed by 5, 10, 20 %: each side moved outwards by that fraction of its length, along all three axes.
-    - jittered: each of the six sides moved by itself, normally distributed with a standard deviation of 0.1 of
-      the length, as in training.
-
-    All are cut to what the model sees.
+    - tight: from the first to the last voxel of the object.
+    - relaxed by 5, 10, 20 %: each of the six faces moved outwards by that fraction of the side length, rounded to
+      voxels with halves outwards (5 % of 9 voxels is 0, of 10 voxels 1).
+    - jittered: each face moved independently, normally distributed with a standard deviation of 10 % of the side
+      length as in training, rounded to voxels with halves to even.
 
     Args:
         reference: [I, J, K] the object.
-        seen: [I, J, K] what the model sees of the scan: a box without what a plan crops away.
+        seen: [I, J, K] box of the scan that remains after cropping.
         class_name: Class of the object.
         generator: Source of the jitter.
 
     Returns:
-        Name out of ``BOXES`` to box, in voxels; none where the model sees nothing of the object.
+        Name in ``BOXES`` to box, in voxels; empty if the object is cropped away.
     """
     inside = reference & seen
     if not inside.any():
@@ -56,7 +52,7 @@ def draw_boxes(
     moves.append(np.rint(generator.normal(0, JITTER, (2, 3)) * length))
     boxes = {}
     for name, move in zip(BOXES, moves, strict=True):
-        # Jitter may turn a thin box over.
+        # Jitter may invert a thin box.
         ends = np.sort(np.clip(corners + move, *border), axis=0)
         boxes[name] = Box3D(tuple(ends.ravel().tolist()), class_name=class_name)
     return boxes
@@ -69,30 +65,29 @@ def correct(
     class_name: str,
     earlier: Sequence[Click] = (),
 ) -> Click | None:
-    """Click on the deepest place of the largest connected error, in three dimensions.
+    """Click on the deepest voxel of the largest connected error in 3D; deterministic.
 
-    Nothing is drawn at random. A voxel that was clicked on counts as right, so that none is clicked on twice and the
-    next click keeps away from those before.
+    Voxels of earlier clicks count as correct, so that clicks do not repeat and keep a distance from each other.
 
     Args:
         reference: [I, J, K] the object.
-        answer: [I, J, K] what was predicted.
-        spacing_mm: Size of a voxel along each axis, for the depth.
+        answer: [I, J, K] the prediction.
+        spacing_mm: Voxel spacing along each axis, for the depth.
         class_name: Class of the object.
-        earlier: Clicks that were made.
+        earlier: Previous clicks.
 
     Returns:
-        A click on the object where the error was missed, beside it where it was taken too much; None without an error.
+        A positive click in a false negative region or a negative click in a false positive one; None without an error.
     """
     answer = answer.copy()
     for click in earlier:
-        place = tuple(map(int, click.position))
-        answer[place] = reference[place]
+        voxel = tuple(map(int, click.position))
+        answer[voxel] = reference[voxel]
     region, is_missed = largest_error(reference, answer)
     return None if region is None else Click(deepest(region, spacing_mm), is_missed, class_name=class_name)
 
 
 def _extent(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the first and the last voxel [2, 3] of a mask that is not empty."""
+    """Return the first and last voxel [2, 3] of a non-empty mask."""
     (box,) = ndimage.find_objects(mask.astype(np.uint8))
     return np.array([[axis.start for axis in box], [axis.stop - 1 for axis in box]])

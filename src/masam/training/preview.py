@@ -145,5 +145,5 @@ def _augmented(
     for index in indices:
         augmented = augment_window(images, labels, sample_generator(seed, index), settings)
         # Non-breaking spaces: lines break only between two operations.
-        operations = (text.replace(" ", "\u00a0") for text in augmented.variation.words())
+        operations = (text.replace(" ", "\u00a0") for text in augmented.variation.summary())
         yield Sample(shown(augmented.images), augmented.labels[middle], ", ".join(operations) or "unchanged")

@@ -134,7 +134,7 @@ def test_shapes_that_do_not_fit_are_refused():
     for wrong in ((boxes[:, :3], points, kinds), (boxes, points[:, :2], kinds), (boxes[:1], points, kinds)):
         with pytest.raises(InputError, match=r"^prompts: expected boxes \[S, 4\], points \[S, P, 2\] and point labels"):
             WindowPrompts(*wrong)
-    with pytest.raises(InputError, match=r"^prompts: expected prompts of 3 slices, got 2$"):
+    with pytest.raises(InputError, match=r"^prompts: expected prompts for 3 slices, got 2$"):
         apply_variation(
             np.zeros((3, 1, 8, 8), np.float32), np.zeros((3, 8, 8), np.int64), Variation(),
             prompts=WindowPrompts(boxes, points, kinds),

@@ -154,10 +154,10 @@ def test_rare_operations_are_drawn_too():
         ("shading", 0, 1.5),
     ):
         check_uniform(np.array([getattr(one, name) for one in found]), low, high)
-    assert found[0].words()[0].startswith("elastic ")
+    assert found[0].summary()[0].startswith("elastic ")
 
 
-def test_words_name_what_is_done():
-    assert Variation().words() == []
+def test_the_summary_names_what_is_applied():
+    assert Variation().summary() == []
     one = Variation(quarter_turns=1, flip="rows", rotation_degrees=-4.2, translate=(0.1, 0.0), gamma=1.5, noise=0.02)
-    assert one.words() == ["turn 90°", "flip rows", "rotate -4°", "shift +10%, +0%", "gamma 1.50", "noise 0.020"]
+    assert one.summary() == ["turn 90°", "flip rows", "rotate -4°", "shift +10%, +0%", "gamma 1.50", "noise 0.020"]

@@ -451,10 +451,10 @@ def test_folds_vote_with_the_same_prompts(model):
 
 def test_prompts_that_do_not_fit_are_refused(model):
     with pytest.raises(
-        InputError, match=r"^the box 0,0,0,20,1,1 \(voxel\) lies outside the scan, which reaches from 0,0,0"
+        InputError, match=r"^the box 0,0,0,20,1,1 \(voxel\) is outside the scan, which extends from 0,0,0"
     ):
         predictor(model).predict(volume(), prompts=[Box3D((0, 0, 0, 20, 1, 1), class_name="ball")])
-    with pytest.raises(ConfigError, match="expected a class out of ball, box, got 'cube'"):
+    with pytest.raises(ConfigError, match="expected one of the classes ball, box, got 'cube'"):
         predictor(model).predict(volume(), prompts=[Click((0, 0, 0), class_name="cube")])
 
 

@@ -32,7 +32,7 @@ def test_prompts_of_each_case(tmp_path):
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ([], "p.json, a: expected at least one prompt, got none; leave it out"),
+        ([], "p.json, a: expected at least one prompt, got none; omit the case"),
         ([{"box": [1, 2, 3]}], "p.json, a, prompt 1: expected 6 numbers x0,y0,z0,x1,y1,z1, got 3"),
         ([{"click": [1, 2, 3]}, {}], "p.json, a, prompt 2: expected one of box, click and not_click, got none"),
         ([{"click": [1, 2, 3], "box": [0]}], "a, prompt 1: expected one of box, click and not_click, got box, click"),

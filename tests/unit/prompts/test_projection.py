@@ -111,7 +111,7 @@ def test_the_crop_is_followed():
     assert found.classes[1].box.tolist() == [0, 0, 19, 19]
     assert found.at(0)[1].points.tolist() == [[0, 0.5]]
     for prompt in (Box3D((0, 0, 0, 39, 19, 1)), Click((29, 14, 1)), MaskOnSlice(2, 0, np.ones((40, 20), bool))):
-        with pytest.raises(InputError, match="lies where the scan is empty and the plan crops it away"):
+        with pytest.raises(InputError, match="is in an empty part of the scan that the plan crops away"):
             project([prompt], cropped, ONE)
 
 
@@ -120,40 +120,39 @@ def test_the_crop_is_followed():
     [
         (
             [Box3D((0, 0, 0, 40, 1, 1))],
-            "scan, tumour: the box 0,0,0,40,1,1 (voxel) lies outside the scan, which reaches from 0,0,0 to 39,19,5; "
+            "scan, tumour: the box 0,0,0,40,1,1 (voxel) is outside the scan, which extends from 0,0,0 to 39,19,5; "
             "check order, unit and sign of its numbers",
         ),
         (
             [Box3D((30, 10, 0, 40, 20, 9), "mm")],
-            "scan, tumour: the box 30,10,0,40,20,9 (mm) lies outside the scan, which reaches from -20.5,9,-2 to "
+            "scan, tumour: the box 30,10,0,40,20,9 (mm) is outside the scan, which extends from -20.5,9,-2 to "
             "19.5,49,22; check order, unit and sign of its numbers",
         ),
         (
             [Click((-0.6, 0, 0))],
-            "scan, tumour: the click -0.6,0,0 (voxel) lies outside the scan, which reaches from 0,0,0 to 39,19,5; "
+            "scan, tumour: the click -0.6,0,0 (voxel) is outside the scan, which extends from 0,0,0 to 39,19,5; "
             "check order, unit and sign of its numbers",
         ),
         (
             [Box3D((0, 0, 0, 1, 1, 1))] * 2,
-            "scan, tumour: expected one box a class, got 2; predict once for each object",
+            "scan, tumour: expected one box per class, got 2; predict each object separately",
         ),
         (
             [Box3D((0, 0, 0, 5, 5, 1)), Click((1, 1, 2), positive=False)],
-            "scan, tumour: the click at 1,1,2 lies on a slice outside the box of its class, where there is nothing of "
-            "the class; enlarge the box or leave the click out",
+            "scan, tumour: the click at 1,1,2 is on a slice outside the box of its class; "
+            "enlarge the box or remove the click",
         ),
         (
             [Box3D((0, 0, 0, 5, 5, 1)), Click((6, 1, 1))],
-            "scan, tumour: the click at 6,1,1 says that the object is outside its box; "
-            "enlarge the box or leave the click out",
+            "scan, tumour: the click at 6,1,1 marks the object outside its box; enlarge the box or remove the click",
         ),
         (
             [Box3D((0, 0, 0, 5, 5, 1)), MaskOnSlice(2, 2, np.ones((40, 20), bool))],
-            "scan, tumour: the mask lies on a slice outside the box of its class",
+            "scan, tumour: the mask is on a slice outside the box of its class",
         ),
         (
             [MaskOnSlice(0, 2, np.ones((20, 6), bool))],
-            "scan, tumour: the model cuts the scan across axis 2 of its array, the mask was drawn across 0",
+            "scan, tumour: expected a mask across array axis 2, got one across 0",
         ),
         (
             [MaskOnSlice(2, 6, np.ones((40, 20), bool))],
@@ -161,7 +160,7 @@ def test_the_crop_is_followed():
         ),
         (
             [MaskOnSlice(2, 1, np.ones((40, 20), bool))] * 2,
-            "scan, tumour: there are two masks of one class on voxel 1",
+            "scan, tumour: expected one mask per class and slice, got two on slice 1",
         ),
     ],
 )  # fmt: skip
@@ -179,9 +178,9 @@ def test_beside_the_box_on_its_slices_there_may_be_a_click_that_is_not_the_objec
 def test_a_prompt_must_say_which_class_of_several():
     box = (0, 0, 0, 5, 5, 1)
     assert list(project([Box3D(box, class_name="tumour")], trace(), TWO).classes) == [2]
-    with pytest.raises(ConfigError, match=r"^prompts: the model has 2 classes \(liver, tumour\), so a prompt must say"):
+    with pytest.raises(ConfigError, match=r"^prompts: expected a class for each prompt, .* 2 classes \(liver, tumour"):
         project([Box3D(box)], trace(), TWO)
-    with pytest.raises(ConfigError, match=r"^prompts: expected a class out of liver, tumour, got 'spleen'$"):
+    with pytest.raises(ConfigError, match=r"^prompts: expected one of the classes liver, tumour, got 'spleen'$"):
         project([Box3D(box, class_name="spleen")], trace(), TWO)
-    with pytest.raises(ConfigError, match=r"^prompts: expected at least one prompt, got none; leave them out"):
+    with pytest.raises(ConfigError, match=r"^prompts: expected at least one prompt, got none; omit the"):
         project([], trace(), TWO)

@@ -24,7 +24,7 @@ def test_what_is_fine_is_kept_as_it_is():
         ((0, 0, 0, 1, 1, math.inf), "mm", "box: expected finite numbers x0,y0,z0,x1,y1,z1, got inf"),
         ((0, 0, 0, 1, True, 1), "voxel", "box: expected finite numbers x0,y0,z0,x1,y1,z1, got True"),
         ((0, 0, 0, 1, "1", 1), "voxel", "box: expected finite numbers x0,y0,z0,x1,y1,z1, got '1'"),
-        ((0, 7, 0, 1, 2, 1), "voxel", "box: expected y0 <= y1, got 7 and 2; give the smaller corner first"),
+        ((0, 7, 0, 1, 2, 1), "voxel", "box: expected y0 <= y1, got 7 and 2; put the smaller corner first"),
         ((0, 0, 4, 1, 1, 4), "mm", "box: the box is empty: z0 and z1 are both 4 mm"),
         ((0, 0, 0, 1, 1, 1), "cm", "box: expected the unit voxel or mm, got 'cm'"),
     ],
@@ -51,7 +51,7 @@ def test_a_mask_that_is_none_is_refused():
         MaskOnSlice(3, 1, drawn)
     with (
         without_type_checks(),
-        pytest.raises(ConfigError, match=r"^mask: expected two axes of true and false, got 2 of float64$"),
+        pytest.raises(ConfigError, match=r"^mask: expected a boolean array with 2 axes, got float64 with 2$"),
     ):
         MaskOnSlice(2, 1, np.ones((4, 4)))
     with pytest.raises(ConfigError, match=r"^mask: the mask is empty; draw on the object"):
