@@ -69,7 +69,7 @@ def test_a_failed_cell_ends_with_code_4_and_the_table(masam, table, tmp_path, mo
     assert result.code == 4
     assert result.error == (
         "error[BATCH]: 1 of 2 cells failed (three slices, seed 1: the loss is not finite); "
-        "the others are done; the same command again tries these"
+        "the others are done; the same command repeats these"
     )
     assert "0 of 1, 1 diverged" in result.out
     assert "1 of 1" in result.out

@@ -27,7 +27,8 @@ def test_btcv(masam, tmp_path):
         **{"training": 24, "validation": 0, "test": 6, "made": 60, "kept": 0, "missing": [], "surplus": []},
     }
     again = masam("convert", "btcv", download, tmp_path / "set", "--link")
-    assert again.out == f"{tmp_path / 'set'}: 24 to train on, 6 held out; files made: 0, there already: 60\n"
+    counts = "24 training cases, 6 held out; 0 files made, 60 kept from an earlier run"
+    assert again.out == f"{tmp_path / 'set'}: {counts}\n"
     assert hashes(download) == before
     planned = masam("plan", tmp_path / "set", "--out", tmp_path / "plan.yaml", "--preset", "paper-ct", "--quiet")
     assert planned.out == f"wrote {tmp_path / 'plan.yaml'}: CT, axial slices of 512 pixels\n"
@@ -37,7 +38,7 @@ def test_amos22(masam, tmp_path):
     download = write_amos(tmp_path / "amos22")
     words = ("--modality", "mr", "--labels", "btcv", "--held-out", "test")
     result = masam("convert", "amos22", download, tmp_path / "set", *words)
-    counts = "3 to train on (1 of them to validate on), 1 held out; files made: 7, there already: 0"
+    counts = "3 training cases (1 of them for validation), 1 held out; 7 files made, 0 kept from an earlier run"
     assert result.out == f"{tmp_path / 'set'}: {counts}\n"
     assert json.loads((tmp_path / "set/dataset.json").read_text())["masam_convert"] == {
         "version": "0.1.0",
@@ -58,7 +59,8 @@ def test_endovis18(masam, tmp_path):
     colours = np.array([[colours[-1] for colours in COLOURS.values()]], np.uint8)
     download = write_endovis(tmp_path / "EndoVis18", colours, frames=1)
     result = masam("convert", "endovis18", download, tmp_path / "set", "--link")
-    assert result.out == f"{tmp_path / 'set'}: 15 to train on, 4 held out; files made: 38, there already: 0\n"
+    counts = "15 training cases, 4 held out; 38 files made, 0 kept from an earlier run"
+    assert result.out == f"{tmp_path / 'set'}: {counts}\n"
 
 
 def test_msd_in_part(masam, tmp_path):
@@ -70,7 +72,7 @@ def test_msd_in_part(masam, tmp_path):
     assert not (tmp_path / "set").exists()
     result = masam("convert", "msd", download, tmp_path / "set", "--partial")
     assert result.out == (
-        f"{tmp_path / 'set'}: 1 to train on, 1 held out; files made: 3, there already: 0\n"
+        f"{tmp_path / 'set'}: 1 training cases, 1 held out; 3 files made, 0 kept from an earlier run\n"
         "  missing: labelsTr/spleen_003.nii.gz\n"
     )
     assert masam("convert", "msd", download, tmp_path / "s", "--labels", "tumour", "--partial").code == 2

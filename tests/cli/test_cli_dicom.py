@@ -153,7 +153,7 @@ def test_what_is_refused_before_the_work(masam, trained, folders, tmp_path):
     words = ("--model", trained, "--format", "dicom-seg")
     result = masam("predict", folders / "same.nii.gz", *words, "--out", tmp_path / "out")
     assert result.code == 2
-    assert "a DICOM SEG refers to DICOM images, same.nii.gz is none" in result.error
+    assert "a DICOM SEG refers to DICOM images, same.nii.gz is not DICOM" in result.error
     result = masam("predict", folders / "one", *words, "--out", tmp_path / "a.nii.gz")
     assert (result.code, "expected a name that ends in .dcm" in result.error) == (2, True)
     for out in (folders, folders / "one", folders / "one/masks", folders / "one/000.dcm"):

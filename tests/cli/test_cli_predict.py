@@ -226,7 +226,7 @@ def test_scans_and_others_labels_are_never_written_over(masam, dataset, trained,
         (data / "imagesTs", data / "imagesTs", "the folder holds the scans"),
         (data / "imagesTs", tmp_path / "link", "the folder holds the scans"),
         (data / "imagesTs", data / "labelsTs", "the folder holds Ts0.nii.gz, which masam predict did not write"),
-        (data / "scan.nii.gz", data / "scan.nii.gz", "the labels would take the place of the scan"),
+        (data / "scan.nii.gz", data / "scan.nii.gz", "the labels would replace the scan"),
         (data / "imagesTs", tmp_path / "masks.nii.gz", "so expected a folder for its labels"),
     ):
         result = masam("predict", images, "--model", trained, "--out", out)
@@ -326,7 +326,7 @@ def test_a_file_of_prompts_for_a_folder(masam, promptable, tmp_path):
     ("words", "code", "message"),
     [
         (("--box", "1,2,3"), 2, "error[CONFIG]: box: expected 6 numbers x0,y0,z0,x1,y1,z1, got 3"),
-        (("--box", "1,2,3,x,5,6"), 2, "--box: expected numbers with commas between them, got '1,2,3,x,5,6'"),
+        (("--box", "1,2,3,x,5,6"), 2, "--box: expected numbers separated by commas, got '1,2,3,x,5,6'"),
         (("--click", "nan,2,3"), 2, "error[CONFIG]: click: expected finite numbers x,y,z, got nan"),
         (("--click", "1,2,3"), 2, "expected a class for each prompt, as the model has 2 classes (organ, vessel)"),
         (("--click", "1,2,3", "--prompt-class", "lung"), 2, "expected one of the classes organ, vessel, got 'lung'"),
@@ -334,8 +334,8 @@ def test_a_file_of_prompts_for_a_folder(masam, promptable, tmp_path):
             ("--click", "-1,2,3", "--prompt-class", "organ"), 3,
             "error[INPUT]: the click -1,2,3 (voxel) is outside the scan, which extends from 0,0,0 to 23,19,5",
         ),
-        (("--unit", "mm"), 2, "--unit: it goes with a box or a click; give --box, --click or --not-click"),
-        (("--prompt-class", "organ"), 2, "error[CONFIG]: --prompt-class: it goes with a box or a click"),
+        (("--unit", "mm"), 2, "--unit: it requires a box or a click; give --box, --click or --not-click"),
+        (("--prompt-class", "organ"), 2, "error[CONFIG]: --prompt-class: it requires a box or a click"),
     ],
 )  # fmt: skip
 def test_prompts_that_are_refused(masam, promptable, tmp_path, words, code, message):

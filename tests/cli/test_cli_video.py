@@ -172,7 +172,7 @@ def test_model_and_input_must_be_of_one_kind(masam, model, trained, clip, tmp_pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--out", "masks.nii.gz"), "clip.mkv is video, so expected a folder for its labels"),
+        (("--out", "masks.nii.gz"), "clip.mkv is a video, so expected a folder for its labels"),
         (("--out", "out", "--fill-holes", "ball"), "keep-largest and fill-holes need the whole volume at once"),
     ],
 )
@@ -187,7 +187,7 @@ def test_volumes_have_no_overlay(masam, trained, tmp_path):
     scan = save(tmp_path / "scan.nii.gz", arrays()[0])
     result = masam("predict", scan, "--model", trained, "--out", tmp_path / "out", "--overlay")
     assert result.code == 2
-    assert "--overlay: only videos have overlays; masam report draws labels over scans" in result.error
+    assert "--overlay: overlays are for videos only; masam report draws labels over scans" in result.error
 
 
 def test_nothing_of_the_users_is_written_over(masam, model, clip, folder, tmp_path):

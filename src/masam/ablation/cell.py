@@ -1,8 +1,7 @@
-"""A cell of the table: one row trained with one seed (and fold), in a run folder that is known by what made it."""
+"""A cell of the table: one row trained with one seed (and fold), in a run folder that is identified by its settings."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,18 +14,19 @@ from masam.errors import InputError
 from masam.evaluation import Evaluation
 from masam.io import gate
 from masam.preprocess.plan import Plan
+from masam.runs.finished import is_finished, values_sha256
 from masam.runs.metrics import read_columns
 from masam.training.config import TrainConfig
 from masam.training.run_folder import RunFolder
 
 CELL_FILE = "cell.json"
-"""What a cell's run folder is of, and what came of it."""
+"""Settings and state of a cell, in its run folder."""
 
 SCORES_FILE = "scores.json"
-"""The cell's evaluation, as ``masam evaluate`` writes one."""
+"""The evaluation of a cell, in the format of ``masam evaluate``."""
 
 State = Literal["not begun", "unfinished", "trained", "done", "failed", "diverged"]
-"""``trained``: to be scored, for the first time or by another rule or other cases."""
+"""State of a cell; ``trained`` has no scores yet, or scores of another rule or of other cases."""
 
 _FORMAT, _VERSION = "masam-ablation-cell", 1
 _IDENTITY_DIGITS = 10
@@ -37,13 +37,13 @@ class Cell:
     """One row with one seed and fold.
 
     Attributes:
-        row: The row's name.
+        row: Name of the row.
         seed: Seed of the run.
-        fold: Fold that is held out, where the table names folds.
+        fold: Held-out fold, or None if the table does not vary the fold.
         config: Settings of the run.
-        plan: Its plan.
-        training_sha256: Hash of all that training reads, the SAM file's tensors included.
-        scoring: What decides the scores of a trained model: cases, labels, stride, rule for empty classes.
+        plan: Plan of the run.
+        training_sha256: Hash of everything that training reads, including the tensors of the SAM file.
+        scoring: Everything that decides the scores of a trained model: cases, labels, stride, rule for empty classes.
     """
 
     row: str
@@ -56,39 +56,37 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """Words that name the cell."""
+        """Name of the cell in messages."""
         return f"{self.row}, seed {self.seed}" + ("" if self.fold is None else f", fold {self.fold}")
 
     @property
     def stem(self) -> str:
-        """The part of the folder's name that says row, seed and fold."""
+        """Part of the folder's name with row, seed and fold."""
         return f"{folder_name(self.row)}.seed{self.seed}" + ("" if self.fold is None else f".fold{self.fold}")
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that decides the trained weights."""
-        # Processes that read samples change nothing.
+        """Everything that decides the trained weights; the number of worker processes does not."""
         config = self.config.model_dump(mode="json", exclude={"workers"})
         return {"config": config, "plan": self.plan.model_dump(mode="json"), "data": self.training_sha256}
 
     @property
     def folder(self) -> str:
-        """Name of the run folder: other settings have another one, so that no two are ever mixed."""
-        digits = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:_IDENTITY_DIGITS]
-        return f"{self.stem}.{digits}"
+        """Name of the run folder, which differs for other settings."""
+        return f"{self.stem}.{values_sha256(self.identity)[:_IDENTITY_DIGITS]}"
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """What is known of a cell.
+    """State and scores of a cell.
 
     Attributes:
         cell: The cell.
         root: Its run folder.
-        state: How far it is.
-        reason: Why it failed; else empty.
+        state: Its state.
+        reason: Why it failed, or empty.
         evaluation: Its scores, if it is done.
-        training_seconds: Time of all optimiser steps; validation and preparation do not count.
+        training_seconds: Time of all optimiser steps, without validation and preparation.
     """
 
     cell: Cell
@@ -98,12 +96,17 @@ class CellResult:
     evaluation: Evaluation | None = None
     training_seconds: float = 0.0
 
+    @property
+    def dice(self) -> float:
+        """Mean Dice, or NaN if the cell is not done."""
+        return float("nan") if self.evaluation is None else self.evaluation.mean_dice
+
 
 def read_cell(cell: Cell, runs: Path) -> CellResult:
-    """Return what an earlier run of the table left of a cell.
+    """Return the result of a cell that earlier runs of the table left.
 
     Raises:
-        InputError: The folder of this name holds the run of another cell, or a file in it is damaged.
+        InputError: The run folder belongs to another cell, or a file in it is damaged.
     """
     root = runs / cell.folder
     record = _read_record(root / CELL_FILE)
@@ -112,18 +115,16 @@ def read_cell(cell: Cell, runs: Path) -> CellResult:
     if record["identity"] != cell.identity:
         raise InputError("the folder holds a run of other settings", where=root, fix="remove it, or name another --out")
     state: State = record["state"]
-    if state in ("failed", "diverged"):
+    if state not in ("trained", "done"):
         return CellResult(cell, root, state, record["reason"])
-    if state == "unfinished":
-        return CellResult(cell, root, state)
     _require_same_settings(cell, root)
-    if state == "trained" or record["scoring"] != dict(cell.scoring):
+    if not is_finished(record, {"state": "done", "scoring": dict(cell.scoring)}, {}):
         return CellResult(cell, root, "trained")
     return CellResult(cell, root, "done", "", Evaluation.from_json(root / SCORES_FILE), training_seconds(root))
 
 
 def write_cell(cell: Cell, root: Path, state: State, reason: str = "") -> None:
-    """Note in a run folder what it is of and how far it is.
+    """Write settings and state of a cell to its run folder.
 
     Raises:
         ResourceError: The file cannot be written.
@@ -143,15 +144,14 @@ def write_cell(cell: Cell, root: Path, state: State, reason: str = "") -> None:
 
 
 def earlier_folder(cell: Cell, runs: Path) -> Path | None:
-    """Return the newest folder of the same row, seed and fold with other settings or data, if there is one."""
-    length = len(cell.folder)
-    found = [path for path in runs.glob(f"{cell.stem}.*/{CELL_FILE}") if len(path.parent.name) == length]
-    others = [path for path in found if path.parent.name != cell.folder]
-    return max(others, key=lambda path: path.stat().st_mtime).parent if others else None
+    """Return the newest run folder of the same row, seed and fold with other settings or data, or None."""
+    found = [path.parent for path in runs.glob(f"{cell.stem}.*/{CELL_FILE}") if path.parent.name != cell.folder]
+    others = [folder for folder in found if len(folder.name) == len(cell.folder)]
+    return max(others, key=lambda folder: (folder / CELL_FILE).stat().st_mtime, default=None)
 
 
 def differences(cell: Cell, earlier: Path) -> list[str]:
-    """Name the keys in which a cell differs from an earlier one of its row, seed and fold."""
+    """Return the keys in which a cell differs from an earlier one of its row, seed and fold, with both values."""
     record = _read_record(earlier / CELL_FILE)
     if record is None:
         return []
@@ -161,7 +161,7 @@ def differences(cell: Cell, earlier: Path) -> list[str]:
 
 
 def training_seconds(root: Path) -> float:
-    """Add up the time of a run's optimiser steps from its ``metrics.csv``, however often it was interrupted."""
+    """Return the time of a run's optimiser steps according to its ``metrics.csv``, including interrupted runs."""
     columns = read_columns(RunFolder(root).metrics)
     seconds, before = 0.0, 0.0
     for step, each in zip(columns.get("step", []), columns.get("seconds_per_step", []), strict=True):
@@ -171,14 +171,13 @@ def training_seconds(root: Path) -> float:
 
 
 def _require_same_settings(cell: Cell, root: Path) -> None:
-    """Refuse a finished run whose own files tell of other settings than its cell."""
+    """Refuse a finished run whose settings files were changed afterwards."""
     plan, config = RunFolder(root).read_settings()
-    same_config = config.model_copy(update={"workers": cell.config.workers}) == cell.config
-    if not (same_config and plan == cell.plan):
+    if plan != cell.plan or config.model_copy(update={"workers": cell.config.workers}) != cell.config:
         raise InputError(
-            f"config.yaml or plan.yaml were changed after the run, {CELL_FILE} says otherwise",
+            f"config.yaml or plan.yaml were changed after the run and contradict {CELL_FILE}",
             where=root,
-            fix="remove the folder to make the cell anew",
+            fix="remove the folder to repeat the run",
         )
 
 
@@ -186,18 +185,17 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     record = gate.read_json(path)
-    keys = {"identity", "state", "reason", "scoring"}
     if not isinstance(record, dict) or (record.get("format"), record.get("version")) != (_FORMAT, _VERSION):
         raise InputError(f"expected format {_FORMAT!r}, version {_VERSION}", where=path, fix="remove the folder")
-    if missing := keys - set(record):
+    if missing := {"identity", "state", "reason", "scoring"} - set(record):
         raise InputError(f"the keys {', '.join(sorted(missing))} are missing", where=path, fix="remove the folder")
     return record
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by their keys as a user writes them: without ``config.``, groups with a dot."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        # Groups of the identity itself are no part of a key as a user writes it; those of a plan are.
         name = "" if not prefix and key == "config" else f"{prefix}{key}"
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{name}." if name else "")

@@ -1,4 +1,4 @@
-"""What a table of training variants asks for, as ``ablation.yaml`` says it."""
+"""The settings of a table of training variants, as in ``ablation.yaml``."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from pydantic import Field, field_validator
 from masam.config import Settings
 
 Changes = dict[str, Any]
-"""Value by key: a key of ``config.yaml``, groups with a dot, or a key of ``plan.yaml`` behind ``plan.``."""
+"""Value by key: a key of ``config.yaml``, with a dot for groups, or ``plan.`` and a key of ``plan.yaml``."""
 
 PLAN_PREFIX = "plan."
 
 _OF_THE_TABLE = ("seed", "fold", "folds")
-"""Keys that decide which cases are scored, or that the table itself varies: the same in all rows."""
+"""Keys that decide which cases are scored, or that the table varies; they are the same in all rows."""
 
 
 class AblationConfig(Settings):
-    """One table: what all rows share, and what each row changes."""
+    """The settings that all rows of a table share, and the changes of each row."""
 
     dataset: str = Field(description="data set folder of volumes (nnU-Net v2 or MSD layout) or of videos")
-    config: str | None = Field(default=None, description="config.yaml that all rows start from; null for the defaults")
+    config: str | None = Field(default=None, description="config.yaml of all rows; null for the defaults")
     plan: str | None = Field(default=None, description="plan.yaml of all rows; null derives it from the data")
-    seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1, description="every row is trained with each")
+    seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1, description="seeds with which every row is trained")
     folds: tuple[int, ...] | None = Field(
-        default=None, min_length=1, description="every row is trained with each fold held out; null for that in config"
+        default=None, min_length=1, description="folds that every row holds out in turn; null for the fold in config"
     )
-    settings: Changes = Field(default={}, description="keys that all rows change, as in a row")
-    rows: dict[str, Changes] = Field(min_length=1, description="the variants by name, and what each changes")
+    settings: Changes = Field(default={}, description="changes of all rows, with the same keys as in a row")
+    rows: dict[str, Changes] = Field(min_length=1, description="the variants by name, and the changes of each")
     baseline: str | None = Field(
-        default=None, description="row that the others are compared with; null for the first one"
+        default=None, description="row that the others are compared with; null for the first row"
     )
     stride: int = Field(default=1, ge=1, description="slices from one window to the next when cases are predicted")
     reference_empty: Literal["nan", "one"] = Field(
-        default="nan", description="Dice of a class that neither side holds: none, or 1 as in the paper"
+        default="nan", description="Dice of a class that is absent from both masks: not scored, or 1 as in the paper"
     )
 
     @field_validator("seeds", "folds")
@@ -59,7 +59,7 @@ class AblationConfig(Settings):
             known[key] = name
         return rows
 
-    # pydantic's ValidationInfo is a protocol that cannot be checked at run time, hence Any.
+    # Any, because pydantic's ValidationInfo is a protocol that cannot be checked at run time.
     @field_validator("settings")
     @classmethod
     def _not_varied(cls, settings: Changes, info: Any) -> Changes:
@@ -91,11 +91,11 @@ class AblationConfig(Settings):
 
 
 def folder_name(row: str) -> str:
-    """Return a row's name as part of a folder's: letters, digits, hyphens and underscores."""
+    """Return the name of a row for a folder: letters, digits, hyphens and underscores."""
     return re.sub(r"[^\w-]+", "-", row).strip("-")
 
 
 def split_changes(changes: Mapping[str, Any]) -> tuple[Changes, Changes]:
-    """Return the changes of the configuration, and those of the plan without their prefix."""
-    of_plan = {key.removeprefix(PLAN_PREFIX): value for key, value in changes.items() if key.startswith(PLAN_PREFIX)}
-    return {key: value for key, value in changes.items() if not key.startswith(PLAN_PREFIX)}, of_plan
+    """Return the changes of the configuration, and the changes of the plan without their prefix."""
+    plan = {key.removeprefix(PLAN_PREFIX): value for key, value in changes.items() if key.startswith(PLAN_PREFIX)}
+    return {key: value for key, value in changes.items() if not key.startswith(PLAN_PREFIX)}, plan

@@ -1,4 +1,4 @@
-"""The rows of a table: settings and plan of each, all checked before the first step of any."""
+"""The rows of a table: settings and plan of each, all checked before the first training step."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Row:
     Attributes:
         name: Its name.
         cells: The row with every seed and fold.
-        parameters: Numbers that training changes.
+        parameters: Number of trainable parameters.
         spec: The model.
     """
 
@@ -44,16 +44,13 @@ class Row:
     spec: MasamSpec
 
     def steps(self, data: AblationData) -> int | None:
-        """Return the optimiser steps of one of its runs; None where no head of a file tells.
-
-        A crop to the content may leave fewer.
-        """
+        """Return the optimiser steps of one run, see :func:`masam.ablation.data.count_windows`."""
         config = self.cells[0].config
         windows = count_windows(data, config, self.cells[0].plan)
         return None if windows is None else math.ceil(config.epochs * windows / config.batch_windows)
 
     def peak_bytes(self) -> int:
-        """Predict the peak memory of one of its runs, on a CPU in float32 (in bf16 with frozen layers in it)."""
+        """Predict the peak memory of one run on a CPU in float32, or in bf16 if frozen layers are stored in it."""
         config = self.cells[0].config
         deepest = self.spec if config.window_depths is None else replace(self.spec, window=config.window_depths[1])
         return predict_memory(
@@ -66,47 +63,41 @@ class Row:
 
 
 def make_rows(table: AblationConfig, plan: Plan, data: AblationData, where: object) -> list[Row]:
-    """Make every row of a table and check that it can be trained and scored.
-
-    Args:
-        table: What is asked for.
-        plan: Plan that all rows start from.
-        data: The data set.
-        where: File of the table; with the row's name it opens an error.
+    """Build every row of a table and check that it can be trained and scored; errors name the file ``where``.
 
     Raises:
         ConfigError: Settings of a row are wrong, or do not fit the data set.
         InputError: The data set is too small, or a SAM file cannot be opened.
         ModelError: A SAM file is damaged or of another size.
-        ResourceError: A device is not there.
+        ResourceError: A device is not available.
     """
     base = TrainConfig() if table.config is None else TrainConfig.from_yaml(Path(table.config))
     bases: dict[str, Base] = {}
     rows = []
     for name, changes in table.rows.items():
-        with _opening(f"{where}, row {name}"):
+        with _naming_row(f"{where}, row {name}"):
             config, row_plan = apply_changes(*apply_changes(base, plan, table.settings), changes)
             _check(config, row_plan, table, data)
-            base_of = _read_base(config, bases)
-            model = model_shape(config, row_plan, base_of)
-            cells = tuple(_cells(name, table, config, row_plan, data, base_of))
+            sam_base = _read_base(config, bases)
+            model = model_shape(config, row_plan, sam_base)
+            cells = tuple(_cells(name, table, config, row_plan, data, sam_base))
         parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         rows.append(Row(name, cells, parameters, model.spec))
     return rows
 
 
 def apply_changes(config: TrainConfig, plan: Plan, changes: Mapping[str, object]) -> tuple[TrainConfig, Plan]:
-    """Return configuration and plan with the changes of a row, or those of all rows.
+    """Return configuration and plan with the changes of one row or of all rows.
 
     Raises:
-        ConfigError: A key is unknown, or a value is not what its key expects.
+        ConfigError: A key is unknown, or its value is not valid.
     """
-    of_config, of_plan = split_changes(changes)
-    return config.changed(of_config, "settings"), plan.changed(of_plan, "plan")
+    config_changes, plan_changes = split_changes(changes)
+    return config.changed(config_changes, "settings"), plan.changed(plan_changes, "plan")
 
 
 def _check(config: TrainConfig, plan: Plan, table: AblationConfig, data: AblationData) -> None:
-    """Refuse what training or prediction would refuse, perhaps hours later."""
+    """Refuse settings that training or prediction would refuse later."""
     labels = data.dataset.labels.to_mapping()
     if plan.labels != labels:
         raise ConfigError(f"the plan has the classes {plan.labels}, dataset.json has {labels}", where="plan.labels")
@@ -129,39 +120,34 @@ def _check(config: TrainConfig, plan: Plan, table: AblationConfig, data: Ablatio
         data.scored_cases(config.model_copy(update={"fold": fold}))
 
 
-def _read_base(config: TrainConfig, known: dict[str, Base]) -> Base | None:
-    """Return what is to be known of a row's SAM file; each file is read once."""
+def _read_base(config: TrainConfig, read: dict[str, Base]) -> Base | None:
+    """Return size and hash of a row's SAM file; each file is read once."""
     name = config.model.sam_checkpoint
     if name is None:
         return None
-    if name not in known:
-        known[name] = read_base(name)[1]
-    base = known[name]
+    if name not in read:
+        read[name] = read_base(name)[1]
+    base = read[name]
     if config.model.size not in (AUTO_SIZE, base.size):
-        raise ModelError(f"expected a SAM of size {config.model.size}, got {base.size}", where=name)
+        raise ModelError(f"expected a SAM file of size {config.model.size}, got {base.size}", where=name)
     return base
 
 
 def model_shape(config: TrainConfig, plan: Plan, base: Base | None) -> Masam:
-    """Build a row's model without its numbers, which tells whether it can be built and how much of it trains.
-
-    Args:
-        config: The row's settings.
-        plan: Its plan.
-        base: The SAM file that it stands on, if it does.
+    """Build a row's model without weights, to check its settings and count its parameters.
 
     Raises:
-        ConfigError: A number is out of its range.
+        ConfigError: A setting is out of its range.
     """
     device = choose_device(config.device)
     if config.model.init is not None:
         return shape_to_continue(config.model, config.model.init, plan)
     if base is not None and base.size not in SIZES:
-        return build_model(config, plan, device)  # no name says its shapes, only its file
+        return build_model(config, plan, device)  # only its file has its shapes
     size = config.model.size if base is None else base.size
     alone = config.model.model_copy(update={"sam_checkpoint": None, "size": size})
     with torch.device("meta"):
-        changes = {"model": alone, "frozen_dtype": "float32"}  # which a SAM file alone allows
+        changes = {"model": alone, "frozen_dtype": "float32"}  # other types require a SAM file
         return build_model(config.model_copy(update=changes), plan, device)
 
 
@@ -174,21 +160,21 @@ def _cells(
     for seed in table.seeds:
         for fold in table.folds or (None,):
             held_out = config.fold if fold is None else fold
-            own = config.model_copy(update={"seed": seed, "fold": held_out})
+            settings = config.model_copy(update={"seed": seed, "fold": held_out})
             scoring = {
                 "scored_on": data.scored_on,
-                "cases": data.scored_sha256(data.scored_cases(own)),
+                "cases": data.scored_sha256(data.scored_cases(settings)),
                 "stride": table.stride,
                 "reference_empty": table.reference_empty,
             }
-            yield Cell(name, seed, fold, own, plan, training, scoring)
+            yield Cell(name, seed, fold, settings, plan, training, scoring)
 
 
 @contextmanager
-def _opening(where: str) -> Iterator[None]:
-    """Let an error begin with the row that it is about."""
+def _naming_row(where: str) -> Iterator[None]:
+    """Prefix errors with the row that they are about."""
     try:
         yield
     except (ConfigError, InputError, ModelError, ResourceError) as error:
-        place = where if error.where is None else f"{where}: {error.where}"
-        raise type(error)(error.what, where=place, fix=error.fix) from error
+        location = where if error.where is None else f"{where}: {error.where}"
+        raise type(error)(error.what, where=location, fix=error.fix) from error

@@ -1,4 +1,4 @@
-"""Run a table of training variants: cell after cell, what is done is kept, what was interrupted goes on."""
+"""Run a table of training variants cell by cell; finished cells are kept, interrupted ones are resumed."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ from masam.training.run import train
 from masam.training.run_folder import RunFolder
 
 RUNS = "runs"
-"""Folder of the cells' run folders, in the folder of the table."""
+"""Folder of the run folders, in the folder of the table."""
 
 PREDICTIONS = "predictions"
-"""Folder of a cell's label files."""
+"""Folder of the label files, in a run folder."""
 
-_AGAIN = "the same command again goes on from there"
+_RESUME = "the same command resumes from there"
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """A table before its first step: everything checked, nothing run.
+    """A table that has been checked and not run.
 
     Attributes:
-        config: What is asked for.
+        config: Settings of the table.
         data: The data set.
-        plan: Plan that all rows start from.
-        rows: Its rows.
+        plan: Plan to which the rows apply their changes.
+        rows: The rows.
     """
 
     config: AblationConfig
@@ -60,19 +60,18 @@ class Ablation:
 
     @property
     def cells(self) -> list[Cell]:
-        """All cells, seed after seed, so that an unfinished table already compares all rows."""
-        each = len(self.rows[0].cells)
-        return [row.cells[number] for number in range(each) for row in self.rows]
+        """All cells, seed by seed, so that an unfinished table already compares all rows."""
+        return [cell for cells in zip(*(row.cells for row in self.rows), strict=True) for cell in cells]
 
 
 @dataclass
 class AblationResult:
-    """What came of a table.
+    """The result of a table.
 
     Attributes:
-        table: The figures.
-        failed: The errors of cells that failed, by the cell's title.
-        stopped: The signal that ended it, or None.
+        table: The scores.
+        failed: Errors of failed cells, by the title of the cell.
+        stopped: The signal that stopped the run, or None.
     """
 
     table: AblationTable
@@ -80,12 +79,12 @@ class AblationResult:
     stopped: StoppedError | None = None
 
     def raise_failures(self) -> None:
-        """Raise if the table is not whole.
+        """Raise if the table is incomplete.
 
         Raises:
-            StoppedError: A signal ended it.
-            MasamError: Its only cell failed, with its own reason.
-            BatchError: A cell of several failed.
+            StoppedError: A signal stopped the run.
+            MasamError: The only cell failed, with its own reason.
+            BatchError: One of several cells failed.
         """
         if self.stopped is not None:
             raise self.stopped
@@ -95,56 +94,53 @@ class AblationResult:
         if count == 1:
             raise next(iter(self.failed.values()))
         reasons = some_of(f"{title}: {error}" for title, error in self.failed.items())
-        fix = "the others are done; the same command again tries these"
+        fix = "the others are done; the same command repeats these"
         raise BatchError(f"{len(self.failed)} of {count} cells failed ({reasons})", fix=fix)
 
 
 def prepare_ablation(file: Path, out: Path, progress: Progress) -> Ablation:
-    """Read a table's file and check all of it, down to whether every row's model can be built.
+    """Read the file of a table and check it, including whether the model of every row can be built.
 
     Args:
-        file: YAML file of an ``AblationConfig``; paths in it are from the working folder, as on a command line.
-        out: Folder of the table, where an earlier run may have left the plan that it derived.
-        progress: Told of everything.
+        file: YAML file of an :class:`AblationConfig`; its paths are relative to the working folder.
+        out: Folder of the table, which may hold a plan derived by an earlier run.
+        progress: Receives each case.
 
     Raises:
         ConfigError: Settings are wrong, or do not fit the data set.
         InputError: The data set or a file is refused.
         ModelError: A SAM file is damaged or of another size.
-        ResourceError: A device is not there, or the system did not let us read.
+        ResourceError: A device is not available, or the system did not let us read.
     """
     config = AblationConfig.from_yaml(file)
     data = read_data(Path(config.dataset), progress)
-    plan = _plan(config, data, out, progress)
+    kept = _derived_plan(data, out)
+    if config.plan is not None or kept.is_file():
+        plan = Plan.from_yaml(Path(config.plan or kept))
+    else:
+        plan = plan_dataset(data.dataset, progress)
     progress.say(f"checking {len(config.rows)} rows")
     return Ablation(config, data, plan, tuple(make_rows(config, plan, data, file)))
 
 
-def _plan(config: AblationConfig, data: AblationData, out: Path, progress: Progress) -> Plan:
-    if config.plan is not None:
-        return Plan.from_yaml(Path(config.plan))
-    kept = _derived_plan(data, out)
-    return Plan.from_yaml(kept) if kept.is_file() else plan_dataset(data.dataset, progress)
-
-
 def _derived_plan(data: AblationData, out: Path) -> Path:
-    """Return where the plan derived from these very data is kept, as deriving it reads every case."""
+    """Return the file of the plan derived from these data, which is kept because deriving it reads every case."""
     return out / f"plan.{data.training_sha256[:10]}.yaml"
 
 
 def run_ablation(ablation: Ablation, out: Path, progress: Progress) -> AblationResult:
     """Train, predict and score every cell that is not done, and write the table after each.
 
-    A cell that fails does not end the table; a signal does, and the same call again goes on to the same weights.
+    A cell that fails does not stop the table. After a signal, the same call resumes and yields the same weights.
 
     Args:
         ablation: The table.
-        out: Folder for everything; it is made if need be.
-        progress: Told of everything.
+        out: Folder to write to, created if necessary.
+        progress: Receives each step.
 
     Raises:
-        ResourceError: The folder cannot be written, or another process runs a table in it.
-        InputError: A folder that a cell would take holds something else.
+        ResourceError: The folder cannot be written, or another process uses it.
+        InputError: The run folder of a cell holds something else.
     """
     with locked(out):
         ablation.config.to_yaml(out / "ablation.yaml")
@@ -165,13 +161,13 @@ def _run(ablation: Ablation, out: Path, progress: Progress) -> AblationResult:
         if before.state == "done":
             continue
         title = f"cell {number} of {len(cells)}, {cell.title}"
-        _say_beginning(before, title, runs, progress)
+        _say_start(before, title, runs, progress)
         try:
             results[cell.title] = _run_cell(before, ablation.data, progress)
-            progress.say(f"{title}: Dice {_dice(results[cell.title]):.3f}")
+            progress.say(f"{title}: Dice {results[cell.title].dice:.3f}")
         except StoppedError as stop:
             results[cell.title] = replace(before, state="unfinished")
-            outcome.stopped = StoppedError(stop.exit_code - 128, f"{title}: {stop.what}", fix=_AGAIN)
+            outcome.stopped = StoppedError(stop.exit_code - 128, f"{title}: {stop.what}", fix=_RESUME)
         except MasamError as error:
             state: State = "diverged" if isinstance(error, DivergedError) else "failed"
             write_cell(cell, before.root, state, str(error))
@@ -186,7 +182,7 @@ def _run(ablation: Ablation, out: Path, progress: Progress) -> AblationResult:
 
 
 def _run_cell(before: CellResult, data: AblationData, progress: Progress) -> CellResult:
-    """Train a cell, or go on with it, and score it."""
+    """Train or resume a cell, and score it."""
     cell, root = before.cell, before.root
     if before.state != "trained":
         started = datetime.now(UTC)
@@ -238,17 +234,13 @@ def _table(ablation: Ablation, results: dict[str, CellResult]) -> AblationTable:
     )
 
 
-def _say_beginning(before: CellResult, title: str, runs: Path, progress: Progress) -> None:
-    """Say whether a cell begins or goes on, and where its settings are not those of an earlier run."""
+def _say_start(before: CellResult, title: str, runs: Path, progress: Progress) -> None:
+    """Report whether a cell starts or resumes, and how its settings differ from an earlier run."""
     if before.state != "not begun":
-        progress.say(f"{title}: {'scoring' if before.state == 'trained' else 'going on'}, it was {before.state}")
+        progress.say(f"{title}: {'scoring' if before.state == 'trained' else 'resuming'}, it was {before.state}")
         return
     earlier = earlier_folder(before.cell, runs)
     if earlier is not None:
         changed = some_of(differences(before.cell, earlier))
-        progress.say(f"{title}: made anew, since {changed}; the earlier run stays in {earlier}")
+        progress.say(f"{title}: repeated because of {changed}; the earlier run stays in {earlier}")
     progress.say(f"{title}: training")
-
-
-def _dice(result: CellResult) -> float:
-    return float("nan") if result.evaluation is None else result.evaluation.mean_dice

@@ -1,4 +1,4 @@
-"""The table itself: what the cells of each row sum up to, and its forms for people and machines."""
+"""The table of training variants: the statistics of each row, and its forms for people and machines."""
 
 from __future__ import annotations
 
@@ -26,26 +26,34 @@ from masam.evaluation.repetitions import (
 )
 
 _FORMAT, _VERSION = "masam-ablation", 1
+_FAILED = ("failed", "diverged")
+_NOTES = (
+    "- Dice: mean over seeds of the mean over classes of the mean over cases.",
+    "- SD of seeds: standard deviation (n - 1) of the means of the seeds, which shows the randomness of training.",
+    "- 95 % intervals: bootstrap over cases, each with its scores of every seed; for a difference, the same cases are",
+    "  drawn for both rows. They describe other cases like these, not other seeds.",
+    "- training: mean time of the optimiser steps of a run, without preparation and validation.",
+)
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row in figures; NaN where there are too few cells or cases for one.
+    """The statistics of one row; NaN where there are too few cells or cases.
 
     Attributes:
-        name: Its name.
+        name: Name of the row.
         dice: Mean over seeds of the mean over classes of the mean over cases.
-        spread: Standard deviation over seeds of those means.
+        spread: Standard deviation of these means over seeds.
         low: Lower end of the 95 % interval of ``dice`` over cases.
         high: Upper end.
-        difference: ``dice`` less the baseline's, over the seeds and folds that both have done.
+        difference: ``dice`` minus the baseline's, over the seeds and folds that are done in both rows.
         difference_low: Lower end of its 95 % interval over cases, paired.
         difference_high: Upper end.
-        parameters: Numbers that training changes.
-        seconds: Mean time of a run's optimiser steps.
+        parameters: Number of trainable parameters.
+        seconds: Mean time of the optimiser steps of a run.
         seeds: Mean Dice by seed.
         classes: Mean Dice by class, over cases and seeds.
-        results: Its cells.
+        results: The cells of the row.
     """
 
     name: str
@@ -62,22 +70,43 @@ class TableRow:
     classes: dict[str, float]
     results: tuple[CellResult, ...]
 
+    def count(self, *states: str) -> int:
+        """Return the number of cells in one of the states."""
+        return sum(result.state in states for result in self.results)
+
     @property
     def cells(self) -> str:
-        """How many cells are done, and what became of the others."""
-        states = [result.state for result in self.results]
-        done = f"{states.count('done')} of {len(states)}"
-        return ", ".join([done, *(f"{states.count(s)} {s}" for s in ("failed", "diverged") if s in states)])
+        """Number of cells that are done or failed."""
+        done = f"{self.count('done')} of {len(self.results)}"
+        return ", ".join([done, *(f"{self.count(state)} {state}" for state in _FAILED if self.count(state))])
+
+    def figures(self) -> dict[str, Any]:
+        """Return the statistics as JSON can hold them; None where there is no value."""
+        return {
+            "row": self.name,
+            "dice": _json(self.dice),
+            "sd_of_seeds": _json(self.spread),
+            "low": _json(self.low),
+            "high": _json(self.high),
+            "difference": _json(self.difference),
+            "difference_low": _json(self.difference_low),
+            "difference_high": _json(self.difference_high),
+            "trained_parameters": self.parameters,
+            "training_seconds": _json(self.seconds),
+            "cells": len(self.results),
+            "cells_done": self.count("done"),
+            "cells_failed": self.count(*_FAILED),
+        }
 
 
 @dataclass(frozen=True)
 class AblationTable:
-    """All rows.
+    """All rows of a table.
 
     Attributes:
-        title: The data set's name.
-        scored_on: Which cases the scores are of.
-        baseline: Row that the others are compared with.
+        title: Name of the data set.
+        scored_on: Cases on which rows are scored.
+        baseline: Row with which the others are compared.
         rows: The rows in their order.
     """
 
@@ -93,21 +122,20 @@ class AblationTable:
 
     @property
     def caption(self) -> str:
-        """What the figures are of."""
-        cases = {
-            case for row in self.rows for r in row.results if r.evaluation is not None for case in r.evaluation.cases
-        }
+        """Caption with the data set and the number of cases."""
+        evaluations = [result.evaluation for row in self.rows for result in row.results]
+        cases = {case for evaluation in evaluations if evaluation is not None for case in evaluation.cases}
         kind = "labelled test cases" if self.scored_on == "test" else "validation cases"
         partial = "" if self.is_complete else "; not all cells are done"
         return f"{self.title}: Dice on {len(cases)} {kind}{partial}"
 
     def cells(self) -> list[tuple[str, ...]]:
-        """Return the head and the rows as text."""
-        head = (
+        """Return the header and the rows as text."""
+        header = (
             "row", "Dice", "SD of seeds", "95 % interval", f"less {self.baseline}", "95 % interval of it",
             "trained parameters", "training", "cells done",
         )  # fmt: skip
-        return [head, *(self._text(row) for row in self.rows)]
+        return [header, *(self._text(row) for row in self.rows)]
 
     def _text(self, row: TableRow) -> tuple[str, ...]:
         is_baseline = row.name == self.baseline
@@ -124,50 +152,30 @@ class AblationTable:
         )
 
     def markdown(self) -> str:
-        """Return the table with its caption and what its columns mean, in Markdown."""
-        head, *rows = [[cell.replace("|", r"\|") for cell in line] for line in self.cells()]
-        rule = ["---", *["---:"] * (len(head) - 1)]
-        lines = [f"| {' | '.join(line)} |" for line in (head, rule, *rows)]
-        return "\n".join([f"{self.caption}.", "", *lines, "", *_NOTES, *self._failures()]) + "\n"
-
-    def _failures(self) -> list[str]:
-        failed = [r for row in self.rows for r in row.results if r.state in ("failed", "diverged")]
-        return ["", *(f"- {r.cell.title}: {r.state}: {r.reason}" for r in failed)] if failed else []
+        """Return the table in Markdown, with its caption, notes and failures."""
+        header, *rows = [[cell.replace("|", r"\|") for cell in line] for line in self.cells()]
+        rule = ["---", *["---:"] * (len(header) - 1)]
+        lines = [f"| {' | '.join(line)} |" for line in (header, rule, *rows)]
+        failed = [result for row in self.rows for result in row.results if result.state in _FAILED]
+        failures = ["", *(f"- {r.cell.title}: {r.state}: {r.reason}" for r in failed)] if failed else []
+        return "\n".join([f"{self.caption}.", "", *lines, "", *_NOTES, *failures]) + "\n"
 
     def csv(self) -> str:
-        """Return one line a row, figures at full length; what is not known is an empty cell."""
+        """Return one line per row, with all digits; a missing value is an empty cell."""
         text = io.StringIO()
-        records = [self._figures(row) for row in self.rows]
+        records = [row.figures() for row in self.rows]
         writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: "" if value is None else value for key, value in record.items()} for record in records)
+        writer.writerows(records)
         return text.getvalue()
 
-    def _figures(self, row: TableRow) -> dict[str, Any]:
-        states = [result.state for result in row.results]
-        return {
-            "row": row.name,
-            "dice": _known(row.dice),
-            "sd_of_seeds": _known(row.spread),
-            "low": _known(row.low),
-            "high": _known(row.high),
-            "difference": _known(row.difference),
-            "difference_low": _known(row.difference_low),
-            "difference_high": _known(row.difference_high),
-            "trained_parameters": row.parameters,
-            "training_seconds": _known(row.seconds),
-            "cells": len(states),
-            "cells_done": states.count("done"),
-            "cells_failed": states.count("failed") + states.count("diverged"),
-        }
-
     def record(self) -> dict[str, Any]:
-        """Return everything as JSON can hold it; what is not known is None."""
+        """Return everything as JSON can hold it; None where there is no value."""
         rows = [
             {
-                **self._figures(row),
-                "seeds": {str(seed): _known(dice) for seed, dice in row.seeds.items()},
-                "classes": {name: _known(dice) for name, dice in row.classes.items()},
+                **row.figures(),
+                "seeds": {str(seed): _json(dice) for seed, dice in row.seeds.items()},
+                "classes": {name: _json(dice) for name, dice in row.classes.items()},
                 "runs": [_run_record(result) for result in row.results],
             }
             for row in self.rows
@@ -195,22 +203,21 @@ class AblationTable:
 
 
 def make_row(name: str, parameters: int, results: Sequence[CellResult], baseline: Sequence[CellResult]) -> TableRow:
-    """Sum up the cells of a row.
+    """Compute the statistics of a row.
 
     Args:
-        name: The row's name.
-        parameters: Numbers that training changes.
-        results: Its cells, done or not.
-        baseline: The cells of the row that it is compared with.
+        name: Name of the row.
+        parameters: Number of trainable parameters.
+        results: Cells of the row, done or not.
+        baseline: Cells of the row with which it is compared.
     """
     done = [result for result in results if result.evaluation is not None]
     seeds, values, labels = _scores(done, done)
     low, high = interval_over_cases(values)
     both = {_key(result) for result in done} & {_key(result) for result in baseline if result.evaluation is not None}
-    own, others = ([r for r in some if _key(r) in both] for some in (done, baseline))
-    difference = paired_difference(_scores(own, others)[1], _scores(others, own)[1])
-    with_score = ~np.isnan(values)
-    sums, counts = np.where(with_score, values, 0.0).sum(axis=(0, 1)), with_score.sum(axis=(0, 1))
+    ours, theirs = ([result for result in row if _key(result) in both] for row in (done, baseline))
+    difference = paired_difference(_scores(ours, theirs)[1], _scores(theirs, ours)[1])
+    sums, counts = np.nansum(values, axis=(0, 1)), (~np.isnan(values)).sum(axis=(0, 1))
     return TableRow(
         name,
         mean_over_seeds(values),
@@ -240,10 +247,10 @@ def _scores(results: Sequence[CellResult], others: Sequence[CellResult]) -> tupl
     for result in results:
         if result.evaluation is None:
             continue
-        place = [cases.index(case) for case in result.evaluation.cases]
+        index = [cases.index(case) for case in result.evaluation.cases]
         dice = result.evaluation.values("dice")
-        sums[seeds.index(result.cell.seed), place] += np.nan_to_num(dice)
-        counts[seeds.index(result.cell.seed), place] += ~np.isnan(dice)
+        sums[seeds.index(result.cell.seed), index] += np.nan_to_num(dice)
+        counts[seeds.index(result.cell.seed), index] += ~np.isnan(dice)
     values = np.divide(sums, counts, out=np.full(sums.shape, math.nan), where=counts > 0)
     return seeds, values, labels
 
@@ -252,29 +259,19 @@ def _key(result: CellResult) -> tuple[int, int | None]:
     return result.cell.seed, result.cell.fold
 
 
-_NOTES = (
-    "- Dice: mean over seeds of the mean over classes of the mean over cases.",
-    "- SD of seeds: standard deviation (n - 1) of the seeds' means, which is chance in training.",
-    "- 95 % intervals: cases are drawn with replacement, each with its scores of every seed; of a difference, the same",
-    "  cases are drawn for both rows. They tell what other cases like these would do, not what other seeds would.",
-    "- training: mean time of a run's optimiser steps, without preparation and validation.",
-)
-
-
 def _run_record(result: CellResult) -> dict[str, Any]:
-    dice = math.nan if result.evaluation is None else result.evaluation.mean_dice
     return {
         "folder": result.root.name,
         "seed": result.cell.seed,
         "fold": result.cell.fold,
         "state": result.state,
         "reason": result.reason,
-        "dice": _known(dice),
+        "dice": _json(result.dice),
         "training_seconds": result.training_seconds if result.state == "done" else None,
     }
 
 
-def _known(value: float) -> float | None:
+def _json(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 

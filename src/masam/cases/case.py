@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from masam.io.dicom.file import DICOM_ENDING
+from masam.io.dicom.series import Series
 from masam.labels import LabelScheme
 
 
@@ -17,7 +18,7 @@ class Case:
         id: Name of the case, from its file name, in Unicode NFC form.
         images: One file per channel, in channel order; for DICOM, folders.
         label: Label file, or None.
-        series: DICOM series to read, if a folder contains several.
+        series: DICOM series of each image, with headers read; None for NIfTI; empty before :func:`open_case`.
         scheme: Label scheme that maps the segment names of a DICOM SEG label to values.
         file_channels: Channels that each image file holds along its fourth axis; 1 for files with three axes.
     """
@@ -25,7 +26,7 @@ class Case:
     id: str
     images: tuple[Path, ...]
     label: Path | None = None
-    series: str | None = None
+    series: tuple[Series | None, ...] = field(default=(), compare=False, repr=False)
     scheme: LabelScheme | None = None
     file_channels: int = 1
 

@@ -22,14 +22,15 @@ from masam.cases.splits import Split, make_splits, read_splits, write_splits
 from masam.cases.video import is_video_ending, read_video_cases
 from masam.errors import InputError, brief
 from masam.io import gate
-from masam.io.images import find_dicom, read_image, read_label_image, require_same_grid
+from masam.io.dicom.series import Series
+from masam.io.images import find_dicom, open_series, read_image, read_label_image, require_same_grid
 from masam.io.nifti.transform import TransformOptions
 from masam.io.video.reader import is_video
 from masam.labels import LabelScheme
 from masam.volume import Volume
 
 __all__ = [
-    "Case", "CaseFolder", "Split", "channel_names", "find_images", "load_case", "make_splits",
+    "Case", "CaseFolder", "Split", "channel_names", "find_images", "load_case", "make_splits", "open_case",
     "read_dataset", "read_splits", "write_splits",
 ]  # fmt: skip
 
@@ -209,15 +210,29 @@ def find_images(path: Path, series: str | None = None) -> tuple[Case, ...]:
     return group_cases([(*split_channel(stem_of(file), stems), file) for file in files], where=path, channels=None)
 
 
-def _dicom_cases(path: Path, scans: Sequence[tuple[str, Path, str | None]]) -> tuple[Case, ...]:
+def _dicom_cases(path: Path, scans: Sequence[tuple[str, Path, Series | None]]) -> tuple[Case, ...]:
     """Return the cases of the scans that :func:`masam.io.images.find_dicom` found."""
     if len({image for _, image, _ in scans}) < len(scans):
         # Several series in one folder: each is a case.
-        return tuple(Case(name, (image,), series=series) for name, image, series in scans)
+        return tuple(Case(name, (image,), series=(series,)) for name, image, series in scans)
     names = {name for name, _, _ in scans}
-    chosen = {image: series for _, image, series in scans}
-    cases = group_cases([(*split_channel(name, names), image) for name, image, _ in scans], where=path, channels=None)
-    return tuple(replace(case, series=chosen[case.images[0]]) for case in cases)
+    found = [(*split_channel(name, names), image) for name, image, _ in scans]
+    read = {image: series for _, image, series in scans if series is not None}
+    cases = group_cases(found, where=path, channels=None)
+    return tuple(
+        replace(case, series=tuple(read[image] for image in case.images)) if read.keys() >= set(case.images) else case
+        for case in cases
+    )
+
+
+def open_case(case: Case) -> Case:
+    """Return a case with the headers of its DICOM series, so that they are read only once.
+
+    Raises:
+        InputError: A file is refused, or a folder holds several series.
+        ResourceError: A package is missing, or the system did not let us read.
+    """
+    return case if case.series else replace(case, series=tuple(map(open_series, case.images)))
 
 
 def load_case(
@@ -246,19 +261,21 @@ def load_case(
     first, *others = case.images
     if is_video(first):
         raise InputError("expected a volume, got a video", where=first, fix="use load_video_case")
-    image = read_image(first, channels=case.file_channels, series=case.series, say=say, nan_fill=nan_fill, **transform)
+    case = open_case(case)
+    series, *further_series = case.series
+    image = read_image(first, channels=case.file_channels, series=series, say=say, nan_fill=nan_fill, **transform)
     if others:
         with gate.os_errors(first):
             # Fortran order: each channel is contiguous, as in its file.
             array = np.empty((*image.shape, len(case.images)), image.array.dtype, order="F")
         array[..., 0] = image.array
-        for index, path in enumerate(others, start=1):
-            channel = read_image(path, series=case.series, say=say, nan_fill=nan_fill, **transform)
+        for index, (path, series) in enumerate(zip(others, further_series, strict=True), start=1):
+            channel = read_image(path, series=series, say=say, nan_fill=nan_fill, **transform)
             require_same_grid("channel", channel, path, image, first)
             array[..., index] = channel.array
         image = Volume(array, image.geometry)
     if case.label is None:
         return image, None
-    label = read_label_image(case.label, image, case.images, case.scheme, series=case.series, **transform)
+    label = read_label_image(case.label, image, case.series, case.scheme, **transform)
     require_same_grid("label", label, case.label, image, first)
     return image, label

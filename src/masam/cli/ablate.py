@@ -1,4 +1,4 @@
-"""``masam ablate``: a table of training variants, trained, scored and compared."""
+"""``masam ablate``: train, score and compare a table of training variants."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def register(app: typer.Typer) -> None:
 
 
 def ablate(
-    config: Annotated[Path, typer.Argument(help="YAML file: data set, seeds, and rows with what each changes.")],
-    out: Annotated[Path, typer.Option(help="Folder for the runs and the table; an earlier one is gone on with.")],
+    config: Annotated[Path, typer.Argument(help="YAML file with data set, seeds, and changes of each row.")],
+    out: Annotated[Path, typer.Option(help="Folder for the runs and the table; existing runs are resumed.")],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything and list the cells; train nothing, write nothing.")
+        bool, typer.Option("--dry-run", help="Check everything and list the cells, without training or writing.")
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train every row of a table with every seed, score all on the same cases, and print how they compare."""
+    """Train every row of a table with every seed, score all on the same cases, and print the comparison."""
     from masam.ablation.run import prepare_ablation, run_ablation
 
     with listening(quiet) as progress:
@@ -50,11 +50,11 @@ def ablate(
 
 
 def _list_cells(ablation: Ablation, out: Path, progress: Progress) -> list[dict[str, Any]]:
-    """Return what is known of each cell before its first step."""
+    """Return state, steps and predicted memory of each cell."""
     from masam.ablation.cell import read_cell
     from masam.ablation.run import RUNS
 
-    found = []
+    cells = []
     progress.start("predicting memory", len(ablation.rows))
     for row in ablation.rows:
         facts = {
@@ -65,8 +65,8 @@ def _list_cells(ablation: Ablation, out: Path, progress: Progress) -> list[dict[
         progress.advance(row.name)
         for cell in row.cells:
             state = read_cell(cell, out / RUNS).state
-            found.append({"row": cell.row, "seed": cell.seed, "fold": cell.fold, "state": state, **facts})
-    return found
+            cells.append({"row": cell.row, "seed": cell.seed, "fold": cell.fold, "state": state, **facts})
+    return cells
 
 
 def _print_cells(cells: list[dict[str, Any]], *, json: bool) -> None:

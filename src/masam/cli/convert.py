@@ -1,4 +1,4 @@
-"""``masam convert``: public data sets, from how they are downloaded to how masam reads them."""
+"""``masam convert``: convert public data sets from their download layout to the layout that masam reads."""
 
 from __future__ import annotations
 
@@ -14,22 +14,18 @@ from masam.cli.options import Json, Quiet
 if TYPE_CHECKING:
     from masam.convert.conversion import Conversion
 
-Source = Annotated[Path, typer.Argument(help="Folder of the download, as it was unpacked; it is never changed.")]
-Out = Annotated[Path, typer.Argument(help="Folder to make.")]
-Link = Annotated[
-    bool, typer.Option("--link", help="Link files that stay as they are, instead of copying them; saves the disk.")
-]
-Partial = Annotated[
-    bool, typer.Option("--partial", help="Convert what is there although something is missing, and note it.")
-]
+Source = Annotated[Path, typer.Argument(help="Folder of the unpacked download, which is never changed.")]
+Out = Annotated[Path, typer.Argument(help="Folder to create.")]
+Link = Annotated[bool, typer.Option("--link", help="Link unchanged files instead of copying them, to save disk space.")]
+Partial = Annotated[bool, typer.Option("--partial", help="Convert an incomplete download, and note what is missing.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     convert = typer.Typer(
         name="convert",
-        help="Turn a public data set, as it is downloaded, into a folder that masam and nnU-Net read, with the paper's "
-        "split and classes.",
+        help="Convert a downloaded public data set to a folder that masam and nnU-Net read, with the split and classes "
+        "of the paper.",
         epilog="Example: masam convert btcv RawData Dataset101_BTCV --link",
         no_args_is_help=True,
     )
@@ -50,7 +46,7 @@ def btcv(
     source: Source,
     out: Out,
     adrenal: Annotated[
-        Literal["merged", "separate"], typer.Option(help="The adrenal glands: one class, as in the paper, or two.")
+        Literal["merged", "separate"], typer.Option(help="Adrenal glands as one class, as in the paper, or as two.")
     ] = "merged",
     link: Link = False,
     partial: Partial = False,
@@ -66,14 +62,14 @@ def btcv(
 def amos22(
     source: Source,
     out: Out,
-    modality: Annotated[Literal["ct", "mr", "both"], typer.Option(help="Which scans.")] = "ct",
+    modality: Annotated[Literal["ct", "mr", "both"], typer.Option(help="Scans to convert.")] = "ct",
     labels: Annotated[
         Literal["amos", "btcv"],
-        typer.Option(help="AMOS's 15 classes, or the 11 that BTCV has too, with a BTCV model's values."),
+        typer.Option(help="The 15 classes of AMOS, or the 11 shared with BTCV, with the values of a BTCV model."),
     ] = "amos",
     held_out: Annotated[
         Literal["validation", "test"],
-        typer.Option(help="Hold the labelled validation set out, or the test set, and train on the others."),
+        typer.Option(help="Set to hold out: the labelled validation set or the test set."),
     ] = "validation",
     link: Link = False,
     partial: Partial = False,
@@ -90,11 +86,11 @@ def prostate(
     source: Source,
     out: Out,
     form: Annotated[
-        Literal["six", "one"], typer.Option("--as", help="A data set a site, OUT/RUNMC and so on, or one of all.")
+        Literal["six", "one"], typer.Option("--as", help="One data set per site, such as OUT/RUNMC, or one of all.")
     ] = "six",
     held_out: Annotated[
         Literal["paper", "all"],
-        typer.Option(help="Hold out the paper's test cases, or all, to test another site's model on."),
+        typer.Option(help="Hold out the test cases of the paper, or all cases, to test the model of another site."),
     ] = "paper",
     link: Link = False,
     partial: Partial = False,
@@ -126,14 +122,14 @@ def msd(
     out: Out,
     labels: Annotated[
         Literal["tumour", "pancreas-and-tumour"] | None,
-        typer.Option(help="Classes of Task07_Pancreas; tumour without."),
+        typer.Option(help="Classes of Task07_Pancreas, by default tumour."),
     ] = None,
     link: Link = False,
     partial: Partial = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """A task of the Medical Segmentation Decathlon; Task07_Pancreas with the split of MA-SAM's tumour test."""
+    """One task of the Medical Segmentation Decathlon; Task07_Pancreas with the split of MA-SAM's tumour test."""
     from masam.convert.msd import survey_msd
 
     _convert(survey_msd(source, out, labels), link, partial, json, quiet)
@@ -142,13 +138,11 @@ def msd(
 def relabel(
     source: Annotated[Path, typer.Argument(help="Folder of label files, CASE.nii.gz, or one file.")],
     out: Annotated[Path, typer.Argument(help="Folder to write to.")],
-    changes: Annotated[
-        list[str], typer.Option("--map", metavar="OLD=NEW", help="A value and what it becomes; repeatable.")
-    ],
+    changes: Annotated[list[str], typer.Option("--map", metavar="OLD=NEW", help="Old and new value; repeatable.")],
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Give the classes of label files other numbers; 0 is the background. Values that are not named stay."""
+    """Change the values of label files; 0 is the background. Values that are not named are kept."""
     from masam.convert.relabel import relabel_folder
 
     mapping = dict(_pair(change) for change in changes)
@@ -161,7 +155,7 @@ def relabel(
 
 
 def _convert(conversions: Sequence[Conversion], link: bool, partial: bool, json: bool, quiet: bool) -> None:
-    """Make the data sets and say what came of it."""
+    """Make the data sets and print the results."""
     from masam.convert.conversion import convert
 
     with listening(quiet) as progress:
@@ -170,10 +164,10 @@ def _convert(conversions: Sequence[Conversion], link: bool, partial: bool, json:
         print_json([result.record() for result in results])
         return
     for one in results:
-        validation = f" ({one.validation} of them to validate on)" if one.validation else ""
+        validation = f" ({one.validation} of them for validation)" if one.validation else ""
         print_line(
-            f"{one.root}: {one.training} to train on{validation}, {one.test} held out; "
-            f"files made: {one.made}, there already: {one.kept}"
+            f"{one.root}: {one.training} training cases{validation}, {one.test} held out; "
+            f"{one.made} files made, {one.kept} kept from an earlier run"
         )
         for word, names in (("missing", one.missing), ("surplus", one.surplus)):
             if names:

@@ -30,63 +30,63 @@ def predict(
     images: Annotated[
         Path,
         typer.Argument(
-            help="NIfTI file, DICOM series, video file or folder of frames, or a folder of them; needs no labels."
+            help="NIfTI file, DICOM series, video file or folder of frames, or a folder of these; needs no labels."
         ),
     ],
-    model: Annotated[Path, typer.Option(help="Run folder, model.safetensors, or folder of folds, which vote.")],
+    model: Annotated[Path, typer.Option(help="Run folder, model.safetensors, or folder of folds, which are averaged.")],
     out: Annotated[
         Path,
         typer.Option(
-            help="Folder for the labels: CASE.nii.gz each, of a video a folder CASE of PNG files; for one scan also a "
-            "file."
+            help="Folder for the labels: CASE.nii.gz per scan, a folder CASE of PNG files per video; for one scan also "
+            "a file."
         ),
     ],
     file_format: Annotated[
         Literal["nifti", "dicom-seg"],
-        typer.Option("--format", help="Label files: NIfTI, or DICOM segmentation objects of DICOM series."),
+        typer.Option("--format", help="Format of the labels: NIfTI, or DICOM SEG for DICOM series."),
     ] = "nifti",
     series: Annotated[
-        str | None, typer.Option(help="Which series of a DICOM folder: number, UID, or the digits that masam lists.")
+        str | None, typer.Option(help="Series of a DICOM folder: its number, UID, or the key that masam lists.")
     ] = None,
     device: Device = "auto",
     precision: Annotated[Literal["auto", "float32", "bf16", "fp16"], typer.Option(help="Number format.")] = "auto",
     stride: Annotated[
-        int, typer.Option(help="Slices from one window to the next: 1 is the paper's; the window's size is fastest.")
+        int, typer.Option(help="Slices from one window to the next: 1 as in the paper; the window size is fastest.")
     ] = 1,
-    batch: Annotated[int, typer.Option(help="Windows that go through the model at once.")] = 1,
+    batch: Annotated[int, typer.Option(help="Windows per forward pass.")] = 1,
     sam_checkpoint: SamCheckpoint = None,
     keep_largest: Annotated[
-        list[str] | None, typer.Option(metavar="CLASS", help="Keep only this class's largest part; repeatable.")
+        list[str] | None, typer.Option(metavar="CLASS", help="Keep only this class's largest component; repeatable.")
     ] = None,
     fill_holes: Annotated[
         list[str] | None, typer.Option(metavar="CLASS", help="Fill background enclosed by this class; repeatable.")
     ] = None,
     overlay: Annotated[
-        bool, typer.Option("--overlay", help="Of videos, also write the labels drawn on the frames.")
+        bool, typer.Option("--overlay", help="For videos, also write the labels drawn on the frames.")
     ] = False,
     box: Annotated[
         list[str] | None,
-        typer.Option(metavar="X0,Y0,Z0,X1,Y1,Z1", help="Box about the object in one scan; outside its slices is none."),
+        typer.Option(metavar="X0,Y0,Z0,X1,Y1,Z1", help="Box around the object in one scan; excludes other slices."),
     ] = None,
     click: Annotated[
-        list[str] | None, typer.Option(metavar="X,Y,Z", help="A place on the object in one scan; repeatable.")
+        list[str] | None, typer.Option(metavar="X,Y,Z", help="Point on the object in one scan; repeatable.")
     ] = None,
     not_click: Annotated[
-        list[str] | None, typer.Option(metavar="X,Y,Z", help="A place beside the object in one scan; repeatable.")
+        list[str] | None, typer.Option(metavar="X,Y,Z", help="Point outside the object in one scan; repeatable.")
     ] = None,
     unit: Annotated[
-        Literal["voxel", "mm"], typer.Option(help="Of box and clicks: the scan's voxels from 0, or RAS millimetres.")
+        Literal["voxel", "mm"], typer.Option(help="Unit of box and clicks: voxel indices from 0, or RAS millimetres.")
     ] = "voxel",
     prompt_class: Annotated[
-        str | None, typer.Option(metavar="CLASS", help="Class of box and clicks, for a model of several.")
+        str | None, typer.Option(metavar="CLASS", help="Class of box and clicks, for a model with several classes.")
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="JSON file of boxes and clicks, case by case, in place of these options.")
+        Path | None, typer.Option(help="JSON file of boxes and clicks by case, instead of these options.")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Segment scans; each result lies on its scan's own grid. A rerun keeps what is finished and unchanged."""
+    """Segment scans or videos on their original grid. A rerun keeps finished cases that are unchanged."""
     from masam.cases.folder import find_images
     from masam.cases.video import find_videos, holds_videos
     from masam.errors import ConfigError
@@ -97,7 +97,7 @@ def predict(
     cases = find_videos(images) if are_videos else find_images(images, series)
     to_file = out.name.lower().endswith((*ENDINGS, DICOM_ENDING)) and not out.is_dir()
     if to_file and are_videos:
-        raise ConfigError(f"{images} is video, so expected a folder for its labels", where=f"--out {out}")
+        raise ConfigError(f"{images} is a video, so expected a folder for its labels", where=f"--out {out}")
     if are_videos and file_format != "nifti":
         raise ConfigError("labels of a video are PNG frames", where=f"--format {file_format}", fix="leave it out")
     if to_file and (len(cases) > 1 or (images.is_dir() and not cases[0].images[0].is_dir())):
@@ -105,9 +105,10 @@ def predict(
     if to_file and file_format == "dicom-seg" and out.name.lower().endswith(ENDINGS):
         raise ConfigError(f"expected a name that ends in {DICOM_ENDING}, got {out.name}", where="--out")
     if overlay and not are_videos:
-        raise ConfigError("only videos have overlays", where="--overlay", fix="masam report draws labels over scans")
+        raise ConfigError("overlays are for videos only", where="--overlay", fix="masam report draws labels over scans")
     points = {"--click": click or [], "--not-click": not_click or []}
-    given = _prompts(box or [], points, unit, prompt_class, prompts, [] if are_videos else [case.id for case in cases])
+    scans = [] if are_videos else [case.id for case in cases]
+    by_case = _prompts(box or [], points, unit, prompt_class, prompts, scans)
     from masam.predict.cohort import predict_cohort, predict_file
     from masam.predict.predictor import Predictor
     from masam.predict.requirements import require_modality
@@ -128,9 +129,9 @@ def predict(
         if are_videos:
             cohort = predict_videos(predictor, cases, out, progress, overlay=overlay)
         elif to_file:
-            cohort = predict_file(predictor, cases[0], out, progress, given.get(cases[0].id))
+            cohort = predict_file(predictor, cases[0], out, progress, by_case.get(cases[0].id))
         else:
-            cohort = predict_cohort(predictor, cases, out, progress, file_format, given)
+            cohort = predict_cohort(predictor, cases, out, progress, file_format, by_case)
     if json:
         print_json(cohort.record())
     elif to_file:
@@ -148,7 +149,7 @@ def _prompts(
     file: Path | None,
     scans: list[str],
 ) -> Mapping[str, tuple[Prompt, ...]]:
-    """Return the prompts of each case, from a file or from the options, which are for a single scan."""
+    """Return the prompts by case, from a file or from the options, which are for a single scan."""
     from masam.errors import ConfigError
     from masam.prompts import Box3D, Click
     from masam.prompts.file import read_prompts
@@ -158,9 +159,9 @@ def _prompts(
         values += [Click(_numbers(text, option), option == "--click", unit, prompt_class) for text in texts]
     if not values and (unit != "voxel" or prompt_class is not None):
         option = "--unit" if prompt_class is None else "--prompt-class"
-        raise ConfigError("it goes with a box or a click", where=option, fix="give --box, --click or --not-click")
+        raise ConfigError("it requires a box or a click", where=option, fix="give --box, --click or --not-click")
     if file is not None and values:
-        raise ConfigError("expected a file of prompts or options, got both", where=f"--prompts {file}")
+        raise ConfigError("expected either a file of prompts or options, got both", where=f"--prompts {file}")
     if (file is not None or values) and not scans:
         raise ConfigError("prompts are for scans, not for videos", where="prompts", fix="leave them out")
     if file is not None:
@@ -178,4 +179,4 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
     try:
         return tuple(float(number) for number in text.split(","))
     except ValueError as error:
-        raise ConfigError(f"expected numbers with commas between them, got {text!r}", where=option) from error
+        raise ConfigError(f"expected numbers separated by commas, got {text!r}", where=option) from error

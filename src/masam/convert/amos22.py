@@ -1,4 +1,4 @@
-"""AMOS22: abdominal CT and MR; with its own classes, or with BTCV's for the generalisation test (paper.md 5.5)."""
+"""AMOS22: abdominal CT and MR, with its own classes or with BTCV's for the generalisation test (paper.md 5.5)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from masam.convert.btcv import MERGED as BTCV_LABELS
 from masam.convert.conversion import Conversion, SplitName, case_products, nifti_names, within
 from masam.convert.products import Product
 from masam.convert.relabel import rewriting
+from masam.io import gate
 
 Modality = Literal["ct", "mr", "both"]
 Classes = Literal["amos", "btcv"]
 HeldOut = Literal["validation", "test"]
 
 LAST_CT = 500
-"""Ids up to here are CT. The readme says "below 500", public code "up to 500"; 500 itself seems not to be in use."""
+"""Ids up to this one are CT. The readme says "below 500", public code "up to 500"; no scan seems to have id 500."""
 
 COUNTS: Mapping[str, Mapping[Modality, int]] = {
     "imagesTr": {"ct": 200, "mr": 40},
     "imagesVa": {"ct": 100, "mr": 20},
     "imagesTs": {"ct": 200, "mr": 40},
 }
-"""Published numbers of scans; the first two folders are labelled."""
+"""Published numbers of scans; the first two folders have labels."""
 
 AMOS_LABELS = {
     "background": 0, "spleen": 1, "right_kidney": 2, "left_kidney": 3, "gallbladder": 4, "esophagus": 5, "liver": 6,
@@ -34,10 +35,10 @@ AMOS_LABELS = {
 }  # fmt: skip
 
 TO_BTCV = {**{value: value for value in range(10)}, 10: 11, 11: 12, 12: 12, 13: 0, 14: 0, 15: 0}
-"""AMOS value to the value that a BTCV model of 12 classes gives the same organ; what BTCV has not is background."""
+"""AMOS value to the value of the same organ in a BTCV model of 12 classes; organs that BTCV lacks are background."""
 
 LABELS_AS_BTCV = {name: value for name, value in BTCV_LABELS.items() if value in TO_BTCV.values()}
-"""The 11 organs that both have; BTCV's veins (10) are missing in AMOS, so predictions of them become background."""
+"""The 11 organs of both data sets. AMOS lacks BTCV's veins (10), so predictions of them become background."""
 
 _NAME = re.compile(r"amos_(\d{4})\.nii\.gz")
 _KINDS: tuple[Modality, ...] = ("ct", "mr")
@@ -46,15 +47,15 @@ _KINDS: tuple[Modality, ...] = ("ct", "mr")
 def survey_amos22(
     source: Path, root: Path, modality: Modality = "ct", labels: Classes = "amos", held_out: HeldOut = "validation"
 ) -> tuple[Conversion, ...]:
-    """Look at a download, and say what its data set is made of.
+    """Return the conversion of a download.
 
     Args:
         source: The download, with ``imagesTr``, ``imagesVa``, ``imagesTs``, ``labelsTr`` and ``labelsVa``.
         root: Folder to make.
-        modality: Which scans.
-        labels: AMOS's own 15 classes, or the 11 that BTCV has too, with the values of the 12-class BTCV model.
-        held_out: The labelled validation set is held out, and the unlabelled test set left out; or the test set is held
-            out, and training and validation set train, with the split of the two.
+        modality: Scans to convert.
+        labels: The 15 classes of AMOS, or the 11 shared with BTCV, with the values of the 12-class BTCV model.
+        held_out: ``validation`` holds out the labelled validation set and omits the unlabelled test set; ``test`` holds
+            out the test set, and training uses the other two with their published split.
 
     Raises:
         InputError: There is no such folder.
@@ -97,7 +98,7 @@ def survey_amos22(
 
 @dataclass(frozen=True)
 class _Look:
-    """What is there of a folder of images: scans with their labels, and what is missing or surplus."""
+    """The scans of a folder with their labels, and what is missing or surplus."""
 
     scans: dict[str, Path | None]
     missing: list[str]
@@ -110,19 +111,19 @@ def _folders(held_out: HeldOut) -> dict[str, SplitName]:
     return {"imagesTr": "Tr", "imagesVa": "Ts"}
 
 
-def _is_wanted(name: str, modality: Modality) -> bool:
-    """Say whether a file is a scan of a modality."""
+def _is_scan(name: str, modality: Modality) -> bool:
+    """Check whether a file is a scan of a modality."""
     match = _NAME.fullmatch(name)
     return match is not None and modality in ("both", "ct" if int(match[1]) <= LAST_CT else "mr")
 
 
 def _look(source: Path, folder: str, modality: Modality) -> _Look:
-    """Compare a folder with what the download's own dataset.json names, or with the published numbers without one."""
+    """Compare a folder with the download's dataset.json, or without one with the published numbers."""
     label_folder = folder.replace("images", "labels")
     names = nifti_names(source / folder)
-    images = {name for name in names if _is_wanted(name, modality)}
-    labels = {name for name in nifti_names(source / label_folder) if _is_wanted(name, modality)}
-    named = {name for name in _named(source, folder) if _is_wanted(name, modality)}
+    images = {name for name in names if _is_scan(name, modality)}
+    labels = {name for name in nifti_names(source / label_folder) if _is_scan(name, modality)}
+    named = {name for name in _named(source, folder) if _is_scan(name, modality)}
     needs_labels = folder != "imagesTs"
     missing = [f"{folder}/{name}" for name in sorted((named | labels) - images)]
     missing += [f"{label_folder}/{name}" for name in sorted((named | images) - labels) if needs_labels]
@@ -131,7 +132,7 @@ def _look(source: Path, folder: str, modality: Modality) -> _Look:
     for kind in _KINDS:
         if named or modality not in (kind, "both"):
             continue
-        expected, found = COUNTS[folder][kind], sum(_is_wanted(name, kind) for name in images | labels)
+        expected, found = COUNTS[folder][kind], sum(_is_scan(name, kind) for name in images | labels)
         if found < expected:
             missing.append(f"{expected - found} of {expected} {kind.upper()} scans in {folder}")
         elif found > expected:
@@ -145,11 +146,9 @@ def _look(source: Path, folder: str, modality: Modality) -> _Look:
 
 
 def _named(source: Path, folder: str) -> set[str]:
-    """Return the files of a folder that the download's own ``dataset.json`` names; none without such a file."""
-    from masam.io.gate import read_bytes
-
+    """Return the files of a folder that the download's ``dataset.json`` names; empty if there is no such file."""
     if not (source / "dataset.json").is_file():
         return set()
-    # By their form alone: how the lists are nested has changed from one release to the next.
-    text = read_bytes(source / "dataset.json").decode("utf-8", errors="replace")
+    # Found by their form, because the nesting of the lists differs between releases.
+    text = gate.read_bytes(source / "dataset.json").decode("utf-8", errors="replace")
     return set(re.findall(rf"{folder}/(amos_\d{{4}}\.nii\.gz)", text))

@@ -15,13 +15,13 @@ IDS = tuple(f"{n:04d}" for n in (*range(1, 11), *range(21, 41)))
 """The labelled cases."""
 
 TEST_IDS = tuple(f"{n:04d}" for n in range(35, 41))
-"""The held-out ones; all others train. There is no validation set."""
+"""The held-out cases; all others are for training. There is no validation set."""
 
 CLASSES = (
     "spleen", "right_kidney", "left_kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta",
     "inferior_vena_cava", "veins", "pancreas", "adrenal_glands",
 )  # fmt: skip
-"""Value 1 and up, after the two adrenal glands have become one class; "veins" are the portal and the splenic vein."""
+"""Classes from value 1 on, with the adrenal glands merged; "veins" are the portal and the splenic vein."""
 
 MERGED = {"background": 0} | {name: value for value, name in enumerate(CLASSES, start=1)}
 SEPARATE = {name: value for name, value in MERGED.items() if value < 12} | {
@@ -32,10 +32,10 @@ MERGING = {value: min(value, 12) for value in range(14)}
 
 
 def survey_btcv(source: Path, root: Path, adrenal: Adrenal = "merged") -> tuple[Conversion, ...]:
-    """Look at a download, and say what its data set is made of.
+    """Return the conversion of a download.
 
     Args:
-        source: The download, its folder ``RawData`` or ``Training``; ``img`` and ``label`` are found below.
+        source: The download, or its folder ``RawData`` or ``Training``, with ``img`` and ``label``.
         root: Folder to make.
         adrenal: Whether the adrenal glands are one class, as in the paper, or two.
 

@@ -1,25 +1,27 @@
-"""Turning a public download into a data set folder: refused as a whole, or made so that a killed run can go on.
+"""Convert a public download to a data set folder, so that an interrupted conversion can be resumed.
 
-A data set's own module says which file becomes which (``Conversion``); here all of it is checked, and made.
-``dataset.json`` is written last.
+The module of each data set describes which file becomes which (:class:`Conversion`); this module checks the description
+and makes the files. ``dataset.json`` is written last.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from masam import __version__, atomic
-from masam.convert.channels import taking
-from masam.convert.products import COPY, Product, Rewrite, begin_record, finished, make, note, writing
+from masam.cases.splits import Split, write_splits
+from masam.convert.products import COPY, Product, Rewrite, add_to_record, begin_record, finished, make, writing
 from masam.errors import InputError, some_of
+from masam.io.nifti.file import read_channel, write_volume
 from masam.progress import Progress, Silent
 
 SPLITS = "splits_final.json"
-"""nnU-Net's name for the folds; masam train takes them from there."""
+"""File of the folds, as nnU-Net and masam train read it."""
 
 SplitName = Literal["Tr", "Ts"]
 
@@ -30,26 +32,26 @@ _MOST_REASONS = 5
 
 @dataclass(frozen=True)
 class Conversion:
-    """A data set to make, and what the download lacks or has beside it.
+    """A data set to make, and how the download differs from the published one.
 
     Attributes:
         source: Folder of the download.
         root: Folder to make.
-        layout: How the download looks, for whoever gave another folder.
+        layout: Layout of the download, for the error message if it is not found.
         name: Name of the data set.
-        description: What it is, for a reader.
-        reference: Where it comes from.
+        description: Description of the data set.
+        reference: Where it was published.
         licence: Its terms, as far as they are known.
-        channel_names: What each image channel shows.
+        channel_names: Content of each image channel.
         labels: Class name to label value.
         products: Files to make.
-        training: Cases to train on.
+        training: Training cases.
         test: Held-out cases.
-        validation: Those of the training cases that the paper validates on; none where it has no such set.
+        validation: Training cases that the paper validates on; empty if it has no such set.
         file_ending: Ending of the files.
         options: The user's choices.
-        missing: What the published data set has and the download has not.
-        surplus: What the download has beyond the published data set; files of unknown names are not converted.
+        missing: Items of the published data set that the download lacks.
+        surplus: Items of the download that are not in the published data set; files of unknown names are not converted.
     """
 
     source: Path
@@ -73,18 +75,7 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Converted:
-    """What came of a conversion.
-
-    Attributes:
-        root: The data set.
-        training: Number of cases to train on.
-        validation: Number of validation cases among them.
-        test: Number of held-out cases.
-        made: Files made now.
-        kept: Files that an earlier run had made.
-        missing: What the download lacked.
-        surplus: What it had beyond the published data set.
-    """
+    """The result of a conversion: numbers of cases, and of files made now or kept from an earlier run."""
 
     root: Path
     training: int
@@ -97,48 +88,41 @@ class Converted:
 
     def record(self) -> dict[str, Any]:
         """Return plain values."""
-        return {
-            "dataset": str(self.root),
-            "training": self.training,
-            "validation": self.validation,
-            "test": self.test,
-            "made": self.made,
-            "kept": self.kept,
-            "missing": list(self.missing),
-            "surplus": list(self.surplus),
-        }
+        values = asdict(self)
+        root = str(values.pop("root"))
+        return {"dataset": root, **values, "missing": list(self.missing), "surplus": list(self.surplus)}
 
 
 def convert(
     conversions: Sequence[Conversion], *, link: bool = False, partial: bool = False, progress: Progress | None = None
 ) -> list[Converted]:
-    """Make data sets out of downloads, which are never changed.
+    """Make data sets from downloads, which are never changed.
 
     Args:
-        conversions: What to make; all of it is checked before anything is written.
-        link: Link files whose bytes stay as they are, instead of copying them: hard links, or symbolic ones to another
+        conversions: Data sets to make; all are checked before anything is written.
+        link: Link files whose bytes are not changed instead of copying them: hard links, or symbolic ones to another
             disk.
-        partial: Convert what is there although something is missing, and say so in ``dataset.json``.
-        progress: Told of every file.
+        partial: Convert an incomplete download, and note in ``dataset.json`` what is missing.
+        progress: Receives every file.
 
     Returns:
-        One result a conversion.
+        One result per conversion.
 
     Raises:
         InputError: The download is not the published one, files of it are refused, or a folder to make holds files of
-            another data set; finished files stay, ``dataset.json`` is not written.
+            another data set; finished files are kept, ``dataset.json`` is not written.
         ResourceError: A file cannot be read or written.
     """
     _check_downloads(conversions, partial)
     for one in conversions:
         _check_root(one)
     progress = progress or Silent()
-    # Of six sites some may be missing as a whole.
+    # A conversion without products is a data set of which nothing was downloaded, such as one of six sites.
     return [_make(one, link, progress) for one in conversions if one.products]
 
 
 def within(source: Path, *folders: str) -> Path:
-    """Return the first of some folders of the download that is there; the download itself where none is.
+    """Return the first of several subfolders of a download that exists, or the download itself.
 
     Raises:
         InputError: There is no such download.
@@ -149,7 +133,7 @@ def within(source: Path, *folders: str) -> Path:
 
 
 def nifti_names(folder: Path) -> set[str]:
-    """Return the names of a folder's ``.nii.gz`` files that are not hidden; none of a folder that is not there."""
+    """Return the names of the ``.nii.gz`` files in a folder, without hidden files; empty if there is no folder."""
     return {path.name for path in folder.glob("*.nii.gz") if not path.name.startswith(".")}
 
 
@@ -163,49 +147,59 @@ def case_products(
     *,
     channels: int = 1,
 ) -> tuple[Product, ...]:
-    """Return the files of a case of one NIfTI image and its labels.
+    """Return the files of a case with one NIfTI image and its labels.
 
     Args:
         case: Name of the case.
         split: ``Tr`` for training, ``Ts`` for held out.
-        image: Its image, which is copied; one of several channels is written as one file a channel.
-        label: Its labels, if it has any.
-        rule: What becomes of the labels, in words.
+        image: Its image, which is copied; an image of several channels becomes one file per channel.
+        label: Its labels, or None.
+        rule: Description of the change to the labels.
         rewrite: Writes the labels; None copies them.
-        channels: Channels of the image, along its fourth axis.
+        channels: Number of channels of the image, along its fourth axis.
     """
-    products = tuple(
-        Product(image, f"images{split}/{case}_{n:04d}.nii.gz", *(taking(n, channels) if channels > 1 else ()))
-        for n in range(channels)
-    )
-    if label is None:
-        return products
-    return (*products, Product(label, f"labels{split}/{case}.nii.gz", rule, rewrite))
+    targets = [f"images{split}/{case}_{n:04d}.nii.gz" for n in range(channels)]
+    if channels == 1:
+        products = [Product(image, targets[0])]
+    else:
+        takes = [partial(take_channel, index=n, channels=channels) for n in range(channels)]
+        products = [Product(image, targets[n], f"channel {n} of {channels}", take) for n, take in enumerate(takes)]
+    if label is not None:
+        products.append(Product(label, f"labels{split}/{case}.nii.gz", rule, rewrite))
+    return tuple(products)
+
+
+def take_channel(source: Path, target: Path, *, index: int, channels: int) -> None:
+    """Write channel ``index`` of a NIfTI file with ``channels`` along its fourth axis as a file of three axes."""
+    write_volume(target, read_channel(source, index, channels))
 
 
 def _check_downloads(conversions: Sequence[Conversion], partial: bool) -> None:
-    """Refuse what is not the published download, with everything that is missing or surplus in one line."""
+    """Refuse a download that is not the published one, with all that is missing or surplus in one line."""
     source, layout = conversions[0].source, conversions[0].layout
     if not any(one.products for one in conversions):
-        raise InputError(f"expected {layout}; no whole case of it is there", where=source, fix="check the path")
+        raise InputError(f"expected {layout}; found no complete case", where=source, fix="check the path")
     missing = [name for one in conversions for name in one.missing]
     surplus = [name for one in conversions for name in one.surplus]
     if (missing or surplus) and not partial:
-        parts = [f"{len(missing)} missing ({some_of(missing, _MOST_NAMES)})"] if missing else []
-        parts += [f"{len(surplus)} surplus ({some_of(surplus, _MOST_NAMES)})"] if surplus else []
         raise InputError(
-            f"this is not the published data set: {'; '.join(parts)}",
+            f"this is not the published data set: {_list_faults(missing, surplus)}",
             where=source,
             fix="download what is missing and move away what is surplus, or convert what is there with --partial",
         )
 
 
+def _list_faults(missing: Sequence[str], surplus: Sequence[str]) -> str:
+    faults = (("missing", missing), ("surplus", surplus))
+    return "; ".join(f"{len(names)} {word} ({some_of(names, _MOST_NAMES)})" for word, names in faults if names)
+
+
 def _check_root(one: Conversion) -> None:
-    """Refuse a folder that lies in the download or around it, or that holds another data set."""
+    """Refuse a folder inside or around the download, or with files of another data set."""
     source = one.source.resolve()
     # A folder of it may be a link into the download.
-    places = [path.resolve() for path in (one.root, *(one.root / folder for folder in _FOLDERS))]
-    if source.is_relative_to(places[0]) or any(place.is_relative_to(source) for place in places):
+    folders = [path.resolve() for path in (one.root, *(one.root / folder for folder in _FOLDERS))]
+    if source.is_relative_to(folders[0]) or any(folder.is_relative_to(source) for folder in folders):
         raise InputError(
             f"expected a folder apart from the download {one.source}, which is never changed",
             where=one.root,
@@ -227,12 +221,12 @@ def _check_root(one: Conversion) -> None:
 
 
 def _make(one: Conversion, link: bool, progress: Progress) -> Converted:
-    """Make the files of one data set, all but those that are finished, and then its ``dataset.json``."""
+    """Make the files of one data set that are not finished, and then its ``dataset.json``."""
     progress.start(one.name, len(one.products))
     done = finished(one.products, one.root, link)
     for folder in {(one.root / product.target).parent for product in one.products} | {one.root}:
         atomic.remove_stale(folder)
-    # A conversion that is cut short must not look complete.
+    # Removed first: an interrupted conversion must not look complete.
     for name in ("dataset.json", SPLITS):
         with writing(one.root / name):
             (one.root / name).unlink(missing_ok=True)
@@ -241,10 +235,9 @@ def _make(one: Conversion, link: bool, progress: Progress) -> Converted:
     for product in one.products:
         if product.target not in done:
             try:
-                note(one.root, make(product, one.root, link))
+                add_to_record(one.root, make(product, one.root, link))
             except InputError as error:
-                # The other files are no worse for it, and whoever has to repair some wants to know of all.
-                refused.append(error)
+                refused.append(error)  # the other files are made, so that all refused ones are reported at once
         progress.advance(product.target)
     if refused:
         reasons = "; ".join(str(error) for error in refused[:_MOST_REASONS])
@@ -260,18 +253,14 @@ def _make(one: Conversion, link: bool, progress: Progress) -> Converted:
 
 
 def _finish(one: Conversion) -> None:
-    """Write the split, where the paper has a validation set, and ``dataset.json``."""
-    from masam.cases.splits import Split, write_splits
-
-    validated = set(one.validation)
-    split: Split = {"train": [case for case in one.training if case not in validated], "val": list(one.validation)}
+    """Write the split, if the paper has a validation set, and ``dataset.json``."""
+    validation = set(one.validation)
+    split: Split = {"train": [case for case in one.training if case not in validation], "val": list(one.validation)}
     if split["train"] and split["val"]:
         write_splits(one.root / SPLITS, [split], one.training)
     description = one.description
-    if one.missing or one.surplus:
-        faults = (("missing", one.missing), ("surplus", one.surplus))
-        listed = "; ".join(f"{len(names)} {word} ({some_of(names, _MOST_NAMES)})" for word, names in faults if names)
-        description += f" Not the whole published data set: {listed}."
+    if faults := _list_faults(one.missing, one.surplus):
+        description += f" Not the whole published data set: {faults}."
     content = {
         "name": one.name,
         "description": description,

@@ -1,4 +1,4 @@
-"""EndoVis 2018: scenes of robotic surgery, a video a case, colours to classes, MA-SAM's split (paper.md 5.3)."""
+"""EndoVis 2018: videos of robotic surgery with labels as colours, and MA-SAM's split (paper.md 5.3)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from masam.labels import LabelScheme
 
 TRAINING_SEQUENCES = (*range(1, 8), *range(9, 17))
 TEST_SEQUENCES = tuple(range(1, 5))
-"""The sequences of the released training and test set; those of the second are held out."""
+"""Sequences of the released training set, and of the test set, which is held out."""
 
 COLOURS: dict[str, tuple[Colour, ...]] = {
     "background": ((0, 0, 0),),
@@ -29,7 +29,7 @@ COLOURS: dict[str, tuple[Colour, ...]] = {
     "small-intestine": ((124, 155, 5),),
     "ultrasound-probe": ((12, 255, 141),),
 }
-"""Colours of each class, in the order of its values; the background is the challenge's "background-tissue"."""
+"""Colours of each class, in the order of the label values; the background is the challenge's "background-tissue"."""
 
 LABELS = {name: value for value, name in enumerate(COLOURS)}
 VALUES = {colour: LABELS[name] for name, colours in COLOURS.items() for colour in colours}
@@ -38,7 +38,7 @@ _FRAME = re.compile(r"frame(\d+)\.png")
 
 
 def survey_endovis18(source: Path, root: Path) -> tuple[Conversion, ...]:
-    """Look at a download, and say what its data set is made of: a folder of frames a case, and one of label pictures.
+    """Return the conversion of a download: one folder of frames and one of label images per case.
 
     Args:
         source: The download, with ``Train`` and ``Test``.
@@ -96,7 +96,7 @@ def survey_endovis18(source: Path, root: Path) -> tuple[Conversion, ...]:
 
 
 def _frames(source: Path, folder: str) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return frame and label of each number that has both, and what is missing: partners, and numbers in between."""
+    """Return frame and label of each number that has both, and the names of missing files and frames."""
     images, labels = (_numbered(source / folder / kind) for kind in ("left_frames", "labels"))
     missing = [f"{folder}/labels/{images[n]}" for n in sorted(set(images) - set(labels))]
     missing += [f"{folder}/left_frames/{labels[n]}" for n in sorted(set(labels) - set(images))]

@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from masam.cases.folder import channel_names
 from masam.convert.conversion import Conversion, case_products, within
 from masam.convert.products import Product
 from masam.convert.relabel import rewriting
 from masam.errors import ConfigError, InputError
+from masam.io import gate
 from masam.labels import LabelScheme
 
 PancreasLabels = Literal["tumour", "pancreas-and-tumour"]
 
-# Fold 0 of the five that the authors' split file has; the other 196 labelled cases train.
+# Fold 0 of the five in the authors' split file; the other 196 labelled cases are for training.
 FOLD_0_TEST = (
     6, 10, 15, 16, 18, 19, 21, 24, 29, 46, 49, 50, 87, 104, 111, 119, 129, 131, 149, 167, 183, 193, 200, 215, 226, 230,
     239, 244, 246, 254, 259, 261, 269, 285, 289, 294, 299, 301, 303, 310, 320, 323, 326, 330, 345, 346, 347, 354, 377,
@@ -25,22 +27,22 @@ FOLD_0_VALIDATION = (
     379, 388, 392, 395,
 )  # fmt: skip
 PANCREAS_CASES = 281
-"""Labelled cases of the task; its dataset.json names them."""
+"""Number of labelled cases of the task, which its dataset.json names."""
 
 TUMOUR = {"background": 0, "tumour": 1}
 PANCREAS_AND_TUMOUR = {"background": 0, "pancreas": 1, "tumour": 2}
 
 
 def survey_msd(source: Path, root: Path, labels: PancreasLabels | None = None) -> tuple[Conversion, ...]:
-    """Look at a download, and say what its data set is made of.
+    """Return the conversion of a download.
 
     Args:
         source: The download of one task.
         root: Folder to make.
-        labels: For the pancreas, which classes; tumour alone if nothing is said. For no other task.
+        labels: Classes of Task07_Pancreas, by default the tumour alone; not for other tasks.
 
     Raises:
-        InputError: There is no such folder, or its dataset.json is not of MSD.
+        InputError: There is no such folder, or its dataset.json is not in MSD's format.
         ConfigError: Classes are chosen for another task.
     """
     content = _content(within(source))
@@ -95,9 +97,7 @@ def survey_msd(source: Path, root: Path, labels: PancreasLabels | None = None) -
 
 
 def _content(source: Path) -> Mapping[str, Any]:
-    from masam.io.gate import read_json
-
-    content = read_json(source / "dataset.json")
+    content = gate.read_json(source / "dataset.json")
     if not isinstance(content, dict) or not {"training", "modality", "labels"} <= set(content):
         raise InputError(
             "expected MSD's dataset.json, with modality, labels and training",
@@ -108,8 +108,6 @@ def _content(source: Path) -> Mapping[str, Any]:
 
 
 def _channels(content: Mapping[str, Any], source: Path) -> tuple[str, ...]:
-    from masam.cases.folder import channel_names
-
     return channel_names(content["modality"], source / "dataset.json")
 
 
@@ -120,7 +118,7 @@ def _labels(content: Mapping[str, Any], source: Path, is_pancreas: bool, is_tumo
 
 
 def _training(content: Mapping[str, Any], source: Path) -> dict[str, tuple[Path, Path]]:
-    """Return image and label of each labelled case that dataset.json names."""
+    """Return image and label of each labelled case in dataset.json."""
     pairs = {}
     for entry in _list(content, "training", source):
         if not isinstance(entry, dict) or not {"image", "label"} <= set(entry):
@@ -144,7 +142,7 @@ def _list(content: Mapping[str, Any], key: str, source: Path) -> list[Any]:
 
 
 def _file(name: Any, source: Path) -> Path:
-    """Return a file that dataset.json names, which may lie nowhere but in its folder."""
+    """Return a file named in dataset.json; only files inside its folder are accepted."""
     if isinstance(name, str) and name.endswith(".nii.gz") and not {"\\", "\0", ":"} & set(name):
         path = PurePosixPath(name)
         if not path.is_absolute() and ".." not in path.parts:

@@ -1,4 +1,4 @@
-"""Prostate MRI of six sites, as its collectors published it, with MA-SAM's split (paper.md 5.2)."""
+"""Prostate MRI of six sites, with MA-SAM's split (paper.md 5.2)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Site:
         letter: Its letter in the paper.
         name: Its folder in the download.
         cases: Published number of cases.
-        test: Held-out cases: the number in the file name. All others train.
-        numbers: All cases, where their numbers are known.
+        test: Numbers of the held-out cases, as in the file names; all others are for training.
+        numbers: Numbers of all cases, if they are known.
         other_names: Other names of its folder.
     """
 
@@ -50,12 +50,12 @@ SITES = (
 )
 
 LABELS = {"background": 0, "prostate": 1}
-"""Files hold values above 1 (zones); all of them are prostate."""
+"""Files hold further values for zones, all of which are prostate."""
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What is there of a site."""
+    """The cases of a site, and what is missing or surplus."""
 
     products: tuple[Product, ...]
     training: tuple[str, ...]
@@ -67,13 +67,13 @@ class _Found:
 def survey_prostate(
     source: Path, root: Path, form: Form = "six", held_out: HeldOut = "paper"
 ) -> tuple[Conversion, ...]:
-    """Look at a download, and say what its data sets are made of.
+    """Return the conversions of a download.
 
     Args:
-        source: The download, with a folder a site.
-        root: Folder to make; for six data sets the folder that holds a folder for each.
-        form: Six data sets, since the paper has a model a site; or one of all sites.
-        held_out: The paper's test cases, or all, to test another site's model on (paper.md 2.4).
+        source: The download, with one folder per site.
+        root: Folder to make; for six data sets their common parent.
+        form: Six data sets, because the paper trains one model per site; or one of all sites.
+        held_out: The paper's test cases, or all cases, to test the model of another site (paper.md 2.4).
 
     Raises:
         InputError: There is no such folder.
@@ -112,7 +112,7 @@ def _conversion(source: Path, root: Path, name: str, sites: str, found: list[_Fo
 
 
 def _look(source: Path, site: Site, held_out: HeldOut) -> _Found:
-    """Return what is there of a site, and what is not."""
+    """Return the cases of a site, and what is missing or surplus."""
     known = {name.casefold() for name in (site.name, *site.other_names)}
     folder = next((path for path in sorted(source.iterdir()) if path.name.casefold() in known), source / site.name)
     names = sorted(nifti_names(folder))
@@ -143,5 +143,5 @@ def _look(source: Path, site: Site, held_out: HeldOut) -> _Found:
 
 
 def _needed(site: Site) -> set[int]:
-    """Return the case numbers that must be there: the held-out ones, and all where they are known."""
+    """Return the required case numbers: the held-out cases, and all cases if their numbers are known."""
     return set(site.test) | set(site.numbers)

@@ -17,7 +17,8 @@ from masam.cases.folder import Case, find_images
 from masam.device import Precision
 from masam.model.masam import Masam
 from masam.model.spec import MasamSpec
-from masam.predict.cohort import Cohort, predict_cohort
+from masam.predict.batch import Cohort
+from masam.predict.cohort import predict_cohort
 from masam.predict.predictor import Predictor
 from masam.preprocess.plan import Plan
 from masam.progress import Silent

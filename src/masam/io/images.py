@@ -1,10 +1,11 @@
-"""An image of any format that is read, by its path."""
+"""Images and labels of any supported format, by path."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from pathlib import Path
 
 from masam.errors import InputError
@@ -12,43 +13,52 @@ from masam.io import gate
 from masam.io.dicom.file import DICOM_ENDING, is_dicom
 from masam.io.dicom.pixels import read_pixels
 from masam.io.dicom.seg_read import read_seg, seg_grid
-from masam.io.dicom.series import choose_series, files_below, find_series, read_stack
-from masam.io.dicom.series import sha256 as series_sha256
+from masam.io.dicom.series import Series, choose_series, files_below, find_series
 from masam.io.nifti.file import ENDINGS, read_geometry, read_labels, read_volume
 from masam.labels import LabelScheme
 from masam.volume import Volume
+
+
+def open_series(path: Path) -> Series | None:
+    """Read the headers of a DICOM image; None for NIfTI.
+
+    Raises:
+        InputError: A file is refused, or the folder holds several series.
+        ResourceError: A package is missing, or the system did not let us read.
+    """
+    return choose_series(path) if is_dicom_image(path) else None
 
 
 def read_image(
     path: Path,
     *,
     channels: int | None = 1,
-    series: str | None = None,
+    series: Series | None = None,
     say: Callable[[str], None] | None = None,
     prefer_sform: bool = False,
     assume_orientation: str | None = None,
     nan_fill: float | None = None,
 ) -> Volume:
-    """Read an image: a NIfTI file, a folder of DICOM files, or one of them.
+    """Read an image: a NIfTI file, a folder of DICOM files, or a single DICOM file.
 
     Args:
-        path: Anything else than a NIfTI name is taken for DICOM if it is a folder or its bytes say so.
-        channels: How many the file must hold: see :func:`masam.io.nifti.file.read_volume`. A DICOM series holds one.
-        series: Of DICOM: see :func:`masam.io.dicom.pixels.read_dicom`.
-        say: Told, a line each, what the user should know of the image.
-        prefer_sform: Of NIfTI: see :func:`masam.io.nifti.file.read_volume`, as for the other arguments.
+        path: Read as DICOM if it is a folder, or if its first bytes are DICOM and its name is not that of a NIfTI file.
+        channels: Number of channels to expect: see :func:`masam.io.nifti.file.read_volume`. A DICOM series has one.
+        series: The DICOM series, if its headers have been read.
+        say: Receives notes for the user, one line each.
+        prefer_sform: For NIfTI: see :func:`masam.io.nifti.file.read_volume`, as for the following arguments.
         assume_orientation: Letters such as ``"RAS"`` for files without any transform.
         nan_fill: Value for voxels that are not finite.
 
     Returns:
-        float32 values, with a fourth axis if there are several channels, and their geometry.
+        float32 values with their geometry, with a fourth axis if there are several channels.
 
     Raises:
         InputError: The file or folder is refused.
         ConfigError: An argument is out of its range.
         ResourceError: A package is missing, memory does not suffice, or the system did not let us read.
     """
-    if not is_dicom_image(path):
+    if series is None and not is_dicom_image(path):
         return read_volume(
             path,
             channels=channels,
@@ -60,9 +70,9 @@ def read_image(
         raise InputError(
             f"expected a NIfTI file of {channels} channels, got DICOM, of which a series is one channel",
             where=path,
-            fix="take nnU-Net's layout, with a folder a channel",
+            fix="use nnU-Net's layout, with one folder per channel",
         )
-    stack = read_stack(path, series)
+    stack = (series or choose_series(path)).stack
     if say is not None:
         for note in stack.notes:
             say(f"{path}: {note}")
@@ -72,10 +82,9 @@ def read_image(
 def read_label_image(
     path: Path,
     image: Volume,
-    image_paths: Sequence[Path],
+    series: Sequence[Series | None],
     scheme: LabelScheme | None = None,
     *,
-    series: str | None = None,
     prefer_sform: bool = False,
     assume_orientation: str | None = None,
 ) -> Volume:
@@ -83,15 +92,14 @@ def read_label_image(
 
     Args:
         path: The label file.
-        image: The image that it labels.
-        image_paths: Where its channels were read from; a SEG may have been drawn on any of them.
+        image: The labelled image.
+        series: The DICOM series of each channel of the image, None for NIfTI; a SEG may refer to any of them.
         scheme: See :func:`masam.io.dicom.seg_read.read_seg`.
-        series: Which series of the image, see :func:`masam.io.dicom.pixels.read_dicom`.
         prefer_sform: See :func:`masam.io.nifti.file.read_labels`.
         assume_orientation: Letters such as ``"RAS"`` for files without any transform.
 
     Returns:
-        int32 values and their geometry; of NIfTI not yet compared with the image's.
+        int32 values with their geometry; the geometry of a NIfTI file has not been compared with the image's.
 
     Raises:
         InputError: The file is refused.
@@ -99,25 +107,24 @@ def read_label_image(
         ResourceError: A package is missing, memory does not suffice, or the system did not let us read.
     """
     if _is_seg(path):
-        stacks = [read_stack(one, series) for one in image_paths if is_dicom_image(one)]
-        return read_seg(path, stacks or image, scheme)
+        return read_seg(path, [one.stack for one in series if one is not None] or image, scheme)
     return read_labels(path, prefer_sform=prefer_sform, assume_orientation=assume_orientation)
 
 
 def read_label_files(paths: Sequence[Path], scheme: LabelScheme, grid: Volume | None = None) -> list[Volume]:
-    """Read label files of one case without its image: NIfTI files, and DICOM SEG by their endings.
+    """Read label files of one case without its image: NIfTI files, or DICOM SEG if the names end in ``.dcm``.
 
     Args:
         paths: The files, at least one.
-        scheme: Classes by whose names segments are known.
-        grid: Where the voxels of a SEG lie; by default the grid of the first NIfTI file, or the smallest that holds
-            every frame of all SEG.
+        scheme: Classes, which name the segments.
+        grid: Grid for the voxels of a SEG; by default the grid of the first NIfTI file, or the smallest grid that
+            contains every frame of all SEG.
 
     Returns:
-        int32 values of each; NIfTI files keep their own grids, which are not yet compared.
+        int32 values of each file; NIfTI files keep their grids, which have not been compared.
 
     Raises:
-        InputError: A file is refused, or a SEG lies on another grid.
+        InputError: A file is refused, or a SEG has another grid.
         ResourceError: A package is missing, memory does not suffice, or the system did not let us read.
     """
     volumes = {path: read_labels(path) for path in paths if not _is_seg(path)}
@@ -126,17 +133,17 @@ def read_label_files(paths: Sequence[Path], scheme: LabelScheme, grid: Volume | 
 
 
 def require_same_grid(what: str, volume: Volume, path: Path, image: Volume, image_path: Path) -> None:
-    """Refuse what does not lie on the grid of its image.
+    """Refuse a label or a channel whose grid differs from the image's.
 
     Args:
         what: ``"label"`` or ``"channel"``, for the error.
         volume: The label or the channel.
-        path: Where that was read from.
+        path: File of the label or channel.
         image: The image.
-        image_path: Where that was read from.
+        image_path: File of the image.
 
     Raises:
-        InputError: They differ in shape or place.
+        InputError: Shape or affine differ.
     """
     if volume.shape != image.shape:
         raise InputError(
@@ -153,17 +160,17 @@ def require_same_grid(what: str, volume: Volume, path: Path, image: Volume, imag
 
 
 def is_dicom_image(path: Path) -> bool:
-    """Say whether a path is read as DICOM.
+    """Check whether a path is read as DICOM.
 
     Raises:
-        InputError: There is nothing, or it is no regular file.
+        InputError: There is no such file, or it is not a regular file.
         ResourceError: The system did not let us read.
     """
     return path.is_dir() or not (path.name.lower().endswith(ENDINGS) or not is_dicom(path))
 
 
 def count_channels(path: Path) -> int:
-    """Return how many channels an image holds; of NIfTI the length of its fourth axis, of DICOM one.
+    """Return the number of channels of an image: the length of a NIfTI file's fourth axis, 1 for DICOM.
 
     Raises:
         InputError: The file is refused.
@@ -172,8 +179,8 @@ def count_channels(path: Path) -> int:
     return 1 if is_dicom_image(path) else read_geometry(path, channels=None).channels
 
 
-def image_sha256(path: Path, series: str | None = None) -> str:
-    """Hash the bytes of an image, in hex.
+def image_sha256(path: Path, series: Series | None = None) -> str:
+    """Return the SHA-256 of the bytes of an image, in hex.
 
     Args:
         path: As in :func:`read_image`.
@@ -181,40 +188,50 @@ def image_sha256(path: Path, series: str | None = None) -> str:
 
     Raises:
         InputError: The file or folder is refused.
-        ConfigError: None or several are chosen by ``series``.
         ResourceError: The system did not let us read.
     """
-    return series_sha256(path, series) if is_dicom_image(path) else gate.sha256(path)
+    series = series or open_series(path)
+    return gate.sha256(path) if series is None else series.sha256()
 
 
-def find_dicom(path: Path, series: str | None = None) -> tuple[tuple[str, Path, str | None], ...]:
+def find_dicom(path: Path, name: str | None = None) -> tuple[tuple[str, Path, Series | None], ...]:
     """Find the scans of a DICOM file, of a folder of DICOM files, or of a folder of such folders.
 
     Args:
-        path: A file; a folder with DICOM files in it, of which each series is a scan; or a folder of folders, of which
-            each with DICOM files anywhere below it is a scan of one series.
-        series: Which series, see :func:`masam.io.dicom.pixels.read_dicom`.
+        path: A file; a folder with DICOM files, of which each series is a scan; or a folder of folders, of which each
+            with DICOM files anywhere below it is a scan of one series.
+        name: Which series, see :func:`masam.io.dicom.series.choose_series`.
 
     Returns:
-        Name, path and series of each scan, sorted by name; nothing if there is no DICOM. Names are those of file or
-        folder, of several series ``series3_1a2b3c4d``: number and first digits of the UID's hash.
+        Name, path and series of each scan, sorted by name; empty if there is no DICOM. The series is None if headers
+        have not been read yet. Names are those of file or folder, or of several series in one folder
+        ``series3_1a2b3c4d``: number and key of the series.
 
     Raises:
-        InputError: A file is damaged.
-        ConfigError: None or several are chosen by ``series``.
+        InputError: A file of a folder with several series is damaged.
+        ConfigError: No series or several have the ``name``.
         ResourceError: pydicom is missing, or the system did not let us read.
     """
     if not path.is_dir():
-        return ((_name(path), path, series),) if is_dicom(path) else ()
+        return ((_name(path), path, _named_series(path, name)),) if is_dicom(path) else ()
     with gate.os_errors(path):
         inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     if not any(_holds_dicom(entry) for entry in inside if entry.is_file()):
         folders = [entry for entry in inside if entry.is_dir() and any(map(_holds_dicom, files_below(entry)))]
-        return tuple((_name(folder), folder, series) for folder in folders)
-    found = (choose_series(path, series),) if series else find_series(path)
+        return tuple((_name(folder), folder, _named_series(folder, name)) for folder in folders)
+    found = (choose_series(path, name),) if name else find_series(path)
     if len(found) == 1:
-        return ((_name(path.resolve()), path, found[0].key if series else None),)
-    return tuple(sorted((f"series{one.number or '_'}_{one.key}", path, one.key) for one in found))
+        return ((_name(path.resolve()), path, found[0]),)
+    return tuple(sorted(((f"series{one.number or '_'}_{one.key}", path, one) for one in found), key=itemgetter(0)))
+
+
+def _named_series(path: Path, name: str | None) -> Series | None:
+    if name is None:
+        return None
+    try:
+        return choose_series(path, name)
+    except InputError:
+        return None  # refused when it is read, beside other scans that are good
 
 
 def _is_seg(path: Path) -> bool:
@@ -226,7 +243,7 @@ def _rows(volume: Volume) -> list[list[float]]:
 
 
 def _holds_dicom(path: Path) -> bool:
-    # A damaged file makes its folder a scan too: one that is refused when it is read, beside the others.
+    # A damaged file also makes its folder a scan, which is refused when it is read, beside other scans that are good.
     return path.name.lower().endswith(DICOM_ENDING) or is_dicom(path)
 
 

@@ -24,8 +24,8 @@ class VolumeEncoder:
     Args:
         prepared: The slices of the volume.
         ensemble: The models.
-        window_minmax: Whether each window is scaled to its own minimum and maximum.
-        cached_slices: Slices to keep in memory, because neighbouring windows share slices.
+        window_minmax: Whether each window is scaled to its minimum and maximum.
+        cached_slices: Number of slices to keep in memory for the next windows.
     """
 
     automatic = None

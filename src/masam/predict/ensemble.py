@@ -20,9 +20,7 @@ from masam.weights.model_file import load_folds
 
 
 class Ensemble:
-    """Models on one device that share a plan.
-
-    Models are put into evaluation mode at each call, because training may have changed the mode in between.
+    """Models that share a plan, on one device; every call sets evaluation mode, which training may have changed.
 
     Args:
         models: At least one model, all with the same plan.
@@ -46,14 +44,7 @@ class Ensemble:
 
     @torch.inference_mode()
     def encode(self, windows: Float[Tensor, "B S C H W"]) -> list[Embeddings]:
-        """Run the encoder of each model on prepared windows.
-
-        Args:
-            windows: [B, S, C, H, W] intensities in 0..1.
-
-        Returns:
-            [B * S, D, h, w] embeddings of each model.
-        """
+        """Return the embeddings [B * S, D, h, w] of each model for windows of intensities in 0..1."""
         windows = windows.to(self.device)
         with autocast(self.device, self.precision):
             return [model.eval().encode(model.as_input(windows)) for model in self.models]
@@ -70,9 +61,9 @@ class Ensemble:
 
         Args:
             embeddings: [N, D, h, w] of each model, on any device.
-            slices: Index in the volume of each of the N slices; needed with prompts only.
+            slices: Index in the volume of each of the N slices, with prompts.
             prompts: Prompts of the volume; None to segment automatically.
-            within: Slices to decode with prompts; the others become background.
+            within: Slices to decode, with prompts; the others become background.
 
         Returns:
             [N, K, H, W] mean class probabilities in float32.
@@ -92,11 +83,7 @@ class Ensemble:
 
 
 def load_models(model_or_path: Masam | Sequence[Masam] | str | Path, sam_checkpoint: str | Path | None) -> list[Masam]:
-    """Return the models that a user names.
-
-    Args:
-        model_or_path: One model, several, a run folder, a model file, or a folder of folds.
-        sam_checkpoint: SAM file that the model is based on, if the path requires one.
+    """Return the models of a :class:`masam.Predictor`'s arguments.
 
     Raises:
         InputError: A file cannot be opened.

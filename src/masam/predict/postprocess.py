@@ -1,4 +1,4 @@
-"""From probabilities to a label map, and two cleanings that are off unless asked for; each says what it changed."""
+"""Convert probabilities to channel numbers, and two optional cleanings that record what they changed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from torch import Tensor
 from masam.errors import ConfigError
 from masam.labels import LabelScheme
 
-# Voxels that share a face, an edge or a corner hang together, as in nnU-Net.
+# Voxels that share a face, an edge or a corner are connected, as in nnU-Net.
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
 class Cleaning:
-    """What a cleaning did, for the manifest.
+    """Record of a cleaning.
 
     Attributes:
         step: Name of the function.
-        removed: Voxels that a class lost, by channel number.
-        added: Voxels that a class gained, by channel number.
+        removed: Number of voxels removed from each class, by channel number.
+        added: Number of voxels added to each class, by channel number.
     """
 
     step: str
@@ -34,22 +34,15 @@ class Cleaning:
 
 
 def most_probable(probabilities: Float[Tensor, "K H W"]) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Return the channel number of the most probable class of each pixel; the lower one of equals.
-
-    Args:
-        probabilities: [K, H, W].
-
-    Returns:
-        [H, W], 0 (background) to K - 1.
-    """
+    """Return the channel numbers [H, W] of the most probable classes of [K, H, W]; the lowest one for ties."""
     channels = probabilities.argmax(dim=0).cpu().numpy()
     return channels.astype(np.uint8) if probabilities.shape[0] <= 256 else channels.astype(np.uint16)
 
 
 def keep_largest_component(labels: NDArray[np.integer], classes: Sequence[int]) -> tuple[NDArray[np.integer], Cleaning]:
-    """Keep the largest connected part of each class; the rest becomes background.
+    """Keep the largest connected component of each class; the others become background.
 
-    Parts that share a face, an edge or a corner are one. Of parts of equal size the first in array order stays.
+    Of components of equal size, the first in array order is kept.
 
     Args:
         labels: [D, H, W] channel numbers; not changed.
@@ -59,7 +52,7 @@ def keep_largest_component(labels: NDArray[np.integer], classes: Sequence[int]) 
         The cleaned copy, and the voxels removed by class.
 
     Raises:
-        ConfigError: A class is the background or less, or comes twice.
+        ConfigError: A class is not a foreground class, or comes twice.
     """
     _check_classes(classes)
     cleaned = labels.copy()
@@ -70,17 +63,16 @@ def keep_largest_component(labels: NDArray[np.integer], classes: Sequence[int]) 
         if count > 1:
             sizes = np.bincount(parts.ravel())
             sizes[0] = 0
-            lost = (parts > 0) & (parts != sizes.argmax())
-            removed[number] = int(lost.sum())
-            cleaned[lost] = 0
+            smaller = (parts > 0) & (parts != sizes.argmax())
+            removed[number] = int(smaller.sum())
+            cleaned[smaller] = 0
     return cleaned, Cleaning("keep_largest_component", removed=removed)
 
 
 def fill_holes(labels: NDArray[np.integer], classes: Sequence[int]) -> tuple[NDArray[np.integer], Cleaning]:
-    """Give a class the background that it encloses on all sides; other classes inside it stay (a tumour in a liver).
+    """Fill background that a class encloses in 3D; other classes inside it are kept, such as a tumour in a liver.
 
-    A hole is enclosed in 3D: background from which a path through voxel faces, free of the class, leads to the edge of
-    the volume is none.
+    A hole has no path through voxel faces, outside the class, to the border of the volume.
 
     Args:
         labels: [D, H, W] channel numbers; not changed.
@@ -90,7 +82,7 @@ def fill_holes(labels: NDArray[np.integer], classes: Sequence[int]) -> tuple[NDA
         The filled copy, and the voxels added by class.
 
     Raises:
-        ConfigError: A class is the background or less, or comes twice.
+        ConfigError: A class is not a foreground class, or comes twice.
     """
     _check_classes(classes)
     filled = labels.copy()
@@ -105,18 +97,10 @@ def fill_holes(labels: NDArray[np.integer], classes: Sequence[int]) -> tuple[NDA
 def clean(
     labels: NDArray[np.integer], keep_largest: Sequence[int], filled: Sequence[int]
 ) -> tuple[NDArray[np.integer], tuple[Cleaning, ...]]:
-    """Apply the cleanings that have classes.
-
-    Args:
-        labels: [D, H, W] channel numbers; not changed.
-        keep_largest: Channel numbers for :func:`keep_largest_component`.
-        filled: Channel numbers for :func:`fill_holes`, which runs after it.
-
-    Returns:
-        The cleaned channel numbers, and what each cleaning changed.
+    """Run :func:`keep_largest_component` and then :func:`fill_holes` on [D, H, W], each if it has classes.
 
     Raises:
-        ConfigError: A class is the background or less, or comes twice.
+        ConfigError: A class is not a foreground class, or comes twice.
     """
     cleanings = []
     for step, classes in ((keep_largest_component, keep_largest), (fill_holes, filled)):
@@ -127,11 +111,7 @@ def clean(
 
 
 def channels_of_classes(scheme: LabelScheme, names: Sequence[str]) -> tuple[int, ...]:
-    """Return the channel numbers of classes.
-
-    Args:
-        scheme: Classes of the model.
-        names: Names of foreground classes; repeated names count once.
+    """Return the channel numbers of foreground classes; repeated names count once.
 
     Raises:
         ConfigError: A name is unknown.

@@ -1,4 +1,4 @@
-"""Checks that a model fits the input, the plan and the prompts, made before any prediction starts."""
+"""Checks that a model fits the plan, the input and the prompts, made before any prediction starts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,7 @@ from masam.weights.card import require_fitting
 
 
 def common_plan(models: Sequence[Masam], plan: Plan | None = None) -> Plan:
-    """Return the plan by which volumes are prepared for all models.
-
-    Args:
-        models: At least one model.
-        plan: The plan to use; None to use the one stored with the models.
+    """Return the given plan, or the plan stored with all models.
 
     Raises:
         ModelError: The models have no plan or different plans, or the plan does not fit a model.
@@ -41,12 +37,7 @@ def common_plan(models: Sequence[Masam], plan: Plan | None = None) -> Plan:
 
 
 def require_modality(plan: Plan, *, is_video: bool, what: object) -> None:
-    """Refuse a video for a model of volumes, and a volume for a model of videos.
-
-    Args:
-        plan: Plan of the model.
-        is_video: Whether the input is a video.
-        what: Name of the input for the error message.
+    """Refuse a video for a model of volumes, and a volume for a model of videos; errors name the input ``what``.
 
     Raises:
         ModelError: The model is for the other kind of input.
@@ -61,12 +52,7 @@ def require_modality(plan: Plan, *, is_video: bool, what: object) -> None:
 
 
 def require_channels(plan: Plan, count: int, where: object = None) -> None:
-    """Refuse a scan whose number of channels is not the model's.
-
-    Args:
-        plan: Plan of the model.
-        count: Number of channels of the scan.
-        where: Scan to name in the error.
+    """Refuse a scan whose number of channels is not the model's; errors name the scan ``where``.
 
     Raises:
         InputError: The numbers differ.
@@ -81,7 +67,7 @@ def require_channels(plan: Plan, count: int, where: object = None) -> None:
 
 
 def match_channels(plan: Plan, case: Case, where: object = None) -> Case:
-    """Return a case with the channels of its single file counted, if the model expects several.
+    """Return a case whose single file may hold all channels that the model expects.
 
     Args:
         plan: Plan of the model.
@@ -101,13 +87,7 @@ def match_channels(plan: Plan, case: Case, where: object = None) -> Case:
 
 
 def require_promptable(models: Sequence[Masam], plan: Plan, prompts: Sequence[Prompt], where: object = None) -> None:
-    """Refuse prompts that the models cannot use in any scan.
-
-    Args:
-        models: The models.
-        plan: Their plan.
-        prompts: Prompts of one scan.
-        where: Scan to name in the error.
+    """Refuse prompts that the models cannot use in any scan; errors name the scan ``where``.
 
     Raises:
         ConfigError: There is no prompt, or a prompt is for a class that the model does not have.
@@ -118,11 +98,7 @@ def require_promptable(models: Sequence[Masam], plan: Plan, prompts: Sequence[Pr
 
 
 def require_trained_with_prompts(models: Sequence[Masam], where: object = None) -> None:
-    """Refuse models that were trained without prompts.
-
-    Args:
-        models: The models.
-        where: Scan to name in the error.
+    """Refuse models that were trained without prompts; errors name the scan ``where``.
 
     Raises:
         ModelError: A model was trained without prompts.

@@ -1,4 +1,4 @@
-"""A plain SAM on a single picture: from a box, clicks or an earlier mask to masks on the picture's own grid."""
+"""SAM on a single 2D image: masks from a box, points or an earlier mask."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ _LARGEST = 255
 
 @dataclass(frozen=True, eq=False)
 class EncodedPicture:
-    """What a SAM has seen of a picture; any number of prompts can be answered from it.
+    """The embedding of an image, for any number of prompts.
 
     Attributes:
         embeddings: [1, D, h, w].
-        shape: Rows and columns of the picture.
-        seen: Rows and columns that it takes of the model's square input; the rest is padding.
+        shape: Rows and columns of the image.
+        resized: Rows and columns of the image in the model's square input; the rest is padding.
     """
 
     embeddings: Embeddings
     shape: tuple[int, int]
-    seen: tuple[int, int]
+    resized: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
 class PromptedMasks:
-    """Answers to one prompt, the one that SAM trusts most first.
+    """The masks for one prompt, sorted by predicted IoU, best first.
 
     Attributes:
-        masks: [K, H, W] on the picture's grid.
-        iou: [K] overlap with the object that SAM predicts for each.
-        logits: [K, h, w] on a quarter of the model's input; one of them can be given back as ``mask``.
+        masks: [K, H, W] at the size of the image.
+        iou: [K] IoU with the object, as predicted by SAM.
+        logits: [K, h, w] at a quarter of the model's input size; one of them can be the ``mask`` of the next prompt.
     """
 
     masks: Bool[NDArray[np.bool_], "K H W"]
@@ -55,20 +55,20 @@ class PromptedMasks:
 
 
 class SamPredictor:
-    """A SAM that answers prompts on 2D pictures.
+    """SAM with prompts on 2D images.
 
     Args:
-        sam: SAM's or MedSAM's weights, or those of ``masam pretrain``: a file or a published name; or a model.
+        sam: Weights of SAM, MedSAM or ``masam pretrain``, as a file or a published name; or a model.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto``, ``float32``, ``bf16`` or ``fp16``.
-        image_size: Side of the model's square input in pixels; None is what the weights were trained with. A model has
-            its own.
+        image_size: Side of the model's square input in pixels; None for the size that the weights were trained with.
+            Ignored if ``sam`` is a model.
 
     Raises:
         ConfigError: A value is out of its range.
-        InputError: The file cannot be opened, or is not on this machine yet.
-        ModelError: The file is damaged or holds no SAM.
-        ResourceError: The device is not there.
+        InputError: The file cannot be opened, or has not been downloaded.
+        ModelError: The file is damaged or is not a SAM model.
+        ResourceError: The device is not available.
     """
 
     def __init__(
@@ -85,27 +85,27 @@ class SamPredictor:
 
     @torch.no_grad()
     def encode(self, picture: NDArray[Any]) -> EncodedPicture:
-        """Let the model see a picture, which is the slow part.
+        """Run the image encoder, which takes most of the time.
 
-        Its longer side becomes the model's input, the rest is padded, as SAM has it.
+        As in SAM, the longer side is resized to the model's input size and the rest is padded.
 
         Args:
-            picture: [H, W] grey or [H, W, 3] red, green, blue, in 0..255.
+            picture: [H, W] grey values or [H, W, 3] RGB, in 0..255.
 
         Raises:
-            InputError: It has another shape or other values.
+            InputError: The image has another shape or other values.
         """
         pixels = _as_rgb(picture)
         side, longest = self.sam.image_encoder.image_size, max(pixels.shape[2:])
-        seen = tuple(max(1, int(length * side / longest + 0.5)) for length in pixels.shape[2:])
-        if seen != pixels.shape[2:]:
-            pixels = F.interpolate(pixels, size=seen, mode="bilinear", align_corners=False, antialias=True)
+        resized = tuple(max(1, int(length * side / longest + 0.5)) for length in pixels.shape[2:])
+        if resized != pixels.shape[2:]:
+            pixels = F.interpolate(pixels, size=resized, mode="bilinear", align_corners=False, antialias=True)
         normed = (pixels.to(self.device) - self.sam.pixel_mean) / self.sam.pixel_std
-        # After the norm: SAM pads with zeros, not with black.
-        padded = F.pad(normed, (0, side - seen[1], 0, side - seen[0]))
+        # After normalisation: SAM pads with zeros, not with black.
+        padded = F.pad(normed, (0, side - resized[1], 0, side - resized[0]))
         with autocast(self.device, self.precision):
             embeddings = self.sam.image_encoder(padded)
-        return EncodedPicture(embeddings.float(), (picture.shape[0], picture.shape[1]), (seen[0], seen[1]))
+        return EncodedPicture(embeddings.float(), (picture.shape[0], picture.shape[1]), (resized[0], resized[1]))
 
     @torch.no_grad()
     def predict(
@@ -118,26 +118,25 @@ class SamPredictor:
         mask: Float[NDArray[np.float32], "h w"] | None = None,
         multimask: bool | None = None,
     ) -> PromptedMasks:
-        """Answer a prompt: a box, points, or both, and perhaps an earlier mask.
+        """Predict masks from a box, points, or both, optionally with an earlier mask.
 
         Args:
-            picture: Of ``encode``, or a picture.
-            box: x0, y0, x1, y1 in pixels of the picture.
-            points: [P, 2] x and y in pixels of the picture.
-            point_labels: P of them, 1 on the object, 0 off it; None is 1 for all.
-            mask: Logits of an earlier answer.
-            multimask: Give three masks, for a prompt that may mean several things, instead of one; None does so for a
-                single point.
+            picture: An image, or the result of :meth:`encode`.
+            box: x0, y0, x1, y1 in pixels of the image.
+            points: [P, 2] x and y in pixels of the image.
+            point_labels: [P] 1 on the object, 0 off it; None for 1.
+            mask: Logits of an earlier prediction.
+            multimask: Return three masks, for an ambiguous prompt, instead of one; None does so for a single point.
 
         Raises:
-            InputError: There is no prompt, or it does not fit the picture.
+            InputError: There is no prompt, or it does not fit the image.
         """
         encoded = picture if isinstance(picture, EncodedPicture) else self.encode(picture)
         prompts: dict[str, Tensor] = {}
         if points is not None:
             prompts |= _points(points, point_labels, encoded)
         elif point_labels is not None:
-            raise InputError("labels of points were given without points", where="point_labels", fix="give points too")
+            raise InputError("point_labels were given without points", where="point_labels", fix="give points too")
         if box is not None:
             prompts["boxes"] = _box(box, encoded)
         if not prompts:
@@ -152,7 +151,7 @@ class SamPredictor:
         order = out.iou[0].argsort(descending=True)
         logits = out.logits[0, order].float()
         return PromptedMasks(
-            self._on_the_grid(logits, encoded).cpu().numpy(),
+            self._resize(logits, encoded).cpu().numpy(),
             out.iou[0, order].float().cpu().numpy(),
             logits.cpu().numpy(),
         )
@@ -163,16 +162,16 @@ class SamPredictor:
             raise InputError(
                 f"expected logits of {side} x {side}, got {mask.shape}",
                 where="mask",
-                fix="give one of the logits of an earlier answer",
+                fix="give one of the logits of an earlier prediction",
             )
         return torch.from_numpy(np.ascontiguousarray(mask))[None, None]
 
-    def _on_the_grid(self, logits: Float[Tensor, "K h w"], picture: EncodedPicture) -> Bool[Tensor, "K H W"]:
-        """Bring logits to the picture's size, without the padding."""
+    def _resize(self, logits: Float[Tensor, "K h w"], picture: EncodedPicture) -> Bool[Tensor, "K H W"]:
+        """Return masks at the size of the image, without the padding."""
         side = self.sam.image_encoder.image_size
         full = F.interpolate(logits[None], size=(side, side), mode="bilinear", align_corners=False)
-        seen = full[..., : picture.seen[0], : picture.seen[1]]
-        return F.interpolate(seen, size=picture.shape, mode="bilinear", align_corners=False)[0] > 0
+        unpadded = full[..., : picture.resized[0], : picture.resized[1]]
+        return F.interpolate(unpadded, size=picture.shape, mode="bilinear", align_corners=False)[0] > 0
 
 
 def _load(name_or_path: str | Path, image_size: int | None) -> Sam:
@@ -186,40 +185,40 @@ def _load(name_or_path: str | Path, image_size: int | None) -> Sam:
 def _as_rgb(picture: NDArray[Any]) -> Float[Tensor, "1 3 H W"]:
     is_colour = picture.ndim == 3 and picture.shape[2] == 3
     if not (picture.ndim == 2 or is_colour) or 0 in picture.shape:
-        raise InputError(f"expected a picture [H, W] or [H, W, 3], got {picture.shape}", where="picture")
+        raise InputError(f"expected an image [H, W] or [H, W, 3], got {picture.shape}", where="picture")
     values = picture.astype(np.float32)
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= _LARGEST):
         raise InputError(
             f"expected values from 0 to {_LARGEST}, got {values.min():g} to {values.max():g}",
             where="picture",
-            fix=f"scale what shall be seen to 0 to {_LARGEST}",
+            fix=f"scale the intensities to 0 to {_LARGEST}",
         )
     planes = values.transpose(2, 0, 1) if is_colour else np.stack([values] * 3)
     return torch.from_numpy(np.ascontiguousarray(planes))[None]
 
 
-def _scaled(places: NDArray[np.float32], picture: EncodedPicture, where: str) -> NDArray[np.float32]:
-    """Bring x and y from the picture's pixels to the model's, as SAM does."""
+def _scaled(points: NDArray[np.float32], picture: EncodedPicture, where: str) -> NDArray[np.float32]:
+    """Convert x and y from pixels of the image to pixels of the model's input, as SAM does."""
     height, width = picture.shape
-    is_inside = (places >= 0).all() and (places <= (width - 1, height - 1)).all()
-    if not is_inside:  # NaN as well
+    is_inside = (points >= 0).all() and (points <= (width - 1, height - 1)).all()
+    if not is_inside:  # also for NaN
         raise InputError(
-            f"expected places in a picture of {width} x {height} pixels, got {places.tolist()}", where=where
+            f"expected points inside an image of {width} x {height} pixels, got {points.tolist()}", where=where
         )
-    scale = np.array([picture.seen[1] / width, picture.seen[0] / height], np.float32)
-    scaled: NDArray[np.float32] = places * scale
+    scale = np.array([picture.resized[1] / width, picture.resized[0] / height], np.float32)
+    scaled: NDArray[np.float32] = points * scale
     return scaled
 
 
 def _points(points: ArrayLike, labels: ArrayLike | None, picture: EncodedPicture) -> dict[str, Tensor]:
-    places = np.asarray(points, np.float32)
-    if places.ndim != 2 or places.shape[1] != 2 or len(places) == 0:
-        raise InputError(f"expected points [P, 2], got {places.shape}", where="points")
-    kinds = np.ones(len(places), int) if labels is None else np.asarray(labels)
-    if kinds.shape != (len(places),) or not np.isin(kinds, (0, 1)).all():
-        raise InputError(f"expected {len(places)} labels of 0 or 1, got {kinds.tolist()}", where="point_labels")
+    xy = np.asarray(points, np.float32)
+    if xy.ndim != 2 or xy.shape[1] != 2 or len(xy) == 0:
+        raise InputError(f"expected points [P, 2], got {xy.shape}", where="points")
+    kinds = np.ones(len(xy), int) if labels is None else np.asarray(labels)
+    if kinds.shape != (len(xy),) or not np.isin(kinds, (0, 1)).all():
+        raise InputError(f"expected {len(xy)} labels of 0 or 1, got {kinds.tolist()}", where="point_labels")
     return {
-        "points": torch.from_numpy(_scaled(places, picture, "points"))[None],
+        "points": torch.from_numpy(_scaled(xy, picture, "points"))[None],
         "point_labels": torch.from_numpy(kinds.astype(np.int64))[None],
     }
 

@@ -1,4 +1,4 @@
-"""From a stream of frames to a stream of label frames, in memory that does not depend on the length of the video."""
+"""Prediction of videos as streams of frames, with memory that does not depend on their length."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from masam.predict.requirements import require_modality
 from masam.preprocess.intensity import minmax_per_window
 from masam.preprocess.resize import resize_probabilities
 from masam.progress import Progress, Silent
-from masam.windows import SliceWindow, stream_windows
+from masam.windows import stream_windows
 
 Sink = Callable[[Frame, NDArray[np.uint8]], None]
-"""Takes each frame with its label values [H, W], in order."""
+"""Receives each frame with its label values [H, W], in order."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A frame and the image [3, h, w] that the model sees of it."""
+    """A frame, and its image [3, h, w] for the model."""
 
     frame: Frame
     image: NDArray[np.float32]
@@ -40,22 +40,22 @@ class _Prepared:
 def predict_video(predictor: Predictor, source: FrameSource, sink: Sink, progress: Progress | None = None) -> int:
     """Segment a video.
 
-    Labels of a frame are given away as soon as no further window votes for it. Held are the frames of a window and of
-    the windows that go through the model at once, and the votes of a window.
+    Labels of a frame are passed on as soon as no further window votes for it. Only the frames and votes of the windows
+    in one forward pass are kept in memory.
 
     Args:
-        predictor: Model and settings; its plan has modality video, and no cleaning is asked for.
+        predictor: Model and settings, without cleanings; the modality of its plan is video.
         source: Frames.
-        sink: Takes each frame with its label values [H, W], at the frame's own size, in order.
-        progress: Told of each frame.
+        sink: Receives each frame with its label values [H, W], at the original size of the frame, in order.
+        progress: Receives each frame.
 
     Returns:
         Number of frames.
 
     Raises:
-        ConfigError: A cleaning is asked for, or a label value is above 255.
-        InputError: A frame is refused, or the file holds fewer than it declares; frames before it have been given.
-        ModelError: The model is not for video, or predicts numbers that are not finite.
+        ConfigError: A cleaning is requested, or a label value is above 255.
+        InputError: A frame is refused, or the file holds fewer frames than it declares; earlier frames were passed on.
+        ModelError: The model is not for video, or predicts values that are not finite.
     """
     require_predictable(predictor, source.path)
     progress = progress or Silent()
@@ -70,20 +70,16 @@ def predict_video(predictor: Predictor, source: FrameSource, sink: Sink, progres
 
 
 def require_predictable(predictor: Predictor, what: object) -> None:
-    """Refuse a predictor that cannot segment videos.
-
-    Args:
-        predictor: Model and settings.
-        what: The video, to be named.
+    """Refuse a predictor that cannot segment videos; errors name the video ``what``.
 
     Raises:
-        ConfigError: A cleaning is asked for, or a label value is above 255.
+        ConfigError: A cleaning is requested, or a label value is above 255.
         ModelError: The model is not for video.
     """
     require_modality(predictor.plan, is_video=True, what=what)
     if predictor.keep_largest or predictor.fill_holes:
         raise ConfigError(
-            "keep-largest and fill-holes need the whole volume at once, and a video is never held whole",
+            "keep-largest and fill-holes need the whole volume at once, and a video is processed as a stream",
             where="postprocess",
             fix="leave them out",
         )
@@ -92,14 +88,9 @@ def require_predictable(predictor: Predictor, what: object) -> None:
 
 def _probabilities(predictor: Predictor, source: FrameSource) -> Iterator[tuple[Frame, Float[Tensor, "K H W"]]]:
     """Yield each frame with its mean class probabilities [K, H, W] at the model's size."""
-    plan = predictor.plan
-    aggregator = WindowAggregator(
-        None,
-        predictor.ensemble.num_channels,
-        (plan.image_size, plan.image_size),
-        plan.window,
-        device=predictor.ensemble.device,
-    )
+    plan, ensemble = predictor.plan, predictor.ensemble
+    size = (plan.image_size, plan.image_size)
+    aggregator = WindowAggregator(None, ensemble.num_channels, size, plan.window, device=ensemble.device)
     waiting: deque[Frame] = deque()
 
     def prepared() -> Iterator[_Prepared]:
@@ -108,19 +99,13 @@ def _probabilities(predictor: Predictor, source: FrameSource) -> Iterator[tuple[
             yield _Prepared(frame, plan.frame_preparation.image(frame.pixels))
 
     windows = stream_windows(prepared(), plan.window, predictor.stride)
-    while some := list(itertools.islice(windows, predictor.batch)):
-        for window, probabilities in zip(some, _predict(predictor, some), strict=True):
-            for _, mean in aggregator.add(window[0], probabilities):
+    while batch := list(itertools.islice(windows, predictor.batch)):
+        images = [np.stack([one.image for one in frames]) for _, frames in batch]
+        if plan.window_minmax:
+            images = [minmax_per_window(window, jointly=True) for window in images]
+        votes = ensemble.decode(ensemble.encode(torch.from_numpy(np.stack(images))))
+        for (window, _), probabilities in zip(batch, votes.split(plan.window), strict=True):
+            for _, mean in aggregator.add(window, probabilities):
                 yield waiting.popleft(), mean
     for _, mean in aggregator.flush():
         yield waiting.popleft(), mean
-
-
-def _predict(
-    predictor: Predictor, windows: list[tuple[SliceWindow, tuple[_Prepared, ...]]]
-) -> Float[Tensor, "B S K H W"]:
-    images = [np.stack([one.image for one in frames]) for _, frames in windows]
-    if predictor.plan.window_minmax:
-        images = [minmax_per_window(window, jointly=True) for window in images]
-    embeddings = predictor.ensemble.encode(torch.from_numpy(np.stack(images)))
-    return predictor.ensemble.decode(embeddings).unflatten(0, (len(windows), -1))

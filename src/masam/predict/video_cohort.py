@@ -1,10 +1,11 @@
-"""Predict many videos: a folder of label frames each, whole or not there; a rerun keeps what is done."""
+"""Predict videos: one folder of label frames per case, which appears only when it is complete."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masam import atomic
-from masam.cases.folder import Case
-from masam.errors import ConfigError, InputError
+from masam.cases.case import Case
+from masam.errors import InputError
 from masam.io.video.frames import Frame, FrameSource
 from masam.io.video.label_frames import write_labels
 from masam.io.video.overlay import OVERLAY_ENDING, OverlayWriter, overlay_folder, overlay_video
 from masam.io.video.reader import open_frames, video_sha256
 from masam.labels import LabelScheme
-from masam.predict.cohort import Cohort, is_one_of, require_no_others, run_cases
+from masam.predict.batch import Cohort, require_output_folder, run_cases, settings_sha256
 from masam.predict.predictor import Predictor
 from masam.predict.video import predict_video, require_predictable
 from masam.progress import Progress
@@ -30,83 +31,95 @@ def predict_videos(
 ) -> Cohort:
     """Segment videos and write ``out/CASE/FRAME.png`` for each frame.
 
-    A case is written aside under a hidden name and appears when its last frame is verified, so a folder of that name is
-    always a whole one. What an earlier run finished is kept if its own bytes, the video's, the model and the settings
-    are what they were; a case that was interrupted is done again from its first frame.
+    A case is written under a hidden name and renamed when its last frame has been verified, so a folder of that name is
+    always complete. Cases of an earlier run are kept if their bytes, the bytes of the video, the model and the settings
+    are unchanged; an interrupted case is repeated from its first frame.
 
     Args:
         predictor: Model and settings.
-        cases: What to segment.
-        out: Folder to write to; it is made if need be.
-        progress: Told of each frame, of what readers say about videos, and of each video that failed.
+        cases: Cases to segment.
+        out: Folder to write to, created if necessary.
+        progress: Receives each frame, notes about videos, and each video that failed.
         overlay: Also write the labels drawn over the frames: ``CASE.overlay.mp4`` for a video file, PNG files in
             ``CASE.overlay`` for a folder of frames.
 
-    Returns:
-        What came of each case. A video that is refused does not end the batch; a full disk does.
-
     Raises:
         ResourceError: The folder cannot be written, a package is missing, or memory ran out.
-        InputError: There is no case.
-        ConfigError: The folder holds the videos themselves, or results that are not of an earlier run; or a setting is
-            for volumes only.
+        InputError: There is no case; a video that is refused is a failed case.
+        ConfigError: The folder holds the videos, or files that no earlier run wrote; or a setting is for volumes only.
         ModelError: The model is not for video.
     """
     if not cases:
         raise InputError("expected at least one video, found none")
     require_predictable(predictor, cases[0].images[0])
-    _require_own_folder(cases, out)
-
-    def is_whole(case: Case, entry: Mapping[str, Any]) -> bool:
-        if not _has_hash(out / case.id, entry.get("labels_sha256")):
-            return False
-        return not overlay or _has_hash(out / str(entry.get("overlay")), entry.get("overlay_sha256"))
-
-    def write(case: Case, title: str) -> dict[str, Any]:
-        source = open_frames(case.images[0])
-        _say(progress, title, source)
-        return _write(predictor, source, out / case.id, progress, overlay)
-
-    return run_cases(predictor, cases, out, progress, lambda case: video_sha256(case.images[0]), is_whole, write)
+    videos = [case.images[0] for case in cases]
+    names = [name for case in cases for name in (case.id, _overlay_path(out, case).name)]
+    folders = [folder for video in videos for folder in (video, video.parent)]
+    require_output_folder(out, names, beside=folders, what="videos")
+    work = _VideoWork(predictor, settings_sha256(predictor), out, overlay, progress)
+    return run_cases(work, cases, out, progress)
 
 
-def _write(
-    predictor: Predictor, source: FrameSource, target: Path, progress: Progress, overlay: bool
-) -> dict[str, Any]:
-    """Segment a video and write its labels; returns what the record keeps of it."""
-    scheme = predictor.plan.scheme
-    drawn = _overlay_path(target, source.path)
+@dataclass(frozen=True)
+class _VideoWork:
+    """The work on one video, with the folder to write to and the hash of the settings."""
 
-    def write(aside: Path) -> int:
-        aside.mkdir()
-        with _overlay(aside.with_name(drawn.name), source, scheme) if overlay else nullcontext() as writer:
+    predictor: Predictor
+    settings: str
+    out: Path
+    overlay: bool
+    progress: Progress
+
+    def open(self, case: Case) -> tuple[Case, dict[str, Any]]:
+        """Hash a video."""
+        return case, {"scan_sha256": video_sha256(case.images[0]), "settings_sha256": self.settings}
+
+    def files(self, case: Case) -> dict[str, Path]:
+        """Return the folder of label frames, and the overlay if it is requested."""
+        labels = {"labels_sha256": self.out / case.id}
+        return labels | {"overlay_sha256": _overlay_path(self.out, case)} if self.overlay else labels
+
+    def write(self, case: Case, title: str | None = None) -> dict[str, Any]:
+        """Segment a video and write its labels and overlay."""
+        source, drawn = open_frames(case.images[0]), _overlay_path(self.out, case)
+        count = "an unknown number of" if source.count is None else str(source.count)
+        self.progress.say(f"{title}, {count} frames of {source.size[1]} x {source.size[0]} pixels")
+        for note in source.notes:
+            self.progress.say(f"{title}: {note}")
+        if not self.overlay:
+            _remove(drawn)  # it shows the labels of an earlier run
+
+        def write_frames(aside: Path) -> int:
+            return self._write_frames(source, aside, aside.with_name(drawn.name))
+
+        frames = atomic.write_aside(self.out / case.id, write_frames, replace=True)
+        return {
+            "frames": frames,
+            "frame_rate": None if source.frame_rate is None else str(source.frame_rate),
+            "notes": list(source.notes),
+            "overlay": drawn.name if self.overlay else None,
+            "overlay_sha256": None,
+        }
+
+    def _write_frames(self, source: FrameSource, folder: Path, drawn: Path) -> int:
+        """Write label frames to a folder, and the overlay if it is requested; returns the number of frames."""
+        scheme = self.predictor.plan.scheme
+        folder.mkdir()
+        with _open_overlay(drawn, source, scheme) if self.overlay else nullcontext() as writer:
 
             def sink(frame: Frame, labels: NDArray[np.uint8]) -> None:
-                write_labels(aside / f"{frame.name}.png", labels, scheme)
+                write_labels(folder / f"{frame.name}.png", labels, scheme)
                 if writer is not None:
                     writer.write(frame, labels)
 
-            return predict_video(predictor, source, sink, progress)
-
-    if not overlay:
-        _remove(drawn)  # of an earlier run, whose labels go
-    frames = atomic.write_aside(target, write, replace=True)
-    rate = source.frame_rate
-    return {
-        "labels_sha256": video_sha256(target),
-        "frames": frames,
-        "frame_rate": None if rate is None else str(rate),
-        "notes": list(source.notes),
-        "overlay": drawn.name if overlay else None,
-        "overlay_sha256": video_sha256(drawn) if overlay else None,
-    }
+            return predict_video(self.predictor, source, sink, self.progress)
 
 
-def _overlay_path(target: Path, video: Path) -> Path:
-    return target.with_name(f"{target.name}{OVERLAY_ENDING}{'' if video.is_dir() else '.mp4'}")
+def _overlay_path(out: Path, case: Case) -> Path:
+    return out / f"{case.id}{OVERLAY_ENDING}{'' if case.images[0].is_dir() else '.mp4'}"
 
 
-def _overlay(path: Path, source: FrameSource, scheme: LabelScheme) -> AbstractContextManager[OverlayWriter]:
+def _open_overlay(path: Path, source: FrameSource, scheme: LabelScheme) -> AbstractContextManager[OverlayWriter]:
     return overlay_video(path, source, scheme) if path.suffix == ".mp4" else overlay_folder(path, scheme)
 
 
@@ -115,27 +128,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _say(progress: Progress, title: str, source: FrameSource) -> None:
-    count = "an unknown number of" if source.count is None else str(source.count)
-    progress.say(f"{title}, {count} frames of {source.size[1]} x {source.size[0]} pixels")
-    for note in source.notes:
-        progress.say(f"{title}: {note}")
-
-
-def _require_own_folder(cases: Sequence[Case], out: Path) -> None:
-    """Refuse a folder where labels would take the place of videos or of somebody's files."""
-    fix = "name another folder with --out"
-    videos = [case.images[0] for case in cases]
-    if is_one_of(out, [folder for video in videos for folder in (video, video.parent)]):
-        raise ConfigError("the folder holds the videos; labels would lie among them", where=out, fix=fix)
-    paths = [path for case in cases for path in (out / case.id, _overlay_path(out / case.id, case.images[0]))]
-    require_no_others(out, [path.name for path in paths])
-
-
-def _has_hash(path: Path, sha256: Any) -> bool:
-    try:
-        return path.exists() and video_sha256(path) == sha256
-    except InputError:
-        return False  # one of its files has been emptied, say

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from masam.cases.folder import Case, find_images
+from masam.cases.folder import Case, find_images, open_case
 from masam.cases.video import find_videos
 from masam.errors import InputError
 from masam.evaluation import Evaluation, evaluate
@@ -117,8 +117,9 @@ def _draw(scan: Case, labels: Sequence[tuple[str, Path | Volume]], scheme: Label
     files = [(title, item) for title, item in labels if isinstance(item, Path)]
     if files and is_video(files[0][1]):
         return frame_overlay(scan.images[0], files, scheme)
+    scan = open_case(scan)
     image = _first_channel(scan)
-    volumes = [(title, read_label_image(item, image, scan.images, scheme, series=scan.series)) for title, item in files]
+    volumes = [(title, read_label_image(item, image, scan.series, scheme)) for title, item in files]
     return overlay(image, volumes, scheme)
 
 
@@ -129,5 +130,5 @@ def _said_of(case: str, evaluation: Evaluation) -> str:
 
 
 def _first_channel(scan: Case) -> Volume:
-    image = read_image(scan.images[0], channels=None, series=scan.series)
+    image = read_image(scan.images[0], channels=None, series=scan.series[0])
     return Volume(image.channel(0), image.geometry)

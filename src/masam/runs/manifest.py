@@ -1,4 +1,4 @@
-"""How a result was made: versions, commit, command and times; no user, host or patient."""
+"""Record how a result was made: versions, commit, command and times, without user, host or patient."""
 
 from __future__ import annotations
 
@@ -20,24 +20,21 @@ import masam
 from masam.atomic import write_text
 
 LIBRARIES = ("torch", "numpy", "scipy", "nibabel", "pydantic", "safetensors", "matplotlib")
-"""Libraries that can move a number; those not installed are left out."""
+"""Libraries that can affect a result; those not installed are omitted."""
 
 _GIT_SECONDS = 5
 
 
 def build_manifest(kind: str, *, started: datetime | None = None, **facts: Any) -> dict[str, Any]:
-    """Describe how a result is made.
+    """Return a record of how a result is made, as values that JSON can hold; numbers that are not finite are None.
 
-    Of a path only the last part is kept, in the command as well as in the facts: folders tell of users and machines.
+    Paths in the command and the facts keep only their last part, because folders may name users and machines.
 
     Args:
-        kind: What was done: "train", "predict", "evaluate", ...
-        started: When it began, with a time zone; by default now.
-        facts: Anything else worth keeping (seed, settings, device, counts); text, numbers, paths, times, lists and
-            mappings of these. The caller must not pass names of patients.
-
-    Returns:
-        Plain values that JSON can hold; a number that is not finite is None.
+        kind: Name of the work, such as "train" or "predict".
+        started: Start time with a time zone, by default now.
+        facts: Further facts (seed, settings, device, counts): text, numbers, paths, times, lists and mappings of these,
+            without names of patients.
     """
     now = datetime.now(UTC)
     manifest = {
@@ -58,11 +55,7 @@ def build_manifest(kind: str, *, started: datetime | None = None, **facts: Any) 
 
 
 def write_manifest(path: Path | str, manifest: Mapping[str, Any]) -> None:
-    """Write a manifest as JSON.
-
-    Args:
-        path: File to write.
-        manifest: What ``build_manifest`` returned, perhaps with plain values added.
+    """Write a manifest of :func:`build_manifest`, perhaps with further values, as JSON.
 
     Raises:
         ResourceError: The file cannot be written.
@@ -71,7 +64,7 @@ def write_manifest(path: Path | str, manifest: Mapping[str, Any]) -> None:
 
 
 def _cpu() -> str | None:
-    """Return the processor's model as Linux tells it, or else what Python knows of it."""
+    """Return the processor model according to Linux, or else according to Python."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -92,9 +85,9 @@ def _libraries() -> dict[str, str]:
 
 
 def _git() -> dict[str, Any] | None:
-    """Return commit and state of the working tree that masam runs from, or None if it runs from an installed copy."""
+    """Return commit and state of the working tree that masam runs from; None for an installed package."""
     source = Path(__file__).resolve()
-    # A copy installed inside somebody's own repository must not claim that repository's commit.
+    # A package installed inside another repository must not report that repository's commit.
     if _run_git(source.parent, "ls-files", "--error-unmatch", source.name) is None:
         return None
     commit = _run_git(source.parent, "rev-parse", "HEAD")
@@ -118,11 +111,11 @@ def _utc(moment: datetime) -> str:
 
 
 def _without_folders(text: str) -> str:
-    """Return an argument of a command with its folders taken off; ``--option=path`` keeps the option."""
+    """Return an argument of a command without its folders; ``--option=path`` keeps the option."""
     option, equals, value = text.partition("=") if text.startswith("-") else ("", "", text)
     if "/" not in value and "\\" not in value:
         return text
-    home = Path(value) == Path.home()  # its last part is the user's name
+    home = Path(value) == Path.home()  # whose last part is the name of the user
     return f"{option}{equals}{'~' if home else PurePath(value.replace(chr(92), '/')).name or '/'}"
 
 

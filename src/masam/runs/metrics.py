@@ -1,4 +1,4 @@
-"""``metrics.csv``: the figures of a training run, row by row."""
+"""Read and write ``metrics.csv``, the metrics of a training run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from masam.io import gate
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a ``metrics.csv``; none if there is no such file.
+    """Return the rows of a ``metrics.csv``; empty if there is no such file.
 
     Raises:
-        InputError: The file cannot be read as text, or a row has no step or more cells than the head.
+        InputError: The file is not text, or a row has no step or more cells than the header.
     """
     if not path.exists():
         return []
@@ -25,7 +25,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     for number, row in enumerate(rows, start=1):
         if not (row.get("step") or "").isdecimal() or None in row:
             raise InputError(
-                f"row {number} is damaged: expected the head's columns, a whole number as step among them",
+                f"row {number} is damaged: expected the columns of the header, with an integer as step",
                 where=path,
                 fix="restore the file, or remove it",
             )
@@ -33,7 +33,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def read_columns(path: Path) -> dict[str, list[float | None]]:
-    """Return the columns of a ``metrics.csv`` as numbers; None where a row has no value.
+    """Return the columns of a ``metrics.csv`` as numbers; None for empty cells.
 
     Raises:
         InputError: The file cannot be read, or a value is not a number.
@@ -44,7 +44,7 @@ def read_columns(path: Path) -> dict[str, list[float | None]]:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    """Write all rows; a row may lack columns of others.
+    """Write all rows; a row may lack columns that others have.
 
     Raises:
         ResourceError: The file cannot be written.

@@ -115,7 +115,7 @@ def test_memory_is_that_of_the_deepest_windows_and_less_with_checkpointing(data)
         ({"plan.channels": ["a", "b"]}, "plan.channels: expected 1 channels, as in dataset.json, got 2"),
         ({"micro_batch_windows": 4}, "micro_batch_windows: expected a divisor of batch_windows = 6, got 4"),
         ({"device": "gpu"}, "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
-        ({"validate_every": 0}, "validate_every: nothing is left to score: the data set has no labelled test case"),
+        ({"validate_every": 0}, "validate_every: there is no case to score: the data set has no labelled test case"),
         ({"plan.window": 1}, "expected a stride from 1 to the window's 1 slices, got 3"),
     ],
 )
@@ -134,7 +134,7 @@ def test_devices_and_sam_files_are_looked_for(data, tmp_path, sam_file):
         rows_of(data, {"first": {}, "last": {"device": "cuda:99"}})
     with pytest.raises(InputError, match=r"^t.yaml, row last: .*none.pth"):
         rows_of(data, {"first": {}, "last": {"model.sam_checkpoint": str(tmp_path / "none.pth")}})
-    with pytest.raises(ModelError, match=r"^t.yaml, row last: .*expected a SAM of size vit_b"):
+    with pytest.raises(ModelError, match=r"^t.yaml, row last: .*expected a SAM file of size vit_b"):
         rows_of(data, {"first": {}, "last": {"model.sam_checkpoint": str(sam_file), "model.size": "vit_b"}})
 
 

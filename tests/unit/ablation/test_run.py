@@ -177,7 +177,8 @@ def test_only_a_changed_row_is_made_anew(copied, dataset, tmp_path):
     run(write_table(tmp_path, dataset, rows=rows, seeds=[1]), copied, notes).raise_failures()
     earlier = old["narrow", 1]
     change = "model.adapter_channels: 2 -> 3"
-    assert f"cell 2 of 2, narrow, seed 1: made anew, since {change}; the earlier run stays in {earlier}" in notes.lines
+    line = f"cell 2 of 2, narrow, seed 1: repeated because of {change}; the earlier run stays in {earlier}"
+    assert line in notes.lines
     assert [line for line in notes.lines if line.startswith("cell 1")] == []
     new = [folder for folder in (copied / "runs").glob("narrow.seed1.*") if folder != earlier]
     assert RunFolder(new[0]).read_settings()[1].model.adapter_channels == 3
@@ -193,7 +194,7 @@ def test_other_data_make_all_cells_anew(copied, dataset, tmp_path):
     shutil.copy(changed / "imagesTs/case2_0000.nii.gz", changed / "imagesTr/case0_0000.nii.gz")
     notes = Notes()
     run(write_table(tmp_path, changed, rows={"wide": {}}, seeds=[1]), copied, notes).raise_failures()
-    assert any(line.startswith("cell 1 of 1, wide, seed 1: made anew, since data") for line in notes.lines)
+    assert any(line.startswith("cell 1 of 1, wide, seed 1: repeated because of data") for line in notes.lines)
 
 
 def test_another_rule_of_scoring_trains_nothing(copied, dataset, tmp_path):
@@ -209,7 +210,7 @@ def test_another_rule_of_scoring_trains_nothing(copied, dataset, tmp_path):
 def test_an_interrupted_table_goes_on_to_the_same_weights(whole, dataset, tmp_path):
     file, out = write_table(tmp_path, dataset, seeds=[1]), tmp_path / "out"
     first = run(file, out, Notes(stop_after=6))  # four steps a run: in the middle of the second cell
-    with pytest.raises(StoppedError, match=r"the same command again goes on from there$") as caught:
+    with pytest.raises(StoppedError, match=r"the same command resumes from there$") as caught:
         first.raise_failures()
     assert caught.value.exit_code == 130
     assert first.table.caption.endswith("; not all cells are done")

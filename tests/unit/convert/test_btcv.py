@@ -82,5 +82,5 @@ def test_everything_missing_and_surplus_is_listed_at_once(download, tmp_path):
 
 
 def test_another_folder_is_told_the_layout(tmp_path):
-    with pytest.raises(InputError, match=r"expected BTCV's Training/img/imgNNNN\.nii\.gz and .*; no whole case"):
+    with pytest.raises(InputError, match=r"expected BTCV's Training/img/imgNNNN\.nii\.gz .*; found no complete case"):
         convert(survey_btcv(tmp_path, tmp_path / "set"))

@@ -196,7 +196,7 @@ def test_missing_and_surplus_are_refused_in_one_line_and_noted_with_partial(conv
 
 
 def test_a_download_without_a_case_names_the_layout(conversion):
-    with pytest.raises(InputError, match=r"download: expected files i and l; no whole case of it is there"):
+    with pytest.raises(InputError, match=r"download: expected files i and l; found no complete case"):
         convert([replace(conversion, products=())], partial=True)
 
 
@@ -249,7 +249,7 @@ def test_an_empty_file_is_refused_by_copy_and_link(conversion, download):
 
 
 def test_a_copy_that_does_not_read_back(conversion, monkeypatch):
-    monkeypatch.setattr(products_module, "_sha256", lambda path: "0" * 64)
+    monkeypatch.setattr(products_module.gate, "sha256", lambda path: "0" * 64)
     with pytest.raises(ResourceError, match=r"did not read back as it was written \(the copy's bytes differ\)"):
         convert([conversion])
     assert not list(conversion.root.glob("imagesTr/*"))

@@ -4,7 +4,7 @@ from downloads import labels_of, write_nifti
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masam.convert.relabel import relabel_folder, relabelled, rule_of
+from masam.convert.relabel import relabel_folder, relabelled, rewriting
 from masam.errors import ConfigError, InputError
 from masam.io.nifti.file import read_labels
 
@@ -33,8 +33,8 @@ def test_values_that_are_not_expected_are_listed_with_their_number():
 
 
 def test_a_rule_in_words():
-    assert rule_of({0: 0, 13: 12}, "refuse") == "labels: 13 to 12; others: refuse"
-    assert rule_of({0: 0}, 1) == "labels: as they are; others: 1"
+    assert rewriting({0: 0, 13: 12}, "refuse")[0] == "labels: 13 to 12; others: refuse"
+    assert rewriting({0: 0}, 1)[0] == "labels: as they are; others: 1"
 
 
 def test_a_folder_of_masks(tmp_path):
@@ -51,7 +51,7 @@ def test_a_folder_of_masks(tmp_path):
 def test_masks_are_not_written_over(tmp_path, place):
     write_nifti(tmp_path / "masks/a.nii.gz", labels_of([0]))
     for source in (tmp_path / "masks", tmp_path / "masks/a.nii.gz"):
-        with pytest.raises(ConfigError, match="expected another folder than that of the files; name a new folder"):
+        with pytest.raises(ConfigError, match="expected a folder other than the one of the files; name a new folder"):
             relabel_folder(source, tmp_path / place, {1: 0})
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from tiny import random_model, random_windows
 
-from masam.predict.prompted import prompted_probabilities, put_together
+from masam.predict.prompted import merge_probabilities, prompted_probabilities
 from masam.prompts.projection import ClassPrompts, VolumePrompts
 
 
@@ -17,7 +17,7 @@ def boxed(start, stop, offset=0.0):
 def test_a_prompted_class_has_its_own_answer_and_leaves_the_rest_in_proportion():
     automatic = probabilities()
     own = torch.full((2, 2, 2), 0.4)
-    result = put_together(automatic, {2: ([0, 2], own)}, [(), (), ()])
+    result = merge_probabilities(automatic, {2: ([0, 2], own)}, [(), (), ()])
     assert torch.equal(result[1], automatic[1]), "no prompt touches it"
     torch.testing.assert_close(result[[0, 2], 2], own)
     torch.testing.assert_close(result[[0, 2], 1] / result[[0, 2], 0], automatic[[0, 2], 1] / automatic[[0, 2], 0])
@@ -26,13 +26,13 @@ def test_a_prompted_class_has_its_own_answer_and_leaves_the_rest_in_proportion()
 
 def test_prompted_classes_that_claim_more_than_all_share_it():
     claims = {channel: ([0], torch.full((1, 2, 2), claim)) for channel, claim in ((1, 0.9), (2, 0.6))}
-    result = put_together(probabilities(1), claims, [()])
+    result = merge_probabilities(probabilities(1), claims, [()])
     torch.testing.assert_close(result[0, :, 0, 0], torch.tensor([0, 0.6, 0.4]))
 
 
 def test_a_class_that_is_ruled_out_is_nowhere_on_the_slice():
     automatic = probabilities()
-    result = put_together(automatic, {}, [(1,), (), (1, 2)])
+    result = merge_probabilities(automatic, {}, [(1,), (), (1, 2)])
     assert torch.equal(result[1], automatic[1])
     assert (result[0, 1] == 0).all()
     torch.testing.assert_close(result[0, 2] / result[0, 0], automatic[0, 2] / automatic[0, 0])
@@ -41,7 +41,7 @@ def test_a_class_that_is_ruled_out_is_nowhere_on_the_slice():
 
 def test_where_the_automatic_answer_leaves_nothing_to_others_it_is_background():
     certain = torch.tensor([0.0, 1, 0])[None, :, None, None].expand(1, 3, 2, 2)
-    result = put_together(certain, {}, [(1,)])
+    result = merge_probabilities(certain, {}, [(1,)])
     assert torch.equal(result[0, :, 0, 0], torch.tensor([1.0, 0, 0]))
 
 

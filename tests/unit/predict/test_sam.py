@@ -73,8 +73,8 @@ def test_it_answers_as_metas_sam(golden, case, names, image, multimask):
 def test_any_shape_comes_back_on_its_grid(small, shape):
     picture = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
     encoded = small.encode(picture)
-    assert max(encoded.seen) == 64
-    assert encoded.seen[0] / encoded.seen[1] == pytest.approx(shape[0] / shape[1], rel=0.03)
+    assert max(encoded.resized) == 64
+    assert encoded.resized[0] / encoded.resized[1] == pytest.approx(shape[0] / shape[1], rel=0.03)
     got = small.predict(encoded, points=[[shape[1] // 2, shape[0] // 2]])
     assert got.masks.shape == (3, *shape)
     assert got.logits.shape == (3, 16, 16)
@@ -124,17 +124,17 @@ def test_weights_come_from_a_file(sam_file, tmp_path):
     [
         ({}, r"^prompt: expected a prompt, got none; give a box or points$"),
         ({"mask": np.zeros((16, 16), np.float32)}, r"^prompt: expected a prompt, got none"),
-        ({"point_labels": [1]}, r"^point_labels: labels of points were given without points"),
+        ({"point_labels": [1]}, r"^point_labels: point_labels were given without points"),
         ({"points": [1, 2]}, r"^points: expected points \[P, 2\], got \(2,\)$"),
         ({"points": [[1, 2]], "point_labels": [1, 0]}, r"^point_labels: expected 1 labels of 0 or 1, got \[1, 0\]$"),
         ({"points": [[1, 2]], "point_labels": [2]}, r"^point_labels: expected 1 labels of 0 or 1, got \[2\]$"),
-        ({"points": [[50, 2]]}, r"^points: expected places in a picture of 50 x 40 pixels, got \[\[50.0, 2.0\]\]$"),
-        ({"points": [[float("nan"), 2]]}, r"^points: expected places in a picture of 50 x 40 pixels"),
+        ({"points": [[50, 2]]}, r"^points: expected points inside an image of 50 x 40 pixels, got \[\[50.0, 2.0\]\]$"),
+        ({"points": [[float("nan"), 2]]}, r"^points: expected points inside an image of 50 x 40 pixels"),
         (
             {"box": [10, 10, 5, 20]},
             r"^box: expected x0, y0, x1, y1 with x0 <= x1 and y0 <= y1, got",
         ),
-        ({"box": [0, 0, 49, 40]}, r"^box: expected places in a picture of 50 x 40 pixels"),
+        ({"box": [0, 0, 49, 40]}, r"^box: expected points inside an image of 50 x 40 pixels"),
         (
             {"box": [0, 0, 9, 9], "mask": np.zeros((8, 8), np.float32)},
             r"^mask: expected logits of 16 x 16, got",
@@ -149,7 +149,7 @@ def test_prompts_that_do_not_fit_are_refused(small, prompt, message):
 @pytest.mark.parametrize(
     ("picture", "message"),
     [
-        (np.zeros((4, 5, 4), np.uint8), r"^picture: expected a picture \[H, W\] or \[H, W, 3\], got \(4, 5, 4\)$"),
+        (np.zeros((4, 5, 4), np.uint8), r"^picture: expected an image \[H, W\] or \[H, W, 3\], got \(4, 5, 4\)$"),
         (np.zeros((0, 5), np.uint8), r"got \(0, 5\)$"),
         (np.full((4, 5), -1000, np.int16), r"^picture: expected values from 0 to 255, got -1000 to -1000; scale"),
         (np.full((4, 5), np.nan), r"^picture: expected values from 0 to 255, got nan to nan"),

@@ -25,7 +25,7 @@ def test_a_file_without_rows(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("step,loss\n2,0.5\nx,0.5\n", "row 2 is damaged: expected the head's columns, a whole number as step"),
+        ("step,loss\n2,0.5\nx,0.5\n", "row 2 is damaged: expected the columns of the header, with an integer as step"),
         ("loss\n0.5\n", "row 1 is damaged"),
         ("step,loss\n2,0.5,9\n", "row 1 is damaged"),
         ("", "the file is empty"),

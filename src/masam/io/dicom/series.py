@@ -1,4 +1,4 @@
-"""The series of a folder: which there are, which one is meant, and its slices in order."""
+"""The DICOM series of a folder: find them, choose one, and put its slices in order."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from masam.errors import ConfigError, InputError
@@ -16,21 +17,20 @@ from masam.io.dicom.stack import order_slices
 from masam.volume import Geometry
 
 MAX_FILES = 50_000
-"""Cap for the files below a folder."""
+"""Maximum number of files below a folder."""
 
-# Images by their SOP class that show no patient's slice: what somebody made of a scan, or a dose.
+# SOP classes of images that are derived from scans, or are doses, and hold no slices of a patient.
 _NO_SCAN = ("Segmentation", "Presentation State", "Parametric Map", "RT Dose", "RT Image")
 _MODALITIES = ("CR", "CT", "DX", "MG", "MR", "NM", "OCT", "OPT", "OT", "PT", "RF", "US", "XA")
 _KEY_LENGTH = 8
-_ONE = "choose one with --series, or keep one in the folder"
 
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """The files of one series, not yet judged as a volume.
+    """The files of one series with their headers, which are read once.
 
     Attributes:
-        root: Folder or file that was asked for.
+        root: Folder or file in which the series was found.
         uid: Its SeriesInstanceUID.
         number: Its number in the study; empty if it has none.
         modality: ``CT``, ``MR`` and so on.
@@ -45,23 +45,54 @@ class Series:
 
     @property
     def key(self) -> str:
-        """First digits of the UID's SHA-256: tells series apart and names no patient."""
+        """First digits of the UID's SHA-256, which identify the series without naming a patient."""
         return hashlib.sha256(self.uid.encode()).hexdigest()[:_KEY_LENGTH]
 
     def describe(self) -> str:
-        """Say what it is, without the free texts of a header, in which patients are named."""
+        """Describe the series without the free text of its header, which may name the patient."""
         return f"{self.key} (number {self.number or 'none'}, {self.modality or 'no modality'}, {len(self.files)} files)"
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the bytes of all files, in hex; it does not depend on the names of the files.
+
+        Raises:
+            InputError: A file is refused.
+            ResourceError: The system did not let us read.
+        """
+        each = sorted(gate.sha256(file.path) for file in self.files)
+        return hashlib.sha256("".join(each).encode()).hexdigest()
+
+    @cached_property
+    def stack(self) -> Stack:
+        """The slices in order; pixels are not read.
+
+        Raises:
+            InputError: The slices do not form a volume (see :mod:`masam.io.dicom.stack`).
+            ResourceError: The system did not let us read.
+        """
+        frames = [frame for file in self.files for frame in read_frames(file)]
+        if sum(4 * frame.layout.rows * frame.layout.columns for frame in frames) > gate.MAX_VOLUME_BYTES:
+            raise InputError(f"the series claims more than the {gate.MAX_VOLUME_BYTES} bytes accepted", where=self.root)
+        ordered, geometry = order_slices(frames, self.root)
+        notes = []
+        if len(ordered) == 1:
+            notes.append(f"one slice: its thickness, {ordered[0].thickness_mm:g} mm, counts as the distance of slices")
+        if any(frame.layout.inverted for frame in ordered):
+            notes.append("its grey values are stored inverted (MONOCHROME1) and are turned round")
+        if any(frame.layout.padding for frame in ordered):
+            notes.append("padding outside the scanned field gets the smallest value inside")
+        return Stack(self, ordered, geometry, tuple(notes))
 
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """A series that is a volume.
+    """The slices of a series that form a volume.
 
     Attributes:
-        series: Its files.
-        frames: Its slices, along their normal.
-        geometry: Where the voxels of an array [columns, rows, slices] lie.
-        notes: What the user should know: one line each.
+        series: The series.
+        frames: Its slices, ordered along their normal.
+        geometry: Position of the voxels of an array [columns, rows, slices].
+        notes: Remarks for the user, one line each.
     """
 
     series: Series
@@ -77,12 +108,12 @@ class Stack:
 
 
 def dicom_files(path: Path) -> tuple[Path, ...]:
-    """Return the DICOM files of a folder and the folders in it, sorted by path; a file stands for itself.
+    """Return the DICOM files of a folder and its subfolders, sorted by path; a file is returned as it is.
 
-    Hidden files and what is no DICOM by its first bytes are passed over, unless its name ends in ``.dcm``.
+    Hidden files are skipped, and so are files whose first bytes are not DICOM, unless their names end in ``.dcm``.
 
     Raises:
-        InputError: There is no such file or folder, it holds too many files, or a ``.dcm`` file is no DICOM.
+        InputError: There is no such file or folder, it holds too many files, or a ``.dcm`` file is not DICOM.
         ResourceError: The system did not let us read.
     """
     if not path.is_dir():
@@ -92,7 +123,7 @@ def dicom_files(path: Path) -> tuple[Path, ...]:
         if is_dicom(file):
             dicom.append(file)
         elif file.name.lower().endswith(".dcm"):
-            # Passing it over might lose a slice in silence.
+            # Skipping the file could silently lose a slice.
             raise InputError(
                 "the name says DICOM, the content does not (no DICM after 128 bytes)",
                 where=file,
@@ -102,10 +133,10 @@ def dicom_files(path: Path) -> tuple[Path, ...]:
 
 
 def files_below(path: Path) -> tuple[Path, ...]:
-    """Return the regular files of a folder and the folders in it, sorted by path; hidden ones are passed over.
+    """Return the regular files of a folder and its subfolders, sorted by path; hidden files are skipped.
 
     Raises:
-        InputError: There are too many, or there is no such folder.
+        InputError: There are too many files, or there is no such folder.
         ResourceError: The system did not let us read.
     """
     found: list[Path] = []
@@ -119,10 +150,10 @@ def files_below(path: Path) -> tuple[Path, ...]:
 
 
 def find_series(path: Path) -> tuple[Series, ...]:
-    """Find the series of images in a folder; what holds no scan (reports, segmentations, plans) is passed over.
+    """Find the series of images in a folder; files without a scan (reports, segmentations, plans) are skipped.
 
     Args:
-        path: A folder, which is searched with the folders in it, or one DICOM file.
+        path: A folder, which is searched with its subfolders, or one DICOM file.
 
     Returns:
         The series, sorted by number and UID.
@@ -137,7 +168,7 @@ def find_series(path: Path) -> tuple[Series, ...]:
         if not _is_scan(file):
             continue
         if file.pixels is None:
-            # At once: what is left of its header may put it into another series, or into none.
+            # Refused here, because its truncated header may name another series or none.
             raise InputError("the file is cut off: an image without pixels", where=name, fix="copy or export it again")
         uid = read_text(file.dataset, "SeriesInstanceUID", name)
         if not uid:
@@ -148,20 +179,20 @@ def find_series(path: Path) -> tuple[Series, ...]:
     return tuple(sorted((_series(path, uid, files) for uid, files in groups.items()), key=_order))
 
 
-def choose_series(path: Path, wanted: str | None = None) -> Series:
-    """Find the one series that is meant.
+def choose_series(path: Path, name: str | None = None) -> Series:
+    """Find one series.
 
     Args:
         path: As in :func:`find_series`.
-        wanted: The first digits that masam lists, its number, or its whole UID; None if there is but one.
+        name: The key that masam lists, the number, or the UID; None if there is only one series.
 
     Raises:
-        InputError: As in :func:`find_series`; or there are several, which are listed.
-        ConfigError: None or several are ``wanted``.
+        InputError: As in :func:`find_series`; or there are several series and no ``name``.
+        ConfigError: No series or several have the ``name``.
         ResourceError: pydicom is missing, or the system did not let us read.
     """
     found = find_series(path)
-    if wanted is None:
+    if name is None:
         if len(found) > 1:
             raise InputError(
                 f"expected one series, found {len(found)}: {_list(found)}",
@@ -169,62 +200,24 @@ def choose_series(path: Path, wanted: str | None = None) -> Series:
                 fix="choose one with --series, or keep one in the folder",
             )
         return found[0]
-    chosen = [series for series in found if wanted in (series.key, series.uid, series.number)]
+    chosen = [series for series in found if name in (series.key, series.uid, series.number)]
     if len(chosen) != 1:
         raise ConfigError(
-            f"expected one of the series {_list(found)}, got {len(chosen)} of that name", where=f"--series {wanted}"
+            f"expected one of the series {_list(found)}, got {len(chosen)} of that name", where=f"--series {name}"
         )
     return chosen[0]
 
 
-def read_stack(path: Path, series: str | None = None) -> Stack:
-    """Read the headers of a series and judge whether its slices make a volume; pixels are not looked at.
-
-    Args:
-        path: As in :func:`find_series`.
-        series: As ``wanted`` in :func:`choose_series`.
-
-    Raises:
-        InputError: As in :func:`choose_series`; or the slices make no volume (see ``dicom_stack``).
-        ConfigError: None or several are chosen.
-        ResourceError: pydicom is missing, or the system did not let us read.
-    """
-    chosen = choose_series(path, series)
-    frames = [frame for file in chosen.files for frame in read_frames(file)]
-    if sum(4 * frame.layout.rows * frame.layout.columns for frame in frames) > gate.MAX_VOLUME_BYTES:
-        raise InputError(f"the series claims more than the {gate.MAX_VOLUME_BYTES} bytes accepted", where=path)
-    ordered, geometry = order_slices(frames, path)
-    notes = []
-    if len(ordered) == 1:
-        notes.append(f"one slice: its thickness, {ordered[0].thickness_mm:g} mm, counts as the distance of slices")
-    if any(frame.layout.inverted for frame in ordered):
-        notes.append("its grey values are stored inverted (MONOCHROME1) and are turned round")
-    if any(frame.layout.padding for frame in ordered):
-        notes.append("padding outside the scanned field gets the smallest value inside")
-    return Stack(chosen, ordered, geometry, tuple(notes))
-
-
-def sha256(path: Path, series: str | None = None) -> str:
-    """Hash the bytes of a series: the same in hex for the same files, whatever their names.
-
-    Args:
-        path: As in :func:`find_series`.
-        series: As ``wanted`` in :func:`choose_series`.
-
-    Raises:
-        InputError: As in :func:`choose_series`.
-        ConfigError: None or several are chosen.
-        ResourceError: pydicom is missing, or the system did not let us read.
-    """
-    each = sorted(gate.sha256(file.path) for file in choose_series(path, series).files)
-    return hashlib.sha256("".join(each).encode()).hexdigest()
+def read_stack(path: Path, name: str | None = None) -> Stack:
+    """Find one series and put its slices in order, see :func:`choose_series` and :attr:`Series.stack`."""
+    return choose_series(path, name).stack
 
 
 def _series(root: Path, uid: str, files: list[DicomFile]) -> Series:
     first = files[0]
     number = read_text(first.dataset, "SeriesNumber", first.path)
     modality = read_text(first.dataset, "Modality", first.path)
-    # What else a header holds in their place is not passed on; it may be the patient's name.
+    # Any other content is dropped, because it may be the patient's name.
     number = number if number.isdecimal() and len(number) <= 12 else ""
     modality = modality if modality in _MODALITIES else ""
     return Series(root, uid, number, modality, tuple(files))
@@ -237,7 +230,7 @@ def _is_scan(file: DicomFile) -> bool:
         name = UID(file.sop_class).name
     if file.sop_class == LABEL_MAP or any(word in name for word in _NO_SCAN):
         return False
-    # A private class has no name; pixels make it an image.
+    # A private class has no name; it is an image if it has pixels.
     return "Image Storage" in name or file.pixels is not None
 
 
