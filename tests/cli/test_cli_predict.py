@@ -112,7 +112,7 @@ def _fifo(path: Path) -> None:
 
 
 BAD_SCANS = {
-    _missing: "expected an image or a folder of images, got nothing",
+    _missing: "expected an image or a folder of images, found nothing",
     _text: "the name ends in .gz but the content is not gzip",
     _empty: "the file is empty",
     _truncated: "the gzip data is cut off",
@@ -142,7 +142,7 @@ def test_other_files_are_not_scans(masam, trained, tmp_path):
     assert named.error.endswith("expected a .nii or .nii.gz file, or DICOM; convert it to NIfTI")
     assert "the model is for CT volumes (set), the input is video" in masam("predict", tmp_path, *out).error
     (tmp_path / "scan.png").rename(tmp_path / "scan.txt")
-    assert "no .nii or .nii.gz file in this folder" in masam("predict", tmp_path, *out).error
+    assert "the folder contains neither .nii or .nii.gz files nor DICOM" in masam("predict", tmp_path, *out).error
     assert not (tmp_path / "masks").exists()
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from masam.convert.btcv import MERGED as BTCV_LABELS
-from masam.convert.conversion import Conversion, SplitName, case_products, nifti_names, within
-from masam.convert.products import Product
+from masam.convert.conversion import Contents, Conversion, SplitName, nifti_names, within
+from masam.convert.products import Rewrite
 from masam.convert.relabel import rewriting
 from masam.io import gate
 
@@ -62,16 +61,12 @@ def survey_amos22(
     """
     within(source)
     how = rewriting(TO_BTCV) if labels == "btcv" else ()
-    looks = {folder: _look(source, folder, modality) for folder in _folders(held_out)}
-    products: list[Product] = []
-    cases: dict[str, list[str]] = {}
-    for folder, split in _folders(held_out).items():
-        cases[folder] = []
-        for name, label in looks[folder].scans.items():
-            case = name.removesuffix(".nii.gz")
-            products += case_products(case, split, source / folder / name, label, *how)
-            cases[folder].append(case)
-    validation = cases["imagesVa"] if held_out == "test" else []
+    splits: dict[str, SplitName] = {"imagesTr": "Tr", "imagesVa": "Ts"}
+    if held_out == "test":
+        splits = {"imagesTr": "Tr", "imagesVa": "Tr", "imagesTs": "Ts"}
+    of_folders = {folder: _contents(source, folder, modality, split, how) for folder, split in splits.items()}
+    contents = sum(of_folders.values(), Contents())
+    contents.training.sort()
     return (
         Conversion(
             source=source,
@@ -85,30 +80,11 @@ def survey_amos22(
             licence="sources disagree: CC BY 4.0, CC BY-NC or CC BY-SA; see the page that you downloaded it from",
             channel_names=({"ct": "CT", "mr": "MR", "both": "CT or MR"}[modality],),
             labels=LABELS_AS_BTCV if labels == "btcv" else AMOS_LABELS,
-            products=tuple(products),
-            training=tuple(sorted(cases["imagesTr"] + validation)),
-            test=tuple(cases["imagesTs" if held_out == "test" else "imagesVa"]),
-            validation=tuple(validation),
+            validation=tuple(of_folders["imagesVa"].training),
             options={"data_set": "amos22", "modality": modality, "labels": labels, "held_out": held_out},
-            missing=tuple(name for look in looks.values() for name in look.missing),
-            surplus=tuple(name for look in looks.values() for name in look.surplus),
+            **contents.fields(),
         ),
     )
-
-
-@dataclass(frozen=True)
-class _Look:
-    """The scans of a folder with their labels, and what is missing or surplus."""
-
-    scans: dict[str, Path | None]
-    missing: list[str]
-    surplus: list[str]
-
-
-def _folders(held_out: HeldOut) -> dict[str, SplitName]:
-    if held_out == "test":
-        return {"imagesTr": "Tr", "imagesVa": "Tr", "imagesTs": "Ts"}
-    return {"imagesTr": "Tr", "imagesVa": "Ts"}
 
 
 def _is_scan(name: str, modality: Modality) -> bool:
@@ -117,7 +93,9 @@ def _is_scan(name: str, modality: Modality) -> bool:
     return match is not None and modality in ("both", "ct" if int(match[1]) <= LAST_CT else "mr")
 
 
-def _look(source: Path, folder: str, modality: Modality) -> _Look:
+def _contents(
+    source: Path, folder: str, modality: Modality, split: SplitName, how: tuple[str, Rewrite] | tuple[()]
+) -> Contents:
     """Compare a folder with the download's dataset.json, or without one with the published numbers."""
     label_folder = folder.replace("images", "labels")
     names = nifti_names(source / folder)
@@ -125,6 +103,11 @@ def _look(source: Path, folder: str, modality: Modality) -> _Look:
     labels = {name for name in nifti_names(source / label_folder) if _is_scan(name, modality)}
     named = {name for name in _named(source, folder) if _is_scan(name, modality)}
     needs_labels = folder != "imagesTs"
+    contents = Contents()
+    for name in sorted(images & (named or images)):
+        if name in labels or not needs_labels:
+            label = source / label_folder / name if name in labels else None
+            contents.add_case(name.removesuffix(".nii.gz"), split, source / folder / name, label, *how)
     missing = [f"{folder}/{name}" for name in sorted((named | labels) - images)]
     missing += [f"{label_folder}/{name}" for name in sorted((named | images) - labels) if needs_labels]
     surplus = [f"{folder}/{name}" for name in sorted(names) if not _NAME.fullmatch(name)]
@@ -137,12 +120,8 @@ def _look(source: Path, folder: str, modality: Modality) -> _Look:
             missing.append(f"{expected - found} of {expected} {kind.upper()} scans in {folder}")
         elif found > expected:
             surplus.append(f"{found - expected} {kind.upper()} scans more than the {expected} of {folder}")
-    scans = {
-        name: source / label_folder / name if name in labels else None
-        for name in sorted(images & (named or images))
-        if name in labels or not needs_labels
-    }
-    return _Look(scans, missing, surplus)
+    contents.missing, contents.surplus = missing, surplus
+    return contents
 
 
 def _named(source: Path, folder: str) -> set[str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from masam.convert.conversion import Conversion, SplitName, case_products, nifti_names, within
-from masam.convert.products import Product
+from masam.convert.conversion import Contents, Conversion, SplitName, nifti_names, within
 from masam.convert.relabel import rewriting
 
 Adrenal = Literal["merged", "separate"]
@@ -43,22 +42,17 @@ def survey_btcv(source: Path, root: Path, adrenal: Adrenal = "merged") -> tuple[
         InputError: There is no such folder.
     """
     folder = within(source, "RawData/Training", "Training")
-    rule, rewrite = rewriting(MERGING)
+    how = rewriting(MERGING) if adrenal == "merged" else ()
     images, labels = nifti_names(folder / "img"), nifti_names(folder / "label")
-    products: list[Product] = []
-    cases: dict[SplitName, list[str]] = {"Tr": [], "Ts": []}
+    contents = Contents()
     for number in IDS:
         image, label = f"img{number}.nii.gz", f"label{number}.nii.gz"
-        if image not in images or label not in labels:
-            continue
-        case = f"btcv_{number}"
-        split: SplitName = "Ts" if number in TEST_IDS else "Tr"
-        paths = (folder / "img" / image, folder / "label" / label)
-        how = (rule, rewrite) if adrenal == "merged" else ()
-        products += case_products(case, split, *paths, *how)
-        cases[split].append(case)
+        if image in images and label in labels:
+            split: SplitName = "Ts" if number in TEST_IDS else "Tr"
+            contents.add_case(f"btcv_{number}", split, folder / "img" / image, folder / "label" / label, *how)
     expected = {f"img/img{n}.nii.gz" for n in IDS} | {f"label/label{n}.nii.gz" for n in IDS}
     found = {f"img/{name}" for name in images} | {f"label/{name}" for name in labels}
+    contents.missing, contents.surplus = sorted(expected - found), sorted(found - expected)
     return (
         Conversion(
             source=source,
@@ -71,11 +65,7 @@ def survey_btcv(source: Path, root: Path, adrenal: Adrenal = "merged") -> tuple[
             licence="Synapse's terms of use of the challenge's data; not to be passed on",
             channel_names=("CT",),
             labels=MERGED if adrenal == "merged" else SEPARATE,
-            products=tuple(products),
-            training=tuple(cases["Tr"]),
-            test=tuple(cases["Ts"]),
             options={"data_set": "btcv", "adrenal": adrenal},
-            missing=tuple(sorted(expected - found)),
-            surplus=tuple(sorted(found - expected)),
+            **contents.fields(),
         ),
     )

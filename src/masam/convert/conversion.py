@@ -73,6 +73,54 @@ class Conversion:
     surplus: tuple[str, ...] = ()
 
 
+@dataclass
+class Contents:
+    """The files and cases of a download, collected case by case; the fields are those of :class:`Conversion`."""
+
+    products: list[Product] = field(default_factory=list)
+    training: list[str] = field(default_factory=list)
+    test: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    surplus: list[str] = field(default_factory=list)
+
+    def add_case(
+        self,
+        case: str,
+        split: SplitName,
+        image: Path,
+        label: Path | None,
+        rule: str = COPY,
+        rewrite: Rewrite | None = None,
+        *,
+        channels: int = 1,
+    ) -> None:
+        """Add a case with one NIfTI image and its labels.
+
+        Args:
+            case: Name of the case.
+            split: ``Tr`` for training, ``Ts`` for held out.
+            image: Its image, which is copied; an image of several channels becomes one file per channel.
+            label: Its labels, or None.
+            rule: Description of the change to the labels.
+            rewrite: Writes the labels; None copies them.
+            channels: Number of channels of the image, along its fourth axis.
+        """
+        for n in range(channels):
+            take = partial(take_channel, index=n, channels=channels)
+            taken = (f"channel {n} of {channels}", take) if channels > 1 else ()
+            self.products.append(Product(image, f"images{split}/{case}_{n:04d}.nii.gz", *taken))
+        if label is not None:
+            self.products.append(Product(label, f"labels{split}/{case}.nii.gz", rule, rewrite))
+        (self.training if split == "Tr" else self.test).append(case)
+
+    def __add__(self, other: Contents) -> Contents:
+        return Contents(**{name: values + getattr(other, name) for name, values in vars(self).items()})
+
+    def fields(self) -> dict[str, Any]:
+        """Return the arguments for :class:`Conversion`."""
+        return {name: tuple(values) for name, values in vars(self).items()}
+
+
 @dataclass(frozen=True)
 class Converted:
     """The result of a conversion: numbers of cases, and of files made now or kept from an earlier run."""
@@ -135,38 +183,6 @@ def within(source: Path, *folders: str) -> Path:
 def nifti_names(folder: Path) -> set[str]:
     """Return the names of the ``.nii.gz`` files in a folder, without hidden files; empty if there is no folder."""
     return {path.name for path in folder.glob("*.nii.gz") if not path.name.startswith(".")}
-
-
-def case_products(
-    case: str,
-    split: SplitName,
-    image: Path,
-    label: Path | None,
-    rule: str = COPY,
-    rewrite: Rewrite | None = None,
-    *,
-    channels: int = 1,
-) -> tuple[Product, ...]:
-    """Return the files of a case with one NIfTI image and its labels.
-
-    Args:
-        case: Name of the case.
-        split: ``Tr`` for training, ``Ts`` for held out.
-        image: Its image, which is copied; an image of several channels becomes one file per channel.
-        label: Its labels, or None.
-        rule: Description of the change to the labels.
-        rewrite: Writes the labels; None copies them.
-        channels: Number of channels of the image, along its fourth axis.
-    """
-    targets = [f"images{split}/{case}_{n:04d}.nii.gz" for n in range(channels)]
-    if channels == 1:
-        products = [Product(image, targets[0])]
-    else:
-        takes = [partial(take_channel, index=n, channels=channels) for n in range(channels)]
-        products = [Product(image, targets[n], f"channel {n} of {channels}", take) for n, take in enumerate(takes)]
-    if label is not None:
-        products.append(Product(label, f"labels{split}/{case}.nii.gz", rule, rewrite))
-    return tuple(products)
 
 
 def take_channel(source: Path, target: Path, *, index: int, channels: int) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from masam.convert.colour_labels import Colour, rewrite_colours
-from masam.convert.conversion import Conversion, SplitName, within
+from masam.convert.conversion import Contents, Conversion, SplitName, within
 from masam.convert.products import Product
 from masam.labels import LabelScheme
 
@@ -49,30 +49,27 @@ def survey_endovis18(source: Path, root: Path) -> tuple[Conversion, ...]:
     """
     within(source)
     rewrite = partial(rewrite_colours, colours=VALUES, labels=LabelScheme.from_mapping(LABELS))
-    products: list[Product] = []
-    cases: dict[SplitName, list[str]] = {"Tr": [], "Ts": []}
-    missing: list[str] = []
-    surplus: list[str] = []
+    contents = Contents()
     parts: tuple[tuple[str, SplitName, tuple[int, ...]], ...] = (
         ("Train", "Tr", TRAINING_SEQUENCES),
         ("Test", "Ts", TEST_SEQUENCES),
     )
     for part, split, sequences in parts:
-        surplus += _unknown_sequences(source, part, sequences)
+        contents.surplus += _unknown_sequences(source, part, sequences)
         for sequence in sequences:
             folder = f"{part}/seq_{sequence}"
             if not (source / folder).is_dir():
-                missing.append(folder)
+                contents.missing.append(folder)
                 continue
             case = f"{part.lower()}_seq_{sequence:02d}"
             frames, lacking = _frames(source, folder)
-            missing += lacking
+            contents.missing += lacking
             for name, label_name in frames:
                 image, label = source / folder / "left_frames" / name, source / folder / "labels" / label_name
-                products.append(Product(image, f"images{split}/{case}/{name}"))
-                products.append(Product(label, f"labels{split}/{case}/{name}", "colours to classes", rewrite))
+                contents.products.append(Product(image, f"images{split}/{case}/{name}"))
+                contents.products.append(Product(label, f"labels{split}/{case}/{name}", "colours to classes", rewrite))
             if frames:
-                cases[split].append(case)
+                (contents.training if split == "Tr" else contents.test).append(case)
     return (
         Conversion(
             source=source,
@@ -84,13 +81,9 @@ def survey_endovis18(source: Path, root: Path) -> tuple[Conversion, ...]:
             licence="the challenge's terms: no commercial use",
             channel_names=("R", "G", "B"),
             labels=LABELS,
-            products=tuple(products),
-            training=tuple(cases["Tr"]),
-            test=tuple(cases["Ts"]),
             file_ending=".png",
             options={"data_set": "endovis18"},
-            missing=tuple(missing),
-            surplus=tuple(surplus),
+            **contents.fields(),
         ),
     )
 

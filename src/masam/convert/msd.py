@@ -7,8 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from masam.cases.folder import channel_names
-from masam.convert.conversion import Conversion, case_products, within
-from masam.convert.products import Product
+from masam.convert.conversion import Contents, Conversion, within
 from masam.convert.relabel import rewriting
 from masam.errors import ConfigError, InputError
 from masam.io import gate
@@ -63,17 +62,13 @@ def survey_msd(source: Path, root: Path, labels: PancreasLabels | None = None) -
         if len(pairs) < PANCREAS_CASES:
             missing.append(f"{PANCREAS_CASES - len(pairs)} of {PANCREAS_CASES} labelled cases in dataset.json")
     how = rewriting({0: 0, 1: 0, 2: 1}) if is_pancreas and labels != "pancreas-and-tumour" else ()
-    products: list[Product] = []
-    training: list[str] = []
-    held_out: list[str] = []
+    contents = Contents(missing=missing)
     for case, (image, label) in sorted(pairs.items()):
         if image.is_file() and label.is_file():
-            products += case_products(case, "Ts" if case in test else "Tr", image, label, *how, channels=len(channels))
-            (held_out if case in test else training).append(case)
+            contents.add_case(case, "Ts" if case in test else "Tr", image, label, *how, channels=len(channels))
     for case, image in sorted(unlabelled.items()):
         if image.is_file():
-            products += case_products(case, "Ts", image, None, channels=len(channels))
-            held_out.append(case)
+            contents.add_case(case, "Ts", image, None, channels=len(channels))
     return (
         Conversion(
             source=source,
@@ -86,12 +81,9 @@ def survey_msd(source: Path, root: Path, labels: PancreasLabels | None = None) -
             licence=str(content.get("licence", content.get("license", "CC-BY-SA 4.0"))),
             channel_names=channels,
             labels=_labels(content, source, is_pancreas, bool(how)),
-            products=tuple(products),
-            training=tuple(training),
-            test=tuple(held_out),
-            validation=tuple(case for case in training if case in validation),
+            validation=tuple(case for case in contents.training if case in validation),
             options={"data_set": "msd"} | ({"labels": labels or "tumour"} if is_pancreas else {}),
-            missing=tuple(missing),
+            **contents.fields(),
         ),
     )
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from masam.convert.conversion import Conversion, SplitName, case_products, nifti_names, within
-from masam.convert.products import Product
+from masam.convert.conversion import Contents, Conversion, nifti_names, within
 from masam.convert.relabel import rewriting
 
 Form = Literal["six", "one"]
@@ -53,17 +52,6 @@ LABELS = {"background": 0, "prostate": 1}
 """Files hold further values for zones, all of which are prostate."""
 
 
-@dataclass(frozen=True)
-class _Found:
-    """The cases of a site, and what is missing or surplus."""
-
-    products: tuple[Product, ...]
-    training: tuple[str, ...]
-    test: tuple[str, ...]
-    missing: tuple[str, ...]
-    surplus: tuple[str, ...]
-
-
 def survey_prostate(
     source: Path, root: Path, form: Form = "six", held_out: HeldOut = "paper"
 ) -> tuple[Conversion, ...]:
@@ -79,39 +67,33 @@ def survey_prostate(
         InputError: There is no such folder.
     """
     within(source)
-    found = {site: _look(source, site, held_out) for site in SITES}
-    if form == "six":
-        return tuple(
-            _conversion(
-                source, root / site.name, f"Prostate-{site.name}", f"site {site.letter} ({site.name})", [one], held_out
-            )
-            for site, one in found.items()
-        )
-    return (_conversion(source, root, "Prostate", "six sites", list(found.values()), held_out),)
-
-
-def _conversion(source: Path, root: Path, name: str, sites: str, found: list[_Found], held_out: HeldOut) -> Conversion:
+    of_sites = {site: _contents(source, site, held_out) for site in SITES}
     held = "all cases" if held_out == "all" else "MA-SAM's test cases"
-    return Conversion(
-        source=source,
-        root=root,
-        layout="folders RUNMC, BMC, I2CVB, UCL, BIDMC and HK with CaseNN.nii.gz and CaseNN_segmentation.nii.gz",
-        name=name,
-        description=f"T2-weighted MRI of the prostate, {sites}; held out: {held}.",
-        reference="https://liuquande.github.io/SAML/ (NCI-ISBI 2013, I2CVB, PROMISE12)",
-        licence="terms of the three sources",
-        channel_names=("T2",),
-        labels=LABELS,
-        products=tuple(product for one in found for product in one.products),
-        training=tuple(case for one in found for case in one.training),
-        test=tuple(case for one in found for case in one.test),
-        options={"data_set": "prostate", "as": "six" if len(found) == 1 else "one", "held_out": held_out},
-        missing=tuple(name for one in found for name in one.missing),
-        surplus=tuple(name for one in found for name in one.surplus),
+
+    def conversion(root: Path, name: str, sites: str, contents: Contents) -> Conversion:
+        return Conversion(
+            source=source,
+            root=root,
+            layout="folders RUNMC, BMC, I2CVB, UCL, BIDMC and HK with CaseNN.nii.gz and CaseNN_segmentation.nii.gz",
+            name=name,
+            description=f"T2-weighted MRI of the prostate, {sites}; held out: {held}.",
+            reference="https://liuquande.github.io/SAML/ (NCI-ISBI 2013, I2CVB, PROMISE12)",
+            licence="terms of the three sources",
+            channel_names=("T2",),
+            labels=LABELS,
+            options={"data_set": "prostate", "as": form, "held_out": held_out},
+            **contents.fields(),
+        )
+
+    if form == "one":
+        return (conversion(root, "Prostate", "six sites", sum(of_sites.values(), Contents())),)
+    return tuple(
+        conversion(root / site.name, f"Prostate-{site.name}", f"site {site.letter} ({site.name})", contents)
+        for site, contents in of_sites.items()
     )
 
 
-def _look(source: Path, site: Site, held_out: HeldOut) -> _Found:
+def _contents(source: Path, site: Site, held_out: HeldOut) -> Contents:
     """Return the cases of a site, and what is missing or surplus."""
     known = {name.casefold() for name in (site.name, *site.other_names)}
     folder = next((path for path in sorted(source.iterdir()) if path.name.casefold() in known), source / site.name)
@@ -119,14 +101,10 @@ def _look(source: Path, site: Site, held_out: HeldOut) -> _Found:
     images = {int(match[1]): match[0] for match in map(_IMAGE.fullmatch, names) if match}
     labels = {int(match[1]): match[0] for match in map(_LABEL.fullmatch, names) if match}
     numbers = [number for number in sorted(images) if number in labels and number in (site.numbers or images)]
-    rule, rewrite = rewriting({0: 0}, others=1)
-    products: list[Product] = []
-    cases: dict[SplitName, list[str]] = {"Tr": [], "Ts": []}
+    contents, how = Contents(), rewriting({0: 0}, others=1)
     for number in numbers:
-        case = f"{site.name}_{number:04d}"
-        split: SplitName = "Ts" if held_out == "all" or number in site.test else "Tr"
-        products += case_products(case, split, folder / images[number], folder / labels[number], rule, rewrite)
-        cases[split].append(case)
+        case, files = f"{site.name}_{number:04d}", (folder / images[number], folder / labels[number])
+        contents.add_case(case, "Ts" if held_out == "all" or number in site.test else "Tr", *files, *how)
     missing = [f"{folder.name}/Case{n:02d}.nii.gz" for n in sorted((set(labels) | _needed(site)) - set(images))]
     missing += [
         f"{folder.name}/Case{n:02d}_segmentation.nii.gz" for n in sorted((set(images) | _needed(site)) - set(labels))
@@ -139,7 +117,8 @@ def _look(source: Path, site: Site, held_out: HeldOut) -> _Found:
         missing.append(f"{site.cases - count} of {site.cases} cases in {folder.name}")
     elif count > site.cases:
         surplus.append(f"{count - site.cases} cases more than the {site.cases} of {folder.name}")
-    return _Found(tuple(products), tuple(cases["Tr"]), tuple(cases["Ts"]), tuple(missing), tuple(surplus))
+    contents.missing, contents.surplus = missing, surplus
+    return contents
 
 
 def _needed(site: Site) -> set[int]:

@@ -11,7 +11,7 @@ from downloads import hashes, image_of, labels_of, write_nifti
 from masam import __version__
 from masam.cases.folder import read_dataset
 from masam.convert import products as products_module
-from masam.convert.conversion import Conversion, case_products, convert, nifti_names, within
+from masam.convert.conversion import Contents, Conversion, convert, nifti_names, within
 from masam.convert.products import RECORD, Product
 from masam.convert.relabel import rewriting
 from masam.errors import InputError, ResourceError
@@ -30,10 +30,10 @@ def download(tmp_path):
 def conversion(download, tmp_path):
     """Three cases to train on, the third to validate on, and one held out; classes 1 and 2 become one."""
     rule = rewriting({0: 0, 1: 1, 2: 1})
-    products = []
+    contents = Contents()
     for number, split in enumerate(["Tr", "Tr", "Tr", "Ts"]):
         files = download / f"i{number}.nii.gz", download / f"l{number}.nii.gz"
-        products += case_products(f"c{number}", split, *files, *rule)
+        contents.add_case(f"c{number}", split, *files, *rule)
     return Conversion(
         source=download,
         root=tmp_path / "set",
@@ -44,9 +44,7 @@ def conversion(download, tmp_path):
         licence="none",
         channel_names=("CT",),
         labels={"background": 0, "organ": 1},
-        products=tuple(products),
-        training=("c0", "c1", "c2"),
-        test=("c3",),
+        **contents.fields(),
         validation=("c2",),
         options={"data_set": "made"},
     )
@@ -307,7 +305,9 @@ def test_progress_hears_of_every_file(conversion):
 
 
 def test_a_product_is_copied_unless_it_is_rewritten():
-    assert case_products("c", "Ts", Path("i"), None) == (Product(Path("i"), "imagesTs/c_0000.nii.gz"),)
-    rewrite = partial(print)
-    label = case_products("c", "Tr", Path("i"), Path("l"), "printed", rewrite)[1]
-    assert label == Product(Path("l"), "labelsTr/c.nii.gz", "printed", rewrite)
+    contents, rewrite = Contents(), partial(print)
+    contents.add_case("c", "Ts", Path("i"), None)
+    contents.add_case("d", "Tr", Path("i"), Path("l"), "printed", rewrite)
+    assert contents.products[0] == Product(Path("i"), "imagesTs/c_0000.nii.gz")
+    assert contents.products[2] == Product(Path("l"), "labelsTr/d.nii.gz", "printed", rewrite)
+    assert (contents.training, contents.test) == (["d"], ["c"])

@@ -69,7 +69,7 @@ def test_weights_of_another_model_are_refused(bundle):
 
 
 def test_a_folder_without_scans_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"no .nii or .nii.gz file in this folder"):
+    with pytest.raises(InputError, match=r"the folder contains neither .nii or .nii.gz files"):
         find_scans(str(tmp_path))
 
 
