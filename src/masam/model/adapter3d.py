@@ -1,4 +1,4 @@
-"""The 3D adapter: the only place where slices of a window see each other."""
+"""The 3D adapter: the only part of the model that mixes the slices of a window."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ from masam.axes import Tokens
 
 
 class DepthConv(nn.Module):
-    """Convolution with kernel (D, 1, 1) over the slice axis, zero padded to the same number of slices.
+    """Conv3d with kernel (D, 1, 1) along the slices, zero-padded to the same number of slices.
 
-    With kernel 1 no slice sees another.
-
-    It is a Conv3d computed as one matrix product for all taps and a sum of shifted results: tokens stay in the
-    channels-last layout of the transformer, so nothing is permuted.
+    It is computed as one matrix product for all taps and a sum of shifted results, so the tokens keep the channels-last
+    layout of the transformer.
 
     Args:
-        channels: Channels in and out; every output channel sees every input channel.
-        kernel: Taps D along the slice axis, odd.
-        dilation: Slices from one tap to the next.
+        channels: Input and output channels.
+        kernel: Kernel size D, odd.
+        dilation: Distance between taps, in slices.
     """
 
     def __init__(self, channels: int, kernel: int = 3, dilation: int = 1) -> None:
@@ -36,7 +34,7 @@ class DepthConv(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Float[Tensor, "B S L c"]) -> Float[Tensor, "B S L c"]:
-        """Convolve along S."""
+        """Convolve along the slices."""
         channels, _, kernel = self.weight.shape[:3]
         slices = x.shape[1]
         weight = self.weight[..., 0, 0].permute(2, 0, 1).reshape(kernel * channels, channels)
@@ -53,16 +51,16 @@ class DepthConv(nn.Module):
 
 
 class Adapter3D(nn.Module):
-    """M + up(GELU(depth convolution(down(norm(M))))).
+    """x + up(GELU(depth convolution(down(norm(x))))).
 
     Args:
         dim: Embedding width E.
         channels: Width of the bottleneck.
-        kernel: Slices that the convolution spans, odd.
-        dilation: Step between those slices.
+        kernel: Kernel size of the convolution along the slices, odd.
+        dilation: Dilation of the convolution.
 
     Source:
-        Paper, equation 3; order, norm and default initialisation (nothing starts at zero) as in paper.md 1.2.
+        Paper, equation 3; order, norm and default initialisation (no layer is zero) as in paper.md 1.2.
     """
 
     def __init__(self, dim: int, channels: int, kernel: int = 3, dilation: int = 1) -> None:
@@ -73,12 +71,7 @@ class Adapter3D(nn.Module):
         self.up = nn.Linear(channels, dim, bias=False)
 
     def forward(self, x: Tokens, slices: int) -> Tokens:
-        """Mix the slices of each window.
-
-        Args:
-            x: [N, h, w, E] with N = B * slices, window by window.
-            slices: Number of slices S of a window.
-        """
+        """Mix the ``slices`` slices of each window in ``x`` [N, h, w, E], N = B * slices."""
         n, h, w, _ = x.shape
         narrow = self.down(self.norm(x)).reshape(n // slices, slices, h * w, -1)
         mixed = F.gelu(self.conv(narrow)).reshape(n, h, w, -1)

@@ -16,15 +16,15 @@ from masam.model.increments import Increments
 class FacT(Increments):
     """Increments s * U * Sigma * V^T for query and value of encoder blocks.
 
-    One U and one V serve the whole encoder; a block owns two R x R matrices, Sigma_q and Sigma_v. V starts at zero, so
-    an untrained increment is exactly zero.
+    All blocks share U and V; each block has two R x R matrices, Sigma_q and Sigma_v. V is initialised with zeros, so an
+    untrained increment is exactly zero.
 
     Args:
         dim: Embedding width E.
-        blocks: Indices of the blocks that have increments, L of them, in order.
+        blocks: Indices of the L blocks with increments, in order.
         rank: R.
         scale: s.
-        dropout: Probability of the dropout between Sigma and V while training.
+        dropout: Probability of the dropout between Sigma and V during training.
 
     Source:
         Paper, equations 1 and 2; FacT (arXiv 2212.03145), tensor-train form; initialisation as in paper.md 1.1.

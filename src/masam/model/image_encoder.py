@@ -1,11 +1,11 @@
 """SAM's image encoder: a plain ViT with windowed and global attention and decomposed relative positions.
 
-The published parameter names are kept. Two things are SAM's in result but not in computation:
+Parameter names are those of the published SAM. Two operations are computed differently, with the same result:
 
-* A token that pads the grid to whole windows is zero after the norm, so its query, key and value are the projection's
-  bias. Projections therefore run on real tokens only (at 512 pixels the padded grid holds 72 % more).
-* The relative-position bias is a product, q . R_h + q . R_w, so it is folded into wider queries and keys and the whole
-  attention is one fused call. No N x N matrix is kept, and gradients reach the position tables.
+* A token that pads the grid to complete windows is zero after the norm, so its query, key and value equal the
+  projection's bias. Projections therefore run on real tokens only (at 512 pixels the padded grid has 72 % more tokens).
+* The relative-position bias is a product, q . R_h + q . R_w, so it is folded into wider queries and keys, and attention
+  is one fused call. No N x N matrix is stored, and gradients reach the position tables.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from masam.model.lora import LoRA
 from masam.model.sizes import IMAGE_SIZE_STEP, SamSize
 
 Increment = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From a block's normed tokens to what is added to its queries and values."""
+"""Maps the normed tokens of a block to the increments of its queries and values."""
 
 
 class LayerNorm2d(nn.Module):
@@ -40,14 +40,14 @@ class LayerNorm2d(nn.Module):
         self.eps = eps
 
     def forward(self, x: Embeddings) -> Embeddings:
-        """Normalise each pixel's channels."""
+        """Normalise the channels of each pixel."""
         variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
         normed = (x - mean) * torch.rsqrt(variance + self.eps)
         return normed * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 class PatchEmbed(nn.Module):
-    """Cut the image into patches of 16 x 16 pixels and project each."""
+    """Split the image into patches of 16 x 16 pixels and project each."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -59,12 +59,12 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention over windows of the token grid, or over all of it, with relative positions.
+    """Multi-head attention with relative positions, over windows of the token grid or the full grid.
 
     Args:
         dim: Embedding width E.
-        num_heads: Heads; they divide E.
-        side: Side of the window, or of the grid where attention is global, in patches.
+        num_heads: Number of heads, a divisor of E.
+        side: Side of the window, or of the grid for global attention, in patches.
     """
 
     def __init__(self, dim: int, num_heads: int, side: int) -> None:
@@ -77,12 +77,7 @@ class Attention(nn.Module):
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, dim // num_heads))
 
     def forward(self, x: Tokens, increment: Increment | None = None) -> Tokens:
-        """Attend inside each window.
-
-        Args:
-            x: [N, h, w, E] normed tokens.
-            increment: The addition to queries and values, if any.
-        """
+        """Attend within each window of the normed tokens ``x`` [N, h, w, E]."""
         h, w = x.shape[1:3]
         qkv = self.qkv(x)
         if increment is not None:
@@ -111,13 +106,13 @@ class Attention(nn.Module):
         offsets = torch.arange(side, device=qkv.device)
         offsets = offsets[:, None] - offsets[None, :] + side - 1  # query position, key position
         grid_query = query.unflatten(2, (side, side))
-        # The bias is taken of the unscaled query (paper.md, quirk 6).
+        # The bias is computed from the unscaled query (paper.md, quirk 6).
         bias_h = torch.einsum("mnhwd,hkd->mnhwk", grid_query, self.rel_pos_h[offsets].to(query.dtype)).flatten(2, 3)
         bias_w = torch.einsum("mnhwd,wkd->mnhwk", grid_query, self.rel_pos_w[offsets].to(query.dtype)).flatten(2, 3)
         one_hot = torch.eye(side, dtype=key.dtype, device=key.device)
         row, column = one_hot.repeat_interleave(side, dim=0), one_hot.repeat(side, 1)
         positions = torch.cat([row, column], dim=-1).expand(*key.shape[:2], tokens, 2 * side)
-        # Fused kernels want one width for q, k and v, and half precision wants a multiple of 8.
+        # Fused kernels require equal widths of q, k and v, and in half precision a multiple of 8.
         pad = -(head_dim + 2 * side) % 8
         wide_query = F.pad(torch.cat([query * head_dim**-0.5, bias_h, bias_w], dim=-1), (0, pad))
         wide_key = F.pad(torch.cat([key, positions], dim=-1), (0, pad))
@@ -127,45 +122,46 @@ class Attention(nn.Module):
 
 
 def split_windows(x: Float[Tensor, "N h w c"], side: int) -> Float[Tensor, "M {side} {side} c"]:
-    """Cut a grid whose sides are multiples of ``side`` into windows, row by row."""
+    """Split a grid whose sides are multiples of ``side`` into windows, row by row."""
     n, h, w, c = x.shape
     x = x.reshape(n, h // side, side, w // side, side, c)
     return x.transpose(2, 3).reshape(-1, side, side, c)
 
 
 def join_windows(x: Float[Tensor, "M {side} {side} c"], side: int, h: int, w: int) -> Float[Tensor, "N {h} {w} c"]:
-    """Undo ``split_windows``."""
+    """Invert ``split_windows``."""
     x = x.reshape(-1, h // side, w // side, side, side, x.shape[-1])
     return x.transpose(2, 3).reshape(-1, h, w, x.shape[-1])
 
 
-class MLP(nn.Module):
-    """Two linear layers with a GELU between."""
+class TokenMLP(nn.Module):
+    """Two linear layers with an activation in between."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.lin1 = nn.Linear(dim, hidden)
         self.lin2 = nn.Linear(hidden, dim)
+        self.activation = activation
 
-    def forward(self, x: Tokens) -> Tokens:
+    def forward(self, x: Float[Tensor, "*tokens E"]) -> Float[Tensor, "*tokens E"]:
         """Transform each token."""
-        return self.lin2(F.gelu(self.lin1(x)))
+        return self.lin2(self.activation(self.lin1(x)))
 
 
 class Block(nn.Module):
-    """One encoder block, with two places for 3D adapters (paper, figure 2): before attention and before the MLP."""
+    """One encoder block, optionally with 3D adapters before attention and before the MLP (paper, figure 2)."""
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, side: int) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, num_heads, side)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = MLP(dim, mlp_dim)
+        self.mlp = TokenMLP(dim, mlp_dim, F.gelu)
         self.adapter_attention: Adapter3D | None = None
         self.adapter_mlp: Adapter3D | None = None
 
     def forward(self, x: Tokens, slices: int = 1, increment: Increment | None = None) -> Tokens:
-        """Transform tokens [N, h, w, E]; ``slices`` of them in a row are one window's."""
+        """Transform tokens [N, h, w, E], where N is a multiple of the ``slices`` of a window."""
         if self.adapter_attention is not None:
             x = self.adapter_attention(x, slices)
         x = x + self.attn(self.norm1(x), increment)
@@ -175,15 +171,15 @@ class Block(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """From images to embeddings, sixteen times smaller.
+    """Encode images into embeddings with a sixteenth of their side.
 
     Args:
         size: Architecture.
         image_size: Side of the square images in pixels.
 
     Attributes:
-        checkpointing: Keep only the tokens between blocks while training, and run each block again for its gradients:
-            far less memory, the same numbers, one more forward pass of the encoder.
+        checkpointing: Whether training stores only the tokens between blocks and repeats each block in the backward
+            pass. This needs far less memory and one more forward pass of the encoder; the gradients are the same.
     """
 
     def __init__(self, size: SamSize, image_size: int) -> None:
@@ -193,36 +189,21 @@ class ImageEncoder(nn.Module):
         grid = image_size // IMAGE_SIZE_STEP
         self.patch_embed = PatchEmbed(size.embed_dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, size.embed_dim))
-        self.blocks = nn.ModuleList(
-            Block(
-                size.embed_dim,
-                size.num_heads,
-                size.mlp_dim,
-                grid if i in size.global_blocks else size.attention_window,
-            )
-            for i in range(size.depth)
-        )
+        sides = [grid if i in size.global_blocks else size.attention_window for i in range(size.depth)]
+        self.blocks = nn.ModuleList(Block(size.embed_dim, size.num_heads, size.mlp_dim, side) for side in sides)
         self.neck = nn.Sequential(
             nn.Conv2d(size.embed_dim, size.out_channels, 1, bias=False),
             LayerNorm2d(size.out_channels),
             nn.Conv2d(size.out_channels, size.out_channels, 3, padding=1, bias=False),
             LayerNorm2d(size.out_channels),
         )
-        # At most one of the two; the names of their tensors tell which.
+        # At most one of the two is set.
         self.fact: FacT | None = None
         self.lora: LoRA | None = None
         initialise_encoder(self, self.patch_embed.proj, self.pos_embed)
 
     def forward(self, images: Images, slices: int = 1) -> Embeddings:
-        """Encode images.
-
-        Args:
-            images: [N, 3, image_size, image_size], normalised as the weights expect.
-            slices: Slices of a window; N is a multiple of it.
-
-        Returns:
-            [N, D, h, w] embeddings.
-        """
+        """Encode normalised images [N, 3, H, W], N a multiple of the ``slices`` of a window, to [N, D, h, w]."""
         x = self.patch_embed(images) + self.pos_embed
         for i, block in enumerate(self.blocks):
             if self.checkpointing and self.training and torch.is_grad_enabled():
@@ -233,7 +214,7 @@ class ImageEncoder(nn.Module):
 
     @property
     def increments(self) -> Increments | None:
-        """What is added to queries and values: FacT, LoRA or nothing."""
+        """The increments of queries and values: FacT, LoRA or None."""
         return self.fact if self.fact is not None else self.lora
 
     def _increment(self, layer: int) -> Increment | None:

@@ -1,4 +1,4 @@
-"""Increments: what adaptation adds to the frozen query and value projections of the image encoder."""
+"""Increments: the low-rank additions to the frozen query and value projections of the image encoder."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from masam.axes import Tokens
 
 
 class Increments(nn.Module, ABC):
-    """Low-rank increments of query and value in some of the encoder's blocks, zero before training.
+    """Low-rank increments of query and value in some blocks of the encoder, zero before training.
 
     Args:
-        blocks: Indices of the blocks that have increments, in order.
+        blocks: Indices of the blocks with increments, in order.
         scale: Factor s.
-        dropout: Probability of the dropout inside while training.
+        dropout: Probability of the dropout inside the increments during training.
     """
 
     def __init__(self, blocks: tuple[int, ...], scale: float, dropout: float) -> None:
@@ -28,26 +28,21 @@ class Increments(nn.Module, ABC):
         self._row = {block: row for row, block in enumerate(blocks)}
 
     def forward(self, x: Tokens, layer: int) -> tuple[Tokens, Tokens]:
-        """Return what a block adds to its queries and to its values.
-
-        Args:
-            x: [N, h, w, E] normed input of the block's attention.
-            layer: Index of the block, one of ``blocks``.
-        """
+        """Return the increments of queries and values for the normed tokens ``x`` of block ``layer``."""
         query, value = self._added(x, self._row[layer])
         return self.scale * query, self.scale * value
 
     @torch.no_grad()
     def merged(self, layer: int, qkv_weight: Float[Tensor, "E3 E"]) -> Float[Tensor, "E3 E"]:
-        """Return a qkv weight with the block's increments added, computed in float64 and rounded once."""
+        """Return a qkv weight with the increments of block ``layer`` added, computed in float64 and rounded once."""
         query, value = (self.scale * matrix for matrix in self._matrices(self._row[layer]))
         increment = torch.cat([query, torch.zeros_like(query), value])
         return (qkv_weight.double() + increment).to(qkv_weight.dtype)
 
     @abstractmethod
     def _added(self, x: Tokens, row: int) -> tuple[Tokens, Tokens]:
-        """Return the additions to queries and values, without the scale, of the ``row``-th of the blocks."""
+        """Return the unscaled increments of queries and values for the ``row``-th of the blocks."""
 
     @abstractmethod
     def _matrices(self, row: int) -> tuple[Float[Tensor, "E E"], Float[Tensor, "E E"]]:
-        """Return the same as float64 matrices that act on the block's input from the left."""
+        """Return them as float64 matrices by which the block's input is multiplied from the left."""

@@ -1,4 +1,4 @@
-"""LoRA: low-rank increments of the query and value projections, each block with factors of its own."""
+"""LoRA: low-rank increments of the query and value projections, with separate factors for each block."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from masam.model.increments import Increments
 
 
 class LoRA(Increments):
-    """Increments s * B * A for query and value of encoder blocks, A and B of a block and a projection alone.
+    """Increments s * B * A for query and value of encoder blocks, with separate A and B for each block and projection.
 
-    B starts at zero, so an untrained increment is exactly zero. Of FacT's rank it has about 2 L times the parameters.
+    B is initialised with zeros, so an untrained increment is exactly zero. At equal rank, LoRA has about 2 L times the
+    parameters of FacT.
 
     Args:
         dim: Embedding width E.
-        blocks: Indices of the blocks that have increments, L of them, in order.
+        blocks: Indices of the L blocks with increments, in order.
         rank: R.
         scale: s.
-        dropout: Probability of the dropout between A and B while training; SAMed has none.
+        dropout: Probability of the dropout between A and B during training; SAMed has none.
 
     Source:
-        LoRA (arXiv 2106.09685), on q and v of SAM's encoder as in SAMed (arXiv 2304.13785): A as a default linear
-        layer, B zero, no factor alpha / R.
+        LoRA (arXiv 2106.09685), on q and v of SAM's encoder as in SAMed (arXiv 2304.13785): A is initialised
+        as a default linear layer, B with zeros; there is no factor alpha / R.
     """
 
     def __init__(self, dim: int, blocks: tuple[int, ...], rank: int, scale: float = 1.0, dropout: float = 0.1) -> None:

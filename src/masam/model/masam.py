@@ -1,15 +1,15 @@
 """MA-SAM: the paper's figure as code.
 
 windows [B, S, 3, H, W]
-| slices side by side: N = B * S
+| slices as a batch: N = B * S
 v
 image encoder, frozen:  block = [adapter3d] attention(q + FacT, k, v + FacT) [adapter3d] MLP
-                        (the spec can choose LoRA in FacT's place, some of the blocks, other adapters)
+                        (options: LoRA instead of FacT, selected blocks, other adapters)
 v
 embeddings [N, D, H/16, W/16]
-|<-- prompt encoder: boxes, points, masks; or none
+|<-- prompt encoder: optional boxes, points, masks
 v
-mask decoder, one token a class, four 2 x upsamplings
+mask decoder, one token per class, four 2 x upsamplings
 v
 logits [B, S, K, H, W]
 """
@@ -29,8 +29,8 @@ from masam.model.adapter3d import Adapter3D
 from masam.model.fact import FacT
 from masam.model.image_encoder import ImageEncoder
 from masam.model.lora import LoRA
-from masam.model.mask_decoder import PROGRESSIVE_UPSCALING, SAM_UPSCALING
-from masam.model.sam import build_mask_decoder, build_prompt_encoder
+from masam.model.mask_decoder import PROGRESSIVE_UPSCALING, SAM_UPSCALING, MaskDecoder
+from masam.model.prompt_encoder import PromptEncoder
 from masam.model.sizes import SAM_CHANNELS
 from masam.model.spec import MasamSpec
 
@@ -38,29 +38,29 @@ INCREMENT_PREFIXES = ("image_encoder.fact.", "image_encoder.lora.")
 DECODER_PREFIXES = ("prompt_encoder.", "mask_decoder.", "input_projection.")
 TRAINED_PREFIXES = (*INCREMENT_PREFIXES, *DECODER_PREFIXES)
 TRAINED_PARTS = (".adapter_attention.", ".adapter_mlp.")
-"""What trains: increments, adapters, prompt encoder, mask decoder, projection. The rest is SAM's and stays frozen."""
+"""Trained tensors: increments, adapters, prompt encoder, mask decoder, projection. SAM's encoder is frozen."""
 
 
 class MasamOutput(NamedTuple):
-    """What MA-SAM predicts for a batch of windows."""
+    """Prediction of MA-SAM for a batch of windows."""
 
     logits: WindowLogits
     """[B, S, K, H, W] at the input's resolution; channel 0 is the background."""
     iou: Float[Tensor, "B S K"]
-    """IoU head's prediction; MA-SAM's loss does not train it (paper.md 1.3)."""
+    """Prediction of the IoU head, which MA-SAM does not train (paper.md 1.3)."""
 
 
 class Masam(nn.Module):
-    """SAM adapted to windows of slices, automatic and prompted in one.
+    """SAM adapted to windows of slices, with or without prompts.
 
-    A fresh model is trainable in what MA-SAM trains (``TRAINED_PREFIXES``, ``TRAINED_PARTS``) and frozen in the rest.
+    In a new model, only the tensors that MA-SAM trains (``TRAINED_PREFIXES``, ``TRAINED_PARTS``) require gradients.
 
     Args:
-        spec: All numbers of the model.
+        spec: Specification of the model.
 
     Attributes:
-        spec: All numbers of the model.
-        card: What travels with the weights (``masam.weights.card.ModelCard``); the model itself makes no use of it.
+        spec: Specification of the model.
+        card: Information stored with the weights (``masam.weights.card.ModelCard``); not used by the model itself.
     """
 
     def __init__(self, spec: MasamSpec) -> None:
@@ -70,34 +70,31 @@ class Masam(nn.Module):
         sam = spec.sam
         self.input_projection = channel_projection(spec.image_channels) if spec.has_projection else None
         self.image_encoder = ImageEncoder(sam, spec.image_size)
-        self.prompt_encoder = build_prompt_encoder(sam, spec.image_size)
+        self.prompt_encoder = PromptEncoder(sam, spec.image_size)
         upscaling = PROGRESSIVE_UPSCALING if spec.decoder == "progressive" else SAM_UPSCALING
-        self.mask_decoder = build_mask_decoder(sam, spec.num_channels, upscaling, spec.class_groups)
+        self.mask_decoder = MaskDecoder(sam, spec.num_channels, upscaling, spec.class_groups)
         self._add_increments(spec)
         self._add_adapters(spec)
         self.train_only_adaptation()
 
     def _add_increments(self, spec: MasamSpec) -> None:
-        blocks, encoder = spec.increment_blocks, self.image_encoder
-        if not blocks:
-            return
-        numbers = (spec.sam.embed_dim, blocks, spec.fact_rank, spec.fact_scale, spec.fact_dropout)
-        if spec.increments == "fact":
-            encoder.fact = FacT(*numbers)
-        else:
-            encoder.lora = LoRA(*numbers)
+        options = (spec.sam.embed_dim, spec.increment_blocks, spec.fact_rank, spec.fact_scale, spec.fact_dropout)
+        if spec.increment_blocks and spec.increments == "fact":
+            self.image_encoder.fact = FacT(*options)
+        elif spec.increment_blocks:
+            self.image_encoder.lora = LoRA(*options)
 
     def _add_adapters(self, spec: MasamSpec) -> None:
-        numbers = (spec.sam.embed_dim, spec.adapter_channels, spec.adapter_depth_kernel, spec.adapter_dilation)
+        options = (spec.sam.embed_dim, spec.adapter_channels, spec.adapter_depth_kernel, spec.adapter_dilation)
         for index in spec.adapted_blocks:
             block = self.image_encoder.blocks[index]
             if spec.adapter_places != "mlp":
-                block.adapter_attention = Adapter3D(*numbers)
+                block.adapter_attention = Adapter3D(*options)
             if spec.adapter_places != "attention":
-                block.adapter_mlp = Adapter3D(*numbers)
+                block.adapter_mlp = Adapter3D(*options)
 
     def trained_names(self) -> frozenset[str]:
-        """Return the names of the tensors that adaptation makes or changes, buffers included."""
+        """Return the names of the tensors that adaptation adds or trains, including buffers."""
         return frozenset(
             name
             for name in self.state_dict()
@@ -105,26 +102,26 @@ class Masam(nn.Module):
         )
 
     def train_only_adaptation(self) -> None:
-        """Freeze SAM's encoder; increments, adapters, prompt encoder and decoder stay trainable."""
+        """Freeze SAM's encoder; train increments, adapters, prompt encoder and decoder."""
         trained = self.trained_names()
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name in trained)
 
     def train_only_decoder(self) -> None:
-        """Freeze the encoder with its increments and adapters; prompt encoder and decoder stay trainable."""
+        """Freeze the encoder with its increments and adapters; train prompt encoder and decoder."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith(DECODER_PREFIXES))
 
     def train_everything(self) -> None:
-        """Unfreeze the encoder too: for an encoder without pre-trained weights, or full fine-tuning."""
+        """Train the encoder as well: for an encoder without pre-trained weights, or full fine-tuning."""
         self.requires_grad_(True)
 
     @torch.no_grad()
     def halve_frozen(self) -> None:
-        """Keep the weights of the encoder's frozen linear and convolution layers in bf16.
+        """Convert the weights of the encoder's frozen linear and convolution layers to bf16.
 
-        These are nearly all of its memory. A forward pass in bf16 computes with the same bits as before, as it rounds
-        these weights anyway; no other pass is possible. Norms, biases and position tables stay in float32.
+        They make up nearly all of its memory. A forward pass in bf16 gives the same bits as before, because it rounds
+        these weights anyway; other types are no longer possible. Norms, biases and positions stay in float32.
         """
         for module in self.image_encoder.modules():
             if isinstance(module, nn.Linear | nn.Conv2d) and not module.weight.requires_grad:
@@ -132,22 +129,22 @@ class Masam(nn.Module):
 
     @torch.no_grad()
     def zero_adapters(self) -> None:
-        """Let the adapters start as the identity; the paper's start at default values, which perturb SAM at once."""
+        """Initialise the adapters as the identity; the paper's default initialisation perturbs SAM from the start."""
         for module in self.modules():
             if isinstance(module, Adapter3D):
                 module.up.weight.zero_()
 
     def as_input(self, images: Float[Tensor, "B S channels H W"]) -> Windows:
-        """Bring images [B, S, C, H, W] of the spec's ``image_channels`` into the form of the model's input."""
+        """Expand images [B, S, C, H, W] with the specification's ``image_channels`` to the model's input channels."""
         return images.expand(-1, -1, self.spec.input_channels, -1, -1)
 
     def encode(self, windows: Windows) -> Embeddings:
-        """Encode windows [B, S, C, H, W] in 0..1; returns [B * S, D, h, w], window by window.
+        """Encode windows [B, S, C, H, W] in 0..1 to [B * S, D, h, w], window by window.
 
-        C is the spec's ``input_channels``: 3, but for images with another number of channels than 1 and 3.
+        C is the specification's ``input_channels``: 3, except for images whose number of channels is not 1 or 3.
 
         Raises:
-            ConfigError: The windows have another shape than the model's input.
+            ConfigError: The shape of the windows is not that of the model's input.
         """
         side, channels = self.spec.image_size, self.spec.input_channels
         if windows.ndim != 5 or windows.shape[2:] != (channels, side, side):
@@ -168,19 +165,19 @@ class Masam(nn.Module):
         boxes: Float[Tensor, "N 4"] | None = None,
         masks: Float[Tensor, "N 1 mh mw"] | None = None,
     ) -> tuple[Float[Tensor, "N K H W"], Float[Tensor, "N K"]]:
-        """Decode embeddings of ``encode``; a viewer encodes once and decodes at each click.
+        """Decode embeddings of ``encode``, which can be reused for new prompts.
 
         Args:
             embeddings: [N, D, h, w].
             points: [N, P, 2] (x, y) in pixels of the input.
-            point_labels: [N, P] 1 on the object, 0 off it, -1 for a place to be ignored.
+            point_labels: [N, P] 1 on the object, 0 off it, -1 for padding.
             boxes: [N, 4] (x0, y0, x1, y1) in pixels of the input.
             masks: [N, 1, 4h, 4w] mask logits.
 
         Returns:
             Logits [N, K, H, W] and predicted IoU [N, K].
         """
-        # Not len(): an exported program would keep the number of slices that it was traced with.
+        # Not len(), which an exported program would replace by the traced number of slices.
         sparse, dense = self.prompt_encoder(embeddings.shape[0], points, point_labels, boxes, masks)
         logits, iou = self.mask_decoder(embeddings, self.prompt_encoder.dense_positions(), sparse, dense)
         if self.spec.decoder == "sam":
@@ -196,39 +193,38 @@ class Masam(nn.Module):
         point_labels: Int[Tensor, "N P"],
         masks: Float[Tensor, "N 1 mh mw"] | None = None,
     ) -> tuple[Float[Tensor, "N K H W"], Float[Tensor, "N K"]]:
-        """Decode slices of which each has prompts of its own, or none.
+        """Decode slices with different kinds of prompts.
 
-        A slice is decoded with what it has, as ``decode`` would alone: absent prompts leave no token behind.
+        Each slice is decoded with its own prompts, as by ``decode`` alone: missing prompts add no tokens.
 
         Args:
             embeddings: [N, D, h, w].
-            boxes: [N, 4]; NaN where a slice has none.
-            points: [N, P, 2]; a slice's own come first.
-            point_labels: [N, P]; -1 after a slice's own.
-            masks: [N, 1, 4h, 4w]; NaN where a slice has none. None where no slice has one.
+            boxes: [N, 4]; NaN for slices without a box.
+            points: [N, P, 2]; the points of a slice come first.
+            point_labels: [N, P]; -1 after the points of a slice.
+            masks: [N, 1, 4h, 4w]; NaN for slices without a mask. None if no slice has one.
 
         Returns:
             Logits [N, K, H, W] and predicted IoU [N, K].
         """
         groups: dict[tuple[bool, int, bool], list[int]] = {}
-        for index, kind in enumerate(_kinds(boxes, point_labels, masks)):
+        for index, kind in enumerate(_prompt_kinds(boxes, point_labels, masks)):
             groups.setdefault(kind, []).append(index)
         parts = []
         for (has_box, count, has_mask), indices in groups.items():
-            some = torch.tensor(indices, device=embeddings.device)
-            own = {
-                "points": points[some, :count] if count else None,
-                "point_labels": point_labels[some, :count] if count else None,
-                "boxes": boxes[some] if has_box else None,
-                "masks": masks[some] if has_mask and masks is not None else None,
+            rows = torch.tensor(indices, device=embeddings.device)
+            prompts = {
+                "points": points[rows, :count] if count else None,
+                "point_labels": point_labels[rows, :count] if count else None,
+                "boxes": boxes[rows] if has_box else None,
+                "masks": masks[rows] if has_mask and masks is not None else None,
             }
-            parts.append(self.decode(embeddings[some], **own))
-        back = torch.tensor([index for indices in groups.values() for index in indices], device=embeddings.device)
-        order = back.argsort()
-        logits, iou = (torch.cat(outputs)[order] for outputs in zip(*parts, strict=True))
+            parts.append(self.decode(embeddings[rows], **prompts))
+        order = torch.tensor([index for indices in groups.values() for index in indices], device=embeddings.device)
+        logits, iou = (torch.cat(outputs)[order.argsort()] for outputs in zip(*parts, strict=True))
         return logits, iou
 
-    def _decode_apart(
+    def _decode_separately(
         self,
         embeddings: Embeddings,
         points: Tensor | None,
@@ -237,11 +233,11 @@ class Masam(nn.Module):
         masks: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         if points is None or point_labels is None or boxes is None:
-            raise ConfigError("slices with prompts of their own need boxes and points; one is missing", where="apart")
+            raise ConfigError("slices with different prompts require boxes and points; one is missing", where="apart")
         logits, iou = self.decode_each(embeddings, boxes, points, point_labels, masks)
-        # Every process of a run must have a gradient for the same tensors, whichever prompts its windows have.
-        touched = sum(parameter.sum() * 0 for parameter in self.prompt_encoder.parameters())
-        return logits + touched, iou
+        # All processes of a run must have gradients for the same tensors, whatever prompts their windows have.
+        zero = sum(parameter.sum() * 0 for parameter in self.prompt_encoder.parameters())
+        return logits + zero, iou
 
     def forward(
         self,
@@ -253,22 +249,22 @@ class Masam(nn.Module):
         *,
         apart: bool = False,
     ) -> MasamOutput:
-        """Segment windows, automatically or with one prompt a slice.
+        """Segment windows, automatically or with prompts for each slice.
 
         Args:
-            windows: [B, S, C, H, W] in 0..1, with H = W = the spec's image size, and C = its ``input_channels``.
+            windows: [B, S, C, H, W] in 0..1 with the specification's image size and ``input_channels``.
             boxes: [B, S, 4] (x0, y0, x1, y1) in pixels.
             points: [B, S, P, 2] (x, y) in pixels.
-            point_labels: [B, S, P] 1 on the object, 0 off it, -1 for a place to be ignored.
+            point_labels: [B, S, P] 1 on the object, 0 off it, -1 for padding.
             masks: [B, S, 1, H/4, W/4] mask logits.
-            apart: Slices have prompts of their own or none, as ``decode_each`` takes them; boxes and points are given.
+            apart: Slices have different kinds of prompts, marked as in ``decode_each``; requires boxes and points.
 
         Raises:
-            ConfigError: A shape does not fit, or points come without labels; or apart, without boxes and points.
+            ConfigError: A shape is wrong, or points, labels or boxes are missing.
         """
         embeddings = self.encode(windows)
         if (points is None) != (point_labels is None):
-            raise ConfigError("points and point_labels go together; one of them is missing", where="points")
+            raise ConfigError("points and point_labels require each other; one of them is missing", where="points")
         quarter = self.spec.image_size // 4
         expected = {"boxes": (boxes, (4,)), "points": (points, (None, 2)), "masks": (masks, (1, quarter, quarter))}
         if points is not None:
@@ -278,20 +274,16 @@ class Masam(nn.Module):
                 shape = ", ".join("P" if side is None else str(side) for side in (*windows.shape[:2], *tail))
                 raise ConfigError(f"expected the shape [{shape}], got {list(prompt.shape)}", where=name)
         flat = [None if x is None else x.flatten(0, 1) for x in (points, point_labels, boxes, masks)]
-        logits, iou = self._decode_apart(embeddings, *flat) if apart else self.decode(embeddings, *flat)
+        logits, iou = self._decode_separately(embeddings, *flat) if apart else self.decode(embeddings, *flat)
         batch = tuple(windows.shape[:2])
         return MasamOutput(logits.unflatten(0, batch), iou.unflatten(0, batch))
 
 
 def channel_projection(channels: int) -> nn.Conv2d:
-    """Return the projection of image channels to SAM's three; before training each of the three is a mean of some.
-
-    Args:
-        channels: Number of image channels C.
-    """
+    """Return the projection of image channels to SAM's three, initialised so that each is a mean of image channels."""
     projection = nn.Conv2d(channels, SAM_CHANNELS, 1)
     with torch.no_grad():
-        # Channel c goes to c mod 3. Where there are but two, the third gets the mean of both.
+        # Channel c is added to c mod 3. With two channels, the third is the mean of both.
         weight = torch.stack([torch.eye(SAM_CHANNELS)[channel % SAM_CHANNELS] for channel in range(channels)], dim=1)
         weight[weight.sum(dim=1) == 0] = 1
         projection.weight.copy_((weight / weight.sum(dim=1, keepdim=True))[..., None, None])
@@ -300,13 +292,13 @@ def channel_projection(channels: int) -> nn.Conv2d:
 
 
 def empty_model(spec: MasamSpec) -> Masam:
-    """Return a model of shapes only, on the meta device: nothing is drawn at random that is then replaced."""
+    """Return a model on the meta device: shapes only, without random initialisation."""
     with torch.device("meta"):
         return Masam(spec)
 
 
-def _kinds(boxes: Tensor, point_labels: Tensor, masks: Tensor | None) -> list[tuple[bool, int, bool]]:
-    """Say of each slice whether it has a box, how many points, and whether it has a mask."""
+def _prompt_kinds(boxes: Tensor, point_labels: Tensor, masks: Tensor | None) -> list[tuple[bool, int, bool]]:
+    """Return for each slice whether it has a box, its number of points, and whether it has a mask."""
     has_box = (~boxes.isnan().any(dim=1)).tolist()
     counts = (point_labels >= 0).sum(dim=1).tolist()
     has_mask = [False] * len(boxes) if masks is None else (~masks.flatten(1).isnan().any(dim=1)).tolist()

@@ -1,7 +1,7 @@
-"""The mask decoder: one token a mask, a small network of each token weighs the upsampled image embedding.
+"""The mask decoder: one token per mask, whose hyper-network weights the upsampled image embedding.
 
-SAM's own decoder upsamples twice; MA-SAM's goes on to the input's full resolution in four steps (paper, section 3.3).
-Both are this class with another list of channel divisors.
+SAM's own decoder upsamples twice, MA-SAM's four times to the input's full resolution (paper, section 3.3). Both
+are this class with different channel divisors.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from torch import Tensor, nn
 
 from masam.axes import Embeddings
 from masam.model.image_encoder import LayerNorm2d
+from masam.model.sizes import SamSize
 from masam.model.two_way_transformer import TwoWayTransformer
 
 SAM_UPSCALING = (4, 8)
 PROGRESSIVE_UPSCALING = (4, 8, 16, 32)
-"""Divisor of the embedding's channels after each 2 x upsampling."""
+"""Divisors of the embedding's channels, one for each 2 x upsampling."""
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLUs between."""
+    """Linear layers with ReLUs in between."""
 
     def __init__(self, dim: int, hidden: int, out: int, depth: int = 3) -> None:
         super().__init__()
@@ -38,7 +39,7 @@ class MLP(nn.Module):
 
 
 def upscaling_stages(dim: int, divisors: tuple[int, ...]) -> nn.Sequential:
-    """Return one 2 x transposed convolution a divisor, with norm and GELU; the last one has no norm."""
+    """Return a 2 x transposed convolution with norm and GELU for each divisor; the last one has no norm."""
     stages: list[nn.Module] = []
     channels = dim
     for i, divisor in enumerate(divisors):
@@ -51,17 +52,17 @@ def upscaling_stages(dim: int, divisors: tuple[int, ...]) -> nn.Sequential:
 
 
 def upscale(stages: nn.Sequential, tokens: Float[Tensor, "N l D"]) -> Float[Tensor, "N c p"]:
-    """Run the stages of ``upscaling_stages`` on tokens instead of on a map.
+    """Apply the stages of ``upscaling_stages`` to tokens instead of a feature map.
 
-    A transposed convolution whose stride is its kernel's size is a linear layer from a pixel to its 2 x 2 successors.
-    As all other layers see single pixels, successors can stay where they are made, and nothing is permuted in between.
+    A transposed convolution whose stride equals its kernel size is a linear layer from a pixel to 2 x 2 pixels. All
+    other layers act on single pixels, so no permutation is needed between the stages.
 
     Args:
-        stages: Of ``upscaling_stages``.
+        stages: Result of ``upscaling_stages``.
         tokens: [N, h * w, D], row by row.
 
     Returns:
-        [N, c, h * w * 4 ** U] for U upsamplings: pixels in the order of ``unfold_pixels``.
+        [N, c, h * w * 4 ** U] after U upsamplings: pixels in the order of ``unfold_pixels``.
     """
     x = tokens
     *earlier, last = stages
@@ -74,16 +75,16 @@ def upscale(stages: nn.Sequential, tokens: Float[Tensor, "N l D"]) -> Float[Tens
             x = F.layer_norm(x, stage.weight.shape, stage.weight, stage.bias, stage.eps)
         else:
             x = stage(x)
-    # Channels first before the last GELU: its gradient, which comes so from the masks, is then read as it lies.
+    # Channels first before the last GELU: its gradient arrives from the masks in this layout.
     return last(x.transpose(1, 2).contiguous())
 
 
 def unfold_pixels(x: Float[Tensor, "N K p"], h: int, w: int) -> Float[Tensor, "N K H W"]:
-    """Bring the pixels of ``upscale`` into rows and columns.
+    """Arrange the pixels of ``upscale`` in rows and columns.
 
     Args:
-        x: [N, K, h * w * 4 ** U]; a pixel's index reads row, column, then for each upsampling its row and column in the
-            2 x 2 square.
+        x: [N, K, h * w * 4 ** U]; the index of a pixel consists of row, column, and for each upsampling the row and
+            column in the 2 x 2 square.
         h: Rows before upsampling.
         w: Columns before upsampling.
     """
@@ -91,46 +92,38 @@ def unfold_pixels(x: Float[Tensor, "N K p"], h: int, w: int) -> Float[Tensor, "N
     while order.shape[2] > 1:
         order = order.unflatten(2, (2, 2, -1)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
     rows, columns, _ = order.shape
-    # Of a matrix, unlike of more axes, a selection of columns is fast, and so is its gradient.
+    # Selecting columns of a matrix is fast, and so is its gradient, unlike with more axes.
     return x.flatten(0, 1).index_select(1, order.flatten()).reshape(*x.shape[:2], rows, columns)
 
 
 class MaskDecoder(nn.Module):
-    """Predict one logit map and one IoU a mask token.
+    """Predict one logit map and one IoU per mask token.
 
     Args:
-        dim: Width D of the image embedding.
-        depth: Two-way blocks.
-        num_heads: Heads of the transformer.
-        mlp_dim: Hidden width of the transformer's MLP.
+        size: Architecture.
         num_masks: Mask tokens K: classes and background, or SAM's four.
-        iou_hidden_dim: Hidden width of the IoU head.
         upscaling: Channel divisors, one for each 2 x upsampling.
-        groups: Masks in the order of their tokens: those that a decoder began with, then those of classes that were
-            added to it, an addition at a time. The earlier ones do not see later tokens, so they stay as they were.
-            Empty is one group, in order.
+        groups: Masks in the order of their tokens: those of the first training, then one group for each time that
+            classes were added. Earlier groups do not attend to later ones. Empty means one group, in order.
     """
 
     def __init__(
         self,
-        dim: int,
-        depth: int,
-        num_heads: int,
-        mlp_dim: int,
+        size: SamSize,
         num_masks: int,
-        iou_hidden_dim: int,
         upscaling: tuple[int, ...] = PROGRESSIVE_UPSCALING,
         groups: tuple[tuple[int, ...], ...] = (),
     ) -> None:
         super().__init__()
+        dim = size.out_channels
         self.groups = [list(group) for group in groups] or [list(range(num_masks))]
         self.is_in_order = [mask for group in self.groups for mask in group] == list(range(num_masks))
-        self.transformer = TwoWayTransformer(dim, depth, num_heads, mlp_dim)
+        self.transformer = TwoWayTransformer(dim, size.decoder_depth, size.decoder_heads, size.decoder_mlp_dim)
         self.iou_token = nn.Embedding(1, dim)
         self.mask_tokens = nn.Embedding(num_masks, dim)
         self.output_upscaling = upscaling_stages(dim, upscaling)
         self.output_hypernetworks_mlps = nn.ModuleList(MLP(dim, dim, dim // upscaling[-1]) for _ in range(num_masks))
-        self.iou_prediction_head = MLP(dim, iou_hidden_dim, num_masks)
+        self.iou_prediction_head = MLP(dim, size.iou_hidden_dim, num_masks)
 
     def forward(
         self,
@@ -142,34 +135,34 @@ class MaskDecoder(nn.Module):
         """Decode embeddings and prompts.
 
         Args:
-            embeddings: [N, D, h, w] of the image encoder.
+            embeddings: [N, D, h, w] image embeddings.
             positions: [D, h, w] position encoding of the grid.
             sparse: [N, T, D] prompt tokens, T may be 0.
             dense: [N, D, h, w] dense prompt embedding.
 
         Returns:
-            Logits [N, K, H, W] at the embedding's size times 2 for each upsampling, and predicted IoU [N, K].
+            Logits [N, K, H, W], whose side is that of the embedding doubled by each upsampling, and IoU [N, K].
         """
         n, _, h, w = embeddings.shape
         first, *later = self.groups
-        own = torch.cat([self.iou_token.weight, self._tokens_of(first)])
-        groups = [torch.cat([own.expand(n, -1, -1), sparse], dim=1)]
+        output_tokens = torch.cat([self.iou_token.weight, self._tokens_of(first)])
+        groups = [torch.cat([output_tokens.expand(n, -1, -1), sparse], dim=1)]
         groups += [self._tokens_of(group).expand(n, -1, -1) for group in later]
         image = (embeddings + dense).flatten(2).transpose(1, 2)  # N hw D
         (tokens, *rest), image = self.transformer(groups, image, positions.flatten(1).T[None])
         upscaled = upscale(self.output_upscaling, image)
         masks = [self._weights(first, tokens[:, 1 : 1 + len(first)]) @ upscaled]
-        masks += [self._weights(group, seen) @ upscaled for group, seen in zip(later, rest, strict=True)]
+        masks += [self._weights(group, updated) @ upscaled for group, updated in zip(later, rest, strict=True)]
         logits = unfold_pixels(self._in_order(masks), h, w)
         return logits, self.iou_prediction_head(tokens[:, 0])
 
     def _tokens_of(self, masks: list[int]) -> Float[Tensor, "m D"]:
-        # All of them as they are where that is their order: the gradient of an index is a scatter.
-        whole = self.is_in_order and len(self.groups) == 1
-        return self.mask_tokens.weight if whole else self.mask_tokens.weight[masks]
+        # Indexing is avoided if possible, because its gradient is a scatter.
+        is_all = self.is_in_order and len(self.groups) == 1
+        return self.mask_tokens.weight if is_all else self.mask_tokens.weight[masks]
 
     def _weights(self, masks: list[int], tokens: Float[Tensor, "N m D"]) -> Float[Tensor, "N m c"]:
-        """Return what each mask's network makes of its token."""
+        """Return the output of each mask's hyper-network for its token."""
         networks = [self.output_hypernetworks_mlps[mask] for mask in masks]
         return torch.stack([network(tokens[:, i]) for i, network in enumerate(networks)], dim=1)
 
@@ -177,5 +170,5 @@ class MaskDecoder(nn.Module):
         logits = groups[0] if len(groups) == 1 else torch.cat(groups, dim=1)
         if self.is_in_order:
             return logits
-        given = [mask for group in self.groups for mask in group]
-        return logits[:, sorted(range(len(given)), key=given.__getitem__)]
+        order = [mask for group in self.groups for mask in group]
+        return logits[:, sorted(range(len(order)), key=order.__getitem__)]

@@ -1,4 +1,4 @@
-"""Fold FacT or LoRA into the projections: the same model in fewer operations, for use and not for further training."""
+"""Merge FacT or LoRA into the projections: the same model with fewer operations, for inference."""
 
 from __future__ import annotations
 
@@ -11,16 +11,10 @@ from masam.model.masam import INCREMENT_PREFIXES, Masam, empty_model
 
 @torch.no_grad()
 def merged(model: Masam) -> Masam:
-    """Return a copy of a model with its increments added to the query and value weights.
+    """Return a copy of a model with its increments added to the query and value weights, in evaluation mode.
 
-    The copy's rank is 0. Its encoder is no longer that of any SAM file, so its card names none and ``save`` puts
-    the whole encoder into the file.
-
-    Args:
-        model: The model; it stays as it is.
-
-    Returns:
-        A model of its own in evaluation mode, of the same type and on the same device.
+    The copy has rank 0, and the type and device of the model. Its encoder differs from every SAM file, so its card
+    names none, and ``save`` writes the full encoder.
     """
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     increments = model.image_encoder.increments

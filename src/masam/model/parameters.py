@@ -1,4 +1,4 @@
-"""Count parameters, of full-size models too, without their memory."""
+"""Count the parameters of a model without allocating them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from masam.model.spec import MasamSpec
 
 
 class ParameterCount(NamedTuple):
-    """Numbers of parameters (buffers are not counted); ``fact`` is the increments', LoRA's too."""
+    """Numbers of parameters, excluding buffers; ``fact`` counts the increments, FacT or LoRA."""
 
     total: int
     trainable: int
@@ -22,7 +22,7 @@ class ParameterCount(NamedTuple):
 
 
 def count_parameters(spec: MasamSpec) -> ParameterCount:
-    """Count the parameters of a model, built on the meta device: shapes only."""
+    """Count the parameters of a model, which is built on the meta device."""
     model = empty_model(spec)
 
     def count(module: nn.Module) -> int:

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from masam.axes import Boxes, Embeddings, MaskPrompts, PointLabels, Points
 from masam.model.image_encoder import LayerNorm2d
+from masam.model.sizes import IMAGE_SIZE_STEP, SamSize
 
 _NEGATIVE, _POSITIVE, _BOX_START, _BOX_END = range(4)
-"""What each of the four learned point embeddings stands for."""
+"""Indices of the four learned point embeddings."""
 
 
 class RandomFourierPositions(nn.Module):
-    """Positions as sines and cosines of random projections; the projection comes with the weights."""
+    """Position encoding by sines and cosines of random projections; the projection is part of the weights."""
 
     positional_encoding_gaussian_matrix: Tensor
 
@@ -25,7 +26,7 @@ class RandomFourierPositions(nn.Module):
         self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, features))
 
     def forward(self, unit_xy: Float[Tensor, "*any 2"]) -> Float[Tensor, "*any D"]:
-        """Encode (x, y) in 0..1 of the image's side."""
+        """Encode (x, y), as fractions 0..1 of the image's side."""
         phase = 2 * math.pi * ((2 * unit_xy - 1) @ self.positional_encoding_gaussian_matrix)
         return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
@@ -41,16 +42,15 @@ class PromptEncoder(nn.Module):
     """Encode the prompts of N slices.
 
     Args:
-        dim: Width D of the embeddings.
-        image_size: Side of the model's input in pixels; prompt coordinates are in these pixels.
-        grid: Side of the image embedding.
-        mask_channels: Width of the mask branch.
+        size: Architecture.
+        image_size: Side of the model's input in pixels, the unit of prompt coordinates.
     """
 
-    def __init__(self, dim: int, image_size: int, grid: int, mask_channels: int) -> None:
+    def __init__(self, size: SamSize, image_size: int) -> None:
         super().__init__()
+        dim, mask_channels = size.out_channels, size.mask_channels
         self.image_size = image_size
-        self.grid = grid
+        self.grid = image_size // IMAGE_SIZE_STEP
         self.pe_layer = RandomFourierPositions(dim // 2)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, dim)
@@ -77,12 +77,12 @@ class PromptEncoder(nn.Module):
         boxes: Boxes | None = None,
         masks: MaskPrompts | None = None,
     ) -> tuple[Float[Tensor, "N T D"], Embeddings]:
-        """Encode what is given.
+        """Encode the given prompts.
 
         Args:
-            n: Number of slices N; needed where there is no prompt.
+            n: Number of slices N.
             points: [N, P, 2] (x, y) in pixels.
-            point_labels: [N, P] 1 on the object, 0 off it, -1 for a place to be ignored.
+            point_labels: [N, P] 1 on the object, 0 off it, -1 for padding.
             boxes: [N, 4] (x0, y0, x1, y1) in pixels.
             masks: [N, 1, 4h, 4w] logits of an earlier mask.
 
@@ -102,11 +102,11 @@ class PromptEncoder(nn.Module):
         return torch.cat(tokens, dim=1), dense
 
     def _positions(self, pixels_xy: Float[Tensor, "N P 2"]) -> Float[Tensor, "N P D"]:
-        # Half a pixel: a coordinate names a pixel, the encoding its centre.
+        # Half a pixel: coordinates denote pixels, the encoding their centres.
         return self.pe_layer((pixels_xy + 0.5) / self.image_size)
 
     def _embed_points(self, points: Points, labels: PointLabels, pad: bool) -> Float[Tensor, "N T D"]:
-        if pad:  # SAM was trained with a padding point wherever there is no box
+        if pad:  # SAM was trained with a padding point if there is no box
             points = torch.cat([points, points.new_zeros(len(points), 1, 2)], dim=1)
             labels = torch.cat([labels, labels.new_full((len(labels), 1), -1)], dim=1)
         kind = labels[..., None]

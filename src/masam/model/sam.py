@@ -1,4 +1,4 @@
-"""The plain SAM: a promptable model of single 2D images, from which MA-SAM starts."""
+"""The original SAM: a promptable model for single 2D images."""
 
 from __future__ import annotations
 
@@ -10,44 +10,20 @@ from torch import Tensor, nn
 
 from masam.axes import Boxes, Embeddings, Images, MaskPrompts, PointLabels, Points
 from masam.model.image_encoder import ImageEncoder
-from masam.model.mask_decoder import PROGRESSIVE_UPSCALING, SAM_UPSCALING, MaskDecoder
+from masam.model.mask_decoder import SAM_UPSCALING, MaskDecoder
 from masam.model.prompt_encoder import PromptEncoder
-from masam.model.sizes import IMAGE_SIZE_STEP, SamSize
+from masam.model.sizes import SamSize
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-"""ImageNet's statistics on 0..255, which SAM's weights were trained with."""
+"""Statistics of ImageNet on 0..255, with which SAM was trained."""
 
 SAM_MASKS = 4
-"""SAM predicts one mask for clear prompts and three nested ones for ambiguous ones."""
-
-
-def build_prompt_encoder(size: SamSize, image_size: int) -> PromptEncoder:
-    """Return a fresh prompt encoder of this size."""
-    return PromptEncoder(size.out_channels, image_size, image_size // IMAGE_SIZE_STEP, size.mask_channels)
-
-
-def build_mask_decoder(
-    size: SamSize,
-    num_masks: int,
-    upscaling: tuple[int, ...] = PROGRESSIVE_UPSCALING,
-    groups: tuple[tuple[int, ...], ...] = (),
-) -> MaskDecoder:
-    """Return a fresh mask decoder of this size."""
-    return MaskDecoder(
-        size.out_channels,
-        size.decoder_depth,
-        size.decoder_heads,
-        size.decoder_mlp_dim,
-        num_masks,
-        size.iou_hidden_dim,
-        upscaling,
-        groups,
-    )
+"""SAM predicts one mask for unambiguous prompts and three nested masks for ambiguous ones."""
 
 
 class SamOutput(NamedTuple):
-    """What SAM predicts for N prompted images."""
+    """Prediction of SAM for N prompted images."""
 
     logits: Float[Tensor, "N K lowH lowW"]
     """Mask logits at a quarter of the input's size; K is 3 (multimask), 1, or 4 for all of them."""
@@ -61,7 +37,7 @@ class Sam(nn.Module):
     Args:
         size: Architecture.
         image_size: Side of the square input in pixels, a multiple of 16.
-        num_masks: Mask tokens: one for a clear prompt and the rest for ambiguous ones.
+        num_masks: Mask tokens: one for unambiguous prompts, the others for ambiguous ones.
     """
 
     pixel_mean: Tensor
@@ -70,13 +46,13 @@ class Sam(nn.Module):
     def __init__(self, size: SamSize, image_size: int, num_masks: int = SAM_MASKS) -> None:
         super().__init__()
         self.image_encoder = ImageEncoder(size, image_size)
-        self.prompt_encoder = build_prompt_encoder(size, image_size)
-        self.mask_decoder = build_mask_decoder(size, num_masks, SAM_UPSCALING)
+        self.prompt_encoder = PromptEncoder(size, image_size)
+        self.mask_decoder = MaskDecoder(size, num_masks, SAM_UPSCALING)
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).reshape(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).reshape(3, 1, 1), persistent=False)
 
     def encode(self, images: Images) -> Embeddings:
-        """Encode RGB images [N, 3, H, W] in 0..255 of the model's size."""
+        """Encode RGB images [N, 3, H, W] of the model's size with values in 0..255."""
         return self.image_encoder((images - self.pixel_mean) / self.pixel_std)
 
     def decode(
@@ -88,19 +64,19 @@ class Sam(nn.Module):
         masks: MaskPrompts | None = None,
         multimask: bool = True,
     ) -> SamOutput:
-        """Predict masks for one prompt an image; arguments as in ``PromptEncoder.forward``.
+        """Predict masks for the prompts of each image.
 
         Args:
-            embeddings: [N, D, h, w] of ``encode``.
-            points: [N, P, 2].
+            embeddings: [N, D, h, w], the result of ``encode``.
+            points: [N, P, 2], as in ``PromptEncoder.forward``, like the following.
             point_labels: [N, P].
             boxes: [N, 4].
             masks: [N, 1, 4h, 4w].
-            multimask: Return the three masks for an ambiguous prompt, else the one for a clear prompt.
+            multimask: Return the three masks for ambiguous prompts instead of the single one.
         """
-        every = self.decode_all(embeddings, points, point_labels, boxes, masks)
+        output = self.decode_all(embeddings, points, point_labels, boxes, masks)
         kept = slice(1, None) if multimask else slice(0, 1)
-        return SamOutput(every.logits[:, kept], every.iou[:, kept])
+        return SamOutput(output.logits[:, kept], output.iou[:, kept])
 
     def decode_all(
         self,
@@ -110,6 +86,6 @@ class Sam(nn.Module):
         boxes: Boxes | None = None,
         masks: MaskPrompts | None = None,
     ) -> SamOutput:
-        """Predict the mask for a clear prompt and, after it, those for an ambiguous one; arguments as of ``decode``."""
+        """Predict the single mask, followed by the masks for ambiguous prompts; arguments as in ``decode``."""
         sparse, dense = self.prompt_encoder(len(embeddings), points, point_labels, boxes, masks)
         return SamOutput(*self.mask_decoder(embeddings, self.prompt_encoder.dense_positions(), sparse, dense))

@@ -1,8 +1,8 @@
 """The mask decoder's transformer: tokens attend to the image and the image to the tokens.
 
-Tokens may come in groups, one for each time that classes were added to a trained model. A group sees itself and the
-groups before it, never a later one, and the image attends to the first group alone. What the first tokens and the image
-become is therefore computed as if no other had been added, by the same operations on the same shapes: bit for bit.
+Tokens form groups, one more for each time that classes were added to a trained model. A group attends to itself and to
+earlier groups, and the image attends only to the first group. Added groups therefore do not change the results of the
+earlier ones, bit for bit.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from masam.model.initial_values import initialise_look
+from masam.model.image_encoder import TokenMLP
+from masam.model.initial_values import initialise_cross_attention
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose inner width may be smaller than the model's.
+    """Multi-head attention with an optionally reduced inner width.
 
     Args:
         dim: Width D.
-        num_heads: Heads; they divide the inner width.
-        downsample: D over the inner width; SAM halves it between tokens and image.
+        num_heads: Number of heads, a divisor of the inner width.
+        downsample: D divided by the inner width; 2 in SAM's cross-attention.
     """
 
     def __init__(self, dim: int, num_heads: int, downsample: int = 1) -> None:
@@ -33,7 +34,7 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(dim, inner)
         self.out_proj = nn.Linear(inner, dim)
         if downsample > 1:
-            initialise_look(self.q_proj, self.k_proj)
+            initialise_cross_attention(self.q_proj, self.k_proj)
 
     def forward(
         self, query: Float[Tensor, "N t D"], key: Float[Tensor, "N l D"], value: Float[Tensor, "N l D"]
@@ -46,27 +47,14 @@ class Attention(nn.Module):
         return self.out_proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
 
 
-class TokenMLP(nn.Module):
-    """Two linear layers with a ReLU between."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.lin1 = nn.Linear(dim, hidden)
-        self.lin2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Float[Tensor, "N t D"]) -> Float[Tensor, "N t D"]:
-        """Transform each token."""
-        return self.lin2(F.relu(self.lin1(x)))
-
-
 class TwoWayBlock(nn.Module):
-    """Self-attention of tokens, tokens to image, MLP, image to tokens.
+    """Self-attention of tokens, attention of tokens to image, MLP, attention of image to tokens.
 
     Args:
         dim: Width D.
-        num_heads: Heads.
+        num_heads: Number of heads.
         mlp_dim: Hidden width of the MLP.
-        first: The first block's self-attention has neither positions nor a residual.
+        first: Whether this is the first block, whose self-attention has neither positions nor a residual.
     """
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, first: bool) -> None:
@@ -76,7 +64,7 @@ class TwoWayBlock(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.cross_attn_token_to_image = Attention(dim, num_heads, downsample=2)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = TokenMLP(dim, mlp_dim)
+        self.mlp = TokenMLP(dim, mlp_dim, F.relu)
         self.norm3 = nn.LayerNorm(dim)
         self.norm4 = nn.LayerNorm(dim)
         self.cross_attn_image_to_token = Attention(dim, num_heads, downsample=2)
@@ -88,19 +76,19 @@ class TwoWayBlock(nn.Module):
         positions: list[Float[Tensor, "N _ D"]],
         image_positions: Float[Tensor, "1 l D"],
     ) -> tuple[list[Float[Tensor, "N _ D"]], Float[Tensor, "N l D"]]:
-        """Return updated groups of tokens and image."""
+        """Return the updated groups of tokens and the updated image."""
         placed_image = image + image_positions
         updated = []
-        for number, place in enumerate(positions):
-            tokens = self._among_themselves(groups[: number + 1], positions[: number + 1])
-            tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + place, placed_image, image))
+        for number, position in enumerate(positions):
+            tokens = self._attend_to_groups(groups[: number + 1], positions[: number + 1])
+            tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + position, placed_image, image))
             updated.append(self.norm3(tokens + self.mlp(tokens)))
         first = updated[0]
         image = self.norm4(image + self.cross_attn_image_to_token(placed_image, first + positions[0], first))
         return updated, image
 
-    def _among_themselves(self, groups: list[Tensor], positions: list[Tensor]) -> Tensor:
-        """Let the last of some groups attend to all of them."""
+    def _attend_to_groups(self, groups: list[Tensor], positions: list[Tensor]) -> Tensor:
+        """Let the last group attend to all groups."""
         tokens, seen = groups[-1], torch.cat(groups, dim=1)
         if self.first:
             return self.norm1(self.self_attn(tokens, seen, seen))
@@ -109,7 +97,7 @@ class TwoWayBlock(nn.Module):
 
 
 class TwoWayTransformer(nn.Module):
-    """A few two-way blocks and a last look of the tokens at the image."""
+    """Two-way blocks, followed by a final attention of the tokens to the image."""
 
     def __init__(self, dim: int, depth: int, num_heads: int, mlp_dim: int) -> None:
         super().__init__()
@@ -123,22 +111,22 @@ class TwoWayTransformer(nn.Module):
         image: Float[Tensor, "N l D"],
         image_positions: Float[Tensor, "1 l D"],
     ) -> tuple[list[Float[Tensor, "N _ D"]], Float[Tensor, "N l D"]]:
-        """Run all blocks; the tokens' first values serve as their positions throughout, as in SAM.
+        """Run all blocks. As in SAM, the initial values of the tokens are their positions in every block.
 
         Args:
-            groups: Tokens [N, t, D]; with classes that were added later one group more for each addition.
+            groups: Groups of tokens [N, t, D].
             image: [N, l, D], row by row.
             image_positions: [1, l, D].
 
         Returns:
-            The groups and the image after it.
+            The updated groups and image.
         """
         positions = groups
         for layer in self.layers:
             groups, image = layer(groups, image, positions, image_positions)
         placed_image = image + image_positions
-        looked = [
-            self.norm_final_attn(tokens + self.final_attn_token_to_image(tokens + place, placed_image, image))
-            for tokens, place in zip(groups, positions, strict=True)
+        attended = [
+            self.norm_final_attn(tokens + self.final_attn_token_to_image(tokens + position, placed_image, image))
+            for tokens, position in zip(groups, positions, strict=True)
         ]
-        return looked, image
+        return attended, image

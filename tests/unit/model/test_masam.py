@@ -130,7 +130,7 @@ def test_prompts_of_another_shape_are_refused(name, shape, expected):
 
 @pytest.mark.parametrize("name", ["points", "point_labels"])
 def test_points_and_their_labels_go_together(name):
-    with pytest.raises(ConfigError, match=r"^points: points and point_labels go together; one of them is missing$"):
+    with pytest.raises(ConfigError, match=r"^points: points and point_labels require each other; one of them"):
         random_model()(random_windows(), **{name: prompts()[name]})
 
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tiny import randomise
+from tiny import SAM, randomise
 
 from masam.model.image_encoder import LayerNorm2d
 from masam.model.mask_decoder import (
@@ -15,7 +15,7 @@ from masam.model.mask_decoder import (
 
 
 def decoder(num_masks=3, upscaling=PROGRESSIVE_UPSCALING):
-    return randomise(MaskDecoder(32, 2, 2, 24, num_masks, 20, upscaling)).double().eval()
+    return randomise(MaskDecoder(SAM, num_masks, upscaling)).double().eval()
 
 
 def inputs(n=2, side=2, tokens=2):

@@ -1,15 +1,16 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from tiny import randomise
+from tiny import SAM, randomise
 
 from masam.model.prompt_encoder import PromptEncoder, RandomFourierPositions
 
 
 def encoder(image_size=64, dim=8):
     torch.manual_seed(0)
-    return randomise(PromptEncoder(dim, image_size, image_size // 16, mask_channels=8)).double()
+    return randomise(PromptEncoder(replace(SAM, out_channels=dim), image_size)).double()
 
 
 def points(*xy):
