@@ -70,7 +70,7 @@ def parsed(words):
     return " ".join(names), command.make_context(names[-1], words).params
 
 
-def test_the_settings_for_a_cpu_parse_and_their_commands_exist():
+def test_cpu_settings_parse_and_their_commands_exist():
     config = TrainConfig.from_yaml(CPU)
     assert (config.model.sam_checkpoint, config.model.decoder, config.batch_windows) == ("masam-vit-t", "sam", 1)
     assert [parsed(words)[0] for words in commands(CPU)] == ["make", "plan", "train"]
@@ -147,8 +147,8 @@ def test_header_states_published_figures_and_their_reliability(file):
     assert re.search(MARKS, score[1])
 
 
-@PARAMETRISED_TABLES
-def test_header_of_a_table_states_time_memory_and_score(file):
+@pytest.mark.parametrize("file", [CPU, *TABLES], ids=lambda file: file.stem)
+def test_header_states_time_memory_and_score(file):
     fields = re.findall(r"^(Commands|Time|Memory|Expected score)\b", header(file), re.MULTILINE)
     assert fields == ["Commands", "Time", "Memory", "Expected score"]
 
