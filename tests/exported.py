@@ -1,15 +1,23 @@
-"""What the tests of exports share: a model with a plan, and how to export and run it."""
+"""Shared by the tests of exports: a model with a plan, its exports, and how to run them without masam."""
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
+from functools import cached_property
 
 import numpy as np
+import pytest
 import torch
-from tiny import LABELS, SPEC, random_model, random_windows
+from masam_cli import Result
+from tiny import LABELS, SPEC, random_model, random_windows, without_type_checks
 
+from masam.cli import main
+from masam.export import onnx_file, program
 from masam.preprocess.intensity import Window
 from masam.preprocess.plan import Plan
+from masam.weights import model_file
 from masam.weights.card import ModelCard
 
 PLAN = Plan(
@@ -37,6 +45,61 @@ def model_with_plan(spec=SPEC, scale=0.3):
     model = random_model(spec, scale=scale)
     model.card = ModelCard(PLAN)
     return model
+
+
+class Exports:
+    """The exports of one model, each written by the command when it is first used.
+
+    The model is traced once for both formats, and converted to ONNX once.
+    """
+
+    def __init__(self, folder):
+        self.folder, self.model, self.results = folder, model_with_plan(), {}
+        model_file.save(folder / "model.safetensors", self.model)
+
+    @cached_property
+    def traced(self):
+        with without_type_checks():
+            return program.trace(self.model)
+
+    @cached_property
+    def graph(self):
+        """The model as torch.onnx exports it."""
+        with without_type_checks(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(onnx_file, "trace", lambda _: self.traced)
+            return onnx_file._convert(self.model)
+
+    @cached_property
+    def torch(self):
+        """A ``.pt2`` file."""
+        return self._export("torch", "torch/model.pt2", (program, "trace", self.traced))
+
+    @cached_property
+    def onnx(self):
+        """An ``.onnx`` file."""
+        return self._export("onnx", "onnx/model.onnx", (onnx_file, "_convert", self.graph))
+
+    @cached_property
+    def bundle(self):
+        """The folder of a MONAI bundle."""
+        return self._export("monai-bundle", "bundle/tiny")
+
+    def _export(self, name, path, shared=None):
+        out = self.folder / path
+        words = ["export", self.folder / "model.safetensors", "--format", name, "--out", out, "--json", "--quiet"]
+        stdout, stderr = io.StringIO(), io.StringIO()
+        with (
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+            pytest.MonkeyPatch.context() as patch,
+            without_type_checks(),
+        ):
+            if shared:
+                patch.setattr(*shared[:2], lambda _: shared[2])
+            code = main([str(word) for word in words])
+        self.results[name] = Result(code, stdout.getvalue(), stderr.getvalue())
+        assert code == 0, stderr.getvalue()
+        return out
 
 
 def run_fresh(code, tmp_path, *arguments, shapes=SHAPES):

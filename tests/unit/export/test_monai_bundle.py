@@ -27,8 +27,8 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def written(model, tmp_path_factory):
-    return write_bundle(model, tmp_path_factory.mktemp("bundle") / "tiny")
+def bundle(exports):
+    return exports.bundle
 
 
 def load_with_monai(folder):
@@ -47,27 +47,27 @@ def test_a_model_of_videos_is_refused(model, tmp_path):
         write_bundle(other, tmp_path / "tiny")
 
 
-def test_it_has_monais_layout(written):
-    assert sorted(str(f.relative_to(written.path)) for f in written.path.rglob("*") if f.is_file()) == FILES
-    assert written.size_bytes == sum((written.path / name).stat().st_size for name in FILES)
-    assert [folder.name for folder in written.path.parent.iterdir()] == ["tiny"]
-    assert Plan.from_yaml(written.path / "configs/plan.yaml") == PLAN
-    metadata = json.loads((written.path / "configs/metadata.json").read_text("utf-8"))
+def test_it_has_monais_layout(bundle, exports):
+    assert sorted(str(f.relative_to(bundle)) for f in bundle.rglob("*") if f.is_file()) == FILES
+    assert exports.results["monai-bundle"].json["size_bytes"] == sum((bundle / name).stat().st_size for name in FILES)
+    assert exports.results["monai-bundle"].json["largest_difference"] == 0
+    assert [folder.name for folder in bundle.parent.iterdir()] == ["tiny"]
+    assert Plan.from_yaml(bundle / "configs/plan.yaml") == PLAN
+    metadata = json.loads((bundle / "configs/metadata.json").read_text("utf-8"))
     assert metadata["monai_version"] == monai.__version__
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (4, 3), (2, 5)])
-def test_monai_loads_the_network_with_its_weights(model, written, shape):
-    network = load_with_monai(written.path)
+def test_monai_loads_the_network_with_its_weights(model, bundle, shape):
+    network = load_with_monai(bundle)
     windows = random_windows(*shape)
     with torch.no_grad():
         got, expected = network(windows.transpose(1, 2)).transpose(1, 2), model(windows).logits
     assert torch.equal(got, expected)
-    assert written.difference == 0
 
 
-def test_the_weights_are_tensors_alone(model, written):
-    state = torch.load(written.path / "models/model.pt", weights_only=True)
+def test_the_weights_are_tensors_alone(model, bundle):
+    state = torch.load(bundle / "models/model.pt", weights_only=True)
     assert {name.removeprefix("masam.") for name in state} == set(model.state_dict())
 
 
@@ -82,8 +82,8 @@ def test_a_merged_bundle_has_no_fact(model, tmp_path):
     assert (got - expected).abs().max() <= TOLERANCE * expected.abs().max()
 
 
-def test_monais_own_check_of_shapes_and_types_passes(written, tmp_path):
-    configs = written.path / "configs"
+def test_monais_own_check_of_shapes_and_types_passes(bundle, tmp_path):
+    configs = bundle / "configs"
     metadata = json.loads((configs / "metadata.json").read_text("utf-8"))
 
     def check():

@@ -11,34 +11,27 @@ from masam.export.agreement import TOLERANCE
 from masam.export.onnx_file import OPSET, write_onnx
 
 
-@pytest.fixture(scope="module")
-def model():
-    return model_with_plan()
-
-
-@pytest.fixture(scope="module")
-def graph(model):
-    with without_type_checks():
-        return onnx_file._convert(model)
-
-
 @pytest.fixture
-def convert_once(graph, monkeypatch):
+def convert_once(exports, monkeypatch):
     """Converting is most of the time; the tests differ in what follows."""
-    monkeypatch.setattr(onnx_file, "_convert", lambda _: graph)
+    monkeypatch.setattr(onnx_file, "_convert", lambda _: exports.graph)
+    return exports.model
 
 
-@pytest.mark.usefixtures("convert_once")
 @pytest.mark.parametrize(("above", "files"), [(1 << 30, ["model.onnx"]), (0, ["model.onnx", "model.onnx.data"])])
-def test_onnxruntime_alone_computes_what_the_model_does(model, tmp_path, monkeypatch, above, files):
+def test_large_weights_are_a_file_of_their_own(convert_once, tmp_path, monkeypatch, above, files):
     monkeypatch.setattr(onnx_file, "EXTERNAL_ABOVE_BYTES", above)
-    out = tmp_path / "out"
-    written = write_onnx(model, out / "model.onnx")
-    assert sorted(file.name for file in out.iterdir()) == files
-    assert written.size_bytes == sum(file.stat().st_size for file in out.iterdir())
+    written = write_onnx(convert_once, tmp_path / "model.onnx")
+    assert sorted(file.name for file in tmp_path.iterdir()) == files
+    assert written.size_bytes == sum(file.stat().st_size for file in tmp_path.iterdir())
     assert 0 < written.difference <= TOLERANCE
+
+
+def test_onnxruntime_alone_computes_what_the_model_does(convert_once, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_file, "EXTERNAL_ABOVE_BYTES", 0)
+    written = write_onnx(convert_once, tmp_path / "out/model.onnx")
     pairs, facts = run_fresh(IN_ONNXRUNTIME, tmp_path, written.path)
-    assert_same_outputs(model, pairs, TOLERANCE)
+    assert_same_outputs(convert_once, pairs, TOLERANCE)
     assert facts["plan"] == PLAN.model_dump(mode="json")
     assert facts["classes"] == ["background", "ball", "box"]
 
@@ -47,9 +40,8 @@ def sides(values):
     return {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
 
 
-@pytest.mark.usefixtures("convert_once")
-def test_the_file_says_what_it_is(model, tmp_path):
-    content = onnx.load(write_onnx(model, tmp_path / "model.onnx").path)
+def test_the_file_says_what_it_is(exports):
+    content = onnx.load(exports.onnx)
     assert [opset.version for opset in content.opset_import if opset.domain == ""] == [OPSET]
     assert sides(content.graph.input) == {"windows": ["B", "S", 3, 32, 32]}
     assert sides(content.graph.output) == {"logits": ["B", "S", 3, 32, 32], "iou": ["B", "S", 3]}
@@ -73,12 +65,11 @@ def test_an_export_that_fails_or_is_stopped_leaves_nothing(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("convert_once")
-def test_weights_of_another_file_are_not_written_over(model, tmp_path, monkeypatch):
+def test_weights_of_another_file_are_not_written_over(convert_once, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_file, "EXTERNAL_ABOVE_BYTES", 0)
     (tmp_path / "model.onnx.data").write_text("mine")
     with pytest.raises(ResourceError, match=r"model.onnx.data: there is something of that name already"):
-        write_onnx(model, tmp_path / "model.onnx")
+        write_onnx(convert_once, tmp_path / "model.onnx")
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"model.onnx.data": "mine"}
 
 
