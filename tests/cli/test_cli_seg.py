@@ -75,7 +75,7 @@ def test_what_is_refused(masam, labelled, tmp_path):
     write_seg(tmp_path / "guess/case0.dcm", Volume(arrays()[1], other.geometry), other, SCHEME)
     for kind, where in (
         ("nifti", "is not on the grid of the image (24 x 20 x 6 voxels"),
-        ("seg", "lie on another grid"),
+        ("seg", "expected a PixelSpacing of [1.5, 1.5] mm as in"),
     ):
         reference = next((labelled / kind / "truth").glob("case0*"))
         result = masam("evaluate", tmp_path / "guess/case0.dcm", reference, *words)

@@ -110,7 +110,7 @@ def test_a_video_that_breaks_off_leaves_nothing_that_looks_finished(masam, model
     (folder / "frame3.png").write_bytes(data[: len(data) - 30])
     result = masam("predict", folder, "--model", model, "--out", tmp_path / "out", "--overlay")
     assert result.code == 3
-    assert "frame3.png: expected a whole image" in result.error
+    assert "frame3.png: expected a complete image" in result.error
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["predictions.json"]
 
 

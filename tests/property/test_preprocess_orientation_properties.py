@@ -152,7 +152,7 @@ def test_wrong_label_stacks_and_grids_are_refused():
         prepared.trace.labels_to_volume(np.zeros((6, 16, 16), np.uint8))
     with pytest.raises(InputError, match=r"labels of shape \(4, 5, 6\) like the image, got \(5, 4, 6\)"):
         prepared.labels(Volume(np.zeros((5, 4, 6), np.uint8), Geometry(STRAIGHT)))
-    with pytest.raises(InputError, match="the labels lie elsewhere than the image"):
+    with pytest.raises(InputError, match="the affines of labels and image differ"):
         prepared.labels(Volume(np.zeros(SHAPE, np.uint8), Geometry(np.eye(4))))
-    with pytest.raises(InputError, match="expected one whole number a voxel as label, got type float32"):
+    with pytest.raises(InputError, match="expected integer labels with three axes, got type float32"):
         prepared.labels(Volume(np.zeros(SHAPE, np.float32), Geometry(STRAIGHT)))

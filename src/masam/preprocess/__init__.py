@@ -1,1 +1,1 @@
-"""From a volume to the slices a model sees, and back; every step has an inverse."""
+"""Prepare volumes and videos as slices for the model; every geometric step has an inverse."""

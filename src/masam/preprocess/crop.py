@@ -1,7 +1,7 @@
-"""Cropping of a volume to its content, and the way back.
+"""Crop a volume to its content, and invert the crop.
 
-What is cut away is black to the model in every channel, so nothing that it could see is lost; the slices that remain
-are seen larger. Rows and columns are cut by the same factor: a crop is a zoom and never changes the shape of an organ.
+The removed border is black in every channel of the model's input, so no information is lost, and the rest is shown
+larger. Rows and columns are cropped by the same factor, so the aspect ratio of organs does not change.
 """
 
 from __future__ import annotations
@@ -17,49 +17,43 @@ from masam.errors import InputError
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 CropRule = Literal["none", "content"]
-"""``content`` cuts away the border that the intensity rule makes 0 in every channel."""
+"""``content`` removes the border that the intensity rule maps to 0 in every channel."""
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A box of a volume in canonical order.
+    """A box in a volume in canonical order.
 
     Attributes:
-        whole: Slices, rows and columns of the volume.
+        full_size: Slices, rows and columns of the volume.
         start: First slice, row and column of the box.
         size: Slices, rows and columns of the box.
     """
 
-    whole: tuple[int, int, int]
+    full_size: tuple[int, int, int]
     start: tuple[int, int, int]
     size: tuple[int, int, int]
 
     @classmethod
-    def nothing(cls, whole: tuple[int, int, int]) -> Crop:
-        """Return the box that is the whole volume."""
-        return cls(whole, (0, 0, 0), whole)
+    def full(cls, size: tuple[int, int, int]) -> Crop:
+        """Return the box that contains the complete volume."""
+        return cls(size, (0, 0, 0), size)
 
     def apply(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
-        """Return a view of the box of an array [slices, rows, columns]; further axes stay."""
+        """Return the box of an array [slices, rows, columns, ...] as a view."""
         return array[self._ranges]
 
     def invert(self, labels: NDArray[Scalar]) -> NDArray[Scalar]:
-        """Put an array of the box back into the volume.
-
-        Args:
-            labels: [slices, rows, columns] of the box.
-
-        Returns:
-            [slices, rows, columns] of the volume, 0 outside the box.
+        """Return labels [slices, rows, columns] of the box as labels of the volume, 0 outside the box.
 
         Raises:
-            InputError: The array does not have the size of the box.
+            InputError: The labels do not have the size of the box.
         """
         if labels.shape != self.size:
             raise InputError(f"expected label slices of shape {self.size}, got {labels.shape}")
-        if self.size == self.whole:
+        if self.size == self.full_size:
             return labels
-        volume = np.zeros(self.whole, labels.dtype)
+        volume = np.zeros(self.full_size, labels.dtype)
         volume[self._ranges] = labels
         return volume
 
@@ -72,42 +66,42 @@ class Crop:
 
 
 def crop_to_content(content: Iterable[NDArray[np.bool_]]) -> Crop:
-    """Find the smallest box that holds a volume's content, widened to the slices' aspect ratio.
+    """Return the smallest box that contains a volume's content, widened to the aspect ratio of the slices.
 
     Args:
-        content: For each slice, [rows, columns] where there is content; one is held at a time.
+        content: Mask [rows, columns] of the content of each slice; one is held at a time.
 
     Returns:
-        The box; the whole volume if there is no content.
+        The box; the complete volume if there is no content.
     """
-    of_slices, of_rows, of_columns = [], np.zeros(1, bool), np.zeros(1, bool)
+    in_slices, in_rows, in_columns = [], np.zeros(1, bool), np.zeros(1, bool)
     for mask in content:
-        of_slices.append(bool(mask.any()))
-        of_rows, of_columns = of_rows | mask.any(axis=1), of_columns | mask.any(axis=0)
-    seen = np.array(of_slices), of_rows, of_columns
-    depth, rows, columns = (len(axis) for axis in seen)
-    if not seen[0].any():
-        return Crop.nothing((depth, rows, columns))
-    (first, last), *plane = ((int(axis.argmax()), len(axis) - int(axis[::-1].argmax())) for axis in seen)
+        in_slices.append(bool(mask.any()))
+        in_rows, in_columns = in_rows | mask.any(axis=1), in_columns | mask.any(axis=0)
+    profiles = np.array(in_slices), in_rows, in_columns
+    depth, rows, columns = (len(axis) for axis in profiles)
+    if not profiles[0].any():
+        return Crop.full((depth, rows, columns))
+    (first, last), *plane = ((int(axis.argmax()), len(axis) - int(axis[::-1].argmax())) for axis in profiles)
     height, width = (stop - start for start, stop in plane)
     sides = zoomed_sides((rows, columns), (height, width))
-    # Widened on both sides alike, or more on one where the other meets the volume's edge.
+    # Widened equally on both sides, unless the edge of the volume is reached.
     top, left = (
-        min(max(0, (start + stop - side) // 2), whole - side)
-        for (start, stop), side, whole in zip(plane, sides, (rows, columns), strict=True)
+        min(max(0, (start + stop - side) // 2), length - side)
+        for (start, stop), side, length in zip(plane, sides, (rows, columns), strict=True)
     )
     return Crop((depth, rows, columns), (first, top, left), (last - first, *sides))
 
 
-def zoomed_sides(whole: tuple[int, int], content: tuple[int, int]) -> tuple[int, int]:
-    """Return the sides of the smallest rectangle with a slice's aspect ratio that holds its content.
+def zoomed_sides(size: tuple[int, int], content: tuple[int, int]) -> tuple[int, int]:
+    """Return the sides of the smallest rectangle with the aspect ratio of a slice that contains its content.
 
     Args:
-        whole: Rows and columns of the slice.
-        content: Rows and columns of the content, 1 to those of the slice.
+        size: Rows and columns of the slice.
+        content: Rows and columns of the content.
     """
-    (rows, columns), (height, width) = whole, content
-    # Rounded up in whole numbers, as a quotient of floats could round to more than the slice has.
+    (rows, columns), (height, width) = size, content
+    # Integer arithmetic, as floats could round up to more than the slice has.
     if height * columns >= width * rows:
         return height, -(-height * columns // rows)
     return -(-width * rows // columns), width

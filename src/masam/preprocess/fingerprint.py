@@ -1,4 +1,4 @@
-"""A data set's fingerprint: what a look at each of its volumes finds out, from which the plan is derived."""
+"""The fingerprint of a data set: sizes, spacings and intensities, from which the plan is derived."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from masam.preprocess.intensity import Percentiles, Window
 from masam.preprocess.orientation import Orientation, SliceAxis, largest_spacing_axis, world_order
 from masam.volume import Volume
 
-# Voxels of a case that go into the percentiles; nnU-Net takes as many. Evenly spaced, so that no chance is involved.
+# Evenly spaced voxels per case for the percentiles, as many as nnU-Net samples.
 _SAMPLE_PER_CASE = 10_000
 _PERCENTILES = (0.5, 99.5)
 
-# Of the three world axes, the two that run along a slice: its rows' and its columns' side.
+# World axes along the rows and columns of a slice.
 _PLANES: dict[SliceAxis, tuple[int, int]] = {"axial": (1, 0), "coronal": (2, 0), "sagittal": (2, 1)}
 
 
 @dataclass(frozen=True, eq=False)
 class CaseFingerprint:
-    """One volume's size and grid, in anatomical order (left-right, front-back, feet-head) whatever the file's order.
+    """Size and grid of one volume, in anatomical order (left-right, posterior-anterior, inferior-superior).
 
     Attributes:
         shape: Voxels along each axis.
         spacing_mm: Voxel spacing along each axis, in mm.
         slice_axis: Direction of the largest spacing.
-        brightest: For each channel and axis, the largest intensity of each layer of voxels across that axis.
-        darkest: For each channel, about the intensity that ``Percentiles()`` makes 0.
+        brightest: Largest intensity of each layer of voxels across each axis, for each channel.
+        darkest: Approximate intensity that ``Percentiles()`` maps to 0, for each channel.
     """
 
     shape: tuple[int, int, int]
@@ -43,7 +43,7 @@ class CaseFingerprint:
 
     @classmethod
     def of(cls, image: Volume) -> CaseFingerprint:
-        """Look at a volume of real numbers."""
+        """Return the fingerprint of a volume of real numbers."""
         slice_axis = largest_spacing_axis(image.geometry)
         orientation = Orientation.of(image.geometry, slice_axis)
         channels = [image.channel(index) for index in range(image.channels)]
@@ -51,26 +51,26 @@ class CaseFingerprint:
             shape=world_order(image.geometry, image.shape),
             spacing_mm=world_order(image.geometry, image.geometry.spacing_mm),
             slice_axis=slice_axis,
-            # In canonical order, as which voxels are sampled depends on it.
+            # In canonical order, so that the sample does not depend on the stored order.
             darkest=tuple(_darkest(orientation.apply(channel)) for channel in channels),
             brightest=tuple(world_order(image.geometry, _brightest(channel)) for channel in channels),
         )
 
     def in_plane_size(self, slice_axis: SliceAxis, rule: Window | Percentiles | None = None) -> int:
-        """Return the longer side of a slice cut along an axis, in pixels.
+        """Return the longer side of a slice across an axis, in pixels.
 
         Args:
             slice_axis: The axis.
-            rule: If given, of a slice that is cropped to the content that this rule leaves.
+            rule: Intensity rule to whose content slices are cropped; by default they are not cropped.
         """
         rows, columns = _PLANES[slice_axis]
-        whole = self.shape[rows], self.shape[columns]
+        size = self.shape[rows], self.shape[columns]
         if rule is None:
-            return max(whole)
-        return max(zoomed_sides(whole, (self._content(rows, rule), self._content(columns, rule))))
+            return max(size)
+        return max(zoomed_sides(size, (self._content(rows, rule), self._content(columns, rule))))
 
     def _content(self, axis: int, rule: Window | Percentiles) -> int:
-        """Return how many layers across an axis lie between the first and last that the rule does not make 0."""
+        """Return the number of layers across an axis from the first to the last that the rule maps above 0."""
         lows = [rule.low] * len(self.darkest) if isinstance(rule, Window) else self.darkest
         layers = [profile[axis] > np.float64(low) for profile, low in zip(self.brightest, lows, strict=True)]
         bright = np.flatnonzero(np.any(layers, axis=0))
@@ -79,12 +79,12 @@ class CaseFingerprint:
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """What a data set looks like.
+    """The fingerprint of a data set.
 
     Attributes:
-        cases: Each volume's size and grid; at least one.
+        cases: Size and grid of each volume, at least one.
         intensity_percentiles: 0.5 % and 99.5 % percentile of all voxels, in their unit.
-        foreground_percentiles: The same of the voxels inside labels; None without labels.
+        foreground_percentiles: The same for foreground voxels; None without labels.
     """
 
     cases: tuple[CaseFingerprint, ...]
@@ -93,21 +93,21 @@ class Fingerprint:
 
     @property
     def slice_axis(self) -> SliceAxis:
-        """The direction in which most volumes were sliced; axial where votes are equal."""
+        """The direction in which most volumes were sliced; axial is preferred in a tie."""
         votes = Counter(case.slice_axis for case in self.cases)
         ranked: tuple[SliceAxis, ...] = ("axial", "coronal", "sagittal")
         return max(ranked, key=lambda axis: votes[axis])
 
 
 def fingerprint(pairs: Iterable[tuple[Volume, Volume | None]], ignore_value: int | None = None) -> Fingerprint:
-    """Look at every volume of a data set once; only one is held at a time.
+    """Return the fingerprint of a data set; one volume is held at a time.
 
     Args:
-        pairs: Images, each with its labels where there are any. All label values but 0 are foreground.
-        ignore_value: Label value of voxels without a label, which are not foreground either.
+        pairs: Images with their labels or None. Label values other than 0 are foreground.
+        ignore_value: Label value of voxels without a label, which are not foreground.
 
     Raises:
-        InputError: There is no volume, or an image and its labels differ in shape.
+        InputError: There are no volumes, or an image and its labels differ in shape.
     """
     cases, overall, inside = [], [], []
     for image, labels in pairs:
@@ -118,7 +118,7 @@ def fingerprint(pairs: Iterable[tuple[Volume, Volume | None]], ignore_value: int
                 raise InputError(f"expected labels of shape {image.shape} like the image, got {labels.shape}")
             inside.append(_sample(image.array[(labels.array != 0) & (labels.array != ignore_value)].reshape(-1)))
     if not cases:
-        raise InputError("the data set holds no volume", fix="check imagesTr and dataset.json")
+        raise InputError("the data set contains no volumes", fix="check imagesTr and dataset.json")
     pooled = np.concatenate(inside) if inside else np.empty(0)
     return Fingerprint(
         cases=tuple(cases),
@@ -135,23 +135,23 @@ def _darkest(array: NDArray[np.generic]) -> float:
 
 def _brightest(array: NDArray[np.generic]) -> tuple[NDArray[np.generic], NDArray[np.generic], NDArray[np.generic]]:
     """Return the largest intensity of each layer of voxels across each axis of an array [I, J, K]."""
-    # Two passes over the voxels do for three axes.
+    # Two passes over the voxels suffice for three axes.
     over_first = array.max(axis=0)
     return array.max(axis=(1, 2)), over_first.max(axis=1), over_first.max(axis=0)
 
 
 def _sample(values: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Take evenly spaced voxels of a flat array.
+    """Return evenly spaced voxels of a flat array.
 
     Raises:
-        InputError: One of them is not a finite real number.
+        InputError: They are not finite real numbers.
     """
     step = max(1, values.size // _SAMPLE_PER_CASE)
     if values.dtype.kind not in "biuf":
-        raise InputError(f"expected voxels that are real numbers, got type {values.dtype}")
+        raise InputError(f"expected real voxel values, got type {values.dtype}")
     sample = values[::step].astype(np.float64)
     if not np.isfinite(sample).all():
-        raise InputError("the volume holds NaN or infinite voxels", fix="repair them, or let the reader fill them")
+        raise InputError("the volume contains NaN or infinite voxels", fix="repair the file, or set nan_fill")
     return sample
 
 

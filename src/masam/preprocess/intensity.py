@@ -1,7 +1,7 @@
-"""Intensity rules: from the scanner's numbers to 0..1.
+"""Intensity rules, which scale voxel values to 0..1.
 
-A rule is fitted to a volume once; the scaling that comes out is applied slice by slice. A volume without contrast
-becomes 0 everywhere, and no rule ever makes a NaN. The rule for the colours of video frames needs no fit.
+A rule is fitted to a volume once, and the resulting scaling is applied slice by slice. A volume without contrast
+becomes 0, and no rule produces NaN. The rule for the colours of video frames requires no fit.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from pydantic import Field, model_validator
 from masam.config import Settings
 from masam.errors import InputError
 
-# Above this many voxels a percentile is taken of every n-th row and column of each slice. On a 512 x 512 x 300 CT that
-# keeps a fifth to a quarter of the voxels; the minimum and maximum (percentiles 0 and 100) always see all of them.
+# Above this number of voxels, percentiles use every n-th row and column of each slice: a fifth to a quarter of the
+# voxels of a 512 x 512 x 300 CT. Minimum and maximum (percentiles 0 and 100) always use all voxels.
 _MAX_SAMPLE = 1 << 24
 
 SAM_MEAN = (123.675, 116.28, 103.53)
 SAM_STD = (58.395, 57.12, 57.375)
-"""Mean and deviation of red, green and blue on 0..255 that SAM's own weights were trained with."""
+"""Mean and standard deviation of red, green and blue (0..255) in SAM's training."""
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """The fitted rule: clip to ``low``..``high``, then linear to 0..1.
+    """A fitted rule: clip to ``low``..``high``, then scale linearly to 0..1.
 
     Attributes:
-        low: Intensity that becomes 0, in the volume's unit.
-        high: Intensity that becomes 1; where it equals ``low`` everything becomes 0.
+        low: Intensity mapped to 0, in the unit of the volume.
+        high: Intensity mapped to 1; if it equals ``low``, everything is mapped to 0.
     """
 
     low: float
@@ -43,23 +43,23 @@ class Scaling:
         if not self._half_span > 0:
             return np.zeros(array.shape, np.float32)
         values = np.clip(array.astype(np.float64), self.low, self.high) / 2
-        # The quotient of values near a tiny span can round to just above 1.
+        # For a tiny span, the quotient can round to slightly above 1.
         return np.clip((values - self.low / 2) / self._half_span, 0, 1).astype(np.float32)
 
-    def shows(self, array: NDArray[np.generic]) -> NDArray[np.bool_]:
-        """Say which voxels become more than 0; an array of the same shape."""
+    def is_nonzero(self, array: NDArray[np.generic]) -> NDArray[np.bool_]:
+        """Return the mask of voxels mapped to more than 0."""
         if not self._half_span > 0:
             return np.zeros(array.shape, bool)
         return np.greater(array, np.float64(self.low))
 
     @property
     def _half_span(self) -> float:
-        # Halves, so that the difference of two values near the largest float64 stays finite.
+        # Halved, so that the difference of two values near the largest float64 is finite.
         return self.high / 2 - self.low / 2
 
 
 class _Range(Settings):
-    """A rule with two ends; each kind says what they are."""
+    """A rule with a lower and an upper limit."""
 
     kind: str
     low: float
@@ -73,56 +73,55 @@ class _Range(Settings):
 
 
 class Window(_Range):
-    """A fixed range, as radiologists set it on CT, where a Hounsfield unit means the same in every scan."""
+    """A fixed range of intensities, for CT, whose Hounsfield units are absolute."""
 
-    kind: Literal["window"] = Field(default="window", description="names this rule")
-    low: float = Field(description="intensity that becomes 0, in HU for CT")
-    high: float = Field(description="intensity that becomes 1, in HU for CT")
+    kind: Literal["window"] = Field(default="window", description="name of this rule")
+    low: float = Field(description="intensity mapped to 0, in HU for CT")
+    high: float = Field(description="intensity mapped to 1, in HU for CT")
 
     def fit(self, array: NDArray[np.generic]) -> Scaling:
-        """Return the window's scaling, which does not depend on the volume.
+        """Return the scaling of the window, which does not depend on the volume.
 
         Raises:
-            InputError: The array does not hold finite real numbers.
+            InputError: The array does not contain finite real numbers.
         """
         _finite_range(array)
         return Scaling(self.low, self.high)
 
 
 class Percentiles(_Range):
-    """A range between two percentiles of the volume's own voxels, for MR and others whose unit is arbitrary.
+    """A range between two percentiles of all voxels of the volume, for MR and other arbitrary units.
 
-    All voxels count, air too. ``Percentiles(low=0, high=99)`` is the paper's rule for MR: capped at the 99 % quantile,
-    then minimum..cap to 0..1 (paper.md 1.5).
+    ``Percentiles(low=0, high=99)`` is the paper's rule for MR (paper.md 1.5).
     """
 
-    kind: Literal["percentiles"] = Field(default="percentiles", description="names this rule")
-    low: float = Field(default=0.5, ge=0, le=100, description="percentile of the voxels that becomes 0, in %")
-    high: float = Field(default=99.5, ge=0, le=100, description="percentile of the voxels that becomes 1, in %")
+    kind: Literal["percentiles"] = Field(default="percentiles", description="name of this rule")
+    low: float = Field(default=0.5, ge=0, le=100, description="percentile of the voxels mapped to 0, in %")
+    high: float = Field(default=99.5, ge=0, le=100, description="percentile of the voxels mapped to 1, in %")
 
     def fit(self, array: NDArray[np.generic]) -> Scaling:
-        """Measure the percentiles of a volume [slices, rows, columns].
+        """Return the scaling between the percentiles of a volume [slices, rows, columns].
 
         Raises:
-            InputError: The array does not hold finite real numbers.
+            InputError: The array does not contain finite real numbers.
         """
-        least, most = _finite_range(array)
+        minimum, maximum = _finite_range(array)
         step = math.ceil(math.sqrt(array.size / _MAX_SAMPLE))
         sample = array[:, ::step, ::step]
         inner = [q for q in (self.low, self.high) if 0 < q < 100]
-        # float64, as float16 or large integers would be interpolated with too few digits; halves, as in Scaling.
-        found = dict(zip(inner, 2 * np.percentile(sample.astype(np.float64) / 2, inner), strict=True)) if inner else {}
-        return Scaling(float(found.get(self.low, least)), float(found.get(self.high, most)))
+        # float64, since float16 or large integers would lose digits in the interpolation; halved as in Scaling.
+        values = dict(zip(inner, 2 * np.percentile(sample.astype(np.float64) / 2, inner), strict=True)) if inner else {}
+        return Scaling(float(values.get(self.low, minimum)), float(values.get(self.high, maximum)))
 
 
 class Rgb(Settings):
-    """The colours of a video frame, whose unit is the same in every video, so nothing is fitted."""
+    """The scaling of colours of video frames, which is the same for every video."""
 
-    kind: Literal["rgb"] = Field(default="rgb", description="names this rule")
+    kind: Literal["rgb"] = Field(default="rgb", description="name of this rule")
     normalisation: Literal["unit", "sam"] = Field(
         default="unit",
-        description="unit: 0..255 becomes 0..1; sam: less the mean and divided by the deviation that SAM was trained "
-        "with, a colour at a time",
+        description="unit: 0..255 becomes 0..1; sam: each colour is normalised by the mean and standard deviation of "
+        "SAM's training",
     )
 
     def apply(self, pixels: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -135,7 +134,7 @@ class Rgb(Settings):
             [H, W, 3], 0 to 1, or about -2.1 to 2.6 for ``sam``.
 
         Raises:
-            InputError: It is no such frame.
+            InputError: The array is not such a frame.
         """
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise InputError(f"expected a frame [H, W, 3] of uint8, got {list(pixels.shape)} of {pixels.dtype}")
@@ -143,18 +142,18 @@ class Rgb(Settings):
         return values / np.float32(255) if self.normalisation == "unit" else _as_sam(values, axis=2)
 
     def from_unit(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scale colours [S, 3, H, W] of 0 to 1 as ``apply`` scales those of 0 to 255."""
+        """Scale colours [S, 3, H, W] from 0 to 1 as ``apply`` scales those from 0 to 255."""
         return images if self.normalisation == "unit" else _as_sam(images * np.float32(255), axis=1)
 
     def fit(self, array: NDArray[np.generic]) -> Scaling:
-        """Refuse a volume.
+        """Refuse a volume, which has no colours.
 
         Raises:
-            InputError: Always: a volume of grey values has no colours.
+            InputError: Always.
         """
         raise InputError(
             f"expected the frames of a video, got a volume of shape {list(array.shape)}",
-            fix="take a plan for volumes",
+            fix="use a plan for volumes",
         )
 
 
@@ -169,14 +168,14 @@ IntensityRule = Annotated[Window | Percentiles | Rgb, Field(discriminator="kind"
 
 
 def minmax_per_window(window: NDArray[np.floating], *, jointly: bool = False) -> NDArray[np.float32]:
-    """Scale one window of slices to its own minimum..maximum, as the published checkpoints were trained.
+    """Scale one window of slices from its minimum..maximum to 0..1, as for the published checkpoints.
 
     Args:
-        window: [S, C, H, W] finite intensities, after the clip of the rule.
-        jointly: Over all channels, which keeps the hues of colours; else each channel is scaled by itself.
+        window: [S, C, H, W] finite intensities, scaled by the rule.
+        jointly: Scale all channels together, which keeps hues; otherwise each channel is scaled separately.
 
     Returns:
-        [S, C, H, W], 0 to 1; what is constant becomes 0.
+        [S, C, H, W], 0 to 1; constant values become 0.
 
     Source: paper.md, quirk 18: (x - min) / (max - min + 1e-8), after an affine map that cancels out (quirk 19).
     """
@@ -191,14 +190,14 @@ def _finite_range(array: NDArray[np.generic]) -> tuple[float, float]:
     """Return the smallest and largest value.
 
     Raises:
-        InputError: The array is not of real numbers, or holds NaN or infinity.
+        InputError: The array is not of real numbers, or contains NaN or infinity.
     """
     if array.dtype.kind not in "biuf":
         raise InputError(
-            f"expected voxels that are real numbers, got type {array.dtype}",
-            fix="convert the volume to one grey value a voxel",
+            f"expected real voxel values, got type {array.dtype}",
+            fix="convert the volume to greyscale",
         )
-    least, most = float(array.min()), float(array.max())
-    if not (math.isfinite(least) and math.isfinite(most)):
-        raise InputError("the volume holds NaN or infinite voxels", fix="repair them, or let the reader fill them")
-    return least, most
+    minimum, maximum = float(array.min()), float(array.max())
+    if not (math.isfinite(minimum) and math.isfinite(maximum)):
+        raise InputError("the volume contains NaN or infinite voxels", fix="repair the file, or set nan_fill")
+    return minimum, maximum

@@ -1,4 +1,4 @@
-"""The plan: what a data set asks for, found by a look at its volumes (its fingerprint); all that follows obeys it."""
+"""The plan: how a data set is prepared and trained on, derived from its fingerprint."""
 
 from __future__ import annotations
 
@@ -26,28 +26,27 @@ if TYPE_CHECKING:
 Modality = Literal["CT", "MR", "video", "other"]
 
 DEFAULT_MAX_IMAGE_SIZE = 512
-"""The paper's size. The cost of attention over the whole image grows with its fourth power."""
+"""The paper's size. The cost of global attention grows with its fourth power."""
 
-
-# A crop pays where it shows slices at least this many times larger; for less, scans keep their common frame.
+# Slices are cropped if that enlarges them at least by this factor.
 _WORTH_CROPPING = 1.15
 _MR_NAMES = frozenset({"mr", "mri", "t1", "t1w", "t1c", "t1ce", "t1gd", "t2", "t2w", "flair", "adc", "dwi", "pd"})
 
 
 class Suggestion(Settings):
-    """What a given memory trains."""
+    """Training settings for a given amount of memory."""
 
     size: str = Field(description="largest encoder size that fits")
-    batch_windows: int = Field(ge=1, description="windows of an optimiser step, the paper's")
+    batch_windows: int = Field(ge=1, description="windows per optimiser step, as in the paper")
     micro_batch_windows: int = Field(
-        ge=1, description="windows that go through the model at once; the step accumulates the others"
+        ge=1, description="windows per forward pass; gradients are accumulated over a step"
     )
     checkpointing: bool = Field(
-        default=False, description="whether it fits only if each encoder block is run again for its gradients"
+        default=False, description="whether encoder blocks must be recomputed in the backward pass to fit"
     )
-    memory_gb: float = Field(gt=0, description="memory that was given, in GB (1e9 bytes)")
-    predicted_peak_gb: float = Field(gt=0, description="predicted peak of the training process, in GB")
-    how: str = Field(description="how the peak was predicted")
+    memory_gb: float = Field(gt=0, description="available memory in GB (1e9 bytes)")
+    predicted_peak_gb: float = Field(gt=0, description="predicted peak memory of the training process in GB")
+    how: str = Field(description="how the peak memory was predicted")
 
 
 class Plan(Settings):
@@ -56,32 +55,32 @@ class Plan(Settings):
     name: str = Field(description="name of the data set")
     modality: Modality = Field(description="CT, MR, video or other")
     channels: tuple[str, ...] = Field(
-        default=("image",), min_length=1, description="what each image channel shows, in the order of the files"
+        default=("image",), min_length=1, description="names of the image channels, in the order of the files"
     )
     slice_axis: SliceView = Field(
-        description="anatomical direction along which volumes are cut into slices; 'stored' takes each file's third "
-        "axis whatever its direction, which models trained by the paper's code need"
+        description="anatomical direction across which volumes are cut into slices; 'stored' uses the third axis of "
+        "each file, as models trained with the paper's code require"
     )
-    intensity: IntensityRule = Field(description="from the scanner's numbers to 0..1, per volume")
+    intensity: IntensityRule = Field(description="how intensities are scaled to 0..1, per volume")
     window_minmax: bool = Field(
         default=False,
-        description="also stretch each window of slices to 0..1; models trained by the paper's code need it",
+        description="also scale each window of slices to 0..1, as models trained with the paper's code require",
     )
-    window: int = Field(default=5, ge=1, le=63, description="slices that the model sees at once")
+    window: int = Field(default=5, ge=1, le=63, description="number of slices per window")
     image_size: int = Field(
         ge=16, le=2048, multiple_of=16, description="rows and columns of the model's input, in pixels"
     )
     crop: CropRule = Field(
         default="none",
-        description="content cuts away the border that the intensity rule makes 0, so that what is left is seen larger",
+        description="content removes the border that the intensity rule maps to 0, which enlarges the rest",
     )
     labels: dict[str, int] = Field(
-        description="value in the label files by class name; 'ignore' marks voxels without label"
+        description="value in the label files by class name; 'ignore' marks voxels without a label"
     )
     suggestion: Suggestion | None = Field(
         default=None,
-        description="what masam plan --memory suggests; masam train takes size, micro_batch_windows and "
-        "checkpointing from it where they are not given",
+        description="suggestion of masam plan --memory; masam train uses its size, micro_batch_windows and "
+        "checkpointing unless they are given",
     )
 
     @field_validator("labels")
@@ -106,30 +105,30 @@ class Plan(Settings):
         if is_rgb and len(self.channels) != 3:
             raise ValueError(f"expected three channels for video, got {', '.join(self.channels)}")
         if isinstance(self.intensity, Rgb) and self.intensity.normalisation == "sam" and self.window_minmax:
-            raise ValueError("window_minmax undoes the normalisation sam; take one of them")
+            raise ValueError("window_minmax reverts the normalisation sam; use only one of them")
         return self
 
     @property
     def scheme(self) -> LabelScheme:
-        """Which label value is which channel of the model."""
+        """The label scheme."""
         return LabelScheme.from_mapping(self.labels)
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How a volume becomes slices for the model."""
-        # Imported late: a plan is read by commands that start without torch.
+        """How volumes are prepared."""
+        # Imported here, as commands that do without torch read plans.
         from masam.preprocess.pipeline import Preprocessing
 
         return Preprocessing(self.slice_axis, self.intensity, self.image_size, self.crop)
 
     @property
     def colours(self) -> Rgb | None:
-        """How colours are scaled; None of volumes."""
+        """Scaling of colours; None for volumes."""
         return self.intensity if isinstance(self.intensity, Rgb) else None
 
     @property
     def frame_preparation(self) -> FramePreparation:
-        """How a video's frames become images for the model.
+        """How the frames of a video are prepared.
 
         Raises:
             ConfigError: The plan is for volumes.
@@ -142,12 +141,12 @@ class Plan(Settings):
 
 
 class Preset(Settings):
-    """The part of a plan that the paper fixes for a kind of data (paper.md 1.5)."""
+    """Plan settings from the paper for one kind of data (paper.md 1.5)."""
 
     modality: Modality = Field(description="CT, MR, video or other")
-    intensity: IntensityRule = Field(description="from the scanner's numbers to 0..1, per volume")
-    window_minmax: bool = Field(default=True, description="stretch each window of slices to 0..1")
-    window: int = Field(default=5, description="slices that the model sees at once")
+    intensity: IntensityRule = Field(description="how intensities are scaled to 0..1, per volume")
+    window_minmax: bool = Field(default=True, description="scale each window of slices to 0..1")
+    window: int = Field(default=5, description="number of slices per window")
     image_size: int = Field(default=512, description="rows and columns of the model's input, in pixels")
 
 
@@ -160,11 +159,11 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "paper-video": Preset(modality="video", intensity=Rgb(normalisation="unit")),
     }
 )
-"""Abdominal organs (BTCV), prostate (six sites), pancreas tumour (MSD), scenes of surgery (EndoVis 2018)."""
+"""Abdominal organs (BTCV), prostate (six sites), pancreas tumour (MSD), surgical video (EndoVis 2018)."""
 
 
 def modality_of(channel_names: Sequence[str]) -> Modality:
-    """Read the modality off the channel names of ``dataset.json``; nnU-Net, too, treats "CT" as such by its name."""
+    """Return the modality that the channel names of ``dataset.json`` denote; nnU-Net recognises "CT" likewise."""
     names = {name.strip().casefold() for name in channel_names}
     if names == {"ct"}:
         return "CT"
@@ -172,7 +171,7 @@ def modality_of(channel_names: Sequence[str]) -> Modality:
 
 
 def make_plan(
-    found: Fingerprint,
+    fingerprint: Fingerprint,
     *,
     name: str,
     channel_names: tuple[str, ...],
@@ -183,21 +182,21 @@ def make_plan(
     """Derive a plan from a data set's fingerprint.
 
     Args:
-        found: The fingerprint.
+        fingerprint: The fingerprint.
         name: Name of the data set.
-        channel_names: Names of the image channels in ``dataset.json``; "CT" alone chooses a fixed window.
+        channel_names: Channel names of ``dataset.json``; a single "CT" selects a fixed window.
         labels: The label scheme.
-        preset: Key of ``PRESETS``, whose values take the place of derived ones.
-        **overrides: Fields of ``Plan`` that the user decides; they take the place of both.
+        preset: Key of ``PRESETS``, whose values replace derived ones.
+        **overrides: Fields of ``Plan``, which replace values of both.
 
     Raises:
-        ConfigError: The preset is unknown, or an override is not a field of the plan or not what the field expects.
+        ConfigError: The preset is unknown or for videos, or an override is not valid.
     """
     derived: dict[str, Any] = {
         "name": name,
         "modality": modality_of(channel_names),
         "channels": channel_names,
-        "slice_axis": found.slice_axis,
+        "slice_axis": fingerprint.slice_axis,
         "labels": labels.to_mapping(),
     }
     if preset is not None:
@@ -208,32 +207,29 @@ def make_plan(
     views = (*CANONICAL_AXES, "stored")
     if derived["slice_axis"] not in views:
         raise ConfigError(f"expected one of {', '.join(views)}, got {derived['slice_axis']!r}", where="slice_axis")
-    # How files are stored is no part of the fingerprint; they are mostly stored as they were sliced.
-    axis = found.slice_axis if derived["slice_axis"] == "stored" else derived["slice_axis"]
+    # The stored order is not part of the fingerprint; most files are stored in the order of acquisition.
+    axis = fingerprint.slice_axis if derived["slice_axis"] == "stored" else derived["slice_axis"]
     if "intensity" not in derived:
-        rule = _intensity(found, is_ct=derived["modality"] == "CT")
+        rule = _intensity(fingerprint, is_ct=derived["modality"] == "CT")
         derived["intensity"] = rule
-        derived.setdefault("crop", "content" if _zoom(found, axis, rule) >= _WORTH_CROPPING else "none")
+        derived.setdefault("crop", "content" if _zoom(fingerprint, axis, rule) >= _WORTH_CROPPING else "none")
     if "image_size" not in derived:
         is_cropped = derived.get("crop") == "content"
-        derived["image_size"] = _image_size(found, axis, derived["intensity"] if is_cropped else None)
-    plain = {
-        key: value.model_dump(mode="json") if isinstance(value, Settings) else value for key, value in derived.items()
-    }
-    return Plan.from_mapping(plain, where="plan")
+        derived["image_size"] = _image_size(fingerprint, axis, derived["intensity"] if is_cropped else None)
+    return _validated(derived)
 
 
 def make_video_plan(*, name: str, labels: LabelScheme, preset: str | None = None, **overrides: Any) -> Plan:
-    """Return a plan for a data set of videos, which asks for no fingerprint: colours mean the same in all of them.
+    """Return a plan for a video data set, which requires no fingerprint.
 
     Args:
         name: Name of the data set.
         labels: The label scheme.
-        preset: ``paper-video``, which is also what is taken without.
-        **overrides: Fields of ``Plan`` that the user decides.
+        preset: ``paper-video``, which is the default.
+        **overrides: Fields of ``Plan``, which replace those of the preset.
 
     Raises:
-        ConfigError: The preset is unknown or for volumes, or an override is not what its field expects.
+        ConfigError: The preset is unknown or for volumes, or an override is not valid.
     """
     chosen = _preset(preset or "paper-video")
     if chosen.modality != "video":
@@ -241,10 +237,11 @@ def make_video_plan(*, name: str, labels: LabelScheme, preset: str | None = None
     values = chosen.model_dump(mode="json") | {
         "name": name, "channels": ["R", "G", "B"], "slice_axis": "stored", "labels": labels.to_mapping()
     }  # fmt: skip
-    plain = {
-        key: value.model_dump(mode="json") if isinstance(value, Settings) else value
-        for key, value in (values | overrides).items()
-    }
+    return _validated(values | overrides)
+
+
+def _validated(values: Mapping[str, Any]) -> Plan:
+    plain = {key: one.model_dump(mode="json") if isinstance(one, Settings) else one for key, one in values.items()}
     return Plan.from_mapping(plain, where="plan")
 
 
@@ -256,23 +253,23 @@ def _preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def _zoom(found: Fingerprint, slice_axis: SliceAxis, rule: Window | Percentiles) -> float:
-    """Return how many times larger a crop to the content shows the slices of the median case."""
+def _zoom(fingerprint: Fingerprint, slice_axis: SliceAxis, rule: Window | Percentiles) -> float:
+    """Return the factor by which a crop to the content enlarges the slices of the median case."""
     return statistics.median(
-        case.in_plane_size(slice_axis) / case.in_plane_size(slice_axis, rule) for case in found.cases
+        case.in_plane_size(slice_axis) / case.in_plane_size(slice_axis, rule) for case in fingerprint.cases
     )
 
 
-def _image_size(found: Fingerprint, slice_axis: SliceAxis, cropped_by: Window | Percentiles | None) -> int:
-    """Return the median in-plane size, after the crop if there is one, rounded up to a multiple of 32, at most 512."""
-    median = statistics.median(case.in_plane_size(slice_axis, cropped_by) for case in found.cases)
+def _image_size(fingerprint: Fingerprint, slice_axis: SliceAxis, cropped_by: Window | Percentiles | None) -> int:
+    """Return the median in-plane size after the crop, rounded up to a multiple of 32, at most 512."""
+    median = statistics.median(case.in_plane_size(slice_axis, cropped_by) for case in fingerprint.cases)
     return min(math.ceil(median / 32) * 32, DEFAULT_MAX_IMAGE_SIZE)
 
 
-def _intensity(found: Fingerprint, is_ct: bool) -> Window | Percentiles:
-    """Return a fixed window for CT, whose unit is absolute, and each volume's own percentiles for all others."""
+def _intensity(fingerprint: Fingerprint, is_ct: bool) -> Window | Percentiles:
+    """Return a fixed window for CT, whose unit is absolute, and percentiles per volume otherwise."""
     if not is_ct:
         return Percentiles()
-    low, high = (round(value) for value in found.foreground_percentiles or found.intensity_percentiles)
-    # A CT without contrast still needs a window that is one.
+    low, high = (round(value) for value in fingerprint.foreground_percentiles or fingerprint.intensity_percentiles)
+    # At least 1 HU wide, also for a CT without contrast.
     return Window(low=low, high=max(high, low + 1))

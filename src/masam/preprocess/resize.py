@@ -1,9 +1,11 @@
-"""In-plane resizing between a slice's own size and the model's square; the aspect ratio is not kept (paper.md 1.5).
+"""Resize slices between their native size and the model's square input; the aspect ratio is not kept (paper.md 1.5).
 
-Pixel centres are aligned (the outer edges of the two images coincide), and a size that does not change is the identity.
+The outer edges of both images coincide; resizing to the same size is the identity.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,29 +16,29 @@ from torch import Tensor
 
 
 def resize_image(image: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Resize a slice with bicubic interpolation, low-pass filtered when shrinking.
+    """Resize a slice with bicubic interpolation and anti-aliasing.
 
     Args:
         image: [h, w] intensities.
-        size: Rows and columns wanted.
+        size: Output rows and columns.
 
     Returns:
-        [H, W], within the range of the image: a cubic's overshoot at edges is clamped.
+        [H, W], clamped to the range of the image, as bicubic interpolation overshoots at edges.
     """
     if image.shape == size:
         return image
-    # A copy: torch takes no array with negative strides, which a flipped view has.
+    # A copy, since torch does not support negative strides, which a flipped view has.
     pixels = torch.from_numpy(np.array(image, dtype=np.float32, order="C"))[None, None]
     resized = F.interpolate(pixels, size=size, mode="bicubic", align_corners=False, antialias=True)[0, 0]
     return resized.clamp(pixels.min(), pixels.max()).numpy()
 
 
 def resize_labels(labels: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.integer]:
-    """Resize a slice of labels: each new pixel takes the value at its centre (torch's ``nearest-exact``).
+    """Resize a slice of labels with nearest-neighbour interpolation (torch's ``nearest-exact``).
 
     Args:
-        labels: [h, w] whole numbers of any type; they are never interpolated.
-        size: Rows and columns wanted.
+        labels: [h, w] integers of any type.
+        size: Output rows and columns.
 
     Returns:
         [H, W], of the same type.
@@ -48,11 +50,11 @@ def resize_labels(labels: NDArray[np.integer], size: tuple[int, int]) -> NDArray
 
 
 def resize_probabilities(probabilities: Float[Tensor, "K h w"], size: tuple[int, int]) -> Float[Tensor, "K H W"]:
-    """Resize class probabilities bilinearly, low-pass filtered when shrinking; they keep summing to one.
+    """Resize class probabilities with bilinear interpolation and anti-aliasing; their sum remains one.
 
     Args:
         probabilities: [K, h, w].
-        size: Rows and columns wanted.
+        size: Output rows and columns.
 
     Returns:
         [K, H, W] float32, on the same device.
@@ -63,6 +65,28 @@ def resize_probabilities(probabilities: Float[Tensor, "K h w"], size: tuple[int,
     return F.interpolate(values[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]
 
 
+@dataclass(frozen=True, eq=False)
+class ResizedLabels:
+    """Label slices that are resized on access.
+
+    Attributes:
+        array: [D, H, W] integers.
+        size: Rows and columns of a resized slice.
+    """
+
+    array: NDArray[np.integer]
+    size: tuple[int, int]
+
+    @property
+    def depth(self) -> int:
+        """Number of slices D."""
+        return len(self.array)
+
+    def slice(self, index: int) -> NDArray[np.integer]:
+        """Return the resized slice ``index``."""
+        return resize_labels(self.array[index], self.size)
+
+
 def _nearest(old: int, new: int) -> NDArray[np.int64]:
-    """Return the old index under each new pixel's centre, floor((i + 0.5) * old / new), in whole numbers."""
+    """Return floor((i + 0.5) * old / new) for each new index i, in integer arithmetic."""
     return (2 * np.arange(new, dtype=np.int64) + 1) * old // (2 * new)

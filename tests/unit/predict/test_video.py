@@ -149,7 +149,7 @@ def test_a_broken_stream_ends_with_its_reason(model, tmp_path):
     data = (folder / "frame4.png").read_bytes()
     (folder / "frame4.png").write_bytes(data[: len(data) // 2])
     seen = []
-    with pytest.raises(InputError, match=r"frame4.png: expected a whole image"):
+    with pytest.raises(InputError, match=r"frame4.png: expected a complete image"):
         predict_video(predictor(model), open_frames(folder), lambda frame, _: seen.append(frame.index))
     assert seen == [0, 1]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from masam import atomic
 from masam.errors import InputError, ResourceError
 from masam.labels import LabelScheme
 from masam.preprocess import cache
@@ -133,7 +134,7 @@ def test_a_kill_half_way_is_never_seen_and_is_cleared_by_the_next_run(tmp_path):
     worker.start()
     worker.join(30)
     assert worker.exitcode == -signal.SIGKILL
-    assert [path.name.startswith(".partial-") for path in root.iterdir()] == [True]
+    assert [path.name.startswith(".masam-tmp-") for path in root.iterdir()] == [True]
     (prepared,) = prepare([case], root)
     assert list(root.iterdir()) == [prepared.folder]
     prepare([case], tmp_path / "clean")
@@ -142,8 +143,8 @@ def test_a_kill_half_way_is_never_seen_and_is_cleared_by_the_next_run(tmp_path):
 
 def test_left_overs_of_other_machines_go_after_a_day_and_live_ones_stay(tmp_path):
     root = tmp_path / "cache"
-    old, young = root / ".partial-elsewhere-1-x", root / ".partial-elsewhere-2-x"
-    ours = root / f".partial-{cache.platform.node()}-{os.getpid()}-x"
+    old, young = root / ".masam-tmp-00000000-1-00000000", root / ".masam-tmp-00000000-2-00000000"
+    ours = root / atomic._temporary_name(Path())
     for folder in (old, young, ours):
         folder.mkdir(parents=True)
     os.utime(old, (0, 0))
@@ -158,7 +159,7 @@ def test_an_interrupted_or_failed_case_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache, "_write_npy", full_disk)
-    with pytest.raises(ResourceError, match=r"No space left on device.*; free space, or choose another cache folder"):
+    with pytest.raises(ResourceError, match=r"No space left on device.*; free space"):
         prepare([case], root)
     assert list(root.iterdir()) == []
 
@@ -176,7 +177,7 @@ def test_refused_cases_are_named(tmp_path):
 
     with pytest.raises(InputError, match=r"^liver_1: label value 3 is not in dataset.json"):
         prepare([case], root, load=unknown_label)
-    with pytest.raises(InputError, match=r"^liver_1: the labels lie elsewhere"):
+    with pytest.raises(InputError, match=r"^liver_1: the affines of labels and image differ"):
         prepare([case], root, load=shifted)
     with pytest.raises(InputError, match="liver_1: expected labels to train on"):
         prepare([case], root, load=lambda case: (load(case)[0], None))
@@ -218,7 +219,7 @@ def test_a_file_that_is_cut_off_later_is_refused_and_ends_no_process(tmp_path):
     [
         ("images.npy", np.zeros((7, 1, 32, 16), np.uint16), r"shape \(7, 1, 32, 16\) of uint16"),
         ("images.npy", np.zeros((7, 1, 32, 32), np.float32), r"shape \(7, 1, 32, 32\) of float32"),
-        ("images.npy", np.asfortranarray(np.zeros((7, 1, 32, 32), np.uint16)), "by columns"),
+        ("images.npy", np.asfortranarray(np.zeros((7, 1, 32, 32), np.uint16)), "Fortran order"),
         ("labels.npy", np.zeros((7, 32, 32), np.int64), r"shape \(7, 32, 32\) of int64"),
     ],
 )

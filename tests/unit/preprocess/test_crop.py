@@ -24,14 +24,14 @@ BODY = np.s_[2:5, 8:14, 30:36]
 
 def test_the_box_holds_the_content_and_keeps_the_aspect_ratio_of_a_slice():
     # Six rows of content ask for twelve columns.
-    assert crop_to_content(content(BODY)) == Crop(whole=WHOLE, start=(2, 8, 27), size=(3, 6, 12))
+    assert crop_to_content(content(BODY)) == Crop(full_size=WHOLE, start=(2, 8, 27), size=(3, 6, 12))
     near_the_edge = crop_to_content(content(np.s_[:, 8:14, 38:40]))
     assert (near_the_edge.start, near_the_edge.size) == ((0, 8, 28), (6, 6, 12))
     assert crop_to_content(content(BODY, np.s_[0, :2, :2])).size == (5, 18, 36)
 
 
 def test_without_content_it_is_the_whole():
-    assert crop_to_content(content()) == Crop.nothing(WHOLE)
+    assert crop_to_content(content()) == Crop.full(WHOLE)
 
 
 def test_slices_come_one_by_one():
@@ -66,7 +66,7 @@ def test_all_that_is_cut_away_is_black_and_all_else_comes_back(data):
     crop.apply(cut_away)[...] = False
     shown = np.stack([scaling.apply(whole.array[..., c]) for c, scaling in enumerate(whole.trace.scalings)])
     assert not shown[:, cut_away].any()
-    labels = generator.integers(0, 5, crop.whole)
+    labels = generator.integers(0, 5, crop.full_size)
     assert np.array_equal(crop.invert(crop.apply(labels)), np.where(cut_away, 0, labels))
 
 
@@ -74,7 +74,7 @@ def test_all_that_is_cut_away_is_black_and_all_else_comes_back(data):
 def test_what_shows_is_what_becomes_more_than_zero(low, high, dtype):
     array = np.arange(-120, 121).astype(dtype)
     scaling = Scaling(float(low), float(high))
-    assert np.array_equal(scaling.shows(array), scaling.apply(array) > 0)
+    assert np.array_equal(scaling.is_nonzero(array), scaling.apply(array) > 0)
 
 
 def test_a_stack_of_another_size_is_refused():
@@ -116,6 +116,6 @@ def test_intensities_are_fitted_before_the_crop():
 
 
 def test_preparation_without_a_crop_keeps_its_name_in_the_cache():
-    facts = Preprocessing("axial", Window(low=0, high=1), 16).facts
-    assert set(facts) == {"slice_axis", "intensity", "image_size"}
-    assert Preprocessing("axial", Window(low=0, high=1), 16, "content").facts == facts | {"crop": "content"}
+    settings = Preprocessing("axial", Window(low=0, high=1), 16).settings
+    assert set(settings) == {"slice_axis", "intensity", "image_size"}
+    assert Preprocessing("axial", Window(low=0, high=1), 16, "content").settings == settings | {"crop": "content"}

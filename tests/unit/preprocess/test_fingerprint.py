@@ -57,7 +57,7 @@ def test_a_scan_of_nothing_has_its_own_size():
 def test_what_is_no_scan_is_refused():
     with pytest.raises(InputError, match="NaN or infinite voxels"):
         fingerprint([(Volume(np.full(SHAPE, np.nan)), None)])
-    with pytest.raises(InputError, match="the data set holds no volume"):
+    with pytest.raises(InputError, match="the data set contains no volumes"):
         fingerprint([])
     with pytest.raises(InputError, match=r"expected labels of shape \(40, 50, 12\) like the image"):
         fingerprint([(scan(), Volume(np.zeros((4, 5, 6), np.uint8)))])

@@ -64,9 +64,9 @@ def test_a_constant_volume_becomes_0(value):
 
 
 def test_voxels_that_are_no_grey_values_are_refused():
-    with pytest.raises(InputError, match="real numbers, got type complex64"):
+    with pytest.raises(InputError, match="expected real voxel values, got type complex64"):
         Percentiles().fit(np.zeros((1, 1, 1), np.complex64))
-    with pytest.raises(InputError, match="one grey value a voxel"):
+    with pytest.raises(InputError, match="convert the volume to greyscale"):
         Window(low=0, high=1).fit(np.zeros((1, 1, 1), [("R", "u1"), ("G", "u1")]))
 
 
@@ -112,7 +112,7 @@ def test_what_is_no_frame_of_colours_is_refused(frame):
 
 def test_a_volume_has_no_colours():
     with pytest.raises(
-        InputError, match=r"frames of a video, got a volume of shape \[2, 3, 4\]; take a plan for volumes"
+        InputError, match=r"frames of a video, got a volume of shape \[2, 3, 4\]; use a plan for volumes"
     ):
         Rgb().fit(np.zeros((2, 3, 4)))
 

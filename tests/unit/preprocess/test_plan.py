@@ -202,7 +202,7 @@ def test_plans_of_video_and_of_volumes_are_not_mixed():
         plan_of(pair(), intensity=Rgb())
     with pytest.raises(ConfigError, match="kind rgb together, got video and window"):
         make_video_plan(name="endo", labels=labels, intensity=Window(low=0, high=1))
-    with pytest.raises(ConfigError, match="window_minmax undoes the normalisation sam"):
+    with pytest.raises(ConfigError, match="window_minmax reverts the normalisation sam"):
         make_video_plan(name="endo", labels=labels, intensity=Rgb(normalisation="sam"))
     with pytest.raises(ConfigError, match="expected a plan for video, got one for CT volumes"):
         _ = plan_of(pair()).frame_preparation

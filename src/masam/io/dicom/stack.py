@@ -27,7 +27,7 @@ FLIP_TO_RAS = np.array([-1.0, -1.0, 1.0])
 _DIRECTION_TOLERANCE = 1e-4
 _SPACING_TOLERANCE = 1e-4
 _RESAMPLE = "resample them to a regular grid first, and store the result as NIfTI"
-_OTHER_SERIES = "remove files that belong to another series"
+_OTHER_SERIES = "use the files of one series only"
 
 
 def order_slices(frames: Sequence[Frame], where: object) -> tuple[tuple[Frame, ...], Geometry]:

@@ -1,1 +1,1 @@
-"""Video files, folders of frames, label frames and overlays."""
+"""Read videos and folders of frames, read and write label frames, and draw overlays."""

@@ -1,4 +1,4 @@
-"""A folder of image files, one a frame, in the order in which a person would number them."""
+"""Read a folder of image files as a video, in natural order of their names."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import re
 import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 _JPEG = ("JPEG", "MPO")
 _NUMBER = re.compile(r"(\d+)")
 
-# EXIF's tag, and its values that turn an image by a quarter.
+# EXIF tag of the orientation, and its values for quarter turns.
 _ORIENTATION = 274
 _QUARTER_TURNS = (5, 6, 7, 8)
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B")
@@ -31,27 +32,27 @@ _COLOUR_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr")
 
 
 def natural_key(name: str) -> tuple[str | int, ...]:
-    """Return a key by which frame2 comes before frame10: text and numbers in turn, text whatever its case."""
+    """Return a sort key that puts frame2 before frame10, ignoring upper and lower case."""
     parts = _NUMBER.split(unicodedata.normalize("NFC", name).casefold())
     return tuple(int(part) if part.isdecimal() else part for part in parts)
 
 
 def has_frames(folder: Path) -> bool:
-    """Say whether a folder holds an image file, by its ending.
+    """Return whether a folder contains an image file, by its ending.
 
     Raises:
-        ResourceError: The system did not let us read.
+        ResourceError: The folder cannot be read.
     """
     with gate.os_errors(folder):
         return any(_is_frame(path) for path in folder.iterdir())
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """Return the image files of a folder, by their ending, in natural order; hidden files are none.
+    """Return the visible image files of a folder, by their ending, in natural order.
 
     Raises:
-        InputError: Two names have one place in the order, so that it is not known which comes first.
-        ResourceError: The system did not let us read.
+        InputError: Two names have the same position in natural order.
+        ResourceError: The folder cannot be read.
     """
     with gate.os_errors(folder):
         files = [path for path in folder.iterdir() if _is_frame(path)]
@@ -59,7 +60,7 @@ def frame_files(folder: Path) -> list[Path]:
     for one, other in itertools.pairwise(ordered):
         if natural_key(one.stem) == natural_key(other.stem):
             raise InputError(
-                f"{one.name} and {other.name} have one place in the order of the {len(files)} frames",
+                f"the order of {one.name} and {other.name} is ambiguous ({len(files)} frames)",
                 where=folder,
                 fix="rename or remove one",
             )
@@ -71,49 +72,43 @@ def _is_frame(path: Path) -> bool:
 
 
 def open_folder(folder: Path) -> FrameSource:
-    """Look at a folder of frames; of each file the header alone is read.
+    """Open a folder of frames; only the headers of the files are read.
 
     Args:
-        folder: Folder of PNG, JPEG, BMP or TIFF files, all of one size. Other files in it are ignored.
+        folder: Folder of PNG, JPEG, BMP or TIFF files with one size. Other files are ignored.
 
     Raises:
-        InputError: There is no frame, two have one place in the order, sizes differ, or a header is refused.
-        ResourceError: Pillow is not installed, or the system did not let us read.
+        InputError: There are no frames, their order is ambiguous, sizes differ, or a header is not valid.
+        ResourceError: Pillow is not installed, or a file cannot be read.
     """
     files = frame_files(folder)
     if not files:
         raise InputError(
-            f"expected frames ({', '.join(FRAME_ENDINGS)}), got 0 in this folder", where=folder, fix="check the path"
+            f"expected frames ({', '.join(FRAME_ENDINGS)}), found 0 in this folder", where=folder, fix="check the path"
         )
-    size, notes = None, dict.fromkeys(("had an alpha channel, which is left out", "are grey"), 0)
-    notes |= dict.fromkeys(("have 16 bits a colour, of which the upper 8 are used", "are turned as their EXIF says"), 0)
-    dropped, grey, deep, turned = notes
+    sizes: list[tuple[int, int]] = []
+    counts: Counter[str] = Counter()
     for number, file in enumerate(files):
-        with _opened(file) as image, _readable(file):
-            found = _size(image)
-            notes[dropped] += _has_alpha(image)
-            notes[grey] += image.mode in _GREY_MODES
-            notes[deep] += image.mode.startswith("I;16")
-            notes[turned] += _turn(image) > 1
-        size = size or found
-        if found != size:
+        with _opened(file) as image, _pillow_errors(file):
+            sizes.append(_size(image))
+            counts.update(_conversions(image))
+        if sizes[-1] != sizes[0]:
             raise InputError(
-                f"frame {number} of {len(files)} has {found[1]} x {found[0]} pixels, the first one has "
-                f"{size[1]} x {size[0]}",
+                f"frame {number} of {len(files)} has {sizes[-1][1]} x {sizes[-1][0]} pixels, the first one has "
+                f"{sizes[0][1]} x {sizes[0][0]}",
                 where=file,
-                fix="bring all frames to one size",
+                fix="convert all frames to one size",
             )
-    said = tuple(f"{count} of {len(files)} frames {what}" for what, count in notes.items() if count)
-    rows, columns = size or (0, 0)
 
     def read() -> Iterator[Frame]:
         for index, file in enumerate(files):
             pixels = read_frame(file)
-            if pixels.shape[:2] != (rows, columns):
+            if pixels.shape[:2] != sizes[0]:
                 raise InputError(f"frame {index} of {len(files)} changed while the folder was read", where=file)
             yield Frame(index, file.stem, pixels)
 
-    return FrameSource(folder, (rows, columns), len(files), None, True, said, read)
+    notes = tuple(f"{count} of {len(files)} frames {what}" for what, count in sorted(counts.items()))
+    return FrameSource(folder, sizes[0], len(files), None, True, notes, read)
 
 
 def read_frame(path: Path) -> NDArray[np.uint8]:
@@ -123,17 +118,17 @@ def read_frame(path: Path) -> NDArray[np.uint8]:
         path: PNG, JPEG, BMP or TIFF.
 
     Returns:
-        [H, W, 3] red, green and blue, turned as EXIF says. Of 16 bits the upper 8, without alpha, grey in all three.
+        [H, W, 3] red, green and blue with the EXIF orientation applied; the upper 8 of 16 bits, without alpha.
 
     Raises:
         InputError: The file is damaged, cut off, of another format or too large.
-        ResourceError: Pillow is not installed, or the system did not let us read.
+        ResourceError: Pillow is not installed, or the file cannot be read.
     """
-    with _opened(path) as image, _readable(path):
+    with _opened(path) as image, _pillow_errors(path):
         if image.mode.startswith("I;16"):
             upper = (np.asarray(image) >> 8).astype(np.uint8)
             return np.repeat(upper[..., None], 3, axis=2)
-        # A TIFF is turned by Pillow as it is read.
+        # Pillow applies the orientation of a TIFF itself.
         turned = require_package("PIL.ImageOps").exif_transpose(image) if image.format in _JPEG else image
         pixels: NDArray[np.uint8] = np.array(turned.convert("RGB"))
     return pixels
@@ -141,19 +136,19 @@ def read_frame(path: Path) -> NDArray[np.uint8]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open an image, of which no pixel is read yet."""
+    """Open an image without reading its pixels."""
     image_module = require_package("PIL.Image")
     with gate.open_regular(path) as file:
-        with _readable(path):
+        with _pillow_errors(path):
             image = image_module.open(file, formats=_FORMATS)
         check_frame_size(image.height, image.width, path)
-        with _readable(path):
-            pages, turn = getattr(image, "n_frames", 1), _turn(image)
+        with _pillow_errors(path):
+            pages, orientation = getattr(image, "n_frames", 1), _orientation(image)
         if pages > 1:
             raise InputError(f"expected one image, got {pages}", where=path, fix="store each frame as a file")
-        if image.mode not in _GREY_MODES + _COLOUR_MODES or (image.mode.startswith("I;16") and turn > 1):
+        if image.mode not in _GREY_MODES + _COLOUR_MODES or (image.mode.startswith("I;16") and orientation > 1):
             raise InputError(
-                f"expected 8 or 16 bits a colour, and 16 not turned, got Pillow's mode {image.mode}",
+                f"expected 8 bits per colour, or 16 bits without EXIF orientation, got Pillow's mode {image.mode}",
                 where=path,
                 fix="convert it to PNG",
             )
@@ -161,32 +156,40 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Name the file in what Pillow raises."""
+def _pillow_errors(path: Path) -> Iterator[None]:
+    """Translate exceptions of Pillow into an InputError that names the file."""
     with gate.library_errors(path), warnings.catch_warnings():
-        # Pillow warns of sizes, which we judge ourselves, and of damaged EXIF, without which an image is not turned.
+        # Pillow warns about sizes, which check_frame_size covers, and about damaged EXIF, which is then ignored.
         warnings.simplefilter("ignore")
         try:
             yield
         except OSError as error:
-            # What Pillow says of the content has no number; what the system says has one.
+            # Errors of the system have a number, those of Pillow do not.
             if error.errno is not None:
                 raise
             raise InputError(
-                f"expected a whole image ({str(error).split(' <')[0]})", where=path, fix="copy or export it again"
+                f"expected a complete image ({str(error).split(' <')[0]})", where=path, fix="copy or export it again"
             ) from error
 
 
+def _conversions(image: Any) -> Iterator[str]:
+    """Yield what reading changes in an image, for a note."""
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        yield "have an alpha channel, which is ignored"
+    if image.mode in _GREY_MODES:
+        yield "are grey"
+    if image.mode.startswith("I;16"):
+        yield "have 16 bits per colour, of which the upper 8 are used"
+    if _orientation(image) > 1:
+        yield "are rotated according to their EXIF orientation"
+
+
 def _size(image: Any) -> tuple[int, int]:
-    """Return rows and columns, once the image is turned; Pillow tells those of a TIFF so."""
-    is_swapped = image.format in _JPEG and _turn(image) in _QUARTER_TURNS
+    """Return rows and columns with the orientation applied; for TIFF, Pillow does so itself."""
+    is_swapped = image.format in _JPEG and _orientation(image) in _QUARTER_TURNS
     return (image.width, image.height) if is_swapped else (image.height, image.width)
 
 
-def _turn(image: Any) -> int:
-    # Pillow would decode a whole PNG to look for it, and programs that write PNG turn the pixels themselves.
+def _orientation(image: Any) -> int:
+    # Not for PNG: Pillow would decode the complete file, and programs that write PNG rotate the pixels themselves.
     return int(image.getexif().get(_ORIENTATION, 1)) if image.format in (*_JPEG, "TIFF") else 1
-
-
-def _has_alpha(image: Any) -> bool:
-    return image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info

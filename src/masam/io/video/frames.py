@@ -1,4 +1,4 @@
-"""A stream of video frames, whatever it is read from, and what every reader of frames keeps to."""
+"""Frames of a video, whatever their source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from masam.errors import InputError, ResourceError
 
 MAX_FRAME_PIXELS = 2**26
-"""Cap for one frame: 8192 x 8192, twice the pixels of an 8K camera."""
+"""Maximum size of a frame: 8192 x 8192, twice the pixels of an 8K camera."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,10 +23,10 @@ class Frame:
     """One frame.
 
     Attributes:
-        index: Its place in the stream, from 0.
-        name: Name of its file without ending, or ``frame000000`` and so on for a frame of a video file.
+        index: Index in the video, from 0.
+        name: File name without ending, or ``frame000000`` and so on for a video file.
         pixels: [H, W, 3] red, green and blue, uint8.
-        time_s: When it is shown, in s from the first frame; None for a folder of frames, which does not say.
+        time_s: Presentation time in s from the first frame; None for a folder of frames.
     """
 
     index: int
@@ -37,16 +37,16 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class FrameSource:
-    """Frames in order; each iteration reads them again from the first one, and holds no more than one.
+    """An iterable of frames that reads them again on each iteration and holds one at a time.
 
     Attributes:
-        path: The video file or the folder.
+        path: The video file or folder.
         size: Rows and columns of every frame.
         count: Number of frames; None if the file does not declare it.
         frame_rate: Frames per second, exact; None if unknown, as for a folder.
-        is_constant: Whether frames follow each other at that rate; if not, it is the mean.
-        notes: What was done to the frames, or is odd about them, for the user to read.
-        read: Begins an iteration.
+        is_constant: Whether the frame rate is constant; if not, ``frame_rate`` is the mean.
+        notes: Notes for the user on unusual properties and conversions.
+        read: Starts an iteration.
     """
 
     path: Path
@@ -62,24 +62,21 @@ class FrameSource:
 
 
 def check_frame_size(rows: int, columns: int, where: object) -> None:
-    """Refuse a frame that is empty or too large, before memory is taken for it.
+    """Refuse a frame that is empty or too large before memory is allocated for it.
 
     Raises:
-        InputError: It is.
+        InputError: The size is out of range.
     """
     if min(rows, columns) < 1 or rows * columns > MAX_FRAME_PIXELS:
         raise InputError(
             f"expected a frame of 1 to {MAX_FRAME_PIXELS} pixels, got {columns} x {rows}",
             where=where,
-            fix="scale the video down",
+            fix="reduce the size of the video",
         )
 
 
 def require_package(name: str) -> ModuleType:
-    """Import a package that only videos need.
-
-    Args:
-        name: ``av`` or a module of ``PIL``.
+    """Import ``av`` or a module of ``PIL``, which only videos require.
 
     Raises:
         ResourceError: It is not installed.
@@ -89,5 +86,5 @@ def require_package(name: str) -> ModuleType:
     except ImportError as error:
         package = {"av": "PyAV", "PIL": "Pillow"}[name.split(".")[0]]
         raise ResourceError(
-            f"videos need the package {package}, which is not here ({error})", fix="pip install 'masam[video]'"
+            f"videos require {package}, which is not installed ({error})", fix="pip install 'masam[video]'"
         ) from error

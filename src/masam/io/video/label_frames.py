@@ -1,4 +1,4 @@
-"""Label frames: indexed PNG files, whose pixel value is the label value and whose colours are the classes'."""
+"""Label frames: indexed PNG files whose pixel values are label values and whose palette has the class colours."""
 
 from __future__ import annotations
 
@@ -22,50 +22,41 @@ _MAX_VALUE = 255
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEAD_BYTES = 33
 
-# PNG's kinds of pixels, as its header numbers them.
-_GREY, _INDEXED = 0, 3
-_OTHER_KINDS = {2: "RGB", 4: "grey with alpha", 6: "RGB with alpha"}
+# Colour types of PNG.
+_GREY = 0
+_COLOUR_TYPES = {2: "RGB", 4: "grey with alpha", 6: "RGB with alpha"}
 
 
 def require_indexable(scheme: LabelScheme) -> None:
-    """Refuse classes that an indexed PNG cannot hold.
+    """Refuse label values that an indexed PNG cannot store.
 
     Raises:
         ConfigError: A label value is above 255.
     """
-    top = max(label.value for label in scheme.labels)
-    if top > _MAX_VALUE:
+    largest = max(label.value for label in scheme.labels)
+    if largest > _MAX_VALUE:
         raise ConfigError(
-            f"expected label values from 0 to {_MAX_VALUE}, which an indexed PNG holds, got {top}",
+            f"expected label values from 0 to {_MAX_VALUE} for indexed PNG, got {largest}",
             where="labels",
-            fix="give the classes smaller values",
+            fix="use smaller label values",
         )
 
 
 def label_files(folder: Path) -> dict[str, Path]:
-    """Find the label frames of a video.
-
-    Args:
-        folder: Folder of PNG files; hidden files and others are none.
-
-    Returns:
-        Name without ending to file, in natural order.
+    """Return the label frames of a video: visible PNG files by their names without ending, in natural order.
 
     Raises:
-        InputError: Two files have one name, which differ in the spelling of their endings.
-        ResourceError: The system did not let us read.
+        InputError: Two file names differ only in the spelling of their endings.
+        ResourceError: The folder cannot be read.
     """
     with gate.os_errors(folder):
-        files = [
-            file
-            for file in folder.iterdir()
-            if file.suffix.lower() == LABEL_ENDING and not file.name.startswith(".") and not file.is_dir()
-        ]
+        files = [file for file in folder.iterdir() if file.suffix.lower() == LABEL_ENDING and not file.is_dir()]
+        files = [file for file in files if not file.name.startswith(".")]
     found: dict[str, Path] = {}
     for file in sorted(files, key=lambda file: (natural_key(file.stem), file.name)):
         if file.stem in found:
             raise InputError(
-                f"{found[file.stem].name} and {file.name} are labels of one frame",
+                f"{found[file.stem].name} and {file.name} are labels of the same frame",
                 where=folder,
                 fix="rename or remove one",
             )
@@ -74,28 +65,28 @@ def label_files(folder: Path) -> dict[str, Path]:
 
 
 def holds_colours(path: Path) -> bool:
-    """Say whether a PNG file holds colours, as a picture does, instead of values or of what is no PNG.
+    """Return whether a file is a PNG that stores colours instead of values.
 
     Raises:
-        InputError: There is no such file, or it is no regular one.
-        ResourceError: The system did not let us read.
+        InputError: The file does not exist or is not regular.
+        ResourceError: The file cannot be read.
     """
     head = gate.read_head(path, _HEAD_BYTES, compressed=False)
-    return len(head) == _HEAD_BYTES and head.startswith(_SIGNATURE) and head[25] in _OTHER_KINDS
+    return len(head) == _HEAD_BYTES and head.startswith(_SIGNATURE) and head[25] in _COLOUR_TYPES
 
 
 def read_labels(path: Path) -> NDArray[np.uint8]:
     """Read one label frame.
 
     Args:
-        path: An indexed PNG, or a grey one of 8 bits.
+        path: An indexed or 8-bit grey PNG.
 
     Returns:
         [H, W] label values.
 
     Raises:
-        InputError: The file is no such PNG, is damaged or cut off, or holds colours instead of values.
-        ResourceError: Pillow is not installed, or the system did not let us read.
+        InputError: The file is not such a PNG, or is damaged or cut off.
+        ResourceError: Pillow is not installed, or the file cannot be read.
     """
     image_module = require_package("PIL.Image")
     data = gate.read_bytes(path, _MAX_FILE_BYTES)
@@ -103,38 +94,38 @@ def read_labels(path: Path) -> NDArray[np.uint8]:
         raise InputError("expected a PNG file", where=path, fix="store label frames as indexed PNG")
     width, height = (int.from_bytes(data[start : start + 4]) for start in (16, 20))
     check_frame_size(height, width, path)
-    bits, kind = data[24], data[25]
-    if kind in _OTHER_KINDS:
+    bits, colour_type = data[24], data[25]
+    if colour_type in _COLOUR_TYPES:
         raise InputError(
-            f"expected an indexed PNG, whose pixel values are label values, got {_OTHER_KINDS[kind]}",
+            f"expected an indexed PNG, whose pixel values are label values, got {_COLOUR_TYPES[colour_type]}",
             where=path,
-            fix="replace each colour by the value of its class in dataset.json",
+            fix="replace each colour by the label value of its class in dataset.json",
         )
-    if kind == _GREY and bits != 8:
-        raise InputError(f"expected an indexed or 8-bit grey PNG, got grey of {bits} bits", where=path,
+    if colour_type == _GREY and bits != 8:
+        raise InputError(f"expected an indexed or 8-bit grey PNG, got {bits}-bit grey", where=path,
                          fix="store label frames as indexed PNG")  # fmt: skip
     with gate.library_errors(path):
         try:
             image: Any = image_module.open(io.BytesIO(data), formats=("PNG",))
             values = np.array(image)
         except (OSError, SyntaxError) as error:
-            # The bytes are in memory: this is about them, not about the disk.
+            # The bytes are in memory, so this is not an error of the disk.
             raise InputError(
-                f"expected a whole PNG ({str(error).split(' <')[0]})", where=path, fix="copy or export it again"
+                f"expected a complete PNG ({str(error).split(' <')[0]})", where=path, fix="copy or export it again"
             ) from error
     return values.astype(np.uint8)
 
 
 def write_labels(path: Path, labels: NDArray[np.uint8], scheme: LabelScheme) -> None:
-    """Write one label frame and read it back; to be called inside ``atomic.write_aside``.
+    """Write one label frame and read it back; call it inside ``atomic.write_aside``.
 
     Args:
-        path: Ends in ``.png``.
+        path: ``.png`` file.
         labels: [H, W] label values.
-        scheme: Gives the classes' colours; other values are black.
+        scheme: Colours of the palette; other values are black.
 
     Raises:
-        ResourceError: Pillow is not installed, or the file does not read back as it was written.
+        ResourceError: Pillow is not installed, or the file differs when it is read back.
     """
     palette = np.zeros((_MAX_VALUE + 1, 3), np.uint8)
     for label in scheme.labels:

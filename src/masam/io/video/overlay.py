@@ -1,4 +1,4 @@
-"""Labels drawn over frames, as a video beside a video file, as PNG files beside a folder of frames."""
+"""Draw labels over frames, and write them as an mp4 video or as a folder of PNG files."""
 
 from __future__ import annotations
 
@@ -16,36 +16,32 @@ from masam.io.video.frames import Frame, FrameSource, require_package
 from masam.labels import LabelScheme
 
 OVERLAY_ENDING = ".overlay"
-"""What the name of a folder of overlays has after the name of its case; a video has ``.mp4`` after it."""
+"""Suffix of a folder of overlays, after the case id; overlay videos have ``.overlay.mp4``."""
 
-# Enough colour to tell classes apart, enough of the frame to judge them.
 _OPACITY = 0.45
 _CODECS = ("libx264", "mpeg4")
-# For frames whose time varies. MPEG-4 takes 65535 at most; milliseconds and most usual rates are whole numbers in it.
+# Time base for a varying frame rate: at most 65535 for MPEG-4; a multiple of milliseconds and of most frame rates.
 _TICKS_PER_S = 60_000
-# Encoders take rates of 32 bits, and a mean may be any fraction.
+# Encoders accept 32-bit rates, and a mean may be any fraction.
 _MAX_DENOMINATOR = 1001
 _DEFAULT_RATE = Fraction(25)
 
 
 @runtime_checkable
 class OverlayWriter(Protocol):
-    """Takes one frame with its labels after the other."""
+    """Writes overlays frame by frame."""
 
     def write(self, frame: Frame, labels: NDArray[np.uint8]) -> None:
-        """Draw and write one frame."""
+        """Draw the labels [H, W] over a frame and write it."""
 
 
 def draw_labels(pixels: NDArray[np.uint8], labels: NDArray[np.uint8], scheme: LabelScheme) -> NDArray[np.uint8]:
-    """Tint each class in its colour, with an outline.
+    """Return a frame with each class tinted in its colour and outlined.
 
     Args:
-        pixels: [H, W, 3] a frame.
-        labels: [H, W] label values; the background and values that are not in the scheme stay as they are.
-        scheme: Values and colours.
-
-    Returns:
-        [H, W, 3] the drawn frame.
+        pixels: [H, W, 3] frame.
+        labels: [H, W] label values; pixels of the background and of unknown values are not changed.
+        scheme: Label scheme with the colours.
     """
     colours, opacity = np.zeros((256, 3), np.float32), np.zeros(256, np.float32)
     for label in scheme.foreground:
@@ -56,7 +52,7 @@ def draw_labels(pixels: NDArray[np.uint8], labels: NDArray[np.uint8], scheme: La
 
 
 def _edges(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return the pixels that have another label above or below, left or right of them."""
+    """Return the mask of pixels with a 4-neighbour of another label."""
     edges = np.zeros(labels.shape, dtype=bool)
     down, right = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
     edges[1:] |= down
@@ -67,7 +63,7 @@ def _edges(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 class _OverlayFolder:
-    """One PNG a frame, named like the frame."""
+    """One PNG per frame, with the name of the frame."""
 
     def __init__(self, folder: Path, scheme: LabelScheme) -> None:
         folder.mkdir()
@@ -79,7 +75,7 @@ class _OverlayFolder:
 
 
 class _OverlayVideo:
-    """An mp4 of the source's size and frame rate; frames of a varying rate keep their times."""
+    """An mp4 with the size, frame rate and times of the source."""
 
     def __init__(self, container: Any, source: FrameSource, scheme: LabelScheme) -> None:
         self._av = require_package("av")
@@ -93,7 +89,7 @@ class _OverlayVideo:
         codec = next(name for name in _CODECS if name in self._av.codecs_available)
         self._stream = container.add_stream(codec, rate=rate)
         self._stream.width, self._stream.height = columns, rows
-        # Colours at half the resolution, as players expect them, need even sides.
+        # Chroma at half the resolution, which all players support, requires even sides.
         self._stream.pix_fmt = "yuv444p" if codec == "libx264" and (rows % 2 or columns % 2) else "yuv420p"
         self._stream.codec_context.time_base = self._tick
         self._stream.options = {"crf": "18", "preset": "veryfast"} if codec == "libx264" else {"qscale": "3"}
@@ -103,7 +99,7 @@ class _OverlayVideo:
         drawn = self._av.VideoFrame.from_ndarray(draw_labels(frame.pixels, labels, self._scheme), format="rgb24")
         is_timed = not self._is_constant and frame.time_s is not None
         pts = round((frame.time_s or 0) / self._tick) if is_timed else frame.index
-        # Two frames of one time would be refused by the format.
+        # The format does not allow two frames with the same time.
         self._last = drawn.pts = max(pts, self._last + 1)
         drawn.time_base = self._tick
         self._container.mux(self._stream.encode(drawn))
@@ -114,7 +110,7 @@ class _OverlayVideo:
 
 @contextmanager
 def overlay_folder(folder: Path, scheme: LabelScheme) -> Iterator[OverlayWriter]:
-    """Write overlays as PNG files into a new folder; to be used inside ``atomic.write_aside``.
+    """Write overlays as PNG files into a new folder; use it inside ``atomic.write_aside``.
 
     Raises:
         ResourceError: Pillow is not installed.
@@ -124,22 +120,22 @@ def overlay_folder(folder: Path, scheme: LabelScheme) -> Iterator[OverlayWriter]
 
 @contextmanager
 def overlay_video(path: Path, source: FrameSource, scheme: LabelScheme) -> Iterator[OverlayWriter]:
-    """Write overlays as an mp4, H.264 where PyAV has it, else MPEG-4; to be used inside ``atomic.write_aside``.
+    """Write overlays as an mp4 in H.264 if PyAV has it, else MPEG-4; use it inside ``atomic.write_aside``.
 
     Args:
-        path: Ends in ``.mp4``.
-        source: Gives size and frame rate; 25 frames per second where it has none.
-        scheme: Values and colours.
+        path: ``.mp4`` file.
+        source: Video with size and frame rate; without a rate, 25 frames per second are used.
+        scheme: Label scheme with the colours.
 
     Raises:
-        ResourceError: PyAV is not installed, has neither encoder, or the encoder refuses the size or the rate.
+        ResourceError: PyAV is not installed, has neither encoder, or the encoder does not support size or rate.
     """
     av = require_package("av")
     if not set(_CODECS) & set(av.codecs_available):
         raise ResourceError(
-            f"PyAV has no encoder out of {', '.join(_CODECS)}",
+            f"PyAV has none of the encoders {', '.join(_CODECS)}",
             where=path,
-            fix="install PyAV from PyPI, or leave --overlay out",
+            fix="install PyAV from PyPI, or omit --overlay",
         )
     try:
         with path.open("wb") as file, av.open(file, mode="w", format="mp4") as container:
@@ -148,11 +144,11 @@ def overlay_video(path: Path, source: FrameSource, scheme: LabelScheme) -> Itera
             writer.finish()
     except av.FFmpegError as error:
         if isinstance(error, OSError):
-            raise  # what the system says of the disk
+            raise  # an error of the disk
         rows, columns = source.size
         raise ResourceError(
-            f"the encoder does not take {columns} x {rows} pixels at {source.frame_rate} frames per second "
+            f"the encoder does not support {columns} x {rows} pixels at {source.frame_rate} frames per second "
             f"({error.strerror})",
             where=source.path,
-            fix="leave --overlay out",
+            fix="omit --overlay",
         ) from error

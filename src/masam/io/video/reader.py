@@ -1,4 +1,4 @@
-"""Videos: a file or a folder of frames, opened as one kind of stream."""
+"""Open a video file or a folder of frames."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ VIDEO_ENDINGS = tuple(VIDEO_FORMATS)
 
 
 def open_frames(path: Path) -> FrameSource:
-    """Open a video as a stream of frames, which can be read again and again, one frame in memory.
+    """Open a video. Its frames can be iterated repeatedly, with one in memory at a time.
 
     Args:
         path: A video file (mp4, m4v, mov, avi, mkv, webm), or a folder of frames (png, jpg, bmp, tif).
 
     Raises:
-        InputError: It is neither, or is refused: damaged, cut off, without frames, or with frames of several sizes.
-        ResourceError: A package is missing, or the system did not let us read.
+        InputError: The path is neither, or the video is damaged, cut off, empty, or has frames of several sizes.
+        ResourceError: A package is missing, or the file cannot be read.
     """
     with gate.os_errors(path):
-        is_folder = path.is_dir()
-        if not is_folder and not path.exists():
-            raise InputError("expected a video or a folder of frames, got nothing", where=path, fix="check the path")
-    if is_folder:
-        return open_folder(path)
+        if path.is_dir():
+            return open_folder(path)
+        if not path.exists():
+            raise InputError("expected a video or a folder of frames, found nothing", where=path, fix="check the path")
     if path.suffix.lower() not in VIDEO_FORMATS:
         raise InputError(
             f"expected a folder of frames or a video file ({', '.join(VIDEO_ENDINGS)}), got {path.name}",
@@ -42,10 +41,10 @@ def open_frames(path: Path) -> FrameSource:
 
 
 def is_video(path: Path) -> bool:
-    """Say whether a path looks like a video, by its ending or by the frames in it; nothing is opened.
+    """Return whether a path is a video, by its ending or by the image files in it; nothing is opened.
 
     Raises:
-        ResourceError: The system did not let us read.
+        ResourceError: The folder cannot be read.
     """
     with gate.os_errors(path):
         if path.is_dir():
@@ -54,11 +53,11 @@ def is_video(path: Path) -> bool:
 
 
 def video_sha256(path: Path) -> str:
-    """Return the SHA-256 of a video: of the file, or of the names and bytes of all frames of a folder.
+    """Return the SHA-256 of a video file, or of the names and contents of all frames of a folder.
 
     Raises:
-        InputError: A file is not a regular one, or is empty.
-        ResourceError: The system did not let us read.
+        InputError: A file is not regular, or is empty.
+        ResourceError: A file cannot be read.
     """
     if not path.is_dir():
         return gate.sha256(path)

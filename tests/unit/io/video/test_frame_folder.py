@@ -49,13 +49,13 @@ def test_any_names_can_be_ordered(names):
 def test_two_frames_of_one_number_are_refused(tmp_path, one, other):
     for name in (one, other):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
-    with pytest.raises(InputError, match=rf"{one} and {other} have one place in the order of the 2 frames; rename"):
+    with pytest.raises(InputError, match=rf"the order of {one} and {other} is ambiguous \(2 frames\); rename"):
         open_folder(tmp_path)
 
 
 def test_no_frame_is_refused(tmp_path):
     (tmp_path / ".frame0.png").touch()
-    with pytest.raises(InputError, match=r"expected frames .*got 0 in this folder"):
+    with pytest.raises(InputError, match=r"expected frames .*found 0 in this folder"):
         open_folder(tmp_path)
 
 
@@ -80,8 +80,8 @@ def _cut(data):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_cut, r"frame2.png: expected a whole image \(.*\); copy or export it again"),
-        (lambda _: b"no image at all", r"frame2.png: expected a whole image \(cannot identify image file\)"),
+        (_cut, r"frame2.png: expected a complete image \(.*\); copy or export it again"),
+        (lambda _: b"no image at all", r"frame2.png: expected a complete image \(cannot identify image file\)"),
         (lambda _: b"", "frame2.png: the file is empty"),
     ],
 )
@@ -105,10 +105,10 @@ TURNED[274] = 6
 @pytest.mark.parametrize(
     ("name", "image", "options", "expected", "note"),
     [
-        ("a.png", Image.fromarray(ALPHA), {}, RGB, "1 of 1 frames had an alpha channel, which is left out"),
+        ("a.png", Image.fromarray(ALPHA), {}, RGB, "1 of 1 frames have an alpha channel, which is ignored"),
         ("a.png", Image.fromarray(GREY), {}, REPEATED, "1 of 1 frames are grey"),
-        ("a.png", Image.fromarray(DEEP), {}, REPEATED, "1 of 1 frames have 16 bits a colour, of which the upper 8"),
-        ("a.tif", Image.fromarray(RGB), {"tiffinfo": {274: 6}}, np.rot90(RGB, -1), "1 of 1 frames are turned as"),
+        ("a.png", Image.fromarray(DEEP), {}, REPEATED, "1 of 1 frames have 16 bits per colour, of which the upper 8"),
+        ("a.tif", Image.fromarray(RGB), {"tiffinfo": {274: 6}}, np.rot90(RGB, -1), "1 of 1 frames are rotated"),
         ("a.tif", Image.fromarray(RGB), {}, RGB, None),
         ("a.bmp", Image.fromarray(RGB), {}, RGB, None),
     ],
@@ -136,18 +136,18 @@ def test_a_jpeg_is_turned_as_its_exif_says(tmp_path):
 
 def test_images_that_are_no_frame_are_refused(tmp_path, monkeypatch):
     Image.fromarray(GREY.astype(np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(InputError, match=r"8 or 16 bits a colour, .*got Pillow's mode F"):
+    with pytest.raises(InputError, match=r"expected 8 bits per colour, .*got Pillow's mode F"):
         read_frame(tmp_path / "a.tif")
     one = Image.fromarray(RGB)
     one.save(tmp_path / "b.tif", save_all=True, append_images=[one])
     with pytest.raises(InputError, match="expected one image, got 2; store each frame as a file"):
         read_frame(tmp_path / "b.tif")
     one.save(tmp_path / "c.png", format="GIF")
-    with pytest.raises(InputError, match="expected a whole image"):
+    with pytest.raises(InputError, match="expected a complete image"):
         read_frame(tmp_path / "c.png")
     monkeypatch.setattr(frames_module, "MAX_FRAME_PIXELS", 23)
     one.save(tmp_path / "d.png")
-    with pytest.raises(InputError, match="expected a frame of 1 to 23 pixels, got 6 x 4; scale the video down"):
+    with pytest.raises(InputError, match="expected a frame of 1 to 23 pixels, got 6 x 4; reduce the size of the video"):
         read_frame(tmp_path / "d.png")
 
 

@@ -34,7 +34,7 @@ def test_files_are_found_in_natural_order(tmp_path):
     assert list(files) == [f"frame{t}" for t in range(11)]
     assert files["frame3"] == folder / "frame3.PNG"
     (folder / "frame3.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"labels: frame3.PNG and frame3.png are labels of one frame; rename"):
+    with pytest.raises(InputError, match=r"labels: frame3.PNG and frame3.png are labels of the same frame; rename"):
         label_files(folder)
 
 
@@ -68,11 +68,11 @@ def test_an_indexed_file_of_few_bits_is_read_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (Image.new("RGB", (4, 4)), "pixel values are label values, got RGB; replace each colour by the value"),
+        (Image.new("RGB", (4, 4)), "pixel values are label values, got RGB; replace each colour by the label value"),
         (Image.new("RGBA", (4, 4)), "got RGB with alpha; replace"),
         (Image.new("LA", (4, 4)), "got grey with alpha"),
-        (Image.new("I;16", (4, 4)), "an indexed or 8-bit grey PNG, got grey of 16 bits"),
-        (Image.new("1", (4, 4)), "got grey of 1 bits"),
+        (Image.new("I;16", (4, 4)), "an indexed or 8-bit grey PNG, got 16-bit grey"),
+        (Image.new("1", (4, 4)), "got 1-bit grey"),
     ],
 )
 def test_other_kinds_are_refused(tmp_path, image, message):
@@ -85,7 +85,7 @@ def test_broken_files_are_refused(tmp_path):
     write_labels(tmp_path / "a.png", np.random.default_rng(0).integers(0, 5, (40, 40), dtype=np.uint8), SCHEME)
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "b.png").write_bytes(data[: len(data) // 2])
-    with pytest.raises(InputError, match=r"b.png: expected a whole PNG \(.*\); copy or export it again"):
+    with pytest.raises(InputError, match=r"b.png: expected a complete PNG \(.*\); copy or export it again"):
         read_labels(tmp_path / "b.png")
     (tmp_path / "c.png").write_bytes(b"JFIF" + data)
     with pytest.raises(InputError, match=r"c.png: expected a PNG file; store label frames as indexed PNG"):
@@ -100,5 +100,5 @@ def test_a_file_that_does_not_read_back_is_refused(tmp_path, monkeypatch):
 
 def test_values_beyond_255_do_not_fit():
     require_indexable(LabelScheme.from_mapping({"background": 0, "a": 255}))
-    with pytest.raises(ConfigError, match=r"labels: expected label values from 0 to 255, .*got 256"):
+    with pytest.raises(ConfigError, match=r"labels: expected label values from 0 to 255 .*got 256"):
         require_indexable(LabelScheme.from_mapping({"background": 0, "a": 256}))

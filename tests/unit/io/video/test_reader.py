@@ -59,7 +59,7 @@ def test_a_varying_frame_rate_is_said_and_times_are_kept(tmp_path):
     assert [frame.time_s * 1000 for frame in source] == times
     assert (source.is_constant, source.frame_rate) == (False, Fraction(8000, 1080))
     assert source.notes[0].startswith(
-        "the frame rate varies: each of 9 frames keeps its time; the mean is 7.407 frames"
+        "the frame rate varies and all 9 frames keep their times; the mean is 7.407 frames"
     )
 
 
@@ -71,14 +71,14 @@ def test_a_wrong_frame_rate_is_corrected_by_the_times(tmp_path):
 
 def test_an_impossible_frame_rate_is_said(tmp_path):
     source = open_frames(write_clip(tmp_path / "a.mov", PIXELS, codec="png", pix_fmt="rgb24", rate=5000))
-    assert source.notes == ("5000 frames per second are hardly right; frames are taken in order all the same",)
+    assert source.notes == ("the frame rate of 5000 frames per second is implausible; all frames are used in order",)
 
 
 @pytest.mark.parametrize(
     ("options", "note"),
     [
-        ({"codec": "png", "pix_fmt": "rgba"}, "the alpha channel is left out"),
-        ({"codec": "libx264", "pix_fmt": "yuv420p10le"}, "colours of 10 bits are reduced to 8"),
+        ({"codec": "png", "pix_fmt": "rgba"}, "the alpha channel is ignored"),
+        ({"codec": "libx264", "pix_fmt": "yuv420p10le"}, "10-bit colours are reduced to 8 bits"),
         ({"codec": "png", "pix_fmt": "gray"}, "the frames are grey"),
     ],
 )
@@ -110,14 +110,14 @@ def test_a_video_is_turned_as_its_header_says(tmp_path, matrix, turns):
     expected = np.rot90(PIXELS, turns, axes=(1, 2))
     assert source.size == expected.shape[1:3]
     assert np.array_equal(np.stack([frame.pixels for frame in source]), expected)
-    assert "frames are turned by" in source.notes[0]
+    assert "frames are rotated by" in source.notes[0]
 
 
 @pytest.mark.parametrize(
     ("matrix", "message"),
     [
-        ((0.6, 0.8, -0.8, 0.6), "to be turned by -?53"),
-        ((-1, 0, 0, 1), "frame 0 of 9 is to be mirrored, expected quarter"),
+        ((0.6, 0.8, -0.8, 0.6), "is rotated by -?53"),
+        ((-1, 0, 0, 1), "frame 0 of 9 is mirrored, only quarter"),
     ],
 )
 def test_other_turns_are_refused(tmp_path, matrix, message):
@@ -129,7 +129,7 @@ def test_other_turns_are_refused(tmp_path, matrix, message):
     ("name", "options", "message"),
     [
         ("a.mp4", {}, r"a.mp4: 0 frames: cannot be read as .mp4 \(Invalid data found"),
-        ("fast.mp4", {"options": {"movflags": "faststart"}}, r"cut off in frame \d of 9 that the file declares; copy"),
+        ("fast.mp4", {"options": {"movflags": "faststart"}}, r"cut off in frame \d of 9 declared; copy"),
         ("a.mkv", {}, r"the video is cut off: expected 0.300 s as the file declares, got \d frames of 0.\d+ s; copy"),
         ("a.avi", {"codec": "mpeg4"}, "(expected 9 frames as the file declares, got|cut off in|cannot be read as)"),
     ],
@@ -165,7 +165,7 @@ def test_an_avi_that_ends_after_a_whole_frame_is_refused(tmp_path):
 def test_a_video_in_an_unknown_code_is_refused(tmp_path):
     path = write_lossless(tmp_path / "a.mov", PIXELS, codec="png", pix_fmt="rgb24")
     path.write_bytes(path.read_bytes().replace(b"png ", b"zzzz"))
-    with pytest.raises(InputError, match=r"in a code that PyAV does not know; convert it to H.264"):
+    with pytest.raises(InputError, match=r"PyAV does not support the codec of the video; convert it to H.264"):
         open_frames(path)
 
 
@@ -211,7 +211,7 @@ def test_frames_of_several_sizes_are_refused(tmp_path):
         for packet in other.encode(small):
             packet.stream = stream
             container.mux(packet)
-    with pytest.raises(InputError, match=r"a.mov: frame 1 of 2 has 24 x 16 pixels, the first one has 48 x 32; bring"):
+    with pytest.raises(InputError, match=r"a.mov: frame 1 of 2 has 24 x 16 pixels, the first one has 48 x 32; convert"):
         list(open_frames(tmp_path / "a.mov"))
 
 
@@ -235,7 +235,7 @@ def test_a_file_of_sound_alone_is_refused(tmp_path):
 
 
 def test_what_is_no_video_is_refused(tmp_path):
-    with pytest.raises(InputError, match="expected a video or a folder of frames, got nothing; check the path"):
+    with pytest.raises(InputError, match="expected a video or a folder of frames, found nothing; check the path"):
         open_frames(tmp_path / "missing.mp4")
     (tmp_path / "a.gif").write_bytes(b"GIF89a")
     with pytest.raises(
@@ -265,7 +265,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, package, name):
         return real(wanted, *args, **kwargs)
 
     monkeypatch.setattr(frames_module.importlib, "import_module", without)
-    with pytest.raises(ResourceError, match=rf"videos need the package {name}.*; pip install 'masam\[video\]'"):
+    with pytest.raises(ResourceError, match=rf"videos require {name}.*; pip install 'masam\[video\]'"):
         open_frames(clip if package == "av" else folder)
 
 
