@@ -112,7 +112,7 @@ def test_a_model_without_a_plan(export, tmp_path):
     assert copied.out.splitlines()[1] == "the model has no plan: the export does not describe preprocessing"
     refused = export(*words, "monai-bundle", "--out", tmp_path / "bundle")
     assert refused.code == 6
-    assert refused.error.startswith("error[MODEL]: the model carries no plan, so a bundle could not prepare")
+    assert refused.error.startswith("error[MODEL]: the model has no plan, which a bundle requires")
     assert not (tmp_path / "bundle").exists()
 
 
@@ -183,7 +183,7 @@ def test_a_missing_package_is_named(export, model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     result = export(model, "--format", "onnx", "--out", tmp_path / "a.onnx")
     assert result.code == 5
-    assert result.error.startswith("error[RESOURCE]: this export needs onnxscript, which is not installed (")
+    assert result.error.startswith("error[RESOURCE]: this export requires onnxscript, which is not installed (")
     assert result.error.endswith("; pip install 'masam[export]'")
 
 

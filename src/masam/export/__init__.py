@@ -1,4 +1,4 @@
-"""A trained model for others' software: PyTorch programs, ONNX, MONAI bundles, and one file that stands alone.
+"""Export of trained models: PyTorch programs, ONNX, MONAI bundles, and self-contained masam files.
 
-Every export is run in its own runtime and compared with the model before it comes to its place.
+Each export is run in its target runtime and compared with the model before it is moved to its final path.
 """

@@ -1,4 +1,4 @@
-"""The proof that an export is the model: random windows through both, or equal tensors in the same network."""
+"""Comparison of an export with its model, by their outputs for random windows or by their tensors."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from masam.errors import ModelError
 from masam.model.masam import Masam
 
 TOLERANCE = 1e-4
-"""Largest difference of an output that is allowed, as a share of its largest value."""
+"""Largest allowed difference of an output, relative to its largest value."""
 
 BATCHES = (1, 2)
-"""Windows in a batch; two sizes, as a program may have kept the one that it was traced with."""
+"""Batch sizes to compare. Two, because a program may only work with the size that it was traced with."""
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
-"""From windows [B, S, 3, H, W] to the outputs of an export, logits first."""
+"""Maps windows [B, S, 3, H, W] to the outputs of an export, logits first."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """A written export.
 
     Attributes:
         path: File or folder.
-        size_bytes: Size of all that was written, in bytes.
-        difference: Largest difference from the model, as a share of the largest value.
+        size_bytes: Total size in bytes.
+        difference: Largest difference of an output from the model, relative to its largest value.
     """
 
     path: Path
@@ -38,7 +38,7 @@ class Exported:
     difference: float
 
     def record(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the result as JSON values."""
         return {
             "path": str(self.path),
             "size_bytes": self.size_bytes,
@@ -48,46 +48,46 @@ class Exported:
 
 
 def random_windows(model: Masam, batch: int) -> Tensor:
-    """Return windows [B, S, C, H, W] in 0..1 of the model's size; always the same."""
+    """Return random windows [B, S, C, H, W] in 0..1 of the model's size, from a fixed seed."""
     spec = model.spec
     shape = (batch, spec.window, spec.input_channels, spec.image_size, spec.image_size)
     return torch.rand(shape, generator=torch.Generator().manual_seed(batch))
 
 
 def require_same_tensors(model: Masam, loaded: Masam, where: Path) -> float:
-    """Compare a model that was loaded again with the one that was written: the same network, so its tensors decide.
+    """Check that a model loaded from a file has exactly the tensors of the model that was written.
 
     Args:
         model: The model.
-        loaded: What its file holds.
-        where: The file, to name in an error.
+        loaded: The model that was loaded from its file.
+        where: The file, for messages.
 
     Returns:
-        0.0, the difference of every output.
+        0.0, the difference of the outputs.
 
     Raises:
-        ModelError: A tensor differs in a bit.
+        ModelError: A tensor differs.
     """
     ours, theirs = model.state_dict(), loaded.state_dict()
     if set(ours) != set(theirs) or any(not torch.equal(ours[name].cpu(), theirs[name].cpu()) for name in ours):
-        raise _no_export("its tensors are not the model's", where)
+        raise _failed("the tensors of the export differ from the model", where)
     return 0.0
 
 
 @torch.no_grad()
 def require_agreement(model: Masam, run: Run, where: Path) -> float:
-    """Run an export on random windows and compare.
+    """Check that an export and its model have the same outputs for random windows.
 
     Args:
-        model: The model; it is put into evaluation mode.
-        run: The export in its own runtime.
-        where: Its file, to name in an error.
+        model: The model; it is switched to evaluation mode.
+        run: The export in its target runtime.
+        where: The file of the export, for messages.
 
     Returns:
-        The largest difference of an output, as a share of the model's largest value of it.
+        Largest difference of an output, relative to its largest value in the model.
 
     Raises:
-        ModelError: The difference is above ``TOLERANCE``, or a number is not finite.
+        ModelError: The difference is above ``TOLERANCE`` or not finite.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -98,16 +98,16 @@ def require_agreement(model: Masam, run: Run, where: Path) -> float:
             reference = expected.float().cpu()
             scale = reference.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
             differences.append((got.float().cpu() - reference).abs().max() / scale)
-    # In one tensor, so that a NaN is the largest.
+    # The maximum of a tensor, unlike Python's max, is NaN if any value is.
     largest = float(torch.stack(differences).max())
     if not largest <= TOLERANCE:
-        raise _no_export(
-            f"the export differs from the model by {largest:.2g} of the largest value, "
-            f"at most {TOLERANCE:g} is allowed",
+        raise _failed(
+            f"the outputs of the export differ from the model by {largest:.2g} of their largest value, more than "
+            f"{TOLERANCE:g}",
             where,
         )
     return largest
 
 
-def _no_export(what: str, where: Path) -> ModelError:
+def _failed(what: str, where: Path) -> ModelError:
     return ModelError(f"{what}; nothing was written", where=where, fix="please report it")

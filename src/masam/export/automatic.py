@@ -1,4 +1,4 @@
-"""What is exported: the model without prompts, as a network of tensors alone, and what a reader must know of it."""
+"""The exported network, which has no prompts, and the description that is stored with it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from masam.model.merge import merged
 from masam.model.spec import MasamSpec
 
 FORMAT_VERSION = 1
-"""Version of the description; it goes up when the meaning of input, outputs or a key changes."""
+"""Version of the description, incremented when the meaning of the input, an output or a key changes."""
 
 DESCRIPTION_KEY = "masam"
-"""Name of the description in an ONNX file's metadata."""
+"""Name of the description in the metadata of an ONNX file."""
 
 DESCRIPTION_FILE = "masam.json"
-"""Name of the description inside a ``.pt2``."""
+"""Name of the description in a ``.pt2`` file."""
 
 INPUT, OUTPUTS = "windows", ("logits", "iou")
 
 
 class Automatic(nn.Module):
-    """A model that takes windows and nothing else, and returns a plain pair.
+    """A model without prompts that maps windows to a plain tuple.
 
     Args:
         model: The model.
@@ -39,33 +39,33 @@ class Automatic(nn.Module):
         self.model = model
 
     def forward(self, windows: Windows) -> tuple[WindowLogits, Float[Tensor, "B S K"]]:
-        """Segment windows [B, S, 3, H, W]; returns logits [B, S, K, H, W] and predicted IoU [B, S, K]."""
+        """Return logits [B, S, K, H, W] and predicted IoU [B, S, K] for windows [B, S, 3, H, W]."""
         logits, iou = self.model(windows)
         return logits, iou
 
 
 def automatic(model: Masam) -> Automatic:
-    """Return what is exported of a model: a copy on the CPU, in float32, with the increments merged."""
+    """Return the network to export: a copy on the CPU in float32, with the increments merged."""
     return Automatic(merged(model).cpu().float()).eval()
 
 
 def describe(model: Masam) -> str:
-    """Return the JSON that goes into an export.
+    """Return the JSON description that is stored in an export.
 
-    It holds the version of its own form, input and outputs with their axes, every number of the architecture, the
-    classes by channel, and the plan, without which no volume can be prepared; plan and classes are null if the model
-    carries no plan.
+    It contains its format version, the axes of input and outputs, all hyperparameters of the architecture, the classes
+    by channel, and the plan, which is required to preprocess a volume. Plan and classes are null if the model has no
+    plan.
     """
     plan = model.card.plan if model.card else None
     side, channels, inputs = model.spec.image_size, model.spec.num_channels, model.spec.input_channels
-    seen = ""
+    content = ""
     if model.spec.image_channels == 1:
         is_video = plan is not None and plan.modality == "video"
-        seen = ", red, green and blue" if is_video else ", grey in three equal channels"
+        content = ", red, green and blue" if is_video else ", grey in three equal channels"
     description: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "masam_version": __version__,
-        "input": {INPUT: f"float32 [B, S, {inputs}, {side}, {side}]{seen}, prepared as the plan says"},
+        "input": {INPUT: f"float32 [B, S, {inputs}, {side}, {side}]{content}, preprocessed according to the plan"},
         "outputs": {
             OUTPUTS[0]: f"float32 [B, S, {channels}, {side}, {side}], softmax over the third axis",
             OUTPUTS[1]: f"float32 [B, S, {channels}], not trained by MA-SAM",
@@ -79,14 +79,14 @@ def describe(model: Masam) -> str:
 
 
 def least_slices(spec: MasamSpec) -> int:
-    """Return the fewest slices for which an export takes any number S.
+    """Return the smallest window for which an export accepts different numbers of slices.
 
-    With fewer slices than the 3D adapters' convolution spans some of its taps see none, and the program is another.
+    In a smaller window, the depth convolution of the 3D adapters is partly out of range, which changes the program.
     """
     return max(3, 2 * spec.depth_reach + 1)
 
 
 def slices(model: Masam) -> str:
-    """Say which numbers of slices S an export takes."""
+    """Describe the numbers of slices S that an export accepts."""
     window, least = model.spec.window, least_slices(model.spec)
     return f"{window}" if window < least else f"{least} or more; trained with {window}"

@@ -1,6 +1,6 @@
-"""What a bundle's ``inference.json`` names: MONAI builds these by their dotted names, from plain values.
+"""Components of a MONAI bundle, which MONAI instantiates by their dotted names in ``inference.json``.
 
-Preparation, windows, votes and files are those of ``masam predict``; a bundle has none of its own.
+Preprocessing, windows, aggregation and output files are those of ``masam predict``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from masam.weights.tensors import read_tensors
 
 
 class BundleNetwork(nn.Module):
-    """A model with the axes that MONAI's networks have: channels before slices.
+    """A model with the axis order of MONAI networks: channels before slices.
 
     Args:
         masam: The model.
@@ -41,27 +41,27 @@ class BundleNetwork(nn.Module):
         """Segment windows of slices.
 
         Args:
-            image: [B, C, S, H, W] in 0..1, with the spec's image size and C image channels.
+            image: [B, C, S, H, W] in 0..1, with the model's image size and C image channels.
 
         Returns:
-            Logits [B, K, S, H, W], channel 0 is the background.
+            Logits [B, K, S, H, W]; channel 0 is the background.
         """
         windows = self.masam.as_input(image.transpose(1, 2))  # B S C H W
         logits: Tensor = self.masam(windows).logits
         return logits.transpose(1, 2)  # B K S H W
 
 
-def build_network(sam: dict[str, Any], **numbers: Any) -> BundleNetwork:
-    """Build the network of a bundle, its weights still to be loaded, in evaluation mode.
+def build_network(sam: dict[str, Any], **hyperparameters: Any) -> BundleNetwork:
+    """Build the network of a bundle in evaluation mode, without its weights.
 
     Args:
-        sam: The numbers of ``SamSize``.
-        **numbers: The other numbers of ``MasamSpec``.
+        sam: Fields of ``SamSize``.
+        **hyperparameters: Other fields of ``MasamSpec``.
 
     Raises:
-        ConfigError: A number is out of its range.
+        ConfigError: A value is out of range.
     """
-    return BundleNetwork(Masam(MasamSpec.from_plain({"sam": sam, **numbers}))).eval()
+    return BundleNetwork(Masam(MasamSpec.from_plain({"sam": sam, **hyperparameters}))).eval()
 
 
 def build_predictor(
@@ -72,49 +72,47 @@ def build_predictor(
     precision: Precision = "auto",
     stride: int = 1,
 ) -> Predictor:
-    """Put a bundle's weights into its network and make a predictor of it.
+    """Load the weights of a bundle and return a predictor.
 
     Args:
-        network: The network of ``build_network``.
-        weights: The bundle's ``models/model.pt``.
-        plan: The bundle's ``configs/plan.yaml``.
+        network: Network from :func:`build_network`.
+        weights: Path of ``models/model.pt`` in the bundle.
+        plan: Path of ``configs/plan.yaml`` in the bundle.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto``, ``float32``, ``bf16`` or ``fp16``.
-        stride: Slices from one window to the next.
+        stride: Slices between the starts of consecutive windows.
 
     Raises:
-        InputError: A file cannot be opened.
-        ModelError: The weights do not fit the network.
+        InputError: A file is not readable.
+        ModelError: The weights do not match the network.
     """
     load_strictly(network, read_tensors(Path(weights))[0], where=weights)
     return Predictor(network.masam, str(device), precision, stride, plan=Plan.from_yaml(Path(plan)))
 
 
 def find_scans(folder: str) -> tuple[Case, ...]:
-    """Return the NIfTI files of a folder, or one file.
+    """Return the scans of a folder, or a single scan.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no scan.
     """
     return find_images(Path(folder))
 
 
 class FolderSegmenter:
-    """Segments all scans, as ``masam predict`` does.
+    """Segments scans like ``masam predict``.
 
     Args:
         predictor: Model and settings.
-        scans: What to segment.
-        output_dir: Folder for the label files, CASE.nii.gz each.
+        scans: Scans to segment.
+        output_dir: Folder for the label files, ``CASE.nii.gz``.
     """
 
     def __init__(self, predictor: Predictor, scans: Sequence[Case], output_dir: str) -> None:
-        self.predictor = predictor
-        self.scans = scans
-        self.output_dir = Path(output_dir)
+        self.predictor, self.scans, self.output_dir = predictor, scans, Path(output_dir)
 
     def run(self) -> Cohort:
-        """Segment them; a rerun keeps what is finished and unchanged.
+        """Segment all scans; a rerun skips scans that are finished and unchanged.
 
         Raises:
             MasamError: A scan failed; the others are written.

@@ -1,4 +1,4 @@
-"""The files of a MONAI bundle that are text: metadata, configuration, README, licence.
+"""Text files of a MONAI bundle: metadata, configuration, README and licence.
 
 Source: MONAI's bundle specification, https://docs.monai.io/en/latest/mb_specification.html.
 """
@@ -22,10 +22,10 @@ SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 
 BUNDLE_VERSION = "0.1.0"
 
-NOT_A_DEVICE = "Research only. This is not a medical device, and not for diagnosis or treatment."
+NOT_A_DEVICE = "For research use only. Not a medical device; not for diagnosis or treatment."
 
 _RUNS = ("$", "@", "%")
-"""How a text begins that MONAI evaluates, resolves or loads wherever it stands in a configuration."""
+"""Prefixes of strings that MONAI evaluates, resolves or loads anywhere in a configuration."""
 
 _PARTS = "masam.export.bundle_parts"
 
@@ -34,18 +34,18 @@ def bundle_metadata(spec: MasamSpec, plan: Plan, monai_version: str) -> dict[str
     """Return the content of ``configs/metadata.json``.
 
     Args:
-        spec: Numbers of the model.
-        plan: How volumes are prepared.
-        monai_version: Version of MONAI that the bundle is made with.
+        spec: Hyperparameters of the model.
+        plan: Plan of the model.
+        monai_version: Version of MONAI that writes the bundle.
 
     Raises:
-        ConfigError: A class has a name that MONAI would run as code.
+        ConfigError: MONAI would run the name of a class or channel as code.
     """
     classes = [label.name for label in plan.scheme.labels]
     for name in (*classes, *plan.channels):
         if name.startswith(_RUNS):
             raise ConfigError(
-                f"expected a name that MONAI takes for text, got {name!r}: it would be run as code",
+                f"expected a name that MONAI does not run as code, got {name!r}",
                 where="labels" if name in classes else "channels",
                 fix="rename it in the plan",
             )
@@ -76,9 +76,9 @@ def bundle_metadata(spec: MasamSpec, plan: Plan, monai_version: str) -> dict[str
         "name": f"MA-SAM, {plan.name}",
         "task": f"Segmentation of {plan.modality} volumes: {', '.join(classes[1:])}",
         "description": "MA-SAM: Segment Anything, adapted to volumes by low-rank increments (FacT) and 3D adapters. "
-        "Slices are prepared, put into windows and voted on by the masam package.",
-        "authors": "those who trained the model",
-        "copyright": "of the weights: those who trained the model; see LICENSE",
+        "The masam package preprocesses slices, groups them into windows and aggregates the predictions.",
+        "authors": "the authors of the trained model",
+        "copyright": "Weights: the authors of the trained model; see LICENSE",
         "data_source": f"data set {plan.name}",
         "data_type": "nifti",
         "intended_use": NOT_A_DEVICE,
@@ -90,15 +90,15 @@ def bundle_metadata(spec: MasamSpec, plan: Plan, monai_version: str) -> dict[str
 
 
 def inference_config(spec: MasamSpec) -> dict[str, Any]:
-    """Return the content of ``configs/inference.json``: names of masam's own parts, and plain numbers.
+    """Return the content of ``configs/inference.json``: components of masam with their hyperparameters.
 
-    The plan is a file of its own, as MONAI would run what its texts may hold.
+    The plan is in a separate file, because MONAI would evaluate strings that look like expressions.
     """
-    numbers = asdict(spec)
-    # A name comes out of a model file, so it is a text that somebody else chose.
-    if numbers["sam"]["name"] not in SIZES:
-        numbers["sam"]["name"] = "custom"
-    numbers["sam"]["global_blocks"] = list(spec.sam.global_blocks)
+    hyperparameters = asdict(spec)
+    # The name is read from a model file, so it could be an expression too.
+    if hyperparameters["sam"]["name"] not in SIZES:
+        hyperparameters["sam"]["name"] = "custom"
+    hyperparameters["sam"]["global_blocks"] = list(spec.sam.global_blocks)
     return {
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/data'",
@@ -106,7 +106,7 @@ def inference_config(spec: MasamSpec) -> dict[str, Any]:
         "device": "auto",
         "precision": "auto",
         "stride": 1,
-        "network_def": {"_target_": f"{_PARTS}.build_network", **numbers},
+        "network_def": {"_target_": f"{_PARTS}.build_network", **hyperparameters},
         "dataset": {"_target_": f"{_PARTS}.find_scans", "folder": "@dataset_dir"},
         "inferer": {
             "_target_": f"{_PARTS}.build_predictor",
@@ -137,7 +137,7 @@ def readme(plan: Plan) -> str:
 
 {NOT_A_DEVICE}
 
-Segments {plan.modality} volumes. It needs masam beside MONAI, and the command below needs fire:
+Segments {plan.modality} volumes. Requires masam, MONAI and, for the command below, fire:
 `pip install masam monai fire`.
 
 ```sh
@@ -145,14 +145,14 @@ python -m monai.bundle run --config_file configs/inference.json --bundle_root . 
     --dataset_dir scans --output_dir masks
 ```
 
-`scans` holds `.nii` or `.nii.gz` files. Each result is `masks/CASE.nii.gz` on its scan's own grid, the same file that
-`masam predict` writes. `--device`, `--precision` and `--stride` are those of `masam predict`.
+`scans` is a folder of `.nii` or `.nii.gz` files. Results are written to `masks/CASE.nii.gz` on the voxel grid of each
+scan, as by `masam predict`. The options `--device`, `--precision` and `--stride` are those of `masam predict`.
 
-| channel | value in the label file | class |
+| channel | label value | class |
 |---|---|---|
 {rows}
 
-The network alone, FOLDER being this folder's name:
+To load only the network, replace FOLDER by the name of this folder:
 
 ```python
 import monai.bundle
@@ -160,8 +160,8 @@ import monai.bundle
 network = monai.bundle.load("FOLDER", bundle_dir="..", workflow_type="inference")
 ```
 
-It takes windows [B, {len(plan.channels)}, {grid}] in 0..1, prepared as `configs/plan.yaml` says, and returns logits
-[B, {plan.scheme.num_classes + 1}, {grid}].
+The input is a batch of windows [B, {len(plan.channels)}, {grid}] in 0..1, preprocessed according to
+`configs/plan.yaml`. The output is logits [B, {plan.scheme.num_classes + 1}, {grid}].
 """
 
 
@@ -169,15 +169,15 @@ def licence(terms: str | None) -> str:
     """Return the content of ``LICENSE``.
 
     Args:
-        terms: Terms of the weights, as the model's card has them.
+        terms: Licence of the weights, from the model card.
     """
-    said = f"are under these terms: {terms}." if terms else "belong to those who trained them, who say here the terms."
-    return f"""The weights in models/model.pt
-    {said}
-    The image encoder is derived from Meta's Segment Anything, Apache License 2.0
-    (https://github.com/facebookresearch/segment-anything), if the model was trained from it.
+    weights = f"Licence: {terms}" if terms else "The authors of the trained model state the licence here."
+    return f"""Weights (models/model.pt)
+    {weights}
+    If the model was trained from Meta's Segment Anything, its image encoder is derived from it, Apache License 2.0
+    (https://github.com/facebookresearch/segment-anything).
 
-The configuration, and the masam package that it names
+Configuration, and the masam package that it uses
     SPDX-License-Identifier: Apache-2.0
     https://www.apache.org/licenses/LICENSE-2.0
 """

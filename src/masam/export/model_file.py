@@ -1,4 +1,4 @@
-"""Our own model file: FacT merged, or the encoder in it, so that it stands alone."""
+"""Self-contained masam model files, with merged FacT increments or an embedded encoder."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def write_model_file(
     embed_base: bool = False,
     sam_checkpoint: str | Path | None = None,
 ) -> Exported:
-    """Write a model as ``.safetensors``, and compare what the file holds with the model.
+    """Write a model as ``.safetensors`` and compare the file with the model.
 
     Args:
         model: The model, with its card.
-        path: File to write; it must not be there.
-        merge: Fold FacT into the encoder, which then is in the file.
-        embed_base: Put the encoder into the file, so that it needs no SAM file.
-        sam_checkpoint: The SAM file that the model stands on, to load the file again if the encoder is not in it.
+        path: File to write; it must not exist.
+        merge: Merge the FacT increments into the encoder, which is then included in the file.
+        embed_base: Include the encoder, so that the file requires no SAM file.
+        sam_checkpoint: SAM file of the model, required to verify a file without the encoder.
 
     Raises:
-        ModelError: The file does not compute what the model does, or needs a SAM file that is not given.
+        ModelError: The file differs from the model, or requires a SAM file that is not given.
         ResourceError: The file cannot be written.
     """
 

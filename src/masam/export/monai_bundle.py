@@ -1,4 +1,4 @@
-"""MONAI bundles: a folder that ``monai.bundle`` loads and runs, with masam doing the work."""
+"""MONAI bundles: folders that ``monai.bundle`` loads and runs with the components of masam."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from masam.weights.pytorch_file import write_archive
 
 
 def write_bundle(model: Masam, path: Path, *, merge: bool = False) -> Exported:
-    """Write a model as a MONAI bundle, load it as MONAI does, and compare what it computes with the model.
+    """Write a model as a MONAI bundle, load it with MONAI, and compare its outputs with the model.
 
     Args:
         model: The model, with its card.
-        path: Folder to write; nothing of that name may be there. Its name is the bundle's.
-        merge: Fold FacT into the encoder.
+        path: Folder to write, whose name is the name of the bundle; it must not exist.
+        merge: Merge the FacT increments into the encoder.
 
     Raises:
-        ConfigError: A class has a name that MONAI would run as code.
-        ModelError: The model carries no plan or one for video, or the bundle does not compute what the model does.
+        ConfigError: MONAI would run the name of a class or channel as code.
+        ModelError: The model has no plan or is for video, or the outputs of the bundle differ.
         ResourceError: The folder cannot be written, or MONAI is not installed.
     """
     plan: Plan | None = model.card.plan if model.card else None
     if plan is None:
         raise ModelError(
-            "the model carries no plan, so a bundle could not prepare a volume for it",
-            fix="give the model a plan, or export it as onnx or torch",
+            "the model has no plan, which a bundle requires to preprocess volumes",
+            fix="add a plan to the model, or export it as onnx or torch",
         )
     if plan.modality == "video":
         raise ModelError(
-            f"the model is for video ({plan.name}), and a bundle segments volumes", fix="export it as onnx or torch"
+            f"the model is for video ({plan.name}), but bundles segment volumes", fix="export it as onnx or torch"
         )
     with _quiet():
         monai = require("monai")
@@ -91,7 +91,7 @@ def _json(content: object) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep from the user what MONAI says while it loads: of other optional packages, and to trust one's own bundle."""
+    """Suppress the messages of MONAI about optional packages and about trusting the bundle."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

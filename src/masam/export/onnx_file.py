@@ -1,4 +1,4 @@
-"""ONNX: the model for runtimes other than PyTorch's."""
+"""ONNX files, for runtimes other than PyTorch."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from masam.export.program import trace
 from masam.model.masam import Masam
 
 OPSET = 20
-"""Version of ONNX's operators: the first that has GELU, which is one node a block instead of five."""
+"""ONNX operator set; the first with GELU, which is one node per block instead of five."""
 
 EXTERNAL_ABOVE_BYTES = 1 << 30
-"""From this size on the weights are a file of their own. ONNX itself ends at 2 GiB, and vit_h has 2.9 GB of weights."""
+"""Size above which weights are stored in a separate file. ONNX is limited to 2 GiB; vit_h has 2.9 GB of weights."""
 
 
 def write_onnx(model: Masam, path: Path) -> Exported:
-    """Write a model as ``.onnx``, check the file, and compare what it computes with the model.
+    """Write a model as ``.onnx``, check the file, and compare its outputs with the model.
 
-    Large weights lie in ``NAME.onnx.data`` beside it; the two files belong together.
+    Large weights are stored in ``NAME.onnx.data`` beside it; both files are required.
 
     Args:
         model: The model.
-        path: File to write; neither it nor its ``.data`` may be there.
+        path: File to write; neither it nor its ``.data`` file may exist.
 
     Raises:
-        ModelError: The file does not compute what the model does.
+        ModelError: The outputs of the file differ from the model.
         ResourceError: The file cannot be written, or a package is not installed.
     """
     onnx, _, _ = (require(name) for name in ("onnx", "onnxscript", "onnxruntime"))
@@ -80,7 +80,7 @@ def _runner(file: Path) -> Run:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep from the user what PyTorch's exporter says of itself: a class it deprecates, and torchvision's absence."""
+    """Suppress the messages of PyTorch's exporter about a deprecated class and about missing torchvision."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)

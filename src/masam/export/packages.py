@@ -1,4 +1,4 @@
-"""Packages that only exports need, imported when one is made."""
+"""Import of the packages that only exports require."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ def require(name: str) -> ModuleType:
     """Import a module of the ``export`` extra.
 
     Args:
-        name: Its full name, such as ``monai.bundle``.
+        name: Full name, such as ``monai.bundle``.
 
     Raises:
-        ResourceError: It is not installed.
+        ResourceError: The package is not installed.
     """
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise ResourceError(
-            f"this export needs {name.split('.')[0]}, which is not installed ({error})",
+            f"this export requires {name.split('.')[0]}, which is not installed ({error})",
             fix="pip install 'masam[export]'",
         ) from error

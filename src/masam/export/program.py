@@ -1,4 +1,4 @@
-"""``torch.export``: the model as one ``.pt2`` file that PyTorch runs without masam."""
+"""``.pt2`` files of ``torch.export``, which PyTorch runs without masam."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from masam.weights.pytorch_file import write_archive
 
 @torch.no_grad()
 def trace(model: Masam) -> ExportedProgram:
-    """Return the program of the automatic model.
+    """Trace the model without prompts.
 
-    Any number of windows B goes in, and of slices S from ``least_slices`` on; a model of fewer slices takes that number
-    alone.
+    The program accepts any number of windows B, and any number of slices S from ``least_slices``. If the window of the
+    model is smaller, it accepts only that number of slices.
 
     Args:
         model: The model.
@@ -27,21 +27,21 @@ def trace(model: Masam) -> ExportedProgram:
     dynamic: dict[int, Dim] = {0: Dim("B")}
     if model.spec.window >= (least := least_slices(model.spec)):
         dynamic[1] = Dim("S", min=least)
-    # Two windows: a length of one would be taken for a constant.
+    # A batch of one would be traced as a constant.
     return torch.export.export(
         automatic(model), (random_windows(model, 2),), dynamic_shapes={INPUT: dynamic}, strict=False
     )
 
 
 def write_program(model: Masam, path: Path) -> Exported:
-    """Write a model as a ``.pt2`` file, and compare what the file computes with the model.
+    """Write a model as a ``.pt2`` file and compare its outputs with the model.
 
     Args:
         model: The model.
-        path: File to write; it must not be there.
+        path: File to write; it must not exist.
 
     Raises:
-        ModelError: The file does not compute what the model does.
+        ModelError: The outputs of the file differ from the model.
         ResourceError: The file cannot be written.
     """
     program = trace(model)

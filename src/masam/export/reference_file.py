@@ -1,4 +1,4 @@
-"""The official MA-SAM's own adapter file, for models that its code shall run."""
+"""Adapter files of the official MA-SAM code."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from masam.weights.state_dict import load_official_state
 
 
 def write_reference(model: Masam, path: Path) -> Exported:
-    """Write a model's adapter as ``epoch_N.pth``, and compare what the file holds with the model.
+    """Write the adapter of a model as ``epoch_N.pth`` and compare the file with the model.
 
     Args:
-        model: A model that stands on a SAM file; the official code needs that file beside this one.
-        path: File to write; it must not be there.
+        model: A model whose encoder is that of a SAM file, which the official code also requires.
+        path: File to write; it must not exist.
 
     Raises:
-        ModelError: The model's encoder is its own, or FacT is merged into it.
+        ModelError: The encoder is not that of a SAM file, or FacT is merged into it.
         ResourceError: The file cannot be written.
     """
 

@@ -57,8 +57,8 @@ def test_a_difference_above_the_tolerance_is_an_error(model, change, shown):
         return (logits,)
 
     message = (
-        f"^folder/model.pt2: the export differs from the model by {shown} of the largest value, "
-        "at most 0.0001 is allowed; nothing was written; please report it$"
+        f"^folder/model.pt2: the outputs of the export differ from the model by {shown} of their largest value, "
+        "more than 0.0001; nothing was written; please report it$"
     )
     with pytest.raises(ModelError, match=message):
         require_agreement(model, run, WHERE)
@@ -96,7 +96,7 @@ def test_equal_tensors_are_the_same_model(model):
         other.mask_decoder.iou_token.weight[0, 0] = torch.nextafter(
             other.mask_decoder.iou_token.weight[0, 0], torch.tensor(9.0)
         )
-    message = r"^folder/model.pt2: its tensors are not the model's; nothing was written; please report it$"
+    message = r"^folder/model.pt2: the tensors of the export differ from the model; nothing was written; please report"
     with pytest.raises(ModelError, match=message):
         require_same_tensors(model, other, WHERE)
     with pytest.raises(ModelError, match=message):

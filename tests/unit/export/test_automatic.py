@@ -29,7 +29,9 @@ def test_the_description_says_all_that_a_reader_needs():
     assert json.loads(describe(model_with_plan())) == {
         "format_version": 1,
         "masam_version": masam.__version__,
-        "input": {"windows": "float32 [B, S, 3, 32, 32], grey in three equal channels, prepared as the plan says"},
+        "input": {
+            "windows": "float32 [B, S, 3, 32, 32], grey in three equal channels, preprocessed according to the plan"
+        },
         "outputs": {
             "logits": "float32 [B, S, 3, 32, 32], softmax over the third axis",
             "iou": "float32 [B, S, 3], not trained by MA-SAM",
@@ -44,7 +46,7 @@ def test_the_description_says_all_that_a_reader_needs():
 def test_a_model_of_videos_takes_colours():
     model = model_with_plan()
     model.card = ModelCard(PLAN.model_copy(update={"modality": "video"}))
-    wanted = "float32 [B, S, 3, 32, 32], red, green and blue, prepared as the plan says"
+    wanted = "float32 [B, S, 3, 32, 32], red, green and blue, preprocessed according to the plan"
     assert json.loads(describe(model))["input"] == {"windows": wanted}
 
 

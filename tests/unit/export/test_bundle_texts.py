@@ -35,7 +35,7 @@ def test_metadata_have_what_monai_asks_for(metadata):
     assert metadata["numpy_version"] == np.__version__
     assert metadata["pytorch_version"] == torch.__version__.split("+")[0]
     assert metadata["task"] == "Segmentation of CT volumes: ball, box"
-    assert "not a medical device" in metadata["intended_use"]
+    assert "Not a medical device" in metadata["intended_use"]
 
 
 def test_input_and_output_are_described_by_plan_and_spec(metadata):
@@ -51,7 +51,7 @@ def test_input_and_output_are_described_by_plan_and_spec(metadata):
 def test_a_class_that_monai_would_run_is_refused(name):
     plan = PLAN.model_copy(update={"labels": {"background": 0, name: 1, "box": 4}})
     with pytest.raises(
-        ConfigError, match=r"^labels: expected a name that MONAI takes for text, got .* rename it in the plan"
+        ConfigError, match=r"^labels: expected a name that MONAI does not run as code, got .* rename it in the plan"
     ):
         bundle_metadata(SPEC, plan, "1.0")
 
@@ -100,6 +100,6 @@ def test_the_pages_name_classes_and_limits():
     for label, (name, value) in enumerate(LABELS.items()):
         assert f"| {label} | {value} | {name} |" in page
     assert "[B, 1, 3, 32, 32]" in page
-    assert "not a medical device" in page
+    assert "Not a medical device" in page
     assert "Apache" in licence(None)
-    assert "under these terms: CC-BY-4.0." in licence("CC-BY-4.0")
+    assert "Licence: CC-BY-4.0" in licence("CC-BY-4.0")

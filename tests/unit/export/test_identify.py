@@ -149,7 +149,7 @@ def test_exports_of_others_and_damaged_ones(tmp_path):
     for suffix, kind in ((".pt2", "torch.export program"), (".onnx", "ONNX model")):
         path = tmp_path / f"junk{suffix}"
         path.write_bytes(b"\xff" * 100)
-        with pytest.raises(ModelError, match=rf"junk{suffix}: expected a {kind}, it cannot be read"):
+        with pytest.raises(ModelError, match=rf"junk{suffix}: expected a {kind}, cannot read it"):
             identify(path)
     (tmp_path / "configs").mkdir()
     for name in ("metadata.json", "inference.json"):

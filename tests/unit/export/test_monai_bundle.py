@@ -41,9 +41,7 @@ def test_a_model_of_videos_is_refused(model, tmp_path):
     plan = model.card.plan.model_copy(update={"modality": "video"})
     other = random_model()
     other.card = ModelCard(plan)
-    with pytest.raises(
-        ModelError, match=r"the model is for video \(tiny\), and a bundle segments volumes; export it as"
-    ):
+    with pytest.raises(ModelError, match=r"the model is for video \(tiny\), but bundles segment volumes; export it as"):
         write_bundle(other, tmp_path / "tiny")
 
 
@@ -102,7 +100,7 @@ def test_monais_own_check_of_shapes_and_types_passes(bundle, tmp_path):
 
 
 def test_a_model_without_a_plan_is_refused(tmp_path):
-    message = "^the model carries no plan, so a bundle could not prepare a volume for it; give the model a plan, or "
+    message = "^the model has no plan, which a bundle requires to preprocess volumes; add a plan to the model, or "
     with pytest.raises(ModelError, match=message):
         write_bundle(random_model(), tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []
@@ -110,7 +108,7 @@ def test_a_model_without_a_plan_is_refused(tmp_path):
 
 def test_a_bundle_that_differs_is_not_kept(model, tmp_path, monkeypatch):
     monkeypatch.setattr(monai_bundle, "_runner", lambda _: lambda windows: (model(windows).logits + 1,))
-    with pytest.raises(ModelError, match=r"tiny: the export differs from the model by"):
+    with pytest.raises(ModelError, match=r"tiny: the outputs of the export differ from the model by"):
         write_bundle(model, tmp_path / "new" / "tiny")
     assert list(tmp_path.rglob("*")) == [tmp_path / "new"]
 
@@ -124,5 +122,5 @@ def test_a_folder_that_is_there_is_refused(model, tmp_path):
 
 def test_without_monai_the_command_is_named(model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "monai", None)
-    with pytest.raises(ResourceError, match=r"needs monai, which is not installed .* pip install 'masam\[export\]'"):
+    with pytest.raises(ResourceError, match=r"requires monai, which is not installed .* pip install 'masam\[export\]'"):
         write_bundle(model, tmp_path / "tiny")

@@ -14,6 +14,6 @@ def test_a_module_that_is_there():
 def test_a_package_that_is_missing_is_named_with_the_command(monkeypatch, name):
     package = name.split(".")[0]
     monkeypatch.setitem(sys.modules, name, None)
-    message = rf"^this export needs {package}, which is not installed \(.*\); pip install 'masam\[export\]'$"
+    message = rf"^this export requires {package}, which is not installed \(.*\); pip install 'masam\[export\]'$"
     with pytest.raises(ResourceError, match=message):
         require(name)
