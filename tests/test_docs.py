@@ -322,3 +322,13 @@ def test_code_names_no_decision_that_is_not_there():
     known = {page.stem for page in DECISIONS}
     for source in (ROOT / "src").rglob("*.py"):
         assert set(re.findall(r"decisions/([\w-]+)\.md", source.read_text("utf-8"))) <= known, source
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_decision_names_existing_code_to_undo_it(page):
+    code = "\n".join(
+        file.read_text("utf-8") for folder in ("src", "tests", "benchmarks") for file in (ROOT / folder).rglob("*.py")
+    )
+    spans = re.findall(r"`([A-Za-z_][\w.]*)`", sections(page)["How to undo"])
+    for name in {span.split(".")[-1] for span in spans} - {"py", "yaml"}:
+        assert re.search(rf"\b{name}\b", code), f"{name} does not exist"
