@@ -272,7 +272,7 @@ def test_a_plan_for_the_other_kind_is_refused(masam, tmp_path):
     plan.to_yaml(tmp_path / "plan.yaml")
     result = masam("train", root, "--out", tmp_path / "run", "--plan", tmp_path / "plan.yaml", "--device", "cpu")
     assert result.code == 2
-    assert "the plan is for volumes, the data set holds videos; give the plan of this data set" in result.error
+    assert "the plan is for volumes, the data set contains videos; give the plan of this data set" in result.error
     assert not (tmp_path / "run").exists()
 
 

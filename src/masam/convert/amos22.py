@@ -9,8 +9,8 @@ from typing import Literal
 
 from masam.convert.btcv import MERGED as BTCV_LABELS
 from masam.convert.conversion import Contents, Conversion, SplitName, nifti_names, within
-from masam.convert.products import Rewrite
-from masam.convert.relabel import rewriting
+from masam.convert.products import COPY, Rule
+from masam.convert.relabel import relabelling
 from masam.io import gate
 
 Modality = Literal["ct", "mr", "both"]
@@ -60,11 +60,11 @@ def survey_amos22(
         InputError: There is no such folder.
     """
     within(source)
-    how = rewriting(TO_BTCV) if labels == "btcv" else ()
+    rule = relabelling(TO_BTCV) if labels == "btcv" else COPY
     splits: dict[str, SplitName] = {"imagesTr": "Tr", "imagesVa": "Ts"}
     if held_out == "test":
         splits = {"imagesTr": "Tr", "imagesVa": "Tr", "imagesTs": "Ts"}
-    of_folders = {folder: _contents(source, folder, modality, split, how) for folder, split in splits.items()}
+    of_folders = {folder: _contents(source, folder, modality, split, rule) for folder, split in splits.items()}
     contents = sum(of_folders.values(), Contents())
     contents.training.sort()
     return (
@@ -93,9 +93,7 @@ def _is_scan(name: str, modality: Modality) -> bool:
     return match is not None and modality in ("both", "ct" if int(match[1]) <= LAST_CT else "mr")
 
 
-def _contents(
-    source: Path, folder: str, modality: Modality, split: SplitName, how: tuple[str, Rewrite] | tuple[()]
-) -> Contents:
+def _contents(source: Path, folder: str, modality: Modality, split: SplitName, rule: Rule) -> Contents:
     """Compare a folder with the download's dataset.json, or without one with the published numbers."""
     label_folder = folder.replace("images", "labels")
     names = nifti_names(source / folder)
@@ -107,7 +105,7 @@ def _contents(
     for name in sorted(images & (named or images)):
         if name in labels or not needs_labels:
             label = source / label_folder / name if name in labels else None
-            contents.add_case(name.removesuffix(".nii.gz"), split, source / folder / name, label, *how)
+            contents.add_case(name.removesuffix(".nii.gz"), split, source / folder / name, label, rule)
     missing = [f"{folder}/{name}" for name in sorted((named | labels) - images)]
     missing += [f"{label_folder}/{name}" for name in sorted((named | images) - labels) if needs_labels]
     surplus = [f"{folder}/{name}" for name in sorted(names) if not _NAME.fullmatch(name)]

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from masam.convert.conversion import Contents, Conversion, SplitName, nifti_names, within
-from masam.convert.relabel import rewriting
+from masam.convert.products import COPY
+from masam.convert.relabel import relabelling
 
 Adrenal = Literal["merged", "separate"]
 
@@ -42,14 +43,14 @@ def survey_btcv(source: Path, root: Path, adrenal: Adrenal = "merged") -> tuple[
         InputError: There is no such folder.
     """
     folder = within(source, "RawData/Training", "Training")
-    how = rewriting(MERGING) if adrenal == "merged" else ()
+    rule = relabelling(MERGING) if adrenal == "merged" else COPY
     images, labels = nifti_names(folder / "img"), nifti_names(folder / "label")
     contents = Contents()
     for number in IDS:
         image, label = f"img{number}.nii.gz", f"label{number}.nii.gz"
         if image in images and label in labels:
             split: SplitName = "Ts" if number in TEST_IDS else "Tr"
-            contents.add_case(f"btcv_{number}", split, folder / "img" / image, folder / "label" / label, *how)
+            contents.add_case(f"btcv_{number}", split, folder / "img" / image, folder / "label" / label, rule)
     expected = {f"img/img{n}.nii.gz" for n in IDS} | {f"label/label{n}.nii.gz" for n in IDS}
     found = {f"img/{name}" for name in images} | {f"label/{name}" for name in labels}
     contents.missing, contents.surplus = sorted(expected - found), sorted(found - expected)

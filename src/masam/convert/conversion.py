@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from masam import __version__, atomic
 from masam.cases.splits import Split, write_splits
-from masam.convert.products import COPY, Product, Rewrite, add_to_record, begin_record, finished, make, writing
+from masam.convert.products import COPY, Product, Rule, add_to_record, begin_record, finished, make, writing
 from masam.errors import InputError, some_of
 from masam.io.nifti.file import read_channel, write_volume
 from masam.progress import Progress, Silent
@@ -89,8 +89,7 @@ class Contents:
         split: SplitName,
         image: Path,
         label: Path | None,
-        rule: str = COPY,
-        rewrite: Rewrite | None = None,
+        rule: Rule = COPY,
         *,
         channels: int = 1,
     ) -> None:
@@ -101,16 +100,15 @@ class Contents:
             split: ``Tr`` for training, ``Ts`` for held out.
             image: Its image, which is copied; an image of several channels becomes one file per channel.
             label: Its labels, or None.
-            rule: Description of the change to the labels.
-            rewrite: Writes the labels; None copies them.
+            rule: How the labels are made.
             channels: Number of channels of the image, along its fourth axis.
         """
         for n in range(channels):
-            take = partial(take_channel, index=n, channels=channels)
-            taken = (f"channel {n} of {channels}", take) if channels > 1 else ()
-            self.products.append(Product(image, f"images{split}/{case}_{n:04d}.nii.gz", *taken))
+            take = Rule(f"channel {n} of {channels}", partial(take_channel, index=n, channels=channels))
+            target = f"images{split}/{case}_{n:04d}.nii.gz"
+            self.products.append(Product(image, target, COPY if channels == 1 else take))
         if label is not None:
-            self.products.append(Product(label, f"labels{split}/{case}.nii.gz", rule, rewrite))
+            self.products.append(Product(label, f"labels{split}/{case}.nii.gz", rule))
         (self.training if split == "Tr" else self.test).append(case)
 
     def __add__(self, other: Contents) -> Contents:

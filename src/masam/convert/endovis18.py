@@ -8,7 +8,7 @@ from pathlib import Path
 
 from masam.convert.colour_labels import Colour, rewrite_colours
 from masam.convert.conversion import Contents, Conversion, SplitName, within
-from masam.convert.products import Product
+from masam.convert.products import Product, Rule
 from masam.labels import LabelScheme
 
 TRAINING_SEQUENCES = (*range(1, 8), *range(9, 17))
@@ -49,6 +49,7 @@ def survey_endovis18(source: Path, root: Path) -> tuple[Conversion, ...]:
     """
     within(source)
     rewrite = partial(rewrite_colours, colours=VALUES, labels=LabelScheme.from_mapping(LABELS))
+    rule = Rule("colours to classes", rewrite)
     contents = Contents()
     parts: tuple[tuple[str, SplitName, tuple[int, ...]], ...] = (
         ("Train", "Tr", TRAINING_SEQUENCES),
@@ -67,7 +68,7 @@ def survey_endovis18(source: Path, root: Path) -> tuple[Conversion, ...]:
             for name, label_name in frames:
                 image, label = source / folder / "left_frames" / name, source / folder / "labels" / label_name
                 contents.products.append(Product(image, f"images{split}/{case}/{name}"))
-                contents.products.append(Product(label, f"labels{split}/{case}/{name}", "colours to classes", rewrite))
+                contents.products.append(Product(label, f"labels{split}/{case}/{name}", rule))
             if frames:
                 (contents.training if split == "Tr" else contents.test).append(case)
     return (

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from masam.cases.folder import channel_names
 from masam.convert.conversion import Contents, Conversion, within
-from masam.convert.relabel import rewriting
+from masam.convert.products import COPY
+from masam.convert.relabel import relabelling
 from masam.errors import ConfigError, InputError
 from masam.io import gate
 from masam.labels import LabelScheme
@@ -45,7 +46,7 @@ def survey_msd(source: Path, root: Path, labels: PancreasLabels | None = None) -
         ConfigError: Classes are chosen for another task.
     """
     content = _content(within(source))
-    channels = _channels(content, source)
+    channels = channel_names(content["modality"], source / "dataset.json")
     name = str(content.get("name", source.name))
     pairs = _training(content, source)
     is_pancreas = bool(pairs) and all(case.startswith("pancreas_") for case in pairs)
@@ -61,11 +62,12 @@ def survey_msd(source: Path, root: Path, labels: PancreasLabels | None = None) -
         missing += [f"{case} in dataset.json" for case in sorted((test | validation) - set(pairs))]
         if len(pairs) < PANCREAS_CASES:
             missing.append(f"{PANCREAS_CASES - len(pairs)} of {PANCREAS_CASES} labelled cases in dataset.json")
-    how = rewriting({0: 0, 1: 0, 2: 1}) if is_pancreas and labels != "pancreas-and-tumour" else ()
+    is_tumour = is_pancreas and labels != "pancreas-and-tumour"
+    rule = relabelling({0: 0, 1: 0, 2: 1}) if is_tumour else COPY
     contents = Contents(missing=missing)
     for case, (image, label) in sorted(pairs.items()):
         if image.is_file() and label.is_file():
-            contents.add_case(case, "Ts" if case in test else "Tr", image, label, *how, channels=len(channels))
+            contents.add_case(case, "Ts" if case in test else "Tr", image, label, rule, channels=len(channels))
     for case, image in sorted(unlabelled.items()):
         if image.is_file():
             contents.add_case(case, "Ts", image, None, channels=len(channels))
@@ -74,13 +76,13 @@ def survey_msd(source: Path, root: Path, labels: PancreasLabels | None = None) -
             source=source,
             root=root,
             layout="a task of the Medical Segmentation Decathlon, with dataset.json, imagesTr and labelsTr",
-            name=f"{name}-tumour" if how else name,
+            name=f"{name}-tumour" if is_tumour else name,
             description=f"{content.get('description', name)}. "
             + ("Fold 0 of MA-SAM's split file; the unlabelled scans are left out." if is_pancreas else "As it is."),
             reference=f"{content.get('reference', '')} (http://medicaldecathlon.com)".strip(),
             licence=str(content.get("licence", content.get("license", "CC-BY-SA 4.0"))),
             channel_names=channels,
-            labels=_labels(content, source, is_pancreas, bool(how)),
+            labels=_labels(content, source, is_pancreas, is_tumour),
             validation=tuple(case for case in contents.training if case in validation),
             options={"data_set": "msd"} | ({"labels": labels or "tumour"} if is_pancreas else {}),
             **contents.fields(),
@@ -97,10 +99,6 @@ def _content(source: Path) -> Mapping[str, Any]:
             fix="give the folder of one task, such as Task07_Pancreas",
         )
     return content
-
-
-def _channels(content: Mapping[str, Any], source: Path) -> tuple[str, ...]:
-    return channel_names(content["modality"], source / "dataset.json")
 
 
 def _labels(content: Mapping[str, Any], source: Path, is_pancreas: bool, is_tumour: bool) -> Mapping[str, int]:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from masam import atomic
 from masam.errors import InputError, ResourceError
@@ -22,12 +22,23 @@ from masam.runs.finished import is_finished
 RECORD = "conversion.jsonl"
 """Record of the finished files, one JSON object per line."""
 
-COPY, LINK = "copy", "link"
-"""Rules for files whose bytes are not changed."""
-
-Rewrite = Callable[[Path, Path], None]
-
 _CHUNK_BYTES = 2**20
+_LINK = "link"
+
+
+class Rule(NamedTuple):
+    """How a file is made.
+
+    Attributes:
+        description: Description for the record; a finished file with another description is made again.
+        rewrite: Called with the source and the path to write; None copies the bytes.
+    """
+
+    description: str
+    rewrite: Callable[[Path, Path], None] | None = None
+
+
+COPY = Rule("copy")
 
 
 @dataclass(frozen=True)
@@ -37,14 +48,12 @@ class Product:
     Attributes:
         source: File of the download.
         target: Path in the new folder, with forward slashes.
-        rule: Description of the change; a finished file with another rule is made again.
-        rewrite: Called with the source and the path to write; None copies the bytes.
+        rule: How the file is made.
     """
 
     source: Path
     target: str
-    rule: str = COPY
-    rewrite: Rewrite | None = None
+    rule: Rule = COPY
 
 
 def finished(products: Sequence[Product], root: Path, link: bool) -> dict[str, dict[str, Any]]:
@@ -88,8 +97,8 @@ def make(product: Product, root: Path, link: bool) -> dict[str, Any]:
         ResourceError: A file cannot be read or written.
     """
     target, sha256 = root / product.target, None
-    if product.rewrite is not None:
-        product.rewrite(product.source, target)
+    if product.rule.rewrite is not None:
+        product.rule.rewrite(product.source, target)
         sha256 = gate.sha256(target)
     elif link:
         _link(product.source, target)
@@ -121,7 +130,7 @@ def _is_finished(product: Product, target: Path, link: bool, entry: Mapping[str,
 
 
 def _is_linked(product: Product, link: bool) -> bool:
-    return link and product.rewrite is None
+    return link and product.rule.rewrite is None
 
 
 def _sources(product: Product, link: bool) -> dict[str, Any]:
@@ -130,7 +139,7 @@ def _sources(product: Product, link: bool) -> dict[str, Any]:
         status = product.source.stat()
     return {
         "target": product.target,
-        "rule": LINK if _is_linked(product, link) else product.rule,
+        "rule": _LINK if _is_linked(product, link) else product.rule.description,
         "source_bytes": status.st_size,
         "source_mtime_ns": status.st_mtime_ns,
     }

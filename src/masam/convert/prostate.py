@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from masam.convert.conversion import Contents, Conversion, nifti_names, within
-from masam.convert.relabel import rewriting
+from masam.convert.relabel import relabelling
 
 Form = Literal["six", "one"]
 HeldOut = Literal["paper", "all"]
@@ -101,10 +101,10 @@ def _contents(source: Path, site: Site, held_out: HeldOut) -> Contents:
     images = {int(match[1]): match[0] for match in map(_IMAGE.fullmatch, names) if match}
     labels = {int(match[1]): match[0] for match in map(_LABEL.fullmatch, names) if match}
     numbers = [number for number in sorted(images) if number in labels and number in (site.numbers or images)]
-    contents, how = Contents(), rewriting({0: 0}, others=1)
+    contents, rule = Contents(), relabelling({0: 0}, others=1)
     for number in numbers:
         case, files = f"{site.name}_{number:04d}", (folder / images[number], folder / labels[number])
-        contents.add_case(case, "Ts" if held_out == "all" or number in site.test else "Tr", *files, *how)
+        contents.add_case(case, "Ts" if held_out == "all" or number in site.test else "Tr", *files, rule)
     missing = [f"{folder.name}/Case{n:02d}.nii.gz" for n in sorted((set(labels) | _needed(site)) - set(images))]
     missing += [
         f"{folder.name}/Case{n:02d}_segmentation.nii.gz" for n in sorted((set(images) | _needed(site)) - set(labels))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masam.cases.folder import find_images
+from masam.convert.products import Rule
 from masam.errors import ConfigError, InputError
 from masam.io.nifti.file import read_labels, write_volume
 from masam.progress import Progress, Silent
@@ -61,11 +62,11 @@ def relabel_file(source: Path, target: Path, *, mapping: Mapping[int, int], othe
     write_volume(target, labels.with_array(relabelled(np.asarray(labels.array, np.int32), mapping, others, source)))
 
 
-def rewriting(mapping: Mapping[int, int], others: Others = "refuse") -> tuple[str, partial[None]]:
-    """Return a description of the rule, and the function that writes a label file by it."""
+def relabelling(mapping: Mapping[int, int], others: Others = "refuse") -> Rule:
+    """Return the rule by which label files get new values."""
     changed = ", ".join(f"{old} to {new}" for old, new in sorted(mapping.items()) if old != new)
-    rule = f"labels: {changed or 'as they are'}; others: {others}"
-    return rule, partial(relabel_file, mapping=mapping, others=others)
+    description = f"labels: {changed or 'as they are'}; others: {others}"
+    return Rule(description, partial(relabel_file, mapping=mapping, others=others))
 
 
 def relabel_folder(

@@ -53,7 +53,7 @@ def test_the_adrenal_glands_are_one_class(converted, download):
 
 def test_or_two(download, tmp_path):
     (one,) = survey_btcv(download, tmp_path / "set", "separate")
-    assert all(product.rewrite is None for product in one.products)
+    assert all(product.rule.rewrite is None for product in one.products)
     assert (one.labels["right_adrenal_gland"], one.labels["left_adrenal_gland"]) == (12, 13)
     assert "adrenal_glands" not in SEPARATE
     assert {k: v for k, v in SEPARATE.items() if v < 12} == {k: v for k, v in MERGED.items() if v < 12}

@@ -12,8 +12,8 @@ from masam import __version__
 from masam.cases.folder import read_dataset
 from masam.convert import products as products_module
 from masam.convert.conversion import Contents, Conversion, convert, nifti_names, within
-from masam.convert.products import RECORD, Product
-from masam.convert.relabel import rewriting
+from masam.convert.products import COPY, RECORD, Product, Rule
+from masam.convert.relabel import relabelling
 from masam.errors import InputError, ResourceError
 from masam.io.nifti.file import read_labels
 
@@ -29,11 +29,11 @@ def download(tmp_path):
 @pytest.fixture
 def conversion(download, tmp_path):
     """Three cases to train on, the third to validate on, and one held out; classes 1 and 2 become one."""
-    rule = rewriting({0: 0, 1: 1, 2: 1})
+    rule = relabelling({0: 0, 1: 1, 2: 1})
     contents = Contents()
     for number, split in enumerate(["Tr", "Tr", "Tr", "Ts"]):
         files = download / f"i{number}.nii.gz", download / f"l{number}.nii.gz"
-        contents.add_case(f"c{number}", split, *files, *rule)
+        contents.add_case(f"c{number}", split, *files, rule)
     return Conversion(
         source=download,
         root=tmp_path / "set",
@@ -117,10 +117,8 @@ def test_what_has_changed_is_made_again(conversion, spoil, target):
 
 def test_another_rule_makes_labels_again(conversion):
     convert([conversion])
-    rule, rewrite = rewriting({0: 0, 1: 0, 2: 1})
-    products = tuple(
-        one if one.rewrite is None else replace(one, rule=rule, rewrite=rewrite) for one in conversion.products
-    )
+    rule = relabelling({0: 0, 1: 0, 2: 1})
+    products = tuple(one if one.rule == COPY else replace(one, rule=rule) for one in conversion.products)
     (again,) = convert([replace(conversion, products=products)])
     assert (again.made, again.kept) == (4, 4)
     assert read_labels(conversion.root / "labelsTs/c3.nii.gz").array.sum() == (labels_of([0, 1, 2]) == 2).sum()
@@ -265,7 +263,7 @@ def test_a_conversion_that_is_cut_short_does_not_look_complete(conversion):
     def stop(source, target):
         raise KeyboardInterrupt
 
-    products = [replace(one, rule="another", rewrite=stop) if one.rewrite else one for one in conversion.products]
+    products = [one if one.rule == COPY else replace(one, rule=Rule("another", stop)) for one in conversion.products]
     with pytest.raises(KeyboardInterrupt):
         convert([replace(conversion, products=tuple(products))])
     assert not (conversion.root / "dataset.json").exists()
@@ -305,9 +303,9 @@ def test_progress_hears_of_every_file(conversion):
 
 
 def test_a_product_is_copied_unless_it_is_rewritten():
-    contents, rewrite = Contents(), partial(print)
+    contents, rule = Contents(), Rule("printed", partial(print))
     contents.add_case("c", "Ts", Path("i"), None)
-    contents.add_case("d", "Tr", Path("i"), Path("l"), "printed", rewrite)
+    contents.add_case("d", "Tr", Path("i"), Path("l"), rule)
     assert contents.products[0] == Product(Path("i"), "imagesTs/c_0000.nii.gz")
-    assert contents.products[2] == Product(Path("l"), "labelsTr/d.nii.gz", "printed", rewrite)
+    assert contents.products[2] == Product(Path("l"), "labelsTr/d.nii.gz", rule)
     assert (contents.training, contents.test) == (["d"], ["c"])

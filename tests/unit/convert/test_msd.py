@@ -67,7 +67,7 @@ def test_the_whole_pancreas_is_196_and_28_and_57(tmp_path):
     (one,) = survey_msd(root, tmp_path / "set", "pancreas-and-tumour")
     assert (len(one.training), len(one.validation), len(one.test), one.missing) == (196 + 28, 28, 57, ())
     assert one.labels == {"background": 0, "pancreas": 1, "tumour": 2}
-    assert all(product.rewrite is None for product in one.products)
+    assert all(product.rule.rewrite is None for product in one.products)
 
 
 def test_any_other_task_as_it_is(spleen, tmp_path):

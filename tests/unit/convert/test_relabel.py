@@ -4,7 +4,7 @@ from downloads import labels_of, write_nifti
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masam.convert.relabel import relabel_folder, relabelled, rewriting
+from masam.convert.relabel import relabel_folder, relabelled, relabelling
 from masam.errors import ConfigError, InputError
 from masam.io.nifti.file import read_labels
 
@@ -33,8 +33,8 @@ def test_values_that_are_not_expected_are_listed_with_their_number():
 
 
 def test_a_rule_in_words():
-    assert rewriting({0: 0, 13: 12}, "refuse")[0] == "labels: 13 to 12; others: refuse"
-    assert rewriting({0: 0}, 1)[0] == "labels: as they are; others: 1"
+    assert relabelling({0: 0, 13: 12}, "refuse")[0] == "labels: 13 to 12; others: refuse"
+    assert relabelling({0: 0}, 1)[0] == "labels: as they are; others: 1"
 
 
 def test_a_folder_of_masks(tmp_path):
