@@ -15,6 +15,7 @@ import torch
 from dicom_maker import CANARIES, make, save
 from masam_cli import TINY, arrays
 
+from masam.io.dicom.file import DicomFile, read_header
 from masam.io.dicom.seg_read import read_seg
 from masam.io.dicom.seg_write import write_seg
 from masam.io.dicom.series import read_stack
@@ -140,6 +141,23 @@ def test_several_series_are_cases_or_one_is_chosen(masam, trained, tmp_path):
     result = masam(*words, "--out", tmp_path / "nine", "--series", "5")
     assert result.code == 2
     assert "expected one of the series" in result.error
+
+
+@pytest.mark.parametrize("inside", ["one", "."])
+def test_each_file_is_opened_once_for_its_header(masam, trained, folders, tmp_path, monkeypatch, inside):
+    """Finding, hashing, reading and writing a SEG share one reading of the headers."""
+    shutil.copytree(folders / "one", tmp_path / "scans/one")
+    opened = []
+
+    def counting(path: Path) -> DicomFile:
+        opened.append(path.name)
+        return read_header(path)
+
+    monkeypatch.setattr("masam.io.dicom.series.read_header", counting)
+    words = ("--model", trained, "--out", tmp_path / "out", "--format", "dicom-seg")
+    result = masam("predict", tmp_path / "scans" / inside, *words)
+    assert result.code == 0, result.err
+    assert sorted(opened) == [f"{n:03d}.dcm" for n in range(6)]
 
 
 def test_a_single_slice_is_said_to_be_one(masam, trained, tmp_path):

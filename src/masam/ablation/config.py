@@ -15,7 +15,7 @@ Changes = dict[str, Any]
 
 PLAN_PREFIX = "plan."
 
-_OF_THE_TABLE = ("seed", "fold", "folds")
+_TABLE_KEYS = ("seed", "fold", "folds")
 """Keys that decide which cases are scored, or that the table varies; they are the same in all rows."""
 
 
@@ -48,15 +48,17 @@ class AblationConfig(Settings):
 
     @field_validator("rows")
     @classmethod
-    def _distinct_folders(cls, rows: dict[str, Changes]) -> dict[str, Changes]:
-        known: dict[str, str] = {}
-        for name in rows:
-            key = folder_name(name).casefold()
-            if not key or not name.isprintable():
+    def _valid_rows(cls, rows: dict[str, Changes]) -> dict[str, Changes]:
+        by_folder: dict[str, str] = {}
+        for name, changes in rows.items():
+            folder = folder_name(name)
+            if not folder or not name.isprintable():
                 raise ValueError(f"expected a name with a letter or a digit, got {name!r}")
-            if key in known:
-                raise ValueError(f"the names {known[key]!r} and {name!r} would share the folder {folder_name(name)!r}")
-            known[key] = name
+            first = by_folder.setdefault(folder.casefold(), name)
+            if first != name:
+                raise ValueError(f"the names {first!r} and {name!r} would share the folder {folder!r}")
+            if taken := [key for key in _TABLE_KEYS if key in changes]:
+                raise ValueError(f"expected no key {taken[0]} in row {name!r}, as rows share seeds and cases")
         return rows
 
     # Any, because pydantic's ValidationInfo is a protocol that cannot be checked at run time.
@@ -67,14 +69,6 @@ class AblationConfig(Settings):
         if taken := [key for key in varied if key in settings]:
             raise ValueError(f"expected no key {taken[0]} here, which the table varies by {taken[0]}s")
         return settings
-
-    @field_validator("rows")
-    @classmethod
-    def _comparable(cls, rows: dict[str, Changes]) -> dict[str, Changes]:
-        for name, changes in rows.items():
-            if taken := [key for key in _OF_THE_TABLE if key in changes]:
-                raise ValueError(f"expected no key {taken[0]} in row {name!r}, as rows share seeds and cases")
-        return rows
 
     @field_validator("baseline")
     @classmethod

@@ -46,7 +46,7 @@ def test_notes_are_told(tmp_path):
     folder = save(tmp_path / "series", make(voxels((12, 10, 1))))
     said = []
     read_image(folder, say=said.append)
-    assert said == [f"{folder}: one slice: its thickness, 2 mm, counts as the distance of slices"]
+    assert said == [f"{folder}: one slice: its thickness, 2 mm, is used as the slice spacing"]
 
 
 def test_hashes_follow_the_bytes_not_the_names(tmp_path):
@@ -97,7 +97,7 @@ def test_a_damaged_sub_folder_is_a_case_that_is_refused(tmp_path):
     (tmp_path / "b" / "1.dcm").write_bytes(bytes(300))
     one, other = find_images(tmp_path)
     load_case(one)
-    with pytest.raises(InputError, match=r"1\.dcm: the name says DICOM, the content does not"):
+    with pytest.raises(InputError, match=r"1\.dcm: the name ends in .dcm, the content is not DICOM"):
         load_case(other)
 
 

@@ -72,15 +72,15 @@ class Series:
         """
         frames = [frame for file in self.files for frame in read_frames(file)]
         if sum(4 * frame.layout.rows * frame.layout.columns for frame in frames) > gate.MAX_VOLUME_BYTES:
-            raise InputError(f"the series claims more than the {gate.MAX_VOLUME_BYTES} bytes accepted", where=self.root)
+            raise InputError(f"the series declares more than {gate.MAX_VOLUME_BYTES} bytes", where=self.root)
         ordered, geometry = order_slices(frames, self.root)
         notes = []
         if len(ordered) == 1:
-            notes.append(f"one slice: its thickness, {ordered[0].thickness_mm:g} mm, counts as the distance of slices")
+            notes.append(f"one slice: its thickness, {ordered[0].thickness_mm:g} mm, is used as the slice spacing")
         if any(frame.layout.inverted for frame in ordered):
-            notes.append("its grey values are stored inverted (MONOCHROME1) and are turned round")
+            notes.append("its grey values are stored inverted (MONOCHROME1) and are inverted when they are read")
         if any(frame.layout.padding for frame in ordered):
-            notes.append("padding outside the scanned field gets the smallest value inside")
+            notes.append("padding outside the scanned field is replaced by the smallest value inside")
         return Stack(self, ordered, geometry, tuple(notes))
 
 
@@ -125,7 +125,7 @@ def dicom_files(path: Path) -> tuple[Path, ...]:
         elif file.name.lower().endswith(".dcm"):
             # Skipping the file could silently lose a slice.
             raise InputError(
-                "the name says DICOM, the content does not (no DICM after 128 bytes)",
+                "the name ends in .dcm, the content is not DICOM (no DICM after 128 bytes)",
                 where=file,
                 fix="export it again, or remove it",
             )

@@ -194,7 +194,7 @@ def test_a_single_slice(tmp_path, keyword, value):
     setattr(dataset, keyword, value)
     stack = read_stack(write(tmp_path / "slice", dataset))
     assert stack.geometry.spacing_mm == pytest.approx((0.8, 0.7, value))
-    assert stack.notes == (f"one slice: its thickness, {value} mm, counts as the distance of slices",)
+    assert stack.notes == (f"one slice: its thickness, {value} mm, is used as the slice spacing",)
     assert read_dicom(tmp_path).shape == (12, 10, 1)
 
 
@@ -296,7 +296,7 @@ def test_the_directory_of_a_disk_is_passed_over(tmp_path):
 def test_a_dcm_file_that_is_no_dicom_is_not_passed_over(tmp_path):
     folder = save(tmp_path, make())
     (folder / "009.dcm").write_bytes(bytes(500))
-    refused(folder, r"009\.dcm: the name says DICOM, the content does not")
+    refused(folder, r"009\.dcm: the name ends in .dcm, the content is not DICOM")
 
 
 def test_an_empty_folder(tmp_path):
