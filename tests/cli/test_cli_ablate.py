@@ -83,7 +83,7 @@ def test_a_typo_in_the_last_row_is_found_before_any_step(masam, table, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
-def test_ctrl_c_ends_with_code_130_and_the_same_command_goes_on(table, tmp_path):
+def test_ctrl_c_exits_with_130_and_the_same_command_resumes(table, tmp_path):
     table.write_text(table.read_text().replace("epochs: 1\n", "epochs: 400\n"))
     out = tmp_path / "out"
     process = start("ablate", table, "--out", out)

@@ -99,7 +99,7 @@ def test_refusals(masam, tmp_path):
     assert (usage.code, usage.error[:12]) == (2, "error[USAGE]")
 
 
-def test_a_killed_conversion_goes_on(masam, tmp_path):
+def test_a_killed_conversion_resumes(masam, tmp_path):
     """The first cases take a while, so that the kill falls between the first and the last file."""
     download = write_btcv(tmp_path / "RawData")
     noise = np.random.default_rng(0).integers(0, 14, (180, 180, 40)).astype(np.uint8)

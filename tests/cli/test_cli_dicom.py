@@ -115,7 +115,7 @@ def test_a_bad_scan_beside_a_good_one(masam, trained, folders, tmp_path):
     assert (tmp_path / "out/good.nii.gz").exists()
 
 
-def test_a_scan_that_nobody_decodes_does_not_stop_the_others(masam, trained, folders, tmp_path):
+def test_a_scan_without_a_decoder_does_not_stop_the_others(masam, trained, folders, tmp_path):
     shutil.copytree(folders / "one", tmp_path / "scans/good")
     datasets = make(arrays()[0])
     for dataset in datasets:
@@ -160,14 +160,14 @@ def test_each_file_is_opened_once_for_its_header(masam, trained, folders, tmp_pa
     assert sorted(opened) == [f"{n:03d}.dcm" for n in range(6)]
 
 
-def test_a_single_slice_is_said_to_be_one(masam, trained, tmp_path):
+def test_a_note_about_a_single_slice(masam, trained, tmp_path):
     save(tmp_path / "scan", make(arrays(shape=(24, 20, 1))[0]))
     result = masam("predict", tmp_path / "scan", "--model", trained, "--out", tmp_path / "a.nii.gz")
     assert result.code == 0
     assert "one slice: its thickness, 2 mm" in result.err
 
 
-def test_what_is_refused_before_the_work(masam, trained, folders, tmp_path):
+def test_refusals_before_prediction(masam, trained, folders, tmp_path):
     words = ("--model", trained, "--format", "dicom-seg")
     result = masam("predict", folders / "same.nii.gz", *words, "--out", tmp_path / "out")
     assert result.code == 2

@@ -1,4 +1,4 @@
-"""A run folder is held by one process, and by nobody once that process has ended, however it ended."""
+"""A run folder is locked by one process, and released when that process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def test_a_second_process_is_refused_and_a_killed_one_holds_nothing(tmp_path):
         for _ in range(10):
             with pytest.raises(ResourceError, match=f"another process trains into this folder .pid {holder.pid} on "):
                 locked(run).__enter__()
-        assert (run / LOCK_FILE).exists(), "the refused left the holder's file alone"
+        assert (run / LOCK_FILE).exists(), "refused processes do not change the file"
         holder.send_signal(signal.SIGKILL)
-    assert (run / LOCK_FILE).exists(), "a killed process tidies nothing up"
+    assert (run / LOCK_FILE).exists(), "a killed process removes nothing"
     with locked(run):
         assert (run / LOCK_FILE).read_text().startswith(f"pid {os.getpid()} on ")
     assert list(run.iterdir()) == []
@@ -50,7 +50,7 @@ def test_a_stale_lock_file_of_another_process_is_taken_over(tmp_path):
         assert (tmp_path / LOCK_FILE).read_text().count("\n") == 1
 
 
-def test_folders_that_nothing_was_written_to_go_again(tmp_path):
+def test_created_folders_are_removed_if_they_stay_empty(tmp_path):
     with pytest.raises(ResourceError, match="inner"), locked(tmp_path / "a" / "b"):
         raise ResourceError("inner")
     assert list(tmp_path.iterdir()) == []
@@ -59,13 +59,13 @@ def test_folders_that_nothing_was_written_to_go_again(tmp_path):
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["config.yaml"]
 
 
-def test_an_empty_folder_that_was_there_stays(tmp_path):
+def test_an_existing_empty_folder_is_kept(tmp_path):
     with locked(tmp_path):
         pass
     assert tmp_path.is_dir()
 
 
-def test_places_that_cannot_be_written_to(tmp_path, unwritable):
+def test_folders_that_cannot_be_written_to(tmp_path, unwritable):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below", unwritable / "run"):
         with pytest.raises(ResourceError, match=r"cannot write to the folder \("):

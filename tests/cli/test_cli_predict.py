@@ -216,7 +216,7 @@ def test_a_rerun_redoes_what_has_changed(masam, dataset, trained, tmp_path):
     assert masam(*words).json["kept"] == []
 
 
-def test_scans_and_others_labels_are_never_written_over(masam, dataset, trained, tmp_path):
+def test_scans_and_foreign_labels_are_not_overwritten(masam, dataset, trained, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(dataset, data)
     shutil.copy(data / "imagesTs/Ts0_0000.nii.gz", data / "scan.nii.gz")
@@ -365,7 +365,7 @@ def test_prompts_of_a_folder_that_are_refused(masam, trained, promptable, tmp_pa
     assert not (tmp_path / "masks").exists()
 
 
-def test_a_model_trained_with_prompts_is_asked_with_and_without(masam, dataset, tmp_path):
+def test_a_model_trained_with_prompts_predicts_with_and_without(masam, dataset, tmp_path):
     run, scan = tmp_path / "run", save(tmp_path / "scan.nii.gz", arrays()[0])
     trained = masam("train", dataset, "--out", run, "--epochs", 1, *TINY, "--set", "prompt_rate=0.5")
     assert trained.code == 0, trained.err

@@ -92,7 +92,7 @@ def test_a_folder_of_frames_keeps_its_names(masam, model, folder, tmp_path):
             assert np.array_equal(np.asarray(image), draw_labels(PIXELS[t], labels[f"frame{t}.png"], SCHEME))
 
 
-def test_a_folder_of_videos_is_a_batch_and_a_bad_one_stops_no_other(masam, model, clip, tmp_path):
+def test_a_bad_video_does_not_stop_the_others(masam, model, clip, tmp_path):
     write_frames(clip.parent / "seq.1", PIXELS[:2])
     bad = write_frames(clip.parent / "bad", PIXELS)
     Image.new("RGB", (5, 5)).save(bad / "frame2.png")
@@ -105,7 +105,7 @@ def test_a_folder_of_videos_is_a_batch_and_a_bad_one_stops_no_other(masam, model
         require_same(written(tmp_path / "out" / name.removesuffix(".mkv")), expected(model, clip.parent / name))
 
 
-def test_a_video_that_breaks_off_leaves_nothing_that_looks_finished(masam, model, folder, tmp_path):
+def test_a_truncated_video_leaves_no_output(masam, model, folder, tmp_path):
     data = (folder / "frame3.png").read_bytes()
     (folder / "frame3.png").write_bytes(data[: len(data) - 30])
     result = masam("predict", folder, "--model", model, "--out", tmp_path / "out", "--overlay")
@@ -114,7 +114,7 @@ def test_a_video_that_breaks_off_leaves_nothing_that_looks_finished(masam, model
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["predictions.json"]
 
 
-def test_a_rerun_keeps_what_is_unchanged_and_does_the_rest_again(masam, model, folder, tmp_path):
+def test_a_rerun_keeps_unchanged_cases_and_repeats_the_others(masam, model, folder, tmp_path):
     out = tmp_path / "out"
 
     def again(*options: object) -> tuple[list[str], int]:
@@ -139,7 +139,7 @@ def test_a_rerun_keeps_what_is_unchanged_and_does_the_rest_again(masam, model, f
     assert len(written(out / "case")) == 4
 
 
-def test_a_killed_run_leaves_no_half_case_and_the_next_one_does_it_again(masam, model, tmp_path):
+def test_a_killed_run_leaves_no_partial_case_and_is_repeated(masam, model, tmp_path):
     many = write_frames(tmp_path / "in/long", frames(1)[0].repeat(600, 0))
     out = tmp_path / "out"
     process = start("predict", many, "--model", model, "--out", out, "--device", "cpu", "--quiet")
@@ -190,7 +190,7 @@ def test_volumes_have_no_overlay(masam, trained, tmp_path):
     assert "--overlay: overlays are for videos only; masam report draws labels over scans" in result.error
 
 
-def test_nothing_of_the_users_is_written_over(masam, model, clip, folder, tmp_path):
+def test_files_of_the_user_are_not_overwritten(masam, model, clip, folder, tmp_path):
     for video, out in ((clip, clip.parent), (folder, folder), (folder, folder.parent)):
         result = masam("predict", video, "--model", model, "--out", out)
         assert result.code == 2

@@ -10,7 +10,7 @@ def parse(**changes):
     return AblationConfig.from_mapping({**LEAST, **changes}, where="ablation.yaml")
 
 
-def test_what_is_left_out():
+def test_defaults():
     table = parse()
     assert (table.config, table.plan, table.settings, table.seeds, table.folds) == (None, None, {}, (1, 2, 3), None)
     assert table.first == "all"
@@ -67,6 +67,6 @@ def test_folder_names():
     assert folder_name("../up") == "up"
 
 
-def test_keys_of_the_plan_are_told_apart():
+def test_changes_are_split_into_configuration_and_plan():
     changes = {"epochs": 2, "plan.window": 3, "model.size": "vit_t", "plan.intensity.low": 1}
     assert split_changes(changes) == ({"epochs": 2, "model.size": "vit_t"}, {"window": 3, "intensity.low": 1})

@@ -61,7 +61,7 @@ def test_rows_and_cells(data):
     assert 350 * 2**20 < full.peak_bytes() < wide.peak_bytes()
 
 
-def test_a_folder_is_known_by_what_decides_the_weights(data):
+def test_the_folder_name_depends_on_what_decides_the_weights(data):
     def folder(plan=PLAN, **changes):
         return rows_of(data, {"a": changes}, plan)[0].cells[0].folder
 
@@ -124,12 +124,12 @@ def test_a_fault_in_the_last_row_is_found(data, changes, message):
         rows_of(data, {"first": {}, "last": changes}, stride=3)
 
 
-def test_a_fold_that_is_not_there(data):
+def test_a_fold_that_does_not_exist_is_refused(data):
     with pytest.raises(ConfigError, match=r"^t.yaml, row first: fold: expected 0 to 2, got 7$"):
         rows_of(data, {"first": {}}, folds=[0, 7])
 
 
-def test_devices_and_sam_files_are_looked_for(data, tmp_path, sam_file):
+def test_unavailable_devices_and_sam_files_are_refused(data, tmp_path, sam_file):
     with pytest.raises(ResourceError, match=r"^t.yaml, row last: device: there is no cuda:99 here"):
         rows_of(data, {"first": {}, "last": {"device": "cuda:99"}})
     with pytest.raises(InputError, match=r"^t.yaml, row last: .*none.pth"):
@@ -138,7 +138,7 @@ def test_devices_and_sam_files_are_looked_for(data, tmp_path, sam_file):
         rows_of(data, {"first": {}, "last": {"model.sam_checkpoint": str(sam_file), "model.size": "vit_b"}})
 
 
-def test_cells_know_the_tensors_of_their_sam_file(data, sam_file, monkeypatch):
+def test_cells_depend_on_the_tensors_of_their_sam_file(data, sam_file, monkeypatch):
     monkeypatch.undo()  # sam_file's own size
     from tiny import TINY
 
@@ -180,7 +180,7 @@ def test_a_plan_of_the_other_kind_is_refused(data, tmp_path):
 
 
 @pytest.mark.parametrize("as_files", [False, True])
-def test_videos_are_known_by_their_frames(tmp_path, as_files):
+def test_cells_depend_on_the_frames_of_videos(tmp_path, as_files):
     root = write_video_dataset(tmp_path / "set", cases=3, as_files=as_files)
     videos = read_data(root, Silent())
     settings = {**SETTINGS, "batch_windows": 2, "micro_batch_windows": 1}

@@ -137,7 +137,7 @@ def test_files_of_a_table(whole, dataset):
         )
 
 
-def test_the_table_is_what_its_cells_sum_up_to(whole):
+def test_the_table_summarises_its_cells(whole):
     out, result = whole
     dice = {key: Evaluation.from_json(folder / "scores.json").values("dice") for key, folder in folders(out).items()}
     wide, narrow = result.table.rows
@@ -164,13 +164,13 @@ def test_a_rerun_keeps_everything(copied, dataset, tmp_path):
     assert not {"reading cases", "training", "windows"} & set(notes.tasks)
 
 
-def test_processes_that_read_samples_change_no_cell(copied, dataset, tmp_path):
+def test_the_number_of_workers_changes_no_cell(copied, dataset, tmp_path):
     notes = Notes()
     run(write_table(tmp_path, dataset, settings={**SETTINGS, "workers": 3}), copied, notes)
     assert "4 cells, 4 of them done by an earlier run" in notes.lines
 
 
-def test_only_a_changed_row_is_made_anew(copied, dataset, tmp_path):
+def test_only_a_changed_row_is_repeated(copied, dataset, tmp_path):
     old = folders(copied)
     rows = {**ROWS, "narrow": {**ROWS["narrow"], "model.adapter_channels": 3}}
     notes = Notes()
@@ -188,7 +188,7 @@ def test_only_a_changed_row_is_made_anew(copied, dataset, tmp_path):
     assert "4 cells, 4 of them done by an earlier run" in again.lines
 
 
-def test_other_data_make_all_cells_anew(copied, dataset, tmp_path):
+def test_other_data_repeat_all_cells(copied, dataset, tmp_path):
     changed = tmp_path / "set"
     shutil.copytree(dataset, changed)
     shutil.copy(changed / "imagesTs/case2_0000.nii.gz", changed / "imagesTr/case0_0000.nii.gz")
@@ -207,7 +207,7 @@ def test_another_rule_of_scoring_trains_nothing(copied, dataset, tmp_path):
     assert all(torch.equal(t, models["wide", 1][n]) for n, t in weights(copied)["wide", 1].items())
 
 
-def test_an_interrupted_table_goes_on_to_the_same_weights(whole, dataset, tmp_path):
+def test_an_interrupted_table_resumes_to_the_same_weights(whole, dataset, tmp_path):
     file, out = write_table(tmp_path, dataset, seeds=[1]), tmp_path / "out"
     first = run(file, out, Notes(stop_after=6))  # four steps a run: in the middle of the second cell
     with pytest.raises(StoppedError, match=r"the same command resumes from there$") as caught:
@@ -221,7 +221,7 @@ def test_an_interrupted_table_goes_on_to_the_same_weights(whole, dataset, tmp_pa
     assert [row["seeds"] for row in record["rows"]] == [{"1": row.seeds[1]} for row in whole[1].table.rows]
 
 
-def test_cells_that_fail_are_listed_and_the_others_go_on(dataset, tmp_path, monkeypatch):
+def test_failed_cells_are_listed_and_the_others_are_run(dataset, tmp_path, monkeypatch):
     real = run_module.train
 
     def train(root, out, config, **options):

@@ -78,7 +78,7 @@ def test_a_difference_is_over_the_cells_that_both_have():
     assert math.isnan(row.spread)
 
 
-def test_a_row_without_a_cell_has_no_figures():
+def test_a_row_without_a_finished_cell_has_no_statistics():
     row = make("less", [result("less", 1, state="not begun")])
     assert all(math.isnan(n) for n in (row.dice, row.spread, row.low, row.high, row.difference, row.seconds))
     assert (row.seeds, row.classes, row.cells) == ({}, {}, "0 of 1")
@@ -100,7 +100,7 @@ def test_a_case_that_several_folds_scored_counts_once():
     assert make("full", folds, folds).dice == pytest.approx((0.8 + 0.5) / 2)
 
 
-def test_text_of_a_whole_table():
+def test_text_of_a_table():
     full, less = make("full", FULL), make("a|b", [replace(r, cell=replace(r.cell, row="a|b")) for r in LESS])
     found = table(full, less)
     assert not found.is_complete

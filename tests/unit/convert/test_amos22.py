@@ -87,7 +87,7 @@ def test_the_test_set_held_out(download, tmp_path):
     assert splits.index("amos_0410") < splits.index("val") < splits.index("amos_0500")
 
 
-def test_its_own_list_tells_what_is_missing_and_surplus(tmp_path):
+def test_missing_and_surplus_files_according_to_dataset_json(tmp_path):
     download = write_amos(tmp_path / "amos22")
     (download / "imagesTr/amos_0004.nii.gz").unlink()
     (download / "labelsVa/amos_0500.nii.gz").unlink()
@@ -100,7 +100,7 @@ def test_its_own_list_tells_what_is_missing_and_surplus(tmp_path):
     assert (ids(one.training), ids(one.test)) == ([1, 5, 410], [8])
 
 
-def test_without_a_list_the_published_numbers_count(tmp_path):
+def test_missing_and_surplus_files_according_to_published_numbers(tmp_path):
     download = write_amos(tmp_path / "amos22", named=False)
     (one,) = survey_amos22(download, tmp_path / "set", "both")
     assert one.missing == (

@@ -51,7 +51,7 @@ def test_the_adrenal_glands_are_one_class(converted, download):
     assert {old: new for old, new in MERGING.items() if old != new} == {13: 12}
 
 
-def test_or_two(download, tmp_path):
+def test_the_adrenal_glands_are_two_classes(download, tmp_path):
     (one,) = survey_btcv(download, tmp_path / "set", "separate")
     assert all(product.rule.rewrite is None for product in one.products)
     assert (one.labels["right_adrenal_gland"], one.labels["left_adrenal_gland"]) == (12, 13)
@@ -60,7 +60,7 @@ def test_or_two(download, tmp_path):
 
 
 @pytest.mark.parametrize("inside", ["", "Training"])
-def test_the_download_may_begin_anywhere(download, tmp_path, inside):
+def test_any_folder_of_the_download_is_accepted(download, tmp_path, inside):
     (one,) = survey_btcv(download / inside, tmp_path / "set")
     assert (len(one.training), len(one.test), one.missing, one.surplus) == (24, 6, (), ())
     (above,) = survey_btcv(download.parent, tmp_path / "set")
@@ -81,6 +81,6 @@ def test_everything_missing_and_surplus_is_listed_at_once(download, tmp_path):
     assert (len(one.training), len(one.test)) == (23, 5)
 
 
-def test_another_folder_is_told_the_layout(tmp_path):
+def test_the_error_for_another_folder_describes_the_layout(tmp_path):
     with pytest.raises(InputError, match=r"expected BTCV's Training/img/imgNNNN\.nii\.gz .*; found no complete case"):
         convert(survey_btcv(tmp_path, tmp_path / "set"))

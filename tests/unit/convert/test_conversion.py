@@ -124,7 +124,7 @@ def test_another_rule_makes_labels_again(conversion):
     assert read_labels(conversion.root / "labelsTs/c3.nii.gz").array.sum() == (labels_of([0, 1, 2]) == 2).sum()
 
 
-def test_a_record_that_was_cut_off_is_no_obstacle(conversion):
+def test_a_truncated_record_is_resumed(conversion):
     convert([conversion])
     record = conversion.root / RECORD
     lines = record.read_text().splitlines(keepends=True)
@@ -135,13 +135,13 @@ def test_a_record_that_was_cut_off_is_no_obstacle(conversion):
 
 
 @pytest.mark.parametrize("line", ["3", "[]", '{"target": []}', '{"target": "imagesTr/c0_0000.nii.gz"}', "\0\xff"])
-def test_a_record_that_is_not_ours_is_no_obstacle(conversion, line):
+def test_an_invalid_record_is_ignored(conversion, line):
     conversion.root.mkdir()
     (conversion.root / RECORD).write_text(line + "\n")
     assert convert([conversion])[0].made == 8
 
 
-def test_links_where_no_byte_changes(conversion, download):
+def test_unchanged_files_are_linked(conversion, download):
     before = hashes(download)
     convert([conversion], link=True)
     image = conversion.root / "imagesTr/c0_0000.nii.gz"
@@ -203,12 +203,12 @@ def test_of_several_only_those_with_cases_are_made(conversion, tmp_path):
 
 
 @pytest.mark.parametrize("place", [".", "download", "download/inside"])
-def test_the_download_is_no_place_to_write_to(conversion, tmp_path, place):
+def test_writing_into_the_download_is_refused(conversion, tmp_path, place):
     with pytest.raises(InputError, match=r"expected a folder apart from the download .*; name another folder"):
         convert([replace(conversion, root=tmp_path / place)])
 
 
-def test_nor_is_a_link_into_it(conversion, download):
+def test_a_link_into_the_download_is_refused(conversion, download):
     conversion.root.mkdir()
     (conversion.root / "imagesTr").symlink_to(download)
     with pytest.raises(InputError, match="expected a folder apart from the download"):
@@ -270,7 +270,7 @@ def test_a_conversion_that_is_cut_short_does_not_look_complete(conversion):
     assert not (conversion.root / "splits_final.json").exists()
 
 
-def test_where_the_download_begins(tmp_path):
+def test_within_finds_the_first_folder(tmp_path):
     (tmp_path / "b").mkdir()
     assert within(tmp_path, "a", "b") == tmp_path / "b"
     assert within(tmp_path, "a") == tmp_path
@@ -278,14 +278,14 @@ def test_where_the_download_begins(tmp_path):
         within(tmp_path / "c", "b")
 
 
-def test_hidden_files_are_no_data(tmp_path):
+def test_hidden_files_are_ignored(tmp_path):
     for name in ("._a.nii.gz", "a.nii.gz", "b.nii", "c.txt"):
         (tmp_path / name).touch()
     assert nifti_names(tmp_path) == {"a.nii.gz"}
     assert nifti_names(tmp_path / "nowhere") == set()
 
 
-def test_progress_hears_of_every_file(conversion):
+def test_progress_receives_every_file(conversion):
     heard = []
 
     class Listener:

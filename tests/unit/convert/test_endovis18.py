@@ -30,7 +30,7 @@ def converted(download, tmp_path_factory):
     return root
 
 
-def test_a_folder_of_frames_a_case(converted):
+def test_one_folder_of_frames_per_case(converted):
     training = [f"train_seq_{n:02d}" for n in SEQUENCES]
     test = [f"test_seq_{n:02d}" for n in range(1, 5)]
     for split, cases in (("Tr", training), ("Ts", test)):

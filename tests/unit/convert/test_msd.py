@@ -70,7 +70,7 @@ def test_the_whole_pancreas_is_196_and_28_and_57(tmp_path):
     assert all(product.rule.rewrite is None for product in one.products)
 
 
-def test_any_other_task_as_it_is(spleen, tmp_path):
+def test_other_tasks_are_copied_unchanged(spleen, tmp_path):
     before = hashes(spleen)
     (result,) = convert(survey_msd(spleen, tmp_path / "set"))
     assert hashes(spleen) == before
@@ -109,7 +109,7 @@ def test_sequences_in_one_file_become_one_file_each(tmp_path):
         convert(survey_msd(root, tmp_path / "set"))
 
 
-def test_files_that_its_list_names_are_missed(tmp_path):
+def test_files_named_in_dataset_json_that_are_missing(tmp_path):
     root = write_msd(tmp_path / "Task09_Spleen", "spleen", [2, 3], [1], ["background", "spleen"])
     for name in ("imagesTr/spleen_002.nii.gz", "imagesTs/spleen_001.nii.gz"):
         (root / name).unlink()
@@ -118,7 +118,7 @@ def test_files_that_its_list_names_are_missed(tmp_path):
     assert (one.training, one.test) == (("spleen_003",), ())
 
 
-def test_classes_of_the_pancreas_are_no_choice_of_others(spleen, tmp_path):
+def test_other_tasks_have_no_choice_of_classes(spleen, tmp_path):
     with pytest.raises(ConfigError, match="--labels: only Task07_Pancreas has a choice of classes, this is Spleen"):
         survey_msd(spleen, tmp_path / "set", "tumour")
 
@@ -136,7 +136,7 @@ def test_classes_of_the_pancreas_are_no_choice_of_others(spleen, tmp_path):
         ({"labels": {"0": "background"}}, "dataset.json: labels: expected at least one class beside the background"),
     ],
 )
-def test_a_list_that_is_not_msds(tmp_path, change, message):
+def test_an_invalid_dataset_json_is_refused(tmp_path, change, message):
     root = write_msd(tmp_path / "Task09_Spleen", "spleen", [2], [1], ["background", "spleen"])
     content = json.loads((root / "dataset.json").read_text()) | change
     (root / "dataset.json").write_text(json.dumps({key: value for key, value in content.items() if value is not None}))

@@ -23,7 +23,7 @@ def download(tmp_path_factory):
     return write_prostate(tmp_path_factory.mktemp("prostate") / "SAML")
 
 
-def test_a_data_set_a_site(download, tmp_path):
+def test_one_data_set_per_site(download, tmp_path):
     before = hashes(download)
     results = convert(survey_prostate(download, tmp_path / "prostate"), link=True)
     assert hashes(download) == before
@@ -48,14 +48,14 @@ def test_every_value_above_0_is_prostate_in_either_spelling(download, tmp_path, 
     np.testing.assert_array_equal(new, old > 0)
 
 
-def test_or_one_data_set_of_all(download, tmp_path):
+def test_one_data_set_of_all_sites(download, tmp_path):
     (one,) = survey_prostate(download, tmp_path / "p", "one")
     assert (len(one.training), len(one.test)) == (91, 25)
     assert {f"{site}_{number}" for site, numbers in TEST.items() for number in numbers} == set(one.test)
     assert (one.missing, one.surplus, one.root) == ((), (), tmp_path / "p")
 
 
-def test_or_every_case_held_out_for_the_model_of_another_site(download, tmp_path):
+def test_all_cases_held_out_for_the_model_of_another_site(download, tmp_path):
     conversions = survey_prostate(download, tmp_path / "p", held_out="all")
     assert [(len(one.training), len(one.test)) for one in conversions] == [(0, site.cases) for site in SITES]
     (result,) = convert([one for one in conversions if one.root.name == "UCL"], link=True)

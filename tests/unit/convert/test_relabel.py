@@ -16,7 +16,7 @@ VALUES = st.integers(0, 65535)
     st.dictionaries(VALUES, VALUES, max_size=8),
     st.one_of(st.just("keep"), VALUES),
 )
-def test_every_voxel_gets_what_the_mapping_says(values, mapping, others):
+def test_every_voxel_is_mapped(values, mapping, others):
     array = np.array(values, np.int32).reshape(1, -1)
     before = array.copy()
     result = relabelled(array, mapping, others)
@@ -32,7 +32,7 @@ def test_values_that_are_not_expected_are_listed_with_their_number():
     np.testing.assert_array_equal(relabelled(np.array([0, 1]), {0: 0, 1: 5}, "refuse"), [0, 5])
 
 
-def test_a_rule_in_words():
+def test_the_description_of_a_rule():
     assert relabelling({0: 0, 13: 12}, "refuse")[0] == "labels: 13 to 12; others: refuse"
     assert relabelling({0: 0}, 1)[0] == "labels: as they are; others: 1"
 
@@ -61,7 +61,7 @@ def test_a_mapping_needs_label_values(tmp_path, mapping):
         relabel_folder(tmp_path, tmp_path / "new", mapping)
 
 
-def test_several_channels_are_no_labels(tmp_path):
+def test_several_channels_are_refused(tmp_path):
     for channel in range(2):
         write_nifti(tmp_path / f"masks/a_{channel:04d}.nii.gz", labels_of([0]))
     with pytest.raises(InputError, match="a: expected one label file, got 2 channels"):

@@ -6,7 +6,7 @@ from masam.errors import ConfigError
 from masam.predict.postprocess import Cleaning, fill_holes, keep_largest_component, most_probable
 
 
-def test_most_probable_takes_the_lower_of_equals():
+def test_most_probable_returns_the_lowest_channel_for_ties():
     probabilities = torch.tensor([[[0.2, 0.5]], [[0.7, 0.5]], [[0.1, 0.0]]])
     channels = most_probable(probabilities)
     assert channels.tolist() == [[1, 0]]
@@ -14,7 +14,7 @@ def test_most_probable_takes_the_lower_of_equals():
     assert most_probable(torch.eye(300)[:, :, None]).dtype == np.uint16
 
 
-def test_the_largest_component_stays_and_the_loss_is_counted():
+def test_the_largest_component_is_kept_and_removed_voxels_are_counted():
     labels = np.zeros((3, 8, 8), np.uint8)
     labels[:, 0:3, 0:3] = 1
     labels[0, 6, 6] = 1
@@ -36,7 +36,7 @@ def test_voxels_that_share_a_corner_are_one_component():
     assert keep_largest_component(labels, [1])[1].removed == {1: 0}
 
 
-def test_a_class_that_is_not_there_changes_nothing():
+def test_an_absent_class_changes_nothing():
     labels = np.zeros((2, 3, 4), np.int16)
     for clean in (keep_largest_component, fill_holes):
         cleaned, record = clean(labels, [3])

@@ -144,7 +144,7 @@ def test_probabilities_are_means_over_windows(model):
         torch.testing.assert_close(mean.sum(dim=0), torch.ones(32, 32), rtol=0, atol=1e-5)
 
 
-def test_windows_are_stretched_where_the_plan_says_so(model):
+def test_windows_are_scaled_to_their_range_with_window_minmax(model):
     source = volume((20, 24, 4))
     stretched = predictor(model, plan=PLAN.model_copy(update={"window_minmax": True}))
     labels = stretched.predict(source).array
@@ -186,7 +186,7 @@ def test_memory_does_not_grow_with_depth(model, monkeypatch):
     assert long[2] == [3 * SPEC.num_channels * 32 * 32 * 4]
 
 
-def test_a_path_is_read(model, tmp_path):
+def test_predict_accepts_paths(model, tmp_path):
     source = volume(affine=oblique())
     write_volume(tmp_path / "case.nii.gz", source)
     predict = predictor(model).predict
@@ -302,7 +302,7 @@ def test_bad_device_names_are_refused(name):
         choose_device(name)
 
 
-def test_a_device_that_is_not_there_is_refused():
+def test_an_unavailable_device_is_refused():
     missing = f"cuda:{torch.cuda.device_count() + 7}"
     with pytest.raises(
         ResourceError, match=rf"^device: there is no {missing} here \(\d+ GPUs found\); use --device cpu$"
@@ -310,7 +310,7 @@ def test_a_device_that_is_not_there_is_refused():
         choose_device(missing)
 
 
-def test_devices_that_are_there(monkeypatch):
+def test_available_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device() == choose_device("auto") == choose_device("cpu") == torch.device("cpu")
 
@@ -323,13 +323,13 @@ def test_automatic_precision_on_a_cpu_is_float32():
         assert torch.get_autocast_dtype("cpu") == torch.bfloat16
 
 
-def test_other_windows_than_the_model_was_trained_with(model):
+def test_a_window_size_other_than_in_training(model):
     labels = predictor(model, plan=PLAN.model_copy(update={"window": 5}), stride=5).predict(volume((16, 16, 8)))
     assert labels.shape == (16, 16, 8)
     assert replace(SPEC, window=5).num_channels == SPEC.num_channels
 
 
-def test_cleanings_work_by_class_name_and_say_what_they_changed(model):
+def test_cleanings_by_class_name_record_their_changes(model):
     scan = volume()
     raw = predictor(model).segment(scan)
     assert raw.cleanings == ()
@@ -356,7 +356,7 @@ def boxes_of_both(corners):
     return [Box3D(corners, class_name="ball"), Box3D(corners, class_name="box")]
 
 
-def test_a_box_is_followed_through_windows_and_votes(model):
+def test_a_box_applies_to_its_slices_in_every_window(model):
     prompted = predictor(model)
     prepared = PLAN.preprocessing.prepare(volume((20, 24, 6)))
     given = project([Box3D((3, 4, 1, 12, 15, 3), class_name="ball")], prepared.trace, PLAN.scheme)
@@ -439,7 +439,7 @@ def test_the_same_prompts_give_the_same_labels_in_all_48_orientations(model):
         assert np.array_equal(labels.array, reorient(expected, order, flips).array), (order, flips)
 
 
-def test_folds_vote_with_the_same_prompts(model):
+def test_probabilities_of_folds_are_averaged_with_prompts(model):
     prepared = PLAN.preprocessing.prepare(volume((20, 24, 4)))
     given = project(boxes_of_both((2, 2, 0, 12, 12, 3)), prepared.trace, PLAN.scheme)
     other = random_model(seed=1, scale=0.5)
@@ -458,7 +458,7 @@ def test_prompts_that_do_not_fit_are_refused(model):
         predictor(model).predict(volume(), prompts=[Click((0, 0, 0), class_name="cube")])
 
 
-def test_a_model_that_was_trained_without_prompts_is_not_asked_with_any():
+def test_prompts_are_refused_for_a_model_trained_without_them():
     facts = {"steps": 9, "validation_dice": None, "dataset": "tiny"}
     automatic, mixed = random_model(), random_model()
     automatic.card, mixed.card = ModelCard(training=facts), ModelCard(training={**facts, "prompt_rate": 0.5})
@@ -469,7 +469,7 @@ def test_a_model_that_was_trained_without_prompts_is_not_asked_with_any():
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-def test_a_volume_that_was_encoded_is_answered_alike_without_the_encoder(model, monkeypatch, batch):
+def test_an_encoded_volume_gives_the_same_labels_without_the_encoder(model, monkeypatch, batch):
     one = predictor(model, batch=batch)
     far_apart = [Click((8, 9, 0), class_name="ball"), Click((8, 9, 4), class_name="box", positive=False)]
     box = [Box3D((3, 4, 1, 12, 15, 2), class_name="ball")]
@@ -482,7 +482,7 @@ def test_a_volume_that_was_encoded_is_answered_alike_without_the_encoder(model, 
     assert not np.array_equal(expected[0], expected[1])
 
 
-def test_a_click_on_an_encoded_volume_decodes_its_own_slice_alone(model, monkeypatch):
+def test_a_click_on_an_encoded_volume_decodes_only_its_slice(model, monkeypatch):
     one, decoded = predictor(model), []
     encoded = one.encode(volume((20, 24, 9)))
     decode = type(model).decode
@@ -500,7 +500,7 @@ def test_a_click_on_an_encoded_volume_decodes_its_own_slice_alone(model, monkeyp
     assert decoded == []
 
 
-def test_several_models_each_have_their_own_encodings(model):
+def test_each_model_decodes_its_own_embeddings(model):
     both = predictor([model, random_model(seed=5, scale=0.5)], stride=2)
     prompts = [Click((8, 9, 2), class_name="ball")]
     expected = both.predict(volume(), prompts=prompts)

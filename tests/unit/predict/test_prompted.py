@@ -14,7 +14,7 @@ def boxed(start, stop, offset=0.0):
     return ClassPrompts(range(start, stop), (torch.tensor([4.0, 6.0, 20.0, 22.0]) + offset).numpy())
 
 
-def test_a_prompted_class_has_its_own_answer_and_leaves_the_rest_in_proportion():
+def test_a_prompted_class_keeps_its_probability_and_scales_the_others():
     automatic = probabilities()
     own = torch.full((2, 2, 2), 0.4)
     result = merge_probabilities(automatic, {2: ([0, 2], own)}, [(), (), ()])
@@ -24,13 +24,13 @@ def test_a_prompted_class_has_its_own_answer_and_leaves_the_rest_in_proportion()
     torch.testing.assert_close(result.sum(dim=1), torch.ones(3, 2, 2))
 
 
-def test_prompted_classes_that_claim_more_than_all_share_it():
+def test_prompted_classes_that_sum_to_more_than_1_are_normalised():
     claims = {channel: ([0], torch.full((1, 2, 2), claim)) for channel, claim in ((1, 0.9), (2, 0.6))}
     result = merge_probabilities(probabilities(1), claims, [()])
     torch.testing.assert_close(result[0, :, 0, 0], torch.tensor([0, 0.6, 0.4]))
 
 
-def test_a_class_that_is_ruled_out_is_nowhere_on_the_slice():
+def test_a_ruled_out_class_has_probability_0_on_the_slice():
     automatic = probabilities()
     result = merge_probabilities(automatic, {}, [(1,), (), (1, 2)])
     assert torch.equal(result[1], automatic[1])
@@ -39,14 +39,14 @@ def test_a_class_that_is_ruled_out_is_nowhere_on_the_slice():
     assert torch.equal(result[2], torch.tensor([1.0, 0, 0])[:, None, None].expand(3, 2, 2))
 
 
-def test_where_the_automatic_answer_leaves_nothing_to_others_it_is_background():
+def test_the_remainder_is_background_if_all_automatic_probabilities_are_0():
     certain = torch.tensor([0.0, 1, 0])[None, :, None, None].expand(1, 3, 2, 2)
     result = merge_probabilities(certain, {}, [(1,)])
     assert torch.equal(result[0, :, 0, 0], torch.tensor([1.0, 0, 0]))
 
 
 @torch.no_grad()
-def test_each_class_is_asked_for_by_its_own_prompt():
+def test_each_class_is_decoded_with_its_own_prompt():
     model, windows = random_model(scale=0.5), random_windows(1, 3)
     prompts = VolumePrompts({1: boxed(4, 6), 2: boxed(5, 7, 8)}, 3)
     found = prompted_probabilities(model, model.encode(windows), [4, 5, 6], prompts, range(4, 7))
@@ -62,7 +62,7 @@ def test_each_class_is_asked_for_by_its_own_prompt():
 
 
 @torch.no_grad()
-def test_slices_that_prompts_decide_are_never_decoded_without_one(monkeypatch):
+def test_decided_slices_are_not_decoded_without_prompts(monkeypatch):
     model, windows = random_model(), random_windows(1, 3)
     decode = type(model).decode
     asked = []
@@ -83,7 +83,7 @@ def test_slices_that_prompts_decide_are_never_decoded_without_one(monkeypatch):
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @torch.no_grad()
-def test_the_answer_is_in_float32(precision):
+def test_probabilities_are_float32(precision):
     model, windows = random_model(), random_windows(1, 3)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         found = prompted_probabilities(

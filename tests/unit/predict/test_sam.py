@@ -55,7 +55,7 @@ def prompts_of(names, image):
         ("mask", ("points", "point_labels", "mask_input")),
     ],
 )
-def test_it_answers_as_metas_sam(golden, case, names, image, multimask):
+def test_masks_equal_those_of_metas_predictor(golden, case, names, image, multimask):
     picture = EXPECTED["images"][image].permute(1, 2, 0).numpy()
     got = golden.predict(picture, **prompts_of(names, image), multimask=multimask)
     key = f"{case}.image{image}.{'multi' if multimask else 'single'}"
@@ -70,7 +70,7 @@ def test_it_answers_as_metas_sam(golden, case, names, image, multimask):
 
 
 @pytest.mark.parametrize("shape", [(40, 100), (128, 50), (33, 33)])
-def test_any_shape_comes_back_on_its_grid(small, shape):
+def test_masks_have_the_shape_of_the_image(small, shape):
     picture = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
     encoded = small.encode(picture)
     assert max(encoded.resized) == 64
@@ -83,7 +83,7 @@ def test_any_shape_comes_back_on_its_grid(small, shape):
     np.testing.assert_array_equal(got.logits, again.logits)
 
 
-def test_the_padding_is_zero_after_the_norm_and_places_are_scaled(small):
+def test_padding_is_zero_after_normalisation_and_points_are_scaled(small):
     picture = np.random.default_rng(2).integers(0, 256, (64, 128), dtype=np.uint8)
     rgb = torch.from_numpy(np.stack([picture] * 3)).float()[None]
     resized = F.interpolate(rgb, size=(32, 64), mode="bilinear", align_corners=False, antialias=True)
@@ -100,7 +100,7 @@ def test_the_padding_is_zero_after_the_norm_and_places_are_scaled(small):
     assert (got.masks == expected.numpy()).mean() > 0.999
 
 
-def test_one_point_may_mean_three_things(small):
+def test_a_single_point_returns_three_masks(small):
     picture = np.zeros((64, 64), np.uint8)
     assert len(small.predict(picture, points=[[3, 4]]).iou) == 3
     assert len(small.predict(picture, points=[[3, 4], [5, 6]], point_labels=[1, 0]).iou) == 1
@@ -155,6 +155,6 @@ def test_prompts_that_do_not_fit_are_refused(small, prompt, message):
         (np.full((4, 5), np.nan), r"^picture: expected values from 0 to 255, got nan to nan"),
     ],
 )
-def test_pictures_that_it_cannot_see_are_refused(small, picture, message):
+def test_invalid_images_are_refused(small, picture, message):
     with pytest.raises(InputError, match=message):
         small.predict(picture, box=[0, 0, 2, 2])

@@ -114,7 +114,7 @@ def test_files_and_folders_give_the_same_labels(model, tmp_path):
     assert np.array_equal(run(predictor(model), open_frames(write_lossless(tmp_path / "a.mkv", pixels))), expected)
 
 
-def test_labels_leave_as_soon_as_no_window_votes_for_them(model):
+def test_labels_are_passed_on_after_the_last_vote(model):
     pixels, _ = frames(9)
     read = []
 
@@ -130,7 +130,7 @@ def test_labels_leave_as_soon_as_no_window_votes_for_them(model):
     assert max(ahead) == 3
 
 
-def test_held_memory_does_not_depend_on_the_length(model, monkeypatch):
+def test_memory_does_not_depend_on_the_length(model, monkeypatch):
     buffers, make = [], aggregate.WindowAggregator.__init__
 
     def count_buffer(self, *args, **kwargs):
@@ -143,7 +143,7 @@ def test_held_memory_does_not_depend_on_the_length(model, monkeypatch):
     assert buffers == [3 * 3 * 32 * 32 * 4] * 2
 
 
-def test_a_broken_stream_ends_with_its_reason(model, tmp_path):
+def test_errors_of_the_stream_are_raised(model, tmp_path):
     pixels, _ = frames(5, size=(40, 40))
     folder = write_frames(tmp_path / "clip", pixels)
     data = (folder / "frame4.png").read_bytes()
@@ -154,7 +154,7 @@ def test_a_broken_stream_ends_with_its_reason(model, tmp_path):
     assert seen == [0, 1]
 
 
-def test_what_is_for_volumes_is_refused(model):
+def test_models_and_settings_for_volumes_are_refused(model):
     source = source_of(frames(2)[0], path="clip.mp4")
     with pytest.raises(ModelError, match=r"clip.mp4: the model is for CT volumes \(tiny\), the input is video; use a"):
         run(predictor(random_model(), plan=CT_PLAN), source)
