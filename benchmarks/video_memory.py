@@ -71,9 +71,9 @@ def predict(count: int) -> None:
     source, before, begun = synthetic_video(count), peak_mib(), time.monotonic()
     with (
         tempfile.TemporaryDirectory() as folder,
-        overlay_video(Path(folder) / "overlay.mp4", source, plan.scheme) as writer,
+        overlay_video(Path(folder) / "overlay.mp4", source, plan.scheme) as write,
     ):
-        predict_video(predictor, source, writer.write)
+        predict_video(predictor, source, write)
     print(peak_mib(), peak_mib() - before, time.monotonic() - begun)
 
 

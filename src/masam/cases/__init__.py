@@ -1,1 +1,1 @@
-"""Data set folders: nnU-Net v2 and MSD layouts, folders of videos, splits, and checks of a whole data set."""
+"""Data set folders: nnU-Net v2 and MSD layouts, videos, splits, and checks. Errors are raised as in :mod:`masam.io`."""

@@ -74,15 +74,10 @@ class Inventory:
 
 
 def read_dataset(root: Path) -> CaseFolder:
-    """List the cases of a data set folder; images and labels are not read.
-
-    Args:
-        root: Folder with a ``dataset.json``.
+    """List the cases of a folder with a ``dataset.json``; images and labels are not read.
 
     Raises:
-        InputError: A file or key is missing or wrong, images and labels do not pair up, ids are repeated, or there
-            are no cases.
-        ResourceError: A file cannot be read.
+        InputError: A file or key is missing or wrong, images and labels do not pair up, or ids are repeated.
     """
     content = _read_json(root)
     channels, labels = _read_channels(root, content), _read_scheme(root, content)
@@ -93,12 +88,8 @@ def read_dataset(root: Path) -> CaseFolder:
 def take_inventory(root: Path) -> Inventory:
     """List the cases of a data set folder and all faults that :func:`read_dataset` would raise one at a time.
 
-    Args:
-        root: Folder with a ``dataset.json``.
-
     Raises:
         InputError: The folder or a readable ``dataset.json`` is missing.
-        ResourceError: A file cannot be read.
     """
     content = _read_json(root)
     channels, labels = None, None
@@ -135,11 +126,7 @@ def _read_scheme(root: Path, content: Mapping[str, Any]) -> LabelScheme:
 
 
 def _read_cases(
-    root: Path,
-    content: Mapping[str, Any],
-    channels: tuple[str, ...] | None,
-    labels: LabelScheme | None,
-    faults: Faults,
+    root: Path, content: Mapping[str, Any], channels: tuple[str, ...] | None, labels: LabelScheme | None, faults: Faults
 ) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
     """Return training and test cases; an MSD list is read only if its channels and labels are known."""
     if "training" in content:
@@ -192,7 +179,6 @@ def find_images(path: Path, series: str | None = None) -> tuple[Case, ...]:
     Raises:
         InputError: No image is found, an id is repeated, or a channel is missing.
         ConfigError: ``series`` does not select exactly one series.
-        ResourceError: A file cannot be read.
     """
     with gate.os_errors(path):
         files = list_files(path) if path.is_dir() else [path]
@@ -256,7 +242,6 @@ def load_case(
     Raises:
         InputError: A file is not valid, or the grids of channels or label differ.
         ConfigError: An argument is out of range.
-        ResourceError: There is not enough memory, or a file cannot be read.
     """
     first, *others = case.images
     if is_video(first):

@@ -45,20 +45,19 @@ class Faults:
 def group_cases(
     files: Iterable[tuple[str, int, Path]], *, where: object, channels: int | None, faults: Faults | None = None
 ) -> tuple[Case, ...]:
-    """Group files into cases, sorted by id.
+    """Group files, given as case id, channel and path, into cases that are sorted by id.
+
+    Faults are missing channels, unexpected channels, and duplicate ids, ignoring upper and lower case, which some file
+    systems do not distinguish. Cases with a collected fault may lack images.
 
     Args:
-        files: Case id, channel and path of each file, in any order.
+        files: The files, in any order.
         where: Folder or key named in errors.
         channels: Expected channels per case; None accepts any number.
-        faults: Collects duplicate ids (also those that differ only in case, which some file systems do not tell
-            apart), missing and unexpected channels; by default the first is raised.
-
-    Returns:
-        The cases; those with a collected fault lack images.
+        faults: Collects the faults; by default the first is raised.
 
     Raises:
-        InputError: As for ``faults``.
+        InputError: The first fault, unless they are collected.
     """
     faults = faults or Faults(strict=True)
     groups: dict[str, dict[int, Path]] = {}
@@ -110,7 +109,7 @@ def pair_with_labels(
         labels: Label path by case id.
         label_folder: Folder named in errors.
         expected_image: Returns the missing image of a case id, for errors.
-        faults: Collects the faults, or raises the first.
+        faults: Collects the faults.
     """
     for case in cases:
         if case.id not in labels:

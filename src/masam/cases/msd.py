@@ -22,13 +22,7 @@ from masam.labels import LabelScheme
 def read_msd_cases(
     root: Path, content: Mapping[str, Any], channels: int, scheme: LabelScheme
 ) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
-    """List the training and test cases of a data set.
-
-    Args:
-        root: Data set folder.
-        content: Content of its ``dataset.json``.
-        channels: Channels per case.
-        scheme: Label scheme.
+    """List the training and test cases of a data set with ``channels`` channels per case.
 
     Raises:
         InputError: An entry is not an existing file or folder of the data set, or an id is repeated.

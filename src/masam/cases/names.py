@@ -15,22 +15,14 @@ CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})", re.DOTALL)
 
 
 def visible_entries(folder: Path) -> list[Path]:
-    """Return the sorted entries of a folder without hidden ones (macOS's ``._*`` included); empty without a folder.
-
-    Raises:
-        ResourceError: The folder cannot be read.
-    """
+    """Return the sorted entries of a folder without hidden ones (macOS's ``._*`` included); empty without a folder."""
     with gate.os_errors(folder):
         entries = sorted(folder.iterdir()) if folder.is_dir() else []
     return [entry for entry in entries if not entry.name.startswith(".")]
 
 
 def list_files(folder: Path, endings: Collection[str] = ENDINGS) -> list[Path]:
-    """Return the visible files of a folder that have one of these endings, sorted.
-
-    Raises:
-        ResourceError: The folder cannot be read.
-    """
+    """Return the visible files of a folder that have one of these endings, sorted."""
     return [path for path in visible_entries(folder) if stem_of(path, endings) and not path.is_dir()]
 
 

@@ -37,11 +37,10 @@ def read_nnunet_cases(
         content: Content of its ``dataset.json``.
         channels: Channels per case; None if unknown.
         scheme: Label scheme; None if unknown.
-        faults: Collects wrong names and endings and images and labels that do not pair up, or raises the first.
+        faults: Collects wrong names and endings, and images and labels that do not pair up.
 
     Raises:
-        InputError: As for ``faults``.
-        ResourceError: A folder cannot be read.
+        InputError: The first of these faults, if ``faults`` is strict.
     """
     ending = content.get("file_ending")
     if ending not in FILE_ENDINGS:

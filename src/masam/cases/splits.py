@@ -30,9 +30,6 @@ def make_splits(case_ids: Iterable[str], folds: int = 5, seed: int = 12345) -> l
         folds: Number of folds, 2 to the number of cases.
         seed: Seed of the random order, 0 or more.
 
-    Returns:
-        One split per fold, ids sorted.
-
     Raises:
         InputError: An id is repeated.
         ConfigError: ``folds`` or ``seed`` is out of range.
@@ -53,16 +50,10 @@ def make_splits(case_ids: Iterable[str], folds: int = 5, seed: int = 12345) -> l
 
 
 def read_splits(path: Path, case_ids: Iterable[str]) -> list[Split]:
-    """Read a ``splits_final.json``; a fold need not contain all cases.
-
-    Args:
-        path: The file.
-        case_ids: Ids of the cases of the data set.
+    """Read a ``splits_final.json``; a fold need not contain all cases of the data set.
 
     Raises:
-        InputError: The file is not a list of folds, or a fold contains an unknown or repeated id, or one id in both
-            train and val.
-        ResourceError: The file cannot be read.
+        InputError: The file is not a list of folds, or a fold contains an unknown or repeated id.
     """
     content = gate.read_json(path)
     if not isinstance(content, list):

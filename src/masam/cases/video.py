@@ -36,31 +36,23 @@ def is_video_ending(ending: Any) -> bool:
 
 
 def is_video_case(case: Case) -> bool:
-    """Return whether the image of a case is a video file or a folder of frames.
-
-    Raises:
-        ResourceError: The file or folder cannot be read.
-    """
+    """Return whether the image of a case is a video file or a folder of frames."""
     return len(case.images) == 1 and is_video(case.images[0])
 
 
 def read_video_cases(
     root: Path, content: Mapping[str, Any], channels: Sequence[str] | None, faults: Faults
 ) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
-    """List the training and test cases of a video data set; frames are not read.
+    """List the training and test cases of a video data set, sorted by id; frames are not read.
 
     Args:
         root: Data set folder.
         content: Content of its ``dataset.json``.
         channels: Channel names; None if unknown.
-        faults: Collects wrong channels and videos and labels that do not pair up, or raises the first.
-
-    Returns:
-        Training and test cases, sorted by id.
+        faults: Collects wrong channels, and videos and labels that do not pair up.
 
     Raises:
-        InputError: As for ``faults``.
-        ResourceError: A folder cannot be read.
+        InputError: The first of these faults, if ``faults`` is strict.
     """
     ending = str(content["file_ending"])
     if channels is not None and tuple(channels) != CHANNELS:
@@ -84,11 +76,7 @@ def read_video_cases(
 
 
 def holds_videos(path: Path) -> bool:
-    """Return whether a path is a video, or a folder that contains videos and no volumes.
-
-    Raises:
-        ResourceError: The file or folder cannot be read.
-    """
+    """Return whether a path is a video, or a folder that contains videos and no volumes."""
     if is_video(path):
         # Image files beside volumes are previews.
         return not path.is_dir() or not list_files(path)
@@ -96,17 +84,10 @@ def holds_videos(path: Path) -> bool:
 
 
 def find_videos(path: Path) -> tuple[Case, ...]:
-    """Find videos to predict.
-
-    Args:
-        path: A video file, a folder of frames, or a folder of these.
-
-    Returns:
-        Cases without labels, sorted by id.
+    """Find the videos to predict in a path: a video file, a folder of frames, or a folder of these.
 
     Raises:
         InputError: No video is found, or an id is repeated.
-        ResourceError: A folder cannot be read.
     """
     if is_video(path):
         # Resolved, since a folder may be given as "." or "..".

@@ -1,1 +1,5 @@
-"""Reading and writing: every byte from outside passes `gate`, every file leaves through `masam.atomic`."""
+"""Read and write image, label and video files.
+
+All functions that read files raise InputError if the content is not valid, and ResourceError if a file cannot be read
+or memory is not sufficient; their docstrings list further reasons.
+"""

@@ -44,12 +44,9 @@ _COPY = "copy or export it again"
 
 @contextmanager
 def library_errors(where: object) -> Iterator[None]:
-    """Translate any exception of a library that reads untrusted content into masam's errors.
+    """Translate any exception of a library that reads the file ``where`` into masam's errors.
 
     Use it around the call of the library only, so that bugs of masam are not hidden.
-
-    Args:
-        where: File named in errors.
 
     Raises:
         InputError: The library rejects the content, or the file does not exist.
@@ -66,10 +63,7 @@ def library_errors(where: object) -> Iterator[None]:
 
 @contextmanager
 def os_errors(where: object) -> Iterator[None]:
-    """Translate OSError and MemoryError into masam's errors.
-
-    Args:
-        where: File named in errors.
+    """Translate OSError and MemoryError while reading the file ``where`` into masam's errors.
 
     Raises:
         InputError: The file does not exist.
@@ -94,7 +88,6 @@ def open_regular(path: Path) -> Iterator[BufferedReader]:
 
     Raises:
         InputError: The file does not exist, is empty, or is a folder, FIFO, socket or device.
-        ResourceError: The file cannot be read.
     """
     if "\0" in str(path):
         raise InputError("the name contains a null byte", where=repr(str(path)), fix="check the path")
@@ -111,15 +104,10 @@ def open_regular(path: Path) -> Iterator[BufferedReader]:
 
 
 def read_bytes(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
-    """Read a file at once.
-
-    Args:
-        path: A regular file.
-        max_bytes: Maximum size.
+    """Read a regular file of at most ``max_bytes`` bytes.
 
     Raises:
-        InputError: As for :func:`open_regular`; or the file is larger than ``max_bytes``.
-        ResourceError: The file cannot be read.
+        InputError: As for :func:`open_regular`; or the file is larger.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -136,7 +124,6 @@ def read_json(path: Path) -> Any:
 
     Raises:
         InputError: As for :func:`read_bytes`; or the content is not valid, with the line of the fault.
-        ResourceError: The file cannot be read.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -158,16 +145,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_head(path: Path, length: int, *, compressed: bool) -> bytes:
-    """Read the first bytes of a file without verifying its checksum.
-
-    Args:
-        path: A regular file.
-        length: Number of uncompressed bytes; fewer are returned if the file is shorter.
-        compressed: Whether the file is gzip.
+    """Read the first ``length`` bytes of a file, or of its uncompressed content, without verifying its checksum.
 
     Raises:
         InputError: As for :func:`open_regular`; or ``compressed`` does not match the content.
-        ResourceError: The file cannot be read.
     """
     with open_regular(path) as file:
         return bytes(_take(_chunks(file, path, compressed), length)[:length])
@@ -192,7 +173,6 @@ def read_sized(
 
     Raises:
         InputError: The file is damaged or truncated, or its declared size is wrong or not plausible.
-        ResourceError: There is not enough memory, or the file cannot be read.
     """
     with open_regular(path) as file:
         chunks = _chunks(file, path, compressed)
@@ -213,16 +193,10 @@ def read_sized(
 
 
 def check_declared_size(path: Path, size: int, *, compressed: bool, max_bytes: int = MAX_VOLUME_BYTES) -> None:
-    """Compare the size that a header declares with the size of its file.
-
-    Args:
-        path: The file.
-        size: Declared uncompressed size in bytes.
-        compressed: Whether the file is gzip.
-        max_bytes: Maximum declared size.
+    """Compare the uncompressed size in bytes that a header declares with the size of its file.
 
     Raises:
-        InputError: The declared size is above the maximum, or the file cannot contain that many bytes.
+        InputError: The declared size is above ``max_bytes``, or the file cannot contain that many bytes.
     """
     with os_errors(path):
         present = path.stat().st_size
@@ -241,15 +215,10 @@ def check_declared_size(path: Path, size: int, *, compressed: bool, max_bytes: i
 
 
 def sha256(path: Path, report: Callable[[int], None] | None = None) -> str:
-    """Return the SHA-256 of a file in hex.
-
-    Args:
-        path: A regular file.
-        report: Called after each chunk with the number of bytes read so far.
+    """Return the SHA-256 of a regular file in hex; ``report`` receives the number of bytes read after each chunk.
 
     Raises:
         InputError: As for :func:`open_regular`.
-        ResourceError: The file cannot be read.
     """
     with open_regular(path) as file:
         if report is None:

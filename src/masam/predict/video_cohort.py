@@ -105,12 +105,12 @@ class _VideoWork:
         """Write label frames to a folder, and the overlay if it is requested; returns the number of frames."""
         scheme = self.predictor.plan.scheme
         folder.mkdir()
-        with _open_overlay(drawn, source, scheme) if self.overlay else nullcontext() as writer:
+        with _open_overlay(drawn, source, scheme) if self.overlay else nullcontext() as write_overlay:
 
             def sink(frame: Frame, labels: NDArray[np.uint8]) -> None:
                 write_labels(folder / f"{frame.name}.png", labels, scheme)
-                if writer is not None:
-                    writer.write(frame, labels)
+                if write_overlay is not None:
+                    write_overlay(frame, labels)
 
             return predict_video(self.predictor, source, sink, self.progress)
 

@@ -176,11 +176,7 @@ def _sha256(path: Path, case_id: str) -> str:
 
 
 def _prepare(
-    case: Case,
-    load: Callable[[Case], tuple[Any, Any]],
-    preparation: Preparation,
-    scheme: LabelScheme,
-    folder: Path,
+    case: Case, load: Callable[[Case], tuple[Any, Any]], preparation: Preparation, scheme: LabelScheme, folder: Path
 ) -> None:
     """Prepare one case and write it to its folder."""
     try:

@@ -94,12 +94,7 @@ def crop_to_content(content: Iterable[NDArray[np.bool_]]) -> Crop:
 
 
 def zoomed_sides(size: tuple[int, int], content: tuple[int, int]) -> tuple[int, int]:
-    """Return the sides of the smallest rectangle with the aspect ratio of a slice that contains its content.
-
-    Args:
-        size: Rows and columns of the slice.
-        content: Rows and columns of the content.
-    """
+    """Return the sides of the smallest rectangle with the aspect ratio of ``size`` that contains ``content``."""
     (rows, columns), (height, width) = size, content
     # Integer arithmetic, as floats could round up to more than the slice has.
     if height * columns >= width * rows:

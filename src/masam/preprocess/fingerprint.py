@@ -57,12 +57,7 @@ class CaseFingerprint:
         )
 
     def in_plane_size(self, slice_axis: SliceAxis, rule: Window | Percentiles | None = None) -> int:
-        """Return the longer side of a slice across an axis, in pixels.
-
-        Args:
-            slice_axis: The axis.
-            rule: Intensity rule to whose content slices are cropped; by default they are not cropped.
-        """
+        """Return the longer side in pixels of a slice across an axis, cropped to the content of a rule if given."""
         rows, columns = _PLANES[slice_axis]
         size = self.shape[rows], self.shape[columns]
         if rule is None:

@@ -125,13 +125,7 @@ class Rgb(Settings):
     )
 
     def apply(self, pixels: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Scale the colours of a frame.
-
-        Args:
-            pixels: [H, W, 3] red, green and blue.
-
-        Returns:
-            [H, W, 3], 0 to 1, or about -2.1 to 2.6 for ``sam``.
+        """Scale the colours of a frame [H, W, 3] to 0..1, or to about -2.1..2.6 with ``sam``.
 
         Raises:
             InputError: The array is not such a frame.
@@ -152,8 +146,7 @@ class Rgb(Settings):
             InputError: Always.
         """
         raise InputError(
-            f"expected the frames of a video, got a volume of shape {list(array.shape)}",
-            fix="use a plan for volumes",
+            f"expected the frames of a video, got a volume of shape {list(array.shape)}", fix="use a plan for volumes"
         )
 
 
@@ -193,10 +186,7 @@ def _finite_range(array: NDArray[np.generic]) -> tuple[float, float]:
         InputError: The array is not of real numbers, or contains NaN or infinity.
     """
     if array.dtype.kind not in "biuf":
-        raise InputError(
-            f"expected real voxel values, got type {array.dtype}",
-            fix="convert the volume to greyscale",
-        )
+        raise InputError(f"expected real voxel values, got type {array.dtype}", fix="convert the volume to greyscale")
     minimum, maximum = float(array.min()), float(array.max())
     if not (math.isfinite(minimum) and math.isfinite(maximum)):
         raise InputError("the volume contains NaN or infinite voxels", fix="repair the file, or set nan_fill")

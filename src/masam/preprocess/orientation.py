@@ -68,14 +68,9 @@ class Orientation:
         return self._reverse(array).transpose(slices, rows, columns)
 
     def positions(self, index_ijk: NDArray[np.float64], size: tuple[int, int, int]) -> NDArray[np.float64]:
-        """Convert voxel positions to canonical order.
+        """Convert voxel positions [..., 3] in a source array to slice, row and column in a volume of this size.
 
-        Args:
-            index_ijk: [..., 3] positions in a source array; the centre of voxel k is at k.
-            size: Slices, rows and columns of the volume.
-
-        Returns:
-            [..., 3] slice, row and column.
+        The centre of voxel k is at k.
         """
         canonical = index_ijk[..., list(self.order)]
         return np.where(self.flips, np.array(size) - 1 - canonical, canonical)

@@ -64,24 +64,16 @@ class Trace:
         return i, j, k
 
     def positions(self, index_ijk: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Convert voxel positions of the volume to positions in the cropped slices.
+        """Convert voxel positions [..., 3] of the volume to slice, row and column in the crop at native size.
 
-        Args:
-            index_ijk: [..., 3] positions in voxels of the volume; the centre of voxel k is at k.
-
-        Returns:
-            [..., 3] slice, row and column in the crop at native size; negative or too large outside the crop.
+        The centre of voxel k is at k. Positions outside the crop are negative or too large.
         """
         return self.orientation.positions(index_ijk, self.crop.full_size) - np.array(self.crop.start)
 
     def edges_to_pixels(self, edges_yx: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Convert coordinates in a cropped slice to coordinates in the model's input.
+        """Convert coordinates [..., 2] (y, x) in a cropped slice at native size to (x, y) in the model's input.
 
-        Args:
-            edges_yx: [..., 2] y and x at native size, 0 at the outer edge of the first pixel.
-
-        Returns:
-            [..., 2] x and y in pixels of the model's input, 0 at the outer edge of the first pixel.
+        Coordinates are 0 at the outer edge of the first pixel.
         """
         scaled = edges_yx * (np.array(self.resize.image_size) / np.array(self.resize.native_size))
         return scaled[..., ::-1]
@@ -128,10 +120,7 @@ class PreparedVolume:
         return np.stack([resize_image(channel, self.trace.resize.image_size) for channel in native])
 
     def labels(self, volume: Volume) -> ResizedLabels:
-        """Return reference labels as slices at the model's size.
-
-        Args:
-            volume: Integers on the grid of the prepared volume.
+        """Return integer labels on the grid of the prepared volume as slices at the model's size.
 
         Raises:
             InputError: The labels have another grid, or are not integers.

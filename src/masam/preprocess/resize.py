@@ -16,14 +16,9 @@ from torch import Tensor
 
 
 def resize_image(image: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Resize a slice with bicubic interpolation and anti-aliasing.
+    """Resize a slice [h, w] to ``size`` (rows, columns) with bicubic interpolation and anti-aliasing.
 
-    Args:
-        image: [h, w] intensities.
-        size: Output rows and columns.
-
-    Returns:
-        [H, W], clamped to the range of the image, as bicubic interpolation overshoots at edges.
+    The result is clamped to the range of the image, as bicubic interpolation overshoots at edges.
     """
     if image.shape == size:
         return image
@@ -34,14 +29,9 @@ def resize_image(image: NDArray[np.float32], size: tuple[int, int]) -> NDArray[n
 
 
 def resize_labels(labels: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.integer]:
-    """Resize a slice of labels with nearest-neighbour interpolation (torch's ``nearest-exact``).
+    """Resize integer labels [h, w] to ``size`` (rows, columns) with nearest-neighbour interpolation.
 
-    Args:
-        labels: [h, w] integers of any type.
-        size: Output rows and columns.
-
-    Returns:
-        [H, W], of the same type.
+    Equal to torch's ``nearest-exact``, for all integer types.
     """
     if labels.shape == size:
         return labels
@@ -50,14 +40,9 @@ def resize_labels(labels: NDArray[np.integer], size: tuple[int, int]) -> NDArray
 
 
 def resize_probabilities(probabilities: Float[Tensor, "K h w"], size: tuple[int, int]) -> Float[Tensor, "K H W"]:
-    """Resize class probabilities with bilinear interpolation and anti-aliasing; their sum remains one.
+    """Resize class probabilities to ``size`` (rows, columns) with bilinear interpolation and anti-aliasing.
 
-    Args:
-        probabilities: [K, h, w].
-        size: Output rows and columns.
-
-    Returns:
-        [K, H, W] float32, on the same device.
+    The result is float32 on the same device; probabilities still sum to one.
     """
     values = probabilities.float()
     if values.shape[1:] == size:

@@ -37,10 +37,7 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THR
 
 
 def decode(frames: Sequence[Frame]) -> Iterator[NDArray[np.int64]]:
-    """Yield the stored values [rows, columns] of compressed frames.
-
-    Args:
-        frames: Frames of one or several files.
+    """Yield the stored values [rows, columns] of compressed frames of one or several files.
 
     Raises:
         InputError: A codec rejects the data, exceeds its limits of time or memory, or crashes.
@@ -87,11 +84,7 @@ def _receive(child: subprocess.Popen[bytes], frame: Frame) -> NDArray[np.int64]:
 
 
 def decode_here(jobs: Sequence[dict[str, Any]], out: BufferedIOBase) -> int:
-    """Decode frames in this process.
-
-    Args:
-        jobs: ``path`` and ``index`` of each frame.
-        out: Receives the values as int64, little-endian, row by row.
+    """Decode frames, given by ``path`` and ``index``, in this process; write int64, little-endian, row by row.
 
     Returns:
         Exit code: 0 for success, 3 for damaged data, 5 without a decoder, 6 without enough memory.

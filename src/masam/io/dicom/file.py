@@ -87,15 +87,10 @@ class DicomFile:
         return self.syntax == _EXPLICIT_BIG
 
     def read_pixels(self, start: int, length: int) -> bytes:
-        """Read bytes of native pixels.
-
-        Args:
-            start: First byte, relative to the first byte of the pixels.
-            length: Number of bytes.
+        """Read ``length`` bytes of native pixels from position ``start``, relative to the first pixel.
 
         Raises:
             InputError: The file has become shorter.
-            ResourceError: The file cannot be read.
         """
         offset = start + (self.pixels.offset if self.pixels else 0)
         if self.inflated is not None:
@@ -110,15 +105,7 @@ class DicomFile:
 
 @contextmanager
 def pydicom_errors(where: object) -> Iterator[None]:
-    """Translate exceptions of pydicom as :func:`masam.io.gate.library_errors` does, without quoting the file.
-
-    Args:
-        where: File named in errors.
-
-    Raises:
-        InputError: pydicom rejects the content, or the file does not exist.
-        ResourceError: There is not enough memory, or the file cannot be read.
-    """
+    """Translate exceptions of pydicom as :func:`masam.io.gate.library_errors` does, without quoting the file."""
     log = logging.getLogger("pydicom")
     level = log.level
     log.setLevel(logging.CRITICAL + 1)
@@ -156,7 +143,6 @@ def is_dicom(path: Path) -> bool:
 
     Raises:
         InputError: It is not a regular file.
-        ResourceError: The file cannot be read.
     """
     try:
         with gate.open_regular(path) as file:
@@ -170,12 +156,9 @@ def is_dicom(path: Path) -> bool:
 def read_header(path: Path) -> DicomFile:
     """Read all elements before the pixels, and check the position and size of the pixels.
 
-    Args:
-        path: A DICOM file.
-
     Raises:
         InputError: The file is not DICOM, is damaged, cut off, or declares more than it contains.
-        ResourceError: pydicom is not installed, there is not enough memory, or the file cannot be read.
+        ResourceError: pydicom is not installed.
     """
     require_package()
     with gate.open_regular(path) as file:

@@ -141,10 +141,10 @@ def read_layout(file: DicomFile) -> PixelLayout:
 
 
 def read_frames(file: DicomFile, layout: PixelLayout | None = None) -> tuple[Frame, ...]:
-    """Return the frames of a file.
+    """Return the frames of an image or segmentation, classic or enhanced multi-frame.
 
     Args:
-        file: An image or segmentation, classic or enhanced multi-frame.
+        file: The file.
         layout: How its pixels are stored; by default it is read from the header.
 
     Raises:
@@ -267,11 +267,7 @@ def _require_present(file: DicomFile, layout: PixelLayout) -> None:
 
 
 def read_text(dataset: Any, keyword: str, path: Path) -> str:
-    """Return an element as text, empty if it is missing.
-
-    Raises:
-        InputError: The element is damaged.
-    """
+    """Return an element as text, empty if it is missing."""
     with pydicom_errors(path):
         return str(dataset.get(keyword) or "").strip("\0 ")
 

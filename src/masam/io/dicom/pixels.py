@@ -35,20 +35,14 @@ def read_dicom(path: Path, series: str | None = None) -> Volume:
 
 
 def read_pixels(stack: Stack) -> Volume:
-    """Read the voxels of a series.
+    """Read the voxels of a series as float32 values in rescaled units, axes columns, rows, slices.
 
     MONOCHROME1 is inverted (the largest value becomes the smallest) before scaling, as in SimpleITK. Padding voxels get
     the smallest of the other values.
 
-    Args:
-        stack: Ordered slices with their geometry.
-
-    Returns:
-        float32 values in rescaled units, axes columns, rows, slices.
-
     Raises:
         InputError: Pixels are damaged, all padding, or too large for float32.
-        ResourceError: A decoder is missing, there is not enough memory, or a file cannot be read.
+        ResourceError: A decoder is missing.
     """
     root = stack.series.root
     with gate.os_errors(root):
@@ -71,14 +65,11 @@ def read_pixels(stack: Stack) -> Volume:
 
 
 def stored_numbers(frames: Sequence[Frame]) -> Iterator[NDArray[np.int64]]:
-    """Yield the stored values [rows, columns] of each frame.
-
-    Args:
-        frames: Frames of one or several files.
+    """Yield the stored values [rows, columns] of each frame of one or several files.
 
     Raises:
         InputError: Pixels are damaged.
-        ResourceError: A decoder is missing, or a file cannot be read.
+        ResourceError: A decoder is missing.
     """
     encapsulated = [frame for frame in frames if _is_encapsulated(frame)]
     decoded = iter(decode(encapsulated) if encapsulated else ())

@@ -92,17 +92,11 @@ def read_seg(path: Path, reference: Volume | Stack | Sequence[Stack], scheme: La
 
 
 def seg_grid(paths: Sequence[Path]) -> Volume:
-    """Return the smallest grid that contains every frame of one or more SEGs, for use without their image.
-
-    Args:
-        paths: Segmentation objects with one grid.
-
-    Returns:
-        An image of zeros on that grid, with slices in the order of a series.
+    """Return an image of zeros on the smallest grid that contains every frame of one or more SEGs.
 
     Raises:
         InputError: A file is not valid, or the frames do not share a grid.
-        ResourceError: pydicom is not installed, or a file cannot be read.
+        ResourceError: pydicom is not installed.
     """
     segs = [_read(path, None) for path in paths]
     frames = [frame for seg in segs for frame in seg.frames]

@@ -166,12 +166,9 @@ def _segment_numbers(labels: Volume, stack: Stack, present: list[Label]) -> NDAr
 
 
 def property_codes(name: str) -> tuple[Code, Code]:
-    """Return the SNOMED CT codes of a class for SEG: property category and property type.
+    """Return the SNOMED CT codes of a class such as ``left kidney`` for SEG: property category and property type.
 
-    The side of a paired organ is not coded; it remains in the segment label.
-
-    Args:
-        name: Class name such as ``left kidney`` or ``Right_Adrenal_Gland``; unknown names are tissue.
+    Unknown names are tissue. The side of a paired organ is not coded; it remains in the segment label.
     """
     words = re.sub(r"[^a-z]+", " ", name.casefold()).split()
     plain = " ".join(word for word in words if word not in ("left", "right", "l", "r"))

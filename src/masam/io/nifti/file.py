@@ -54,7 +54,6 @@ def read_volume(
     Raises:
         InputError: The file is damaged, inconsistent or not supported.
         ConfigError: An argument is out of range.
-        ResourceError: There is not enough memory, or the file cannot be read.
     """
     target = np.dtype(dtype)
     if target.kind != "f":
@@ -69,16 +68,10 @@ def read_volume(
 
 
 def read_channel(path: Path, index: int, channels: int) -> Volume:
-    """Read one channel of a file with several: integers in their stored type, scaled and other values as float32.
-
-    Args:
-        path: As in :func:`read_volume`.
-        index: Index of the channel, from 0.
-        channels: Required number of channels.
+    """Read channel ``index`` of a file with ``channels`` channels, integers in their stored type, others as float32.
 
     Raises:
-        InputError: As in :func:`read_volume`.
-        ResourceError: There is not enough memory, or the file cannot be read.
+        InputError: As for :func:`read_volume`.
     """
     header, stored = _read(path, channels)
     slices = header.shape[2]
@@ -92,17 +85,16 @@ def read_labels(path: Path, *, max_bytes: int = gate.MAX_VOLUME_BYTES, **transfo
     """Read a label file: integers from 0 to 65535, stored in any type; other values are refused, not rounded.
 
     Args:
-        path: As in :func:`read_volume`.
-        max_bytes: Maximum size of the uncompressed file.
-        **transform: See :class:`masam.io.nifti.transform.TransformOptions`.
+        path: As for :func:`read_volume`.
+        max_bytes: As for :func:`read_volume`.
+        **transform: As for :func:`read_volume`.
 
     Returns:
         int32 values and their geometry.
 
     Raises:
-        InputError: A value is out of range or not an integer; or as in :func:`read_volume`.
+        InputError: A value is out of range or not an integer; or as for :func:`read_volume`.
         ConfigError: ``assume_orientation`` is not valid.
-        ResourceError: There is not enough memory, or the file cannot be read.
     """
     header, stored = _read(path, 1, max_bytes, transform)
     with gate.os_errors(path):
@@ -124,17 +116,11 @@ def read_labels(path: Path, *, max_bytes: int = gate.MAX_VOLUME_BYTES, **transfo
 
 
 def read_geometry(path: Path, *, channels: int | None = 1, **transform: Unpack[TransformOptions]) -> Header:
-    """Read only the header; time and memory do not depend on the size of the file.
-
-    Args:
-        path: As in :func:`read_volume`.
-        channels: As in :func:`read_volume`.
-        **transform: See :class:`masam.io.nifti.transform.TransformOptions`.
+    """Read only the header, in time and memory that do not depend on the size of the file.
 
     Raises:
         InputError: The header is not valid, or declares another size than the file has; voxels are not checked.
         ConfigError: ``assume_orientation`` is not valid.
-        ResourceError: The file cannot be read.
     """
     compressed = _is_compressed(path)
     head = gate.read_head(path, HEADER_BYTES, compressed=compressed)
@@ -144,14 +130,10 @@ def read_geometry(path: Path, *, channels: int | None = 1, **transform: Unpack[T
 
 
 def write_volume(path: Path, volume: Volume) -> None:
-    """Write a volume. The same volume always gives the same bytes.
+    """Write a volume of finite values as ``.nii`` or ``.nii.gz``. The same volume always gives the same bytes.
 
     Integers keep their type (bool becomes uint8), floating-point values become float32. For sform and qform see
     :func:`masam.io.nifti.header.encode_header`.
-
-    Args:
-        path: ``.nii`` or ``.nii.gz`` file.
-        volume: Volume of finite values.
 
     Raises:
         InputError: The ending, type, values or geometry cannot be written as NIfTI.
@@ -184,10 +166,7 @@ def _is_compressed(path: Path) -> bool:
 
 
 def _read(
-    path: Path,
-    channels: int | None,
-    max_bytes: int = gate.MAX_VOLUME_BYTES,
-    transform: TransformOptions | None = None,
+    path: Path, channels: int | None, max_bytes: int = gate.MAX_VOLUME_BYTES, transform: TransformOptions | None = None
 ) -> tuple[Header, NDArray[np.generic]]:
     """Return the header and the stored voxels [I, J, K * C], channel after channel."""
 

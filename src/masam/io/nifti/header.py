@@ -73,10 +73,10 @@ class Header:
 def parse_header(
     head: bytes, where: object, *, channels: int | None = 1, **transform: Unpack[TransformOptions]
 ) -> Header:
-    """Decode a header.
+    """Decode a header from the first 540 bytes of the file ``where``, or fewer if it is shorter.
 
     Args:
-        head: First 540 bytes of the file, or fewer if it is shorter.
+        head: The bytes.
         where: File named in errors.
         channels: Required length of the fourth axis; None accepts any.
         **transform: See :class:`masam.io.nifti.transform.TransformOptions`.
@@ -109,12 +109,6 @@ def encode_header(shape: tuple[int, int, int], dtype: np.dtype[Any], geometry: G
     The transform codes of the geometry are kept. NIfTI-1 is used if it can represent shape and geometry
     (:func:`same_geometry`). A geometry that a qform alone cannot represent also gets an sform with the same code; one
     that needs more than 32 bits is written as NIfTI-2.
-
-    Args:
-        shape: Number of voxels along each axis.
-        dtype: A NIfTI type, little-endian.
-        geometry: Geometry of the voxels.
-        where: File named in errors.
 
     Raises:
         InputError: The geometry has no transform code, or cannot be represented.

@@ -58,15 +58,9 @@ def read_transform(
     prefer_sform: bool = False,
     assume_orientation: str | None = None,
 ) -> Geometry:
-    """Return the geometry that a header describes.
+    """Return the geometry that the ``fields`` of a header with ``axes`` axes describe for a volume of this shape.
 
-    Args:
-        fields: Header fields by their NIfTI names.
-        shape: Number of voxels along each spatial axis.
-        axes: Number of axes in the header, 2 or more.
-        where: File named in errors.
-        prefer_sform: See :class:`TransformOptions`.
-        assume_orientation: See :class:`TransformOptions`.
+    The options are those of :class:`TransformOptions`.
 
     Raises:
         InputError: The transform is missing, ambiguous, or does not describe a plausible rectangular grid.

@@ -46,14 +46,11 @@ class _Timeline:
 
 
 def open_video(path: Path) -> FrameSource:
-    """Open a video file; all packets are read, and the first frame is decoded.
-
-    Args:
-        path: mp4, m4v, mov, avi, mkv or webm. Only the first video stream is used.
+    """Open the first video stream of a file; all packets are read, and the first frame is decoded.
 
     Raises:
         InputError: The file is damaged or cut off, has no frames, or its frames are too large.
-        ResourceError: PyAV is not installed, or the file cannot be read.
+        ResourceError: PyAV is not installed.
     """
     with _opened(path) as (container, stream):
         check_frame_size(stream.codec_context.height, stream.codec_context.width, path)

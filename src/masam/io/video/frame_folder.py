@@ -38,11 +38,7 @@ def natural_key(name: str) -> tuple[str | int, ...]:
 
 
 def has_frames(folder: Path) -> bool:
-    """Return whether a folder contains an image file, by its ending.
-
-    Raises:
-        ResourceError: The folder cannot be read.
-    """
+    """Return whether a folder contains an image file, by its ending."""
     with gate.os_errors(folder):
         return any(_is_frame(path) for path in folder.iterdir())
 
@@ -52,7 +48,6 @@ def frame_files(folder: Path) -> list[Path]:
 
     Raises:
         InputError: Two names have the same position in natural order.
-        ResourceError: The folder cannot be read.
     """
     with gate.os_errors(folder):
         files = [path for path in folder.iterdir() if _is_frame(path)]
@@ -72,14 +67,11 @@ def _is_frame(path: Path) -> bool:
 
 
 def open_folder(folder: Path) -> FrameSource:
-    """Open a folder of frames; only the headers of the files are read.
-
-    Args:
-        folder: Folder of PNG, JPEG, BMP or TIFF files with one size. Other files are ignored.
+    """Open a folder of PNG, JPEG, BMP or TIFF files with one size; only their headers are read.
 
     Raises:
         InputError: There are no frames, their order is ambiguous, sizes differ, or a header is not valid.
-        ResourceError: Pillow is not installed, or a file cannot be read.
+        ResourceError: Pillow is not installed.
     """
     files = frame_files(folder)
     if not files:
@@ -112,17 +104,14 @@ def open_folder(folder: Path) -> FrameSource:
 
 
 def read_frame(path: Path) -> NDArray[np.uint8]:
-    """Read one image file.
-
-    Args:
-        path: PNG, JPEG, BMP or TIFF.
+    """Read one PNG, JPEG, BMP or TIFF file.
 
     Returns:
         [H, W, 3] red, green and blue with the EXIF orientation applied; the upper 8 of 16 bits, without alpha.
 
     Raises:
         InputError: The file is damaged, cut off, of another format or too large.
-        ResourceError: Pillow is not installed, or the file cannot be read.
+        ResourceError: Pillow is not installed.
     """
     with _opened(path) as image, _pillow_errors(path):
         if image.mode.startswith("I;16"):

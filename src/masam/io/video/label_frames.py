@@ -47,7 +47,6 @@ def label_files(folder: Path) -> dict[str, Path]:
 
     Raises:
         InputError: Two file names differ only in the spelling of their endings.
-        ResourceError: The folder cannot be read.
     """
     with gate.os_errors(folder):
         files = [file for file in folder.iterdir() if file.suffix.lower() == LABEL_ENDING and not file.is_dir()]
@@ -65,28 +64,17 @@ def label_files(folder: Path) -> dict[str, Path]:
 
 
 def holds_colours(path: Path) -> bool:
-    """Return whether a file is a PNG that stores colours instead of values.
-
-    Raises:
-        InputError: The file does not exist or is not regular.
-        ResourceError: The file cannot be read.
-    """
+    """Return whether a file is a PNG that stores colours instead of values."""
     head = gate.read_head(path, _HEAD_BYTES, compressed=False)
     return len(head) == _HEAD_BYTES and head.startswith(_SIGNATURE) and head[25] in _COLOUR_TYPES
 
 
 def read_labels(path: Path) -> NDArray[np.uint8]:
-    """Read one label frame.
-
-    Args:
-        path: An indexed or 8-bit grey PNG.
-
-    Returns:
-        [H, W] label values.
+    """Read the label values [H, W] of an indexed or 8-bit grey PNG.
 
     Raises:
         InputError: The file is not such a PNG, or is damaged or cut off.
-        ResourceError: Pillow is not installed, or the file cannot be read.
+        ResourceError: Pillow is not installed.
     """
     image_module = require_package("PIL.Image")
     data = gate.read_bytes(path, _MAX_FILE_BYTES)
@@ -117,12 +105,9 @@ def read_labels(path: Path) -> NDArray[np.uint8]:
 
 
 def write_labels(path: Path, labels: NDArray[np.uint8], scheme: LabelScheme) -> None:
-    """Write one label frame and read it back; call it inside ``atomic.write_aside``.
+    """Write the label values [H, W] of one frame and read them back; call it inside ``atomic.write_aside``.
 
-    Args:
-        path: ``.png`` file.
-        labels: [H, W] label values.
-        scheme: Colours of the palette; other values are black.
+    The palette has the colours of the scheme; other values are black.
 
     Raises:
         ResourceError: Pillow is not installed, or the file differs when it is read back.

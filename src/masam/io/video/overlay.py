@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,21 +27,14 @@ _MAX_DENOMINATOR = 1001
 _DEFAULT_RATE = Fraction(25)
 
 
-@runtime_checkable
-class OverlayWriter(Protocol):
-    """Writes overlays frame by frame."""
-
-    def write(self, frame: Frame, labels: NDArray[np.uint8]) -> None:
-        """Draw the labels [H, W] over a frame and write it."""
+OverlayWriter: TypeAlias = Callable[[Frame, NDArray[np.uint8]], None]
+"""Draws the labels [H, W] over a frame and writes it."""
 
 
 def draw_labels(pixels: NDArray[np.uint8], labels: NDArray[np.uint8], scheme: LabelScheme) -> NDArray[np.uint8]:
-    """Return a frame with each class tinted in its colour and outlined.
+    """Return a frame [H, W, 3] with each class of the labels [H, W] tinted in its colour and outlined.
 
-    Args:
-        pixels: [H, W, 3] frame.
-        labels: [H, W] label values; pixels of the background and of unknown values are not changed.
-        scheme: Label scheme with the colours.
+    Pixels of the background and of values that are not in the scheme are not changed.
     """
     colours, opacity = np.zeros((256, 3), np.float32), np.zeros(256, np.float32)
     for label in scheme.foreground:
@@ -60,18 +53,6 @@ def _edges(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     edges[:, 1:] |= right
     edges[:, :-1] |= right
     return edges
-
-
-class _OverlayFolder:
-    """One PNG per frame, with the name of the frame."""
-
-    def __init__(self, folder: Path, scheme: LabelScheme) -> None:
-        folder.mkdir()
-        self._folder, self._scheme = folder, scheme
-
-    def write(self, frame: Frame, labels: NDArray[np.uint8]) -> None:
-        image = require_package("PIL.Image").fromarray(draw_labels(frame.pixels, labels, self._scheme))
-        image.save(self._folder / f"{frame.name}.png", format="PNG")
 
 
 class _OverlayVideo:
@@ -115,17 +96,20 @@ def overlay_folder(folder: Path, scheme: LabelScheme) -> Iterator[OverlayWriter]
     Raises:
         ResourceError: Pillow is not installed.
     """
-    yield _OverlayFolder(folder, scheme)
+    folder.mkdir()
+
+    def write(frame: Frame, labels: NDArray[np.uint8]) -> None:
+        image = require_package("PIL.Image").fromarray(draw_labels(frame.pixels, labels, scheme))
+        image.save(folder / f"{frame.name}.png", format="PNG")
+
+    yield write
 
 
 @contextmanager
 def overlay_video(path: Path, source: FrameSource, scheme: LabelScheme) -> Iterator[OverlayWriter]:
     """Write overlays as an mp4 in H.264 if PyAV has it, else MPEG-4; use it inside ``atomic.write_aside``.
 
-    Args:
-        path: ``.mp4`` file.
-        source: Video with size and frame rate; without a rate, 25 frames per second are used.
-        scheme: Label scheme with the colours.
+    Size and frame rate are those of the source; without a rate, 25 frames per second are used.
 
     Raises:
         ResourceError: PyAV is not installed, has neither encoder, or the encoder does not support size or rate.
@@ -140,7 +124,7 @@ def overlay_video(path: Path, source: FrameSource, scheme: LabelScheme) -> Itera
     try:
         with path.open("wb") as file, av.open(file, mode="w", format="mp4") as container:
             writer = _OverlayVideo(container, source, scheme)
-            yield writer
+            yield writer.write
             writer.finish()
     except av.FFmpegError as error:
         if isinstance(error, OSError):

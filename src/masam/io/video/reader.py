@@ -17,14 +17,13 @@ VIDEO_ENDINGS = tuple(VIDEO_FORMATS)
 
 
 def open_frames(path: Path) -> FrameSource:
-    """Open a video. Its frames can be iterated repeatedly, with one in memory at a time.
+    """Open a video file, or a folder of frames (png, jpg, bmp, tif).
 
-    Args:
-        path: A video file (mp4, m4v, mov, avi, mkv, webm), or a folder of frames (png, jpg, bmp, tif).
+    Its frames can be iterated repeatedly, with one in memory at a time.
 
     Raises:
         InputError: The path is neither, or the video is damaged, cut off, empty, or has frames of several sizes.
-        ResourceError: A package is missing, or the file cannot be read.
+        ResourceError: A package is missing.
     """
     with gate.os_errors(path):
         if path.is_dir():
@@ -41,11 +40,7 @@ def open_frames(path: Path) -> FrameSource:
 
 
 def is_video(path: Path) -> bool:
-    """Return whether a path is a video, by its ending or by the image files in it; nothing is opened.
-
-    Raises:
-        ResourceError: The folder cannot be read.
-    """
+    """Return whether a path is a video, by its ending or by the image files in it; nothing is opened."""
     with gate.os_errors(path):
         if path.is_dir():
             return has_frames(path)
@@ -53,12 +48,7 @@ def is_video(path: Path) -> bool:
 
 
 def video_sha256(path: Path) -> str:
-    """Return the SHA-256 of a video file, or of the names and contents of all frames of a folder.
-
-    Raises:
-        InputError: A file is not regular, or is empty.
-        ResourceError: A file cannot be read.
-    """
+    """Return the SHA-256 of a video file, or of the names and contents of all frames of a folder."""
     if not path.is_dir():
         return gate.sha256(path)
     digest = hashlib.sha256()

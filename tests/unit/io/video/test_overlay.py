@@ -36,18 +36,18 @@ def test_values_that_are_not_in_the_scheme_are_not_drawn():
 
 def test_a_folders_overlays_are_files_of_the_same_names(tmp_path):
     source = open_frames(write_frames(tmp_path / "clip", PIXELS, "f{}.bmp"))
-    with overlay_folder(tmp_path / "drawn", SCHEME) as writer:
+    with overlay_folder(tmp_path / "drawn", SCHEME) as write:
         for frame, labels in zip(source, VALUES, strict=True):
-            writer.write(frame, labels)
+            write(frame, labels)
     for t in range(6):
         with Image.open(tmp_path / f"drawn/f{t}.png") as image:
             assert np.array_equal(np.asarray(image), draw_labels(PIXELS[t], VALUES[t], SCHEME))
 
 
 def write(path, source, labels):
-    with overlay_video(path, source, SCHEME) as writer:
+    with overlay_video(path, source, SCHEME) as write:
         for frame, one in zip(source, labels, strict=True):
-            writer.write(frame, one)
+            write(frame, one)
     return open_frames(path)
 
 
