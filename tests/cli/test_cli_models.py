@@ -97,7 +97,7 @@ def test_what_an_import_says(masam, tmp_path):
     result = masam(*import_words(out))
     assert result.out == (
         f"wrote {out}: custom, 3 classes at 96 pixels, rank 4, adapters of 24, 4 blocks\n"
-        "it carries no plan, so masam predict cannot prepare scans for it: give --trained-on or --plan\n"
+        "it has no plan, so masam predict cannot prepare scans for it: give --trained-on or --plan\n"
     )
     box = GOLDEN / "masam_tiny_bbox_96_adapter.pth"
     words = ("weights", "import", "--sam", SAM, "--adapter", box, "--image-size", 96, "--out", out)
@@ -110,7 +110,7 @@ def test_what_an_import_says(masam, tmp_path):
     [
         (("--trained-on", "btcv"), 6, "the plan has 12 classes at 96 pixels, the model 3 at 96"),
         (("--trained-on", "amos"), 2, "Invalid value for '--trained-on'"),
-        (("--trained-on", "btcv", "--plan", "x"), 2, "--plan and --trained-on: the two say the same; give one of them"),
+        (("--trained-on", "btcv", "--plan", "x"), 2, "--plan and --trained-on: the two options exclude each other"),
         (("--image-size", 100), 2, "image_size: expected a multiple of 16 pixels, got 100"),
         (("--out", "x.pth"), 2, "--out: expected a name that ends in .safetensors, got x.pth"),
         (("--sam", ADAPTER), 6, "expected SAM weights, got an official MA-SAM adapter"),

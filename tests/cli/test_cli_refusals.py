@@ -252,10 +252,10 @@ def _junk(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_truncate, "expected a safetensors file, it cannot be read"),
-        (_flip, "the content does not have the hash that was written with it: the file is damaged"),
+        (_truncate, "cannot be read as a safetensors file"),
+        (_flip, "the content does not match its hash: the file is damaged"),
         (_foreign, "expected a model written by masam, its metadata are missing"),
-        (_junk, "expected a safetensors file, it cannot be read"),
+        (_junk, "cannot be read as a safetensors file"),
     ],
 )
 def test_a_bad_model(masam, dataset, model, tmp_path, spoil, message):

@@ -1,4 +1,4 @@
-"""``masam info``: the model sizes, or what a model file is."""
+"""``masam info``: list the model sizes, or describe a weights file."""
 
 from __future__ import annotations
 
@@ -8,48 +8,55 @@ from typing import Annotated, Any
 import typer
 
 from masam.cli.console import listening, print_json, print_line, print_table
-from masam.cli.options import Json
+from masam.cli.options import Json, examples
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Examples: masam info --image-size 512 | masam info runs/spleen | masam info sam.pth --json")(
+    app.command(epilog=examples("masam info --image-size 512", "masam info runs/spleen", "masam info sam.pth --json"))(
         info
     )
 
 
 def info(
     model: Annotated[
-        Path | None, typer.Argument(help="Weights file of any kind, or run folder; none lists the sizes.")
+        Path | None,
+        typer.Argument(help="Weights file of any kind, or run folder; default: list the model sizes."),
     ] = None,
-    num_classes: Annotated[int, typer.Option(min=1, help="Foreground classes to count parameters for.")] = 12,
+    num_classes: Annotated[
+        int, typer.Option(min=1, help="Number of foreground classes for the parameter counts.")
+    ] = 12,
     image_size: Annotated[
-        int | None, typer.Option(min=16, help="Image size in pixels: predict the memory of training each size, too.")
+        int | None,
+        typer.Option(min=16, help="Image size in pixels, for which to predict the training memory of each size."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Print the parameters of each model size, or what a weights file is: kind, size, classes, training, hashes."""
-    record = _sizes(num_classes) if model is None else _identify(model)
-    memory = {} if model is not None or image_size is None else _predict_memory(num_classes, image_size)
+    """Print the parameters of each model size, or describe a weights file: kind, size, classes, training, hashes."""
+    if model is not None:
+        from masam.export.identify import identify
+
+        facts = identify(model)
+        print_json(facts) if json else _print_facts(facts)
+        return
+    record = _sizes(num_classes)
+    memory = {} if image_size is None else _predict_memory(num_classes, image_size)
     if json:
         print_json({name: count | memory[name] for name, count in record.items()} if memory else record)
-    elif model is None:
-        rows: list[tuple[str, ...]] = [
-            ("size", "total", "trainable", "share", "adapters", "FacT", "prompt encoder", "mask decoder")
-        ]
-        for name, count in record.items():
-            share = f"{100 * count['trainable'] / count['total']:.1f} %"
-            parts = ("adapters", "fact", "prompt_encoder", "mask_decoder")
-            rows.append((name, _millions(count["total"]), _millions(count["trainable"]), share))
-            rows[-1] += tuple(_millions(count[part]) for part in parts)
-        print_table(rows, title=f"Millions of parameters with {num_classes} classes; --json for exact numbers")
-        if memory:
-            head = ("size", "tensors", "with checkpointing", "CPU process", "with checkpointing")
-            figures = [(name, *(f"{value:.1f}" for value in row.values())) for name, row in memory.items()]
-            title = f"Predicted memory of training in GB (float32, one window of {image_size} pixels)"
-            print_table([head, *figures], title=title)
-    else:
-        _print_facts(record)
+        return
+    rows: list[tuple[str, ...]] = [
+        ("size", "total", "trainable", "share", "adapters", "FacT", "prompt encoder", "mask decoder")
+    ]
+    for name, count in record.items():
+        parts = [f"{count[part] / 1e6:.3f}" for part in ("adapters", "fact", "prompt_encoder", "mask_decoder")]
+        share = f"{100 * count['trainable'] / count['total']:.1f} %"
+        rows.append((name, f"{count['total'] / 1e6:.3f}", f"{count['trainable'] / 1e6:.3f}", share, *parts))
+    print_table(rows, title=f"Millions of parameters with {num_classes} classes; --json for exact numbers")
+    if memory:
+        head = ("size", "tensors", "with checkpointing", "CPU process", "with checkpointing")
+        rows = [head, *((name, *(f"{value:.1f}" for value in row.values())) for name, row in memory.items())]
+        title = f"Predicted memory of training in GB (float32, one window of {image_size} pixels)"
+        print_table(rows, title=title)
 
 
 def _sizes(num_classes: int) -> dict[str, Any]:
@@ -81,18 +88,8 @@ def _predict_memory(num_classes: int, image_size: int) -> dict[str, dict[str, fl
     return record
 
 
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.3f}"
-
-
-def _identify(path: Path) -> dict[str, Any]:
-    from masam.export.identify import identify
-
-    return identify(path)
-
-
 def _print_facts(record: dict[str, Any], indent: str = "") -> None:
-    """Print keys and values, a group's below its name."""
+    """Print keys and values, nested groups indented below their key."""
     for key, value in record.items():
         if isinstance(value, dict) and value:
             print_line(f"{indent}{key}:")

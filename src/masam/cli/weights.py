@@ -1,4 +1,4 @@
-"""``masam weights``: weights that others publish, on this machine."""
+"""``masam weights``: download, verify and import published weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from masam.cli.console import listening, print_json, print_line, print_table
-from masam.cli.options import EmbedBase, Json, Licence, Quiet, require_ending, require_writable
+from masam.cli.options import EmbedBase, Json, Licence, Quiet, examples, require_ending, require_writable
 
 Name = Annotated[str, typer.Argument(help="Name of published weights, such as sam-vit-b.")]
 
@@ -18,24 +18,25 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     weights = typer.Typer(
         name="weights",
-        help="Get and check SAM weights that others publish, and import official MA-SAM models.",
-        epilog="Examples: masam weights list | masam weights get sam-vit-b",
+        help="Download and verify published SAM weights, and import official MA-SAM models.",
+        epilog=examples("masam weights list", "masam weights get sam-vit-b"),
         no_args_is_help=True,
     )
-    weights.command("list", epilog="Example: masam weights list")(list_weights)
-    weights.command("get", epilog="Example: masam weights get sam-vit-b")(get)
-    weights.command("verify", epilog="Examples: masam weights verify | masam weights verify sam-vit-b")(verify)
-    weights.command("path", epilog="Example: masam weights path sam-vit-b")(path)
+    weights.command("list", epilog=examples("masam weights list"))(list_weights)
+    weights.command("get", epilog=examples("masam weights get sam-vit-b"))(get)
+    weights.command("verify", epilog=examples("masam weights verify", "masam weights verify sam-vit-b"))(verify)
+    weights.command("path", epilog=examples("masam weights path sam-vit-b"))(path)
     weights.command(
         "import",
-        epilog="Example: masam weights import --sam sam-vit-h --adapter epoch_159.pth --trained-on btcv "
-        "--out btcv.safetensors",
+        epilog=examples(
+            "masam weights import --sam sam-vit-h --adapter epoch_159.pth --trained-on btcv --out btcv.safetensors"
+        ),
     )(import_reference)
     app.add_typer(weights)
 
 
 def list_weights(json: Json = False) -> None:
-    """Print the weights that have a name, and which of them are on this machine."""
+    """List the published weights and whether they are on this machine."""
     from masam.weights.published import PUBLISHED, cache_folder, state
 
     states = {name: state(name) for name in PUBLISHED}
@@ -47,19 +48,19 @@ def list_weights(json: Json = False) -> None:
         (name, entry.size, entry.file_size, entry.licence, states[name], entry.page)
         for name, entry in PUBLISHED.items()
     ]
-    print_table(rows, title=f"Weights by name; those that were downloaded are in {cache_folder()}")
+    print_table(rows, title=f"Published weights; downloads are in {cache_folder()}")
 
 
 def get(
     name: Name,
-    offline: Annotated[bool, typer.Option("--offline", help="Use no network: only what is on this machine.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not use the network.")] = False,
     sha256: Annotated[
-        str | None, typer.Option(metavar="HASH", help="Expected SHA-256, where the host states none.")
+        str | None, typer.Option(metavar="HASH", help="Expected SHA-256, if the host does not publish one.")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Download weights, verify them, and print where they are. What is there already is not downloaded again."""
+    """Download weights, verify them, and print their path. Existing files are not downloaded again."""
     from masam.weights import cache
 
     with listening(quiet) as progress:
@@ -72,48 +73,48 @@ def get(
 
 def verify(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Names of published weights; all on this machine without.")
+        list[str] | None, typer.Argument(help="Names of published weights; default: all on this machine.")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Hash the weights on this machine again, and find those that have changed."""
+    """Verify the hashes of downloaded weights again."""
     from masam.weights import cache
 
     with listening(quiet) as progress:
-        found = cache.verify(names or (), progress=progress)
+        result = cache.verify(names or (), progress=progress)
     if json:
-        failed = {name: str(error) for name, error in found.failed.items()}
-        print_json({"verified": found.verified, "failed": failed})
+        failed = {name: str(error) for name, error in result.failed.items()}
+        print_json({"verified": result.verified, "failed": failed})
     else:
-        for name, sha256 in found.verified.items():
+        for name, sha256 in result.verified.items():
             print_line(f"{name}: as published, SHA-256 {sha256}")
-    found.raise_failures()
+    result.raise_failures()
 
 
 def path(name: Name) -> None:
-    """Print where weights are, for scripts; exit code 3 if they are not on this machine."""
+    """Print the path of weights, for scripts; the exit code is 3 if they are not on this machine."""
     from masam.weights.published import require_cached
 
     print_line(str(require_cached(name)))
 
 
 def import_reference(
-    sam: Annotated[str, typer.Option(help="SAM's weights of the adapter's backbone: a file or a published name.")],
-    adapter: Annotated[Path, typer.Option(help="The official MA-SAM's epoch_N.pth, automatic or box variant.")],
+    sam: Annotated[str, typer.Option(help="SAM weights for the adapter's backbone: a file or a published name.")],
+    adapter: Annotated[Path, typer.Option(help="epoch_N.pth of the official MA-SAM, automatic or box variant.")],
     out: Annotated[Path, typer.Option(help="Model file to write, .safetensors.")],
     trained_on: Annotated[
         Literal["btcv", "prostate", "pancreas"] | None,
-        typer.Option(help="Classes and preparation as in the official programs."),
+        typer.Option(help="Classes and preprocessing of the official programs."),
     ] = None,
-    plan: Annotated[Path | None, typer.Option(help="A plan of your own in their place.")] = None,
-    image_size: Annotated[int, typer.Option(help="Side of the input in pixels that it was trained with.")] = 512,
-    fact_scale: Annotated[float, typer.Option(help="Factor of FacT that it was trained with.")] = 1.0,
+    plan: Annotated[Path | None, typer.Option(help="plan.yaml to use instead.")] = None,
+    image_size: Annotated[int, typer.Option(help="Side of the input in pixels during its training.")] = 512,
+    fact_scale: Annotated[float, typer.Option(help="Scale of FacT during its training.")] = 1.0,
     licence: Licence = None,
     embed_base: EmbedBase = False,
     json: Json = False,
 ) -> None:
-    """Turn an official MA-SAM model into one of masam's; every number but two is read off its tensors."""
+    """Convert an official MA-SAM model; all hyperparameters but two are inferred from its tensors."""
     from masam.errors import ConfigError
     from masam.export.identify import identify
     from masam.preprocess.plan import Plan
@@ -123,7 +124,7 @@ def import_reference(
     require_ending(out, ".safetensors")
     require_writable(out)
     if plan is not None and trained_on is not None:
-        raise ConfigError("the two say the same; give one of them", where="--plan and --trained-on")
+        raise ConfigError("the two options exclude each other; give one of them", where="--plan and --trained-on")
     model = import_model(
         sam,
         adapter,
@@ -143,16 +144,16 @@ def import_reference(
         f"rank {facts['fact_rank']}, adapters of {facts['adapter_channels']}, {facts['depth']} blocks"
     )
     if model.card.plan is None:
-        print_line("it carries no plan, so masam predict cannot prepare scans for it: give --trained-on or --plan")
+        print_line("it has no plan, so masam predict cannot prepare scans for it: give --trained-on or --plan")
 
 
 def _record(name: str, state: str) -> dict[str, Any]:
-    """Return what is known of published weights, as plain values."""
+    """Return the entry of published weights and their state on this machine, as plain values."""
     from masam.weights.published import PUBLISHED, cache_folder
     from masam.weights.receipt import read_receipt
 
     entry = PUBLISHED[name]
-    file: Path = cache_folder() / entry.filename
+    file = cache_folder() / entry.filename
     receipt = read_receipt(file)
-    known = {"sha256": receipt.sha256, "bytes": receipt.bytes} if receipt else {}
-    return asdict(entry) | known | {"on_this_machine": state, "path": str(file) if receipt else None}
+    verified = {"sha256": receipt.sha256, "bytes": receipt.bytes} if receipt else {}
+    return asdict(entry) | verified | {"on_this_machine": state, "path": str(file) if receipt else None}

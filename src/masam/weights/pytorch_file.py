@@ -1,4 +1,4 @@
-"""PyTorch's ``.pth`` files: tensors by name and nothing else, never code, never more memory than the file has bytes."""
+"""Read and write ``.pth`` files safely: tensors only, no code, and no more memory than the file has bytes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from masam.errors import InputError, ModelError, ResourceError
 from masam.io import gate
 
 ENDINGS = (".pth", ".pt", ".bin")
-"""``.bin`` is Hugging Face's name for the same container."""
+"""Extensions of the container; Hugging Face uses ``.bin``."""
 
 WRAPPERS = ("model", "state_dict", "model_state_dict")
-"""Keys under which training scripts (MedSAM's, Lightning's) keep the tensors beside epoch and optimiser."""
+"""Keys under which training scripts (MedSAM, Lightning) store the tensors beside epoch and optimiser."""
 
-# The index of SAM's ViT-H takes 70 kB.
+# The index of SAM's ViT-H has 70 kB.
 _MAX_INDEX_BYTES = 64 * 2**20
 _CHUNK_BYTES = 2**20
 _ASK_FOR_SAFETENSORS = "ask its author for a file of tensors only (safetensors)"
@@ -35,26 +35,25 @@ _AGAIN = "copy or download it again"
 def read_pytorch(path: Path, *, checksums: bool = True) -> dict[str, Tensor]:
     """Read the tensors of a PyTorch file.
 
-    The file is mapped, not loaded: no claim in it takes memory that its bytes do not back. What is to outlive the file
-    must be copied.
+    The file is memory-mapped, so a false size in it allocates no memory. Copy the tensors that must outlive the file.
 
     Args:
         path: A zip archive of ``torch.save``.
-        checksums: Read the whole file and verify every record's CRC-32, which PyTorch itself does not.
+        checksums: Read the complete file and verify the CRC-32 of every record, which PyTorch does not.
 
     Returns:
         Tensors by name, on the CPU, without gradients.
 
     Raises:
-        InputError: There is no such file, or it is not a regular one.
-        ModelError: It is damaged, compressed, of the format before PyTorch 1.6, or holds something else than tensors.
+        InputError: The file does not exist, or is not a regular file.
+        ModelError: It is damaged, compressed, in the format before PyTorch 1.6, or contains more than tensors.
     """
     with gate.open_regular(path):
         pass
     with _refusing(path):
         sizes = _check_archive(path, checksums)
     with _refusing(path), warnings.catch_warnings():
-        # What torch.load warns of, our error says.
+        # Our errors replace the warnings of torch.load.
         warnings.simplefilter("ignore")
         content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
     return _plain_tensors(content, sizes, path)
@@ -72,18 +71,18 @@ def write_pytorch(path: Path, tensors: Mapping[str, Tensor]) -> None:
         write_archive(target, lambda archive: torch.save(plain, archive))
 
     def verify(target: Path) -> None:
-        found = read_pytorch(target)
-        if set(found) != set(plain) or any(not torch.equal(found[name], plain[name]) for name in plain):
-            raise ModelError("the tensors differ from those that were written", where=target)
+        read = read_pytorch(target)
+        if set(read) != set(plain) or any(not torch.equal(read[name], plain[name]) for name in plain):
+            raise ModelError("the tensors differ from the written ones", where=target)
 
     atomic.write_with(path, write, verify=verify)
 
 
 def write_archive(path: Path, save: Callable[[io.BytesIO], None]) -> None:
-    """Let one of PyTorch's functions make an archive, and write it, by way of memory.
+    """Let a function of PyTorch create an archive in memory, then write it to a file.
 
-    On a full disk PyTorch's own writer ends the process (``torch.export.save``) or raises an error that does not name
-    the disk (``torch.save``); Python's says what happened. The price is the archive's size in memory.
+    On a full disk PyTorch's own writer ends the process (``torch.export.save``) or raises an error that does not
+    mention the disk (``torch.save``). The cost is the archive's size in memory.
 
     Args:
         path: File to write.
@@ -98,13 +97,13 @@ def write_archive(path: Path, save: Callable[[io.BytesIO], None]) -> None:
 
 
 def _check_archive(path: Path, checksums: bool) -> set[int]:
-    """Judge the archive by its table of contents before anything in it is read; returns its records' sizes in bytes."""
+    """Check the archive by its table of contents, before its content is read; return the record sizes in bytes."""
     with gate.open_regular(path) as file:
         size = file.seek(0, 2)
         if not zipfile.is_zipfile(file):
             raise ModelError(
-                "the file is cut off, or no zip archive as torch.save writes it since PyTorch 1.6; "
-                "other kinds could run code, so it is not loaded",
+                "the file is incomplete, or not a zip archive of torch.save since PyTorch 1.6; "
+                "other formats could run code and are not loaded",
                 where=path,
                 fix=f"{_AGAIN}, or {_ASK_FOR_SAFETENSORS}",
             )
@@ -112,10 +111,10 @@ def _check_archive(path: Path, checksums: bool) -> set[int]:
             records = archive.infolist()
             index = [record for record in records if record.filename.rpartition("/")[2] == "data.pkl"]
             if len(index) != 1 or len({record.filename for record in records}) != len(records):
-                raise ModelError("the zip archive is not one that torch.save has written", where=path)
+                raise ModelError("the zip archive was not written by torch.save", where=path)
             if any(record.compress_type != zipfile.ZIP_STORED for record in records):
                 raise ModelError(
-                    "its records are compressed, which torch.save never does, so it is not loaded",
+                    "its records are compressed, which torch.save never does; it is not loaded",
                     where=path,
                     fix=_ASK_FOR_SAFETENSORS,
                 )
@@ -134,7 +133,7 @@ def _check_archive(path: Path, checksums: bool) -> set[int]:
 
 
 def _plain_tensors(content: Any, sizes: set[int], path: Path) -> dict[str, Tensor]:
-    """Return the tensors, each of them backed by a whole record of its archive."""
+    """Return the tensors, each of which must be stored in a complete record of the archive."""
     if isinstance(content, Mapping):
         wrapped = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
         content = wrapped[0] if len(wrapped) == 1 else content
@@ -142,29 +141,29 @@ def _plain_tensors(content: Any, sizes: set[int], path: Path) -> dict[str, Tenso
         raise ModelError(f"expected tensors by name, got {type(content).__name__}", where=path)
     odd = [str(name) for name, tensor in content.items() if type(tensor) not in (Tensor, nn.Parameter)]
     if odd:
-        raise ModelError(f"expected tensors by name, got other things too: {', '.join(odd[:5])}", where=path)
+        raise ModelError(f"expected tensors by name, got other objects as well: {', '.join(odd[:5])}", where=path)
     for name, tensor in content.items():
         is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
-        # A view that repeats its bytes (stride 0) would grow without bound when it is copied.
-        held = tensor.untyped_storage().nbytes() if is_plain else -1
-        if held not in sizes | {0} or tensor.numel() * tensor.element_size() > held:
-            raise ModelError(f"expected plain tensors, {name} claims values that the file does not hold", where=path)
+        # A view that repeats its bytes (stride 0) would grow without limit when it is copied.
+        stored = tensor.untyped_storage().nbytes() if is_plain else -1
+        if stored not in sizes | {0} or tensor.numel() * tensor.element_size() > stored:
+            raise ModelError(f"expected plain tensors, {name} claims more values than the file contains", where=path)
     return {str(name): tensor.detach() for name, tensor in content.items()}
 
 
 @contextmanager
 def _refusing(path: Path) -> Iterator[None]:
-    """Turn whatever the readers stumble over, on content that is damaged or made to harm, into a ModelError."""
+    """Translate errors of the readers on damaged or malicious content to ModelError."""
     try:
         with gate.library_errors(path):
             yield
     except (InputError, ResourceError) as error:
         cause = error.__cause__ or error
         if isinstance(error, ResourceError) and getattr(cause, "errno", None) != errno.EINVAL:
-            raise  # the disk's or the memory's fault; EINVAL is a place before the file's start, named by the archive
+            raise  # an error of disk or memory; EINVAL comes from a negative offset in the archive
         if isinstance(cause, pickle.UnpicklingError):
             raise ModelError(
-                "the file is damaged or holds something else than tensors, and is not loaded: it could run code",
+                "the file is damaged or contains more than tensors; it could run code and is not loaded",
                 where=path,
                 fix=_ASK_FOR_SAFETENSORS,
             ) from cause

@@ -91,7 +91,7 @@ def test_what_differs_from_the_papers_model_is_shown(tmp_path):
 
 
 def test_a_run_folder_tells_of_run_and_model(tmp_path):
-    with pytest.raises(InputError, match=r"this folder holds neither model.safetensors nor last/state.json$"):
+    with pytest.raises(InputError, match=r"this folder contains neither model.safetensors nor last/state.json$"):
         identify(tmp_path)
     (tmp_path / "last").mkdir()
     (tmp_path / "last" / "state.json").write_text(json.dumps({"step": 12, "best_dice": 0.5}))
@@ -107,7 +107,7 @@ def test_a_run_folder_tells_of_run_and_model(tmp_path):
 def test_other_tensors_are_said_to_be_that(tmp_path):
     save_file({"b": torch.ones(2), "a": torch.ones(1, dtype=torch.int64)}, tmp_path / "x.safetensors")
     facts = identify(tmp_path / "x.safetensors")
-    assert (facts["kind"], facts["first_names"]) == ("tensors of no model that masam knows", ["a", "b"])
+    assert (facts["kind"], facts["first_names"]) == ("tensors of an unknown model", ["a", "b"])
     assert (facts["tensors"], facts["values"], facts["types"]) == (2, 3, ["float32", "int64"])
 
 
@@ -145,7 +145,7 @@ def test_exports(exports, name, kind):
 def test_exports_of_others_and_damaged_ones(tmp_path):
     program = torch.export.export(torch.nn.ReLU(), (torch.ones(2),))
     torch.export.save(program, tmp_path / "other.pt2")
-    assert identify(tmp_path / "other.pt2")["kind"] == "torch.export program, not of masam"
+    assert identify(tmp_path / "other.pt2")["kind"] == "torch.export program, not from masam"
     for suffix, kind in ((".pt2", "torch.export program"), (".onnx", "ONNX model")):
         path = tmp_path / f"junk{suffix}"
         path.write_bytes(b"\xff" * 100)

@@ -129,7 +129,7 @@ def test_a_damaged_state_is_refused(tmp_path, name):
     with pytest.raises(ModelError, match=f"{name}: .*the file is damaged"):
         restore(folder, *trained(2, steps=0))
     path.write_bytes(whole[:-5])
-    with pytest.raises(ModelError, match=f"{name}: expected a safetensors file, it cannot be read"):
+    with pytest.raises(ModelError, match=f"{name}: cannot be read as a safetensors file"):
         restore(folder, *trained(2, steps=0))
 
 
@@ -156,7 +156,7 @@ def test_the_state_of_another_model_is_refused(tmp_path):
     other = random_model(replace(SPEC, fact_rank=4))
     optimizer = torch.optim.AdamW([p for p in other.parameters() if p.requires_grad])
     message = (
-        r"last: 4 tensors do not .*, so made for another model: image_encoder.fact.sigma_q has \(2, 3, 3\), expected"
+        r"last: 4 tensors do not .*, so the file belongs to another model: image_encoder.fact.sigma_q has \(2, 3, 3\)"
     )
     with pytest.raises(ModelError, match=message):
         restore(folder, other, optimizer)

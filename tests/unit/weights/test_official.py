@@ -221,7 +221,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, sam_file):
 def test_a_truncated_checkpoint_is_refused(tmp_path, sam_file):
     path = tmp_path / "cut.pth"
     path.write_bytes(sam_file.read_bytes()[: sam_file.stat().st_size // 2])
-    with pytest.raises(ModelError, match=r"cut.pth: the file is cut off, or no zip archive"):
+    with pytest.raises(ModelError, match=r"cut.pth: the file is incomplete, or not a zip archive"):
         build(path)
 
 
