@@ -89,9 +89,7 @@ def test_code_in_a_file_by_another_name_does_not_run(tmp_path):
 def test_the_format_before_1_6_is_refused(tmp_path):
     path = tmp_path / "file.pth"
     torch.save(TENSORS, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(
-        ModelError, match=r"not a zip archive of torch.save since PyTorch 1.6; other formats could"
-    ):
+    with pytest.raises(ModelError, match=r"not a zip archive of torch.save since PyTorch 1.6; other formats could"):
         read_pytorch(path)
 
 
@@ -149,9 +147,7 @@ def test_compressed_records_are_refused(tmp_path):
     assert read_pytorch(path)["weight"].shape == (10**6,)
     rewrite(path, lambda name, data: data, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 10_000  # a bomb: 4 MB in a few kB
-    with pytest.raises(
-        ModelError, match=r"its records are compressed, which torch.save never does; it is not loaded"
-    ):
+    with pytest.raises(ModelError, match=r"its records are compressed, which torch.save never does; it is not loaded"):
         read_pytorch(path)
 
 
@@ -172,9 +168,7 @@ def test_claims_beyond_the_records_are_refused(tmp_path, numel):
     torch.save({"weight": torch.arange(10.0)}, path)
     rewrite(path, claim(b"K\ntq", large + b"tq"))  # the record
     rewrite(path, claim(b"QK\x00K\n", b"QK\x00" + large))  # the shape
-    with pytest.raises(
-        ModelError, match=r"cannot be read as a PyTorch file|weight claims more values than the file"
-    ):
+    with pytest.raises(ModelError, match=r"cannot be read as a PyTorch file|weight claims more values than the file"):
         read_pytorch(path)
 
 
