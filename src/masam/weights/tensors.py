@@ -104,7 +104,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
         target.chmod(mode)
 
-    atomic.write_with(path, write, verify=lambda temporary: _read_safetensors(temporary, ours=True))
+    def verify(target: Path) -> None:
+        _read_safetensors(target, ours=True)
+
+    atomic.write_with(path, write, verify=verify)
 
 
 def content_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = MappingProxyType({})) -> str:
