@@ -1,6 +1,6 @@
 """Measure the generation of labelled pictures for pre-training, by size and appearance.
 
-    python benchmarks/formula.py [--pictures 100] [--rounds 3]
+    python benchmarks/pictures.py [--pictures 100] [--rounds 3]
 
 Times are CPU times of one thread, which hardly depend on the load of the machine. Ratios are relative to the time of
 drawing one normal random number per value of the picture.
