@@ -1,4 +1,4 @@
-"""Put the predictions of overlapping windows together: each slice gets the mean of the votes cast for it."""
+"""Mean of the predictions of overlapping windows for each slice."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from masam.windows import SliceWindow
 
 
 class WindowAggregator:
-    """A running mean over windows, in the order of ``plan_windows`` or of ``stream_windows``.
+    """Running mean over windows in the order of ``plan_windows`` or ``stream_windows``.
 
-    It holds the sums of as many slices as a window has, whatever the depth of the volume, in float32 whatever the type
-    of the predictions. Votes for repeated end slices are discarded, and a mean is divided by its true number of votes
-    (paper.md 1.8; the reference divides by one vote more, quirk 39, which no argmax notices).
+    Memory is constant: float32 sums of as many slices as a window has. Predictions for repeated end slices are
+    discarded, and sums are divided by the number of remaining ones (paper.md 1.8; the reference divides by one more,
+    quirk 39, which does not change the argmax).
 
     Args:
-        depth: Slices of the volume; None for a stream whose end is not known yet.
-        num_channels: Classes with background K.
+        depth: Slices of the volume; None for a stream of unknown length.
+        num_channels: Classes K including the background.
         size: Rows and columns (H, W) of a prediction.
-        window: Slices of a window S.
-        device: Where the sums are kept; best where the predictions are made.
-        within: Slices that are asked for; votes for others are discarded, and they need none. None for all.
+        window: Slices S of a window.
+        device: Device of the sums, preferably that of the predictions.
+        within: Slices to return; predictions for others are discarded. None for all.
 
     Raises:
-        ConfigError: A number is less than 1, or no slice of the volume is asked for.
+        ConfigError: A number is less than 1, or ``within`` is not a range of slices of the volume.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class WindowAggregator:
         self.depth = depth
         self.window = window
         self._within = within
-        # Slot of slice i: i modulo the window, as no window touches two slices that far apart.
+        # Slice i uses slot i modulo the window, since no window contains two slices of one slot.
         self._sums = torch.empty((window, num_channels, *size), dtype=torch.float32, device=device)
         self._votes = [0] * window
         self._next = 0 if within is None else within.start
@@ -57,30 +57,30 @@ class WindowAggregator:
 
     @property
     def buffer_bytes(self) -> int:
-        """Memory held between two windows, in bytes; it does not depend on the depth."""
+        """Memory of the sums, in bytes."""
         return self._sums.numel() * self._sums.element_size()
 
     def add(
         self, window: SliceWindow, probabilities: Float[Tensor, "S K H W"]
     ) -> list[tuple[int, Float[Tensor, "K H W"]]]:
-        """Count one window's votes.
+        """Add the prediction of one window.
 
         Args:
-            window: Where the window lies; it must start after the one before.
+            window: The window, which must start after the previous one.
             probabilities: [S, K, H, W] of any floating type.
 
         Returns:
-            Slices that no later window touches, in order: index and mean probabilities [K, H, W] in float32.
+            Index and mean probabilities [K, H, W] (float32) of the slices that are complete, in order.
 
         Raises:
-            ConfigError: The window does not fit the volume, comes out of order, or leaves a slice without a vote.
+            ConfigError: The window does not match the volume, is out of order, or leaves a slice without a prediction.
             ModelError: The prediction has another shape or is not finite.
         """
         if self.depth is None:
-            # The windows over a stream's end know where it is.
+            # The windows at the end of a stream know its length.
             self.depth = window.depth
         self._check(window, probabilities)
-        # Windows start ever later, so slices before this start are finished, and make room for the new ones.
+        # Starts increase, so slices before this one are complete; returning them frees their slots.
         end = self._end(window)
         finished = self._finish(min(window.start, end))
         for position in window.votes:
@@ -88,7 +88,7 @@ class WindowAggregator:
                 continue
             slot = (window.start + position) % self.window
             votes = probabilities[position].to(self._sums.device)
-            # The first vote overwrites what the slot's former slice left.
+            # The first vote overwrites the slot's previous slice.
             if self._votes[slot] == 0:
                 self._sums[slot] = votes
             else:
@@ -100,16 +100,11 @@ class WindowAggregator:
         return finished + self._finish(min(window.start + 1, end))
 
     def flush(self) -> list[tuple[int, Float[Tensor, "K H W"]]]:
-        """Return the remaining slices after the last window.
-
-        Raises:
-            ConfigError: A slice got no vote.
-            ModelError: A prediction is not finite.
-        """
+        """Return the remaining slices after the last window; raises as :meth:`add` does."""
         return self._finish(self._voted if self.depth is None else self._stop(self.depth))
 
     def _end(self, window: SliceWindow) -> int:
-        """Return the depth, or, while it is not known, what is known to be there: a window without overhang."""
+        """Return the number of slices known so far; before the end of a stream, windows have no overhang."""
         return window.start + window.size if self.depth is None else self._stop(self.depth)
 
     def _stop(self, depth: int) -> int:
@@ -122,34 +117,30 @@ class WindowAggregator:
                 f"got {window.size} slices over {window.depth}"
             )
         if len(window.votes) == 0:
-            raise ConfigError(
-                f"the window that starts at {window.start} lies outside the volume of {self.depth} slices"
-            )
+            raise ConfigError(f"the window from slice {window.start} on is outside the volume of {self.depth} slices")
         if self._last_start is not None and window.start <= self._last_start:
             raise ConfigError(
-                f"windows must come in order: one that starts at {window.start} came after one at {self._last_start}",
+                f"expected windows in order, got start {window.start} after {self._last_start}",
                 fix="add them in the order of plan_windows",
             )
         if self.depth is not None and self._next >= self.depth:
-            raise ConfigError(
-                "a window came after all slices were finished", fix="use a new aggregator for each volume"
-            )
+            raise ConfigError("got a window after all slices were complete", fix="use a new aggregator for each volume")
         expected = (self.window, *self._sums.shape[1:])
         if tuple(probabilities.shape) != expected:
             raise ModelError(f"expected probabilities of shape {expected}, got {tuple(probabilities.shape)}")
 
     def _finish(self, end: int) -> list[tuple[int, Tensor]]:
-        """Take out the slices before ``end``."""
+        """Return the slices before ``end``."""
         finished = []
         for index in range(self._next, end):
             slot = index % self.window
             if self._votes[slot] == 0:
                 raise ConfigError(
-                    f"slice {index} of {'a stream' if self.depth is None else self.depth} is in no window",
-                    fix="choose a stride of at most the window's slices",
+                    f"no window contains slice {index} of {'a stream' if self.depth is None else self.depth}",
+                    fix="choose a stride of at most the size of the window",
                 )
             mean = self._sums[slot] / self._votes[slot]
-            # One NaN or infinity makes the sum so; probabilities cannot make it overflow.
+            # The sum is non-finite if any value is; probabilities cannot make it overflow.
             if not bool(mean.sum().isfinite()):
                 raise ModelError(f"the prediction of slice {index} is not finite", fix="predict with precision float32")
             finished.append((index, mean))

@@ -1,4 +1,4 @@
-"""Settings: frozen records that are read from YAML and checked once, when they are made."""
+"""Settings: immutable models that are read from YAML and validated once, on creation."""
 
 from __future__ import annotations
 
@@ -16,73 +16,73 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from masam.atomic import write_text
-from masam.errors import ConfigError, ResourceError
+from masam.errors import ConfigError, ResourceError, brief
 
 MAX_CONFIG_BYTES = 1 << 20
-"""A settings file is a page of text; a larger one is a mistake (an image, a log) and is not read."""
+"""Maximum size of a settings file; larger files are not settings."""
 
 _MAX_SHOWN = 5
 _SENTENCES = {
-    "missing": "this key is missing",
+    "missing": "missing key",
     "extra_forbidden": "unknown key",
-    "union_tag_not_found": "the key that names the kind is missing",
+    "union_tag_not_found": "missing key that selects the variant",
 }
 
 
-# In place of typing.Self, which the tests' run-time type checker knows only in classes that it decorates as a whole.
+# The run-time type checker of the tests does not support typing.Self here.
 SettingsT = TypeVar("SettingsT", bound="Settings")
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, no unknown key, no silent conversion (``"5"`` and ``true`` are not numbers).
+    """Base class of settings: immutable, no unknown keys, no type conversion (``"5"`` and ``true`` are not numbers).
 
-    Fields carry their meaning and unit as ``Field(description=...)``; the description becomes a comment in the YAML.
+    ``Field(description=...)`` states meaning and unit of a field, and becomes a comment in YAML.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     @classmethod
     def from_mapping(cls: type[SettingsT], mapping: object, where: object) -> SettingsT:
-        """Check a mapping of plain values, as YAML or JSON give them.
+        """Validate a mapping of plain values, as read from YAML or JSON.
 
         Args:
             mapping: Keys and values.
-            where: File or option that the mapping came from; it opens the error.
+            where: Source of the mapping, for error messages.
 
         Raises:
-            ConfigError: A key is unknown or missing, or a value is not what its key expects; all are in one line.
+            ConfigError: A key is unknown or missing, or a value is invalid; the message lists all errors.
         """
         if not isinstance(mapping, Mapping):
-            raise ConfigError(f"expected keys and values, got {_shown(mapping)}", where=where)
+            raise ConfigError(f"expected a mapping of keys to values, got {brief(mapping)}", where=where)
         try:
-            # By way of JSON, because only there pydantic's strict mode takes a list for a tuple.
+            # Via JSON, since pydantic's strict mode accepts lists for tuples only there.
             return cls.model_validate_json(json.dumps(dict(mapping), default=str))
         except ValidationError as error:
             faults = [_fault(cls, mapping, detail) for detail in error.errors(include_url=False)]
             more = f"; and {len(faults) - _MAX_SHOWN} more" if len(faults) > _MAX_SHOWN else ""
             raise ConfigError("; ".join(faults[:_MAX_SHOWN]) + more, where=where) from error
         except (TypeError, ValueError, RecursionError) as error:
-            raise ConfigError(f"expected keys and values of plain types, got {error}", where=where) from error
+            raise ConfigError(f"expected plain values, got {error}", where=where) from error
 
     @classmethod
     def from_yaml(cls: type[SettingsT], path: Path) -> SettingsT:
         """Read settings from a YAML file.
 
         Raises:
-            ConfigError: There is no such file, it is not YAML, a key comes twice, or ``from_mapping`` refuses it.
+            ConfigError: The file does not exist, is not YAML, has duplicate keys, or fails ``from_mapping``.
             ResourceError: The file cannot be read.
         """
         return cls.from_mapping(_load_yaml(_read_text(path), path), where=path)
 
     def changed(self: SettingsT, changes: Mapping[str, Any], where: object) -> SettingsT:
-        """Return these settings with some keys replaced.
+        """Return a copy with some keys replaced.
 
         Args:
-            changes: Value by key; ``a.b`` is key b of the settings under a. A mapping takes the place of a whole group.
-            where: File or option that the changes came from; it opens the error.
+            changes: Key to value; ``a.b`` is key b of group a. A mapping replaces an entire group.
+            where: Source of the changes, for error messages.
 
         Raises:
-            ConfigError: A key is unknown, or a value is not what its key expects.
+            ConfigError: A key is unknown, or a value is invalid.
         """
         values = self.model_dump(mode="json")
         for key, value in changes.items():
@@ -96,7 +96,7 @@ class Settings(BaseModel):
         return self.from_mapping(values, where)
 
     def dump_yaml(self) -> str:
-        """Return the settings as YAML, each top key below a comment with its description."""
+        """Return the settings as YAML, with the description of each top-level key as a comment."""
         values = self.model_dump(mode="json")
         parts = []
         for name, field in type(self).model_fields.items():
@@ -105,7 +105,7 @@ class Settings(BaseModel):
         return "\n".join(parts)
 
     def to_yaml(self, path: Path) -> None:
-        """Write ``dump_yaml()`` to a file, whole or not at all.
+        """Write :meth:`dump_yaml` to a file atomically.
 
         Raises:
             ResourceError: The file cannot be written.
@@ -114,40 +114,40 @@ class Settings(BaseModel):
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the traps closed: a key twice, an alias, and ``1e-4`` read as text."""
+    """PyYAML's safe loader, without duplicate keys and aliases, and with ``1e-4`` as a number."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Refuse aliases: settings need none, and nested ones grow without bound when they are expanded."""
+        """Reject aliases, whose nesting can expand without bound."""
         if self.check_event(yaml.AliasEvent):
             mark = self.get_mark()
             raise yaml.MarkedYAMLError(problem="aliases (*name) are not supported", problem_mark=mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Refuse a key that comes twice, where PyYAML lets the last one win."""
+        """Reject duplicate keys, of which PyYAML keeps the last."""
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable):
                 if key in seen:
-                    raise yaml.MarkedYAMLError(problem=f"key {key!r} comes twice", problem_mark=key_node.start_mark)
+                    raise yaml.MarkedYAMLError(problem=f"duplicate key {key!r}", problem_mark=key_node.start_mark)
                 seen.add(key)
         return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
-    """The writer that belongs to the loader: it quotes text that the loader would take for a number."""
+    """The dumper for this loader, which quotes text that the loader would read as a number."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """Quote text with line breaks beyond ASCII; PyYAML writes them as they are, and reads them back as spaces."""
+    """Quote text with non-ASCII line breaks, which PyYAML would write unquoted and read back as spaces."""
     style = '"' if re.search("[\x85\u2028\u2029]", text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _represent_text)
 
-# YAML 1.1 as PyYAML reads it asks for a dot and a signed exponent in a float; people, and Python's repr, write 1e-4.
+# PyYAML implements YAML 1.1, where floats need a dot and a signed exponent; users and Python's repr write 1e-4.
 _EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
 for _resolver in (_Loader, _Dumper):
     _resolver.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
@@ -156,7 +156,7 @@ for _resolver in (_Loader, _Dumper):
 def _read_text(path: Path) -> str:
     try:
         status = path.stat()
-        # Opening a pipe would wait for its writer for ever.
+        # Opening a pipe would block until it has a writer.
         if not stat.S_ISREG(status.st_mode):
             raise ConfigError("expected a settings file, got a folder or a device", where=path)
         if status.st_size > MAX_CONFIG_BYTES:
@@ -167,7 +167,7 @@ def _read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise ConfigError(f"expected UTF-8 text ({error})", where=path) from error
     except FileNotFoundError as error:
-        raise ConfigError("there is no such settings file", where=path, fix="check the path") from error
+        raise ConfigError("settings file not found", where=path, fix="check the path") from error
     except (OSError, ValueError) as error:
         raise ResourceError(f"the settings file cannot be read ({error})", where=path) from error
 
@@ -183,28 +183,25 @@ def _load_yaml(text: str, where: Path) -> object:
 
 
 def _fault(model: type[BaseModel], mapping: object, detail: ErrorDetails) -> str:
-    """Say one of pydantic's findings: key path, what was expected, what came."""
+    """Format one of pydantic's errors: key path, expected value, actual value."""
     kind, loc = detail["type"], detail["loc"]
     key = _key_path(mapping, loc)
     prefix = f"{key}: " if key else ""
     sentence = _SENTENCES.get(kind)
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(str(loc[-1]), sorted(_known_keys(model, loc[:-1])), n=1, cutoff=0.5)
-        known = (
-            f"did you mean {near[0]!r}?"
-            if near
-            else f"known keys are {', '.join(sorted(_known_keys(model, loc[:-1])))}"
-        )
-        return f"{prefix}{sentence}; {known}"
+        keys = sorted(_known_keys(model, loc[:-1]))
+        near = difflib.get_close_matches(str(loc[-1]), keys, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(keys)}"
+        return f"{prefix}{sentence}; {hint}"
     if sentence:
         return prefix + sentence
     expected = detail["msg"].removeprefix("Value error, ")
     expected = re.sub(r"^Input should be ", "expected ", expected)
-    return f"{prefix}{expected}, got {_shown(detail['input'])}"
+    return f"{prefix}{expected}, got {brief(detail['input'])}"
 
 
 def _key_path(mapping: object, loc: tuple[int | str, ...]) -> str:
-    """Return the path as the user wrote it: pydantic also puts in the kind of a union's member, which is no key."""
+    """Return the key path in the user's mapping, without the union variants that pydantic inserts."""
     path: list[str] = []
     here = mapping
     for position, part in enumerate(loc, start=1):
@@ -218,7 +215,7 @@ def _key_path(mapping: object, loc: tuple[int | str, ...]) -> str:
 
 
 def _known_keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> set[str]:
-    """Return the keys that the settings at a path know."""
+    """Return the keys of the settings at a path."""
     models = {model}
     for part in loc:
         annotations = [
@@ -232,8 +229,3 @@ def _models_in(annotation: object) -> set[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {annotation}
     return set().union(*map(_models_in, typing.get_args(annotation)))
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

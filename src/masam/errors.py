@@ -1,7 +1,7 @@
-"""What can go wrong, in five kinds, each with the exit code its command ends with.
+"""Exceptions with the exit codes of the command line.
 
-Every message says what was expected, what came, where, and what to do. The command line prints it as one line,
-``error[INPUT]: liver_07.nii.gz: ...``; a traceback is only ever our own bug (exit code 1).
+Every message states what was expected, what was found, where, and what to do. The command line prints it as one line,
+``error[INPUT]: liver_07.nii.gz: ...``. A traceback (exit code 1) is always a bug in masam.
 """
 
 from __future__ import annotations
@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-_MOST_CHARACTERS = 80
-
 
 class MasamError(Exception):
-    """A fault that masam understands and can explain in one line.
+    """Base class of expected errors, with a message of one line.
 
     Args:
-        what: What was expected and what came instead.
-        where: File, case, key or field the fault is in; it opens the line.
-        fix: What the user can do; it closes the line.
+        what: What was expected and what was found.
+        where: File, case, key or field; first part of the message.
+        fix: What the user can do; last part of the message.
     """
 
     kind: ClassVar[str] = "MASAM"
@@ -31,50 +29,50 @@ class MasamError(Exception):
         parts = [f"{self.where}: {what}" if self.where else what]
         if fix:
             parts.append(fix)
-        # A file name or a library's message may hold line breaks; the promise is one line.
+        # File names and messages of libraries may contain line breaks.
         super().__init__(" ".join("; ".join(parts).split()))
 
     def line(self) -> str:
-        """Return the one line that the command line prints."""
+        """Return the line that the command line prints."""
         return f"error[{self.kind}]: {self}"
 
 
 class ConfigError(MasamError):
-    """A wrong option, key or combination of settings."""
+    """Invalid options or settings."""
 
     kind = "CONFIG"
     exit_code = 2
 
 
 class InputError(MasamError):
-    """A file or folder whose content is refused."""
+    """A file or folder with invalid content."""
 
     kind = "INPUT"
     exit_code = 3
 
 
 class BatchError(MasamError):
-    """Some cases of a batch failed; the others are written."""
+    """Some cases of a batch failed; the results of the others are written."""
 
     kind = "BATCH"
     exit_code = 4
 
 
 class ResourceError(MasamError):
-    """Disk, memory, permission or device is not there or not enough."""
+    """Missing or insufficient disk space, memory, permission, device or package."""
 
     kind = "RESOURCE"
     exit_code = 5
 
 
 class ModelError(MasamError):
-    """A checkpoint that is corrupt, or does not fit what is asked of it.
+    """A corrupt or incompatible model file.
 
     Args:
-        what: What was expected and what came instead.
-        where: File the fault is in.
+        what: What was expected and what was found.
+        where: File.
         fix: What the user can do.
-        faults: Every single fault, where the line only has room for their sum.
+        faults: All individual faults, of which ``what`` is a summary.
     """
 
     kind = "MODEL"
@@ -86,19 +84,19 @@ class ModelError(MasamError):
 
 
 class DivergedError(MasamError):
-    """Training produced numbers that are not finite."""
+    """Training produced non-finite numbers."""
 
     kind = "DIVERGED"
     exit_code = 7
 
 
 class StoppedError(MasamError):
-    """The user or the system asked the work to stop, and it did so in good order.
+    """The work was stopped in an orderly way by a signal.
 
     Args:
-        signal_number: The signal, 2 for Ctrl-C, 15 for a cluster's notice.
-        what: What is kept and where.
-        fix: How to go on.
+        signal_number: Number of the signal, such as 2 for Ctrl-C and 15 from a cluster scheduler.
+        what: What was saved, and where.
+        fix: How to resume.
     """
 
     kind = "STOPPED"
@@ -109,18 +107,13 @@ class StoppedError(MasamError):
 
 
 def some_of(names: Iterable[str], most: int = 5) -> str:
-    """List names for a message: the first, and how many more there are.
-
-    Args:
-        names: Names in the order to show.
-        most: Names to show.
-    """
+    """Return the first ``most`` names and the number of the others, for a message."""
     listed = list(names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
 
 
-def brief(value: object) -> str:
-    """Show a value that a file holds in a message, cut if it is long."""
+def brief(value: object, most: int = 80) -> str:
+    """Return the representation of a value for a message, truncated to ``most`` characters."""
     text = repr(value)
-    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 3] + "..."
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -1,4 +1,4 @@
-"""The label scheme: which value in a label file is which class, and in which channel the model predicts it."""
+"""The label scheme: class names, their values in label files, and their channels in the model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from masam.errors import InputError
 
 IGNORE_NAME = "ignore"
-"""nnU-Net's name for voxels that have no label: they do not count in the loss or in a metric."""
+"""nnU-Net's name for unlabelled voxels, which losses and metrics ignore."""
 
-# Okabe and Ito's palette (distinct for colour-blind readers) without its black, then lighter tints for more classes.
+# The colour-blind-safe palette of Okabe and Ito without black, then lighter tints.
 PALETTE: tuple[tuple[int, int, int], ...] = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
     (255, 205, 112), (170, 221, 255), (112, 219, 189), (120, 120, 220), (255, 163, 120), (235, 180, 215),
@@ -26,8 +26,8 @@ class Label:
     """One class.
 
     Attributes:
-        value: Value of its voxels in a label file, 0 to 65535.
-        name: The class's name, as in ``dataset.json``.
+        value: Value in label files, 0 to 65535.
+        name: Name in ``dataset.json``.
         colour: RGB, each 0 to 255.
     """
 
@@ -38,11 +38,11 @@ class Label:
 
 @dataclass(frozen=True)
 class LabelScheme:
-    """All classes of a data set; channel k of the model's output is ``labels[k]``, the background first.
+    """The classes of a data set; channel k of the model is ``labels[k]``.
 
     Attributes:
         labels: Background, then the foreground classes by ascending value.
-        ignore_value: Value of voxels without a label, or None.
+        ignore_value: Value of unlabelled voxels, or None.
     """
 
     labels: tuple[Label, ...]
@@ -54,10 +54,10 @@ class LabelScheme:
 
         Args:
             mapping: nnU-Net's ``{"background": 0, "spleen": 1}`` or MSD's ``{"0": "background", "1": "spleen"}``.
-            where: File and key to name in an error.
+            where: File and key, for error messages.
 
         Raises:
-            InputError: Values are not distinct whole numbers from 0 to 65535, names repeat, or there is no class 0.
+            InputError: Values are not distinct integers from 0 to 65535, names are not distinct, or class 0 is missing.
         """
         if not isinstance(mapping, Mapping) or not mapping:
             raise InputError(f"expected a mapping of names to values, got {mapping!r}", where=where)
@@ -69,54 +69,53 @@ class LabelScheme:
                     where=where,
                     fix="give each class one value",
                 )
-            # MSD writes value: name with the value as a string, nnU-Net name: value.
+            # MSD maps value (as a string) to name, nnU-Net name to value.
             number, name = (key, value) if isinstance(value, str) and str(key).isdecimal() else (value, key)
             if isinstance(number, bool) or not str(number).isdecimal() or int(number) > 65535:
-                raise InputError(
-                    f"expected a whole number from 0 to 65535 for class {name!r}, got {number!r}", where=where
-                )
+                raise InputError(f"expected an integer from 0 to 65535 for class {name!r}, got {number!r}", where=where)
             if int(number) in by_value:
-                raise InputError(f"value {number} is given to {by_value[int(number)]!r} and to {name!r}", where=where)
+                first = by_value[int(number)]
+                raise InputError(f"value {number} is assigned to both {first!r} and {name!r}", where=where)
             by_value[int(number)] = str(name)
         if len(set(by_value.values())) != len(by_value):
-            raise InputError(f"class names repeat: {sorted(by_value.values())}", where=where)
+            raise InputError(f"duplicate class names: {sorted(by_value.values())}", where=where)
         ignore = next((v for v, n in by_value.items() if n == IGNORE_NAME), None)
         values = sorted(v for v in by_value if v != ignore)
         if not values or values[0] != 0:
             raise InputError("expected a background class with value 0", where=where)
         if len(values) < 2:
-            raise InputError("expected at least one class beside the background", where=where)
+            raise InputError("expected at least one class besides the background", where=where)
         labels = [Label(0, by_value[0], (0, 0, 0))]
         labels += [Label(v, by_value[v], PALETTE[i % len(PALETTE)]) for i, v in enumerate(values[1:])]
         return cls(tuple(labels), ignore)
 
     @property
     def foreground(self) -> tuple[Label, ...]:
-        """All classes but the background."""
+        """All classes except the background."""
         return self.labels[1:]
 
     @property
     def num_classes(self) -> int:
-        """Number of foreground classes; the model has one channel more."""
+        """Number of foreground classes, one less than the channels of the model."""
         return len(self.labels) - 1
 
     def to_mapping(self) -> dict[str, int]:
-        """Return nnU-Net's form, name to value."""
+        """Return nnU-Net's mapping of names to values."""
         mapping = {label.name: label.value for label in self.labels}
         return mapping if self.ignore_value is None else {**mapping, IGNORE_NAME: self.ignore_value}
 
     def to_channels(
         self, values: NDArray[np.integer], where: object = None, ignore_index: int = -100
     ) -> NDArray[np.int16]:
-        """Turn values of a label file into channel numbers.
+        """Convert label values to channel numbers.
 
         Args:
-            values: Whole numbers of any shape; ``ignore_index`` stays what it is.
-            where: File to name in an error.
-            ignore_index: What the ignore label becomes.
+            values: Integers of any shape; ``ignore_index`` is preserved.
+            where: File, for error messages.
+            ignore_index: Result for the ignore value.
 
         Returns:
-            The same shape, 0 to ``num_classes``, or ``ignore_index``.
+            0 to ``num_classes``, or ``ignore_index``, in the same shape.
 
         Raises:
             InputError: A value is not in the scheme.
@@ -128,7 +127,7 @@ class LabelScheme:
         unknown = [int(v) for v in present if int(v) not in table and int(v) != ignore_index]
         if unknown:
             raise InputError(
-                f"label value {', '.join(map(str, unknown[:8]))} is not in dataset.json (it knows {sorted(table)})",
+                f"label value {', '.join(map(str, unknown[:8]))} is not in dataset.json, which defines {sorted(table)}",
                 where=where,
                 fix="add the class to dataset.json or correct the label file",
             )
@@ -136,7 +135,7 @@ class LabelScheme:
         return channels[inverse].reshape(values.shape)
 
     def to_values(self, channels: NDArray[np.integer]) -> NDArray[np.uint16] | NDArray[np.uint8]:
-        """Turn channel numbers (0 to ``num_classes``) into the values of a label file, in the smallest type."""
+        """Convert channel numbers (0 to ``num_classes``) to label values of the smallest sufficient type."""
         top = max(label.value for label in self.labels)
         table = np.array([label.value for label in self.labels], dtype=np.uint8 if top < 256 else np.uint16)
         return table[channels]

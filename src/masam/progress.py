@@ -1,4 +1,4 @@
-"""How long work tells what it does, without knowing who listens: a terminal, a log, a server, or nobody."""
+"""Progress of long tasks, independent of its display (terminal, log, server or none)."""
 
 from __future__ import annotations
 
@@ -6,60 +6,60 @@ import time
 from typing import Protocol, runtime_checkable
 
 MB = 1_000_000
-"""Bytes of a megabyte, as hosts state the size of a file."""
+"""Bytes per megabyte."""
 
 
 @runtime_checkable
 class Progress(Protocol):
-    """A listener to one piece of long work after another."""
+    """Receiver of the progress of consecutive tasks."""
 
     def start(self, task: str, total: int) -> None:
-        """A task of ``total`` steps begins; one that was running before has ended."""
+        """Begin a task of ``total`` steps and end the previous one."""
 
     def advance(self, note: str = "") -> None:
-        """A step is done; ``note`` replaces the figures shown beside the task."""
+        """Complete a step; ``note`` replaces the text shown beside the task."""
 
     def say(self, line: str) -> None:
-        """Something worth a line of its own."""
+        """Show a line."""
 
 
 class Silent:
-    """Listens to nothing."""
+    """A receiver that does nothing."""
 
     def start(self, task: str, total: int) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def advance(self, note: str = "") -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def say(self, line: str) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
 
 class Megabytes:
-    """Tells a listener of bytes, in steps of a megabyte with the speed beside them.
+    """Progress of a transfer in steps of a megabyte, with its speed.
 
     Args:
-        progress: The listener.
-        task: What the bytes are of.
-        size: Bytes in all, None if nobody knows.
-        done: Bytes that were there before; they do not count for the speed.
+        progress: Receiver.
+        task: Name of the task.
+        size: Total bytes, or None if unknown.
+        done: Bytes transferred earlier, which do not count for the speed.
     """
 
     def __init__(self, progress: Progress, task: str, size: int | None, done: int = 0) -> None:
         self._progress, self._size, self._done_before = progress, size, done
         self._total = max(1, size // MB) if size else 0
         self._steps = 0
-        self._begun = time.monotonic()
+        self._start_s = time.monotonic()
         progress.start(task, self._total)
         self.reach(done)
 
     def reach(self, done: int) -> None:
-        """Tell that so many bytes are done in all."""
-        # In proportion, so that the last byte is the last step although sizes are no whole megabytes.
+        """Report the total number of bytes transferred."""
+        # Proportional, so that the last byte completes the last step although sizes are not multiples of a megabyte.
         steps = done * self._total // self._size if self._size else done // MB
         if steps > self._steps:
-            seconds = time.monotonic() - self._begun
+            seconds = time.monotonic() - self._start_s
             speed = (done - self._done_before) / MB / seconds if seconds else 0.0
             for _ in range(steps - self._steps):
                 self._progress.advance(f"MB, {speed:.1f} MB/s" if speed else "MB")

@@ -1,4 +1,4 @@
-"""A volume is an array with the geometry that says where its voxels lie in the patient."""
+"""A volume: an array of voxels with its position in the patient."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 
 from masam.errors import InputError
 
-# Above this cosine between two voxel axes the grid is sheared: no rigid scanner frame explains it, and spacing and
-# orientation stop being well defined. Rounding in 32-bit NIfTI headers stays below 1e-5.
+# Largest cosine between two voxel axes. Above it the grid is sheared, so that spacing and orientation are not well
+# defined. Rounding in 32-bit NIfTI headers stays below 1e-5.
 MAX_AXIS_COSINE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """Where the voxels of an array lie.
+    """Position of an array's voxels in the patient.
 
     Attributes:
-        affine: [4, 4] float64, voxel index (i, j, k) to position in mm in the RAS frame (NIfTI's).
-        sform_code: NIfTI code of the sform, kept from the source file.
-        qform_code: NIfTI code of the qform, kept from the source file.
+        affine: [4, 4] float64, maps voxel indices (i, j, k) to mm in the RAS frame of NIfTI.
+        sform_code: NIfTI code of the sform of the source file.
+        qform_code: NIfTI code of the qform of the source file.
 
     Raises:
         InputError: The affine is not [4, 4], not finite, singular or sheared.
@@ -36,7 +36,7 @@ class Geometry:
         if affine.shape != (4, 4):
             raise InputError(f"expected a 4 x 4 affine, got shape {affine.shape}")
         if not np.isfinite(affine).all():
-            raise InputError("the affine holds values that are not finite", fix="repair the header's transform")
+            raise InputError("the affine contains values that are not finite", fix="repair the header's transform")
         if not np.allclose(affine[3], (0, 0, 0, 1)):
             raise InputError(f"expected the affine's last row to be 0 0 0 1, got {affine[3].tolist()}")
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -56,17 +56,17 @@ class Geometry:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Distance of neighbouring voxels along each array axis, in mm."""
+        """Voxel spacing along each array axis, in mm."""
         a, b, c = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(a), float(b), float(c)
 
     def matches(self, other: Geometry, shape: tuple[int, ...], tolerance_voxel: float = 1e-3) -> bool:
-        """Say whether two geometries put every voxel of an array of this shape at the same place.
+        """Return whether two geometries agree for an array of a shape.
 
         Args:
             other: Geometry to compare with.
-            shape: Array shape, whose eight corners are compared (an affine map is linear: corners bound the rest).
-            tolerance_voxel: Largest distance allowed, in units of the smallest spacing.
+            shape: Shape of the array; comparing its corners suffices for affine maps.
+            tolerance_voxel: Maximum distance, in units of the smallest spacing.
         """
         corners = np.array([[i, j, k, 1] for i in (0, shape[0]) for j in (0, shape[1]) for k in (0, shape[2])], float)
         distance_mm = np.linalg.norm((corners @ (self.affine - other.affine).T)[:, :3], axis=1)
@@ -75,14 +75,14 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """An array of voxels and its geometry; they travel together from reading to writing.
+    """An array of voxels with its geometry.
 
     Attributes:
-        array: [I, J, K] voxels, in the axis order of the file it came from, or [I, J, K, C] for several channels.
-        geometry: Where the voxels lie.
+        array: [I, J, K], or [I, J, K, C] for several channels, in the axis order of the file.
+        geometry: Position of the voxels.
 
     Raises:
-        InputError: The array has neither three nor four axes, or one of them is empty.
+        InputError: The array does not have three or four axes, or is empty.
     """
 
     array: NDArray[np.generic]
@@ -96,7 +96,7 @@ class Volume:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Number of voxels along each axis in space."""
+        """Number of voxels along each spatial axis."""
         i, j, k = self.array.shape[:3]
         return i, j, k
 
@@ -106,14 +106,14 @@ class Volume:
         return self.array.shape[3] if self.array.ndim == 4 else 1
 
     def channel(self, index: int) -> NDArray[np.generic]:
-        """Return one channel, a view [I, J, K]."""
+        """Return a view [I, J, K] of one channel."""
         return self.array if self.array.ndim == 3 else self.array[..., index]
 
     def with_array(self, array: NDArray[np.generic]) -> Volume:
-        """Return a volume of other values on the same grid.
+        """Return a volume with another array on the same grid.
 
         Raises:
-            InputError: The array has another shape.
+            InputError: The shapes differ.
         """
         if array.shape != self.array.shape:
             raise InputError(f"expected an array of shape {self.array.shape} for this grid, got {array.shape}")

@@ -1,4 +1,4 @@
-"""Windows of consecutive slices: the model's input (paper, section 3.1: five slices, stride one)."""
+"""Windows of consecutive slices, the input of the model (paper, section 3.1: five slices, stride one)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Slice = TypeVar("Slice")
 
 @dataclass(frozen=True)
 class SliceWindow:
-    """One window over a volume.
+    """A window of a volume.
 
     Attributes:
-        start: Index of the first slice; negative where the window overhangs the volume's beginning.
+        start: Index of the first slice; negative if the window extends beyond the first slice of the volume.
         size: Number of slices S.
-        depth: Number of slices of the volume; None while a stream has not ended, where a window has no overhang.
+        depth: Number of slices of the volume; None before the end of a stream, when windows have no overhang.
     """
 
     start: int
@@ -28,38 +28,34 @@ class SliceWindow:
 
     @property
     def slices(self) -> tuple[int, ...]:
-        """Volume index of each of the S slices; beyond an end of the volume the end slice is repeated."""
+        """Volume index of each of the S slices; end slices are repeated beyond the volume."""
         last = self.start + self.size - 1 if self.depth is None else self.depth - 1
         return tuple(min(max(i, 0), last) for i in range(self.start, self.start + self.size))
 
     @property
     def votes(self) -> range:
-        """Positions in the window whose prediction counts: those that are not repeated end slices (paper.md 1.8)."""
+        """Positions in the window whose predictions count, which excludes repeated end slices (paper.md 1.8)."""
         stop = self.size if self.depth is None else min(self.size, self.depth - self.start)
         return range(max(0, -self.start), stop)
 
     def resized(self, size: int) -> SliceWindow:
-        """Return the window of another size about the same centre.
-
-        Args:
-            size: Number of slices, 1 or more, odd or even.
-        """
+        """Return a window of another size with the same centre."""
         return SliceWindow(self.start + _before(self.size) - _before(size), size, self.depth)
 
 
 def plan_windows(depth: int, size: int = 5, stride: int = 1) -> list[SliceWindow]:
-    """Cover a volume with windows, so that each slice gets at least one vote.
+    """Return windows that cover every slice of a volume.
 
-    The windows are centred on slices 0, stride, 2 * stride, ..., and on the last slice if it were left out. With stride
-    1 each slice is once the centre, as in the reference.
+    The windows are centred on slices 0, stride, 2 * stride, ..., and on the last slice if the others do not cover it.
+    With stride 1 each slice is the centre of one window, as in the reference.
 
     Args:
         depth: Slices of the volume, 1 or more.
-        size: Slices of a window, 1 or more, odd or even (the centre of an even one is the slice before its middle).
-        stride: Step from one window to the next, 1 to ``size``.
+        size: Slices of a window, 1 or more; the centre of an even number is the slice before the middle.
+        stride: Distance of consecutive windows, 1 to ``size``.
 
     Raises:
-        ConfigError: A number is out of its range.
+        ConfigError: A number is out of range.
     """
     if depth < 1 or size < 1:
         raise ConfigError(f"expected a depth and a window of 1 slice or more, got {depth} and {size}")
@@ -70,35 +66,35 @@ def plan_windows(depth: int, size: int = 5, stride: int = 1) -> list[SliceWindow
 def stream_windows(
     slices: Iterable[Slice], size: int = 5, stride: int = 1
 ) -> Iterator[tuple[SliceWindow, tuple[Slice, ...]]]:
-    """Cover a stream whose end is not known, with the windows that ``plan_windows`` has for its depth.
+    """Yield the windows of :func:`plan_windows` for a stream of unknown length.
 
-    A window comes as soon as its last slice has come. Never more than ``size`` slices are held.
+    A window is yielded as soon as its last slice is available. At most ``size`` slices are in memory.
 
     Args:
-        slices: Slices, or frames, in order.
-        size: As for ``plan_windows``.
-        stride: As for ``plan_windows``.
+        slices: Slices or frames in order.
+        size: Slices of a window.
+        stride: Distance of consecutive windows.
 
     Yields:
-        A window and its S slices, the end slices repeated. Its depth is None before the end of the stream is known.
+        A window and its S slices, with end slices repeated. Its depth is None before the end of the stream.
 
     Raises:
-        ConfigError: A number is out of its range, or the stream is empty.
+        ConfigError: A number is out of range, or the stream is empty.
     """
     if size < 1:
         raise ConfigError(f"expected a window of 1 slice or more, got {size}")
     _check_stride(size, stride)
     held: deque[Slice] = deque(maxlen=size)
     start, depth = -_before(size), 0
-    for one in slices:
-        held.append(one)
+    for item in slices:
+        held.append(item)
         depth += 1
         if start + size == depth:
             yield _with_slices(SliceWindow(start, size, None), held, depth)
             start += stride
     if depth == 0:
         raise ConfigError("expected a stream of 1 slice or more, got none")
-    # What is left overhangs the end, so it had to wait for it.
+    # The remaining windows extend beyond the end of the stream.
     for last in _starts(start, depth, size, stride):
         yield _with_slices(SliceWindow(last, size, depth), held, depth)
 
@@ -109,7 +105,7 @@ def _with_slices(window: SliceWindow, held: deque[Slice], depth: int) -> tuple[S
 
 
 def _starts(first: int, depth: int, size: int, stride: int) -> list[int]:
-    """Return the starts of a volume's windows from ``first`` on, which is one of them or beyond all."""
+    """Return the starts of a volume's windows from ``first`` on."""
     before = _before(size)
     starts = list(range(first, depth - before, stride))
     last_centre = (depth - 1) // stride * stride
@@ -119,7 +115,7 @@ def _starts(first: int, depth: int, size: int, stride: int) -> list[int]:
 
 
 def _before(size: int) -> int:
-    """Return the slices of a window before its centre."""
+    """Return the number of slices before the centre of a window."""
     return (size - 1) // 2
 
 

@@ -90,7 +90,7 @@ def test_a_class_that_no_case_has(masam, broken):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"labels": {"background": 0, "a": 0}}, "labels: value 0 is given to"),
+        ({"labels": {"background": 0, "a": 0}}, "labels: value 0 is assigned to"),
         ({"file_ending": ".png"}, "channel_names: file_ending .png requires the channels"),
         ({"channel_names": ["CT"]}, "expected channel names such as"),
         ({"dataset": {}}, "file lists under the key 'dataset' are not supported"),

@@ -135,7 +135,7 @@ def test_prediction_on_a_full_disk(masam, trained, tmp_path, limit):
         named = masam("predict", scan, "--model", trained, "--out", tmp_path / "mask.nii.gz")
     for one in (result, named):
         assert (one.code, one.out) == (5, "")
-        assert one.error.endswith("cannot write the file (File too large); free space or choose another place")
+        assert one.error.endswith("cannot write the file (File too large); free disk space or choose another location")
     assert {path.name for path in tmp_path.iterdir()} == {"scan.nii.gz", "x"}
     assert {path.name for path in out.iterdir()} == (set() if limit == 10 else {"predictions.json"})
 

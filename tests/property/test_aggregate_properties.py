@@ -83,7 +83,7 @@ def require_same(one, other):
 def test_a_hole_in_a_stream_is_refused():
     aggregator = WindowAggregator(None, 2, (4, 4), 3)
     aggregator.add(SliceWindow(0, 3, None), ONES)
-    with pytest.raises(ConfigError, match="slice 3 of a stream is in no window; choose a stride"):
+    with pytest.raises(ConfigError, match="no window contains slice 3 of a stream; choose a stride"):
         aggregator.add(SliceWindow(4, 3, None), ONES)
 
 
@@ -118,13 +118,13 @@ ONES = torch.ones(3, 2, 4, 4)
 @pytest.mark.parametrize(
     ("windows", "message"),
     [
-        ([SliceWindow(0, 3, 9), SliceWindow(-1, 3, 9)], "starts at -1 came after one at 0; add them in the order"),
-        ([SliceWindow(-1, 3, 9), SliceWindow(-1, 3, 9)], "starts at -1 came after one at -1"),
-        ([SliceWindow(1, 3, 9)], "slice 0 of 9 is in no window"),
-        ([SliceWindow(0, 3, 9), SliceWindow(4, 3, 9)], "slice 3 of 9 is in no window; choose a stride"),
+        ([SliceWindow(0, 3, 9), SliceWindow(-1, 3, 9)], "expected windows in order, got start -1 after 0; add them"),
+        ([SliceWindow(-1, 3, 9), SliceWindow(-1, 3, 9)], "got start -1 after -1"),
+        ([SliceWindow(1, 3, 9)], "no window contains slice 0 of 9"),
+        ([SliceWindow(0, 3, 9), SliceWindow(4, 3, 9)], "no window contains slice 3 of 9; choose a stride"),
         ([SliceWindow(0, 3, 8)], "3 slices over a depth of 9, got 3 slices over 8"),
         ([SliceWindow(0, 5, 9)], "got 5 slices over 9"),
-        ([SliceWindow(12, 3, 9)], "starts at 12 lies outside"),
+        ([SliceWindow(12, 3, 9)], "from slice 12 on is outside"),
     ],
 )
 def test_windows_that_do_not_fit_are_refused(windows, message):
@@ -136,12 +136,12 @@ def test_windows_that_do_not_fit_are_refused(windows, message):
 def test_missing_last_window_and_window_after_the_end_are_refused():
     aggregator = WindowAggregator(5, 2, (4, 4), 3)
     aggregator.add(SliceWindow(0, 3, 5), ONES)
-    with pytest.raises(ConfigError, match="slice 3 of 5 is in no window"):
+    with pytest.raises(ConfigError, match="no window contains slice 3 of 5"):
         aggregator.flush()
     aggregator = WindowAggregator(3, 2, (4, 4), 3)
     aggregator.add(SliceWindow(0, 3, 3), ONES)
     aggregator.flush()
-    with pytest.raises(ConfigError, match="after all slices were finished; use a new aggregator"):
+    with pytest.raises(ConfigError, match="after all slices were complete; use a new aggregator"):
         aggregator.add(SliceWindow(1, 3, 3), ONES)
 
 

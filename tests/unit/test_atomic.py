@@ -99,13 +99,13 @@ def test_failed_verification_is_told_by_the_final_name(tmp_path):
 def test_folder_of_that_name_and_parent_that_is_a_file(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("1")
-    with pytest.raises(ResourceError, match=r"folder: there is a folder or a device of that name"):
+    with pytest.raises(ResourceError, match=r"folder: the path is a folder or a device"):
         write_bytes(tmp_path / "folder", b"1")
     with pytest.raises(ResourceError, match=r"file/a: cannot write the file \((File exists|Not a directory)\)"):
         write_bytes(tmp_path / "file" / "a", b"1")
     with pytest.raises(ResourceError, match=r"cannot write the file \(File name too long\)"):
         write_bytes(tmp_path / ("x" * 256), b"1")
-    with pytest.raises(ResourceError, match="zero byte"):
+    with pytest.raises(ResourceError, match="null character"):
         write_bytes(tmp_path / "a\0b", b"1")
     with pytest.raises(ResourceError, match="device"):
         write_bytes(Path("/dev/null"), b"1")
@@ -137,7 +137,7 @@ def test_a_file_written_elsewhere_is_flushed_and_renamed(tmp_path, monkeypatch):
 def test_a_file_that_cannot_get_its_name_stays(tmp_path):
     (tmp_path / "a.part").write_bytes(b"new")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ResourceError, match=r"folder: there is a folder or a device of that name; choose another"):
+    with pytest.raises(ResourceError, match=r"folder: the path is a folder or a device; choose another"):
         put_in_place(tmp_path / "a.part", tmp_path / "folder")
     with pytest.raises(ResourceError, match=r"b/a: cannot write the file \(No such file or directory\)"):
         put_in_place(tmp_path / "a.part", tmp_path / "b" / "a")
@@ -188,9 +188,8 @@ for limit in range(0, 100_000, 5_000):
     lines = run(code, str(tmp_path / "a")).stdout.splitlines()
     assert len(lines) == 20
     for line in lines:
-        assert (
-            line == f"5 True 1 {tmp_path}/a: cannot write the file (File too large); free space or choose another place"
-        )
+        reason = "cannot write the file (File too large); free disk space or choose another location"
+        assert line == f"5 True 1 {tmp_path}/a: {reason}"
 
 
 def test_kill_leaves_only_a_temporary_which_is_removed(tmp_path):
@@ -299,7 +298,7 @@ def test_a_move_that_fails_moves_nothing(tmp_path, monkeypatch):
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", fail)
-    message = r"a.onnx: cannot write the file \(No space left on device\); free space or choose another place$"
+    message = r"a.onnx: cannot write the file \(No space left on device\); free disk space or choose another location$"
     with pytest.raises(ResourceError, match=message):
         write_aside(tmp_path / "a.onnx", write_pair)
     assert list(tmp_path.iterdir()) == []
@@ -308,7 +307,7 @@ def test_a_move_that_fails_moves_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("there", ["a.onnx", "a.onnx.data"])
 def test_what_is_there_is_not_written_over_from_aside(tmp_path, there):
     (tmp_path / there).write_text("mine")
-    message = rf"^{tmp_path / there}: there is something of that name already; choose another name$"
+    message = rf"^{tmp_path / there}: the path already exists; choose another name$"
     with pytest.raises(ResourceError, match=message):
         write_aside(tmp_path / "a.onnx", write_pair)
     assert contents(tmp_path) == {there: "mine"}
@@ -356,7 +355,7 @@ def test_errors_of_a_file_written_aside_name_its_place(tmp_path):
 
     with pytest.raises(ResourceError, match=rf"^{tmp_path / 'a.onnx'}: no space; free some$"):
         write_aside(tmp_path / "a.onnx", write)
-    with pytest.raises(ResourceError, match="the name holds a zero byte"):
+    with pytest.raises(ResourceError, match="the name contains a null character"):
         write_aside(tmp_path / "a\0b", write)
 
 

@@ -27,7 +27,7 @@ def test_values_become_channels_and_ignore():
 
 def test_unknown_value_is_named_with_its_file():
     with pytest.raises(
-        InputError, match=r"case_3: label value 4, 5 is not in dataset.json \(it knows \[0, 1, 7, 9\]\)"
+        InputError, match=r"case_3: label value 4, 5 is not in dataset.json, which defines \[0, 1, 7, 9\]"
     ):
         LabelScheme.from_mapping(NNUNET).to_channels(np.array([0, 4, 5]), where="case_3")
 
@@ -37,11 +37,11 @@ def test_unknown_value_is_named_with_its_file():
     [
         ({}, "expected a mapping"),
         ({"background": 0, "organs": [1, 2]}, "region-based"),
-        ({"background": 0, "a": -1}, "whole number from 0 to 65535"),
-        ({"background": 0, "a": True}, "whole number"),
-        ({"background": 0, "a": 70000}, "whole number"),
-        ({"background": 0, "a": 1, "b": 1}, "value 1 is given to 'a' and to 'b'"),
-        ({"0": "background", "1": "a", "2": "a"}, "class names repeat"),
+        ({"background": 0, "a": -1}, "an integer from 0 to 65535"),
+        ({"background": 0, "a": True}, "an integer"),
+        ({"background": 0, "a": 70000}, "an integer"),
+        ({"background": 0, "a": 1, "b": 1}, "value 1 is assigned to both 'a' and 'b'"),
+        ({"0": "background", "1": "a", "2": "a"}, "duplicate class names"),
         ({"a": 1, "b": 2}, "background class with value 0"),
         ({"background": 0, "ignore": 1}, "at least one class"),
     ],
@@ -64,5 +64,5 @@ def test_channels_and_values_are_inverse(values, data):
 def test_pixels_that_are_marked_as_ignored_stay_so():
     scheme = LabelScheme.from_mapping({"background": 0, "a": 3})
     assert scheme.to_channels(np.array([0, -100, 3], np.int16)).tolist() == [0, -100, 1]
-    with pytest.raises(InputError, match=r"label value -1 is not in dataset.json \(it knows \[0, 3\]\)"):
+    with pytest.raises(InputError, match=r"label value -1 is not in dataset.json, which defines \[0, 3\]"):
         scheme.to_channels(np.array([-1, -100]))

@@ -133,7 +133,7 @@ def test_other_tasks_have_no_choice_of_classes(spleen, tmp_path):
         ({"test": ["../imagesTs/x.nii.gz"]}, r"expected the path of a .nii.gz file in this folder, got '../images"),
         ({"test": ["/etc/x.nii.gz"]}, "expected the path of a .nii.gz file in this folder"),
         ({"test": [{"image": "x"}]}, "expected the path of a .nii.gz file in this folder"),
-        ({"labels": {"0": "background"}}, "dataset.json: labels: expected at least one class beside the background"),
+        ({"labels": {"0": "background"}}, "dataset.json: labels: expected at least one class besides the background"),
     ],
 )
 def test_an_invalid_dataset_json_is_refused(tmp_path, change, message):

@@ -115,7 +115,7 @@ def test_a_bundle_that_differs_is_not_kept(model, tmp_path, monkeypatch):
 
 def test_a_folder_that_is_there_is_refused(model, tmp_path):
     (tmp_path / "tiny").mkdir()
-    with pytest.raises(ResourceError, match=r"tiny: there is something of that name already; choose another name$"):
+    with pytest.raises(ResourceError, match=r"tiny: the path already exists; choose another name$"):
         write_bundle(model, tmp_path / "tiny")
     assert list(tmp_path.rglob("*")) == [tmp_path / "tiny"]
 

@@ -68,7 +68,7 @@ def test_an_export_that_fails_or_is_stopped_leaves_nothing(tmp_path, monkeypatch
 def test_weights_of_another_file_are_not_written_over(convert_once, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_file, "EXTERNAL_ABOVE_BYTES", 0)
     (tmp_path / "model.onnx.data").write_text("mine")
-    with pytest.raises(ResourceError, match=r"model.onnx.data: there is something of that name already"):
+    with pytest.raises(ResourceError, match=r"model.onnx.data: the path already exists"):
         write_onnx(convert_once, tmp_path / "model.onnx")
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"model.onnx.data": "mine"}
 

@@ -77,6 +77,6 @@ def test_a_program_that_differs_is_not_kept(exports, tmp_path, monkeypatch):
 def test_what_is_there_is_not_written_over(exports, tmp_path, monkeypatch):
     monkeypatch.setattr(program, "trace", lambda _: exports.traced)
     (tmp_path / "model.pt2").write_text("mine")
-    with pytest.raises(ResourceError, match=r"model.pt2: there is something of that name already"):
+    with pytest.raises(ResourceError, match=r"model.pt2: the path already exists"):
         write_program(exports.model, tmp_path / "model.pt2")
     assert (tmp_path / "model.pt2").read_text() == "mine"

@@ -156,7 +156,7 @@ def test_bad_labels_and_intensity_name_their_key(tmp_path):
     path = tmp_path / "plan.yaml"
     text = plan_of(pair()).dump_yaml()
     path.write_text(text.replace("liver: 1", "liver: 0"))
-    with pytest.raises(ConfigError, match=r"plan.yaml: labels: value 0 is given to 'background' and to 'liver'"):
+    with pytest.raises(ConfigError, match=r"plan.yaml: labels: value 0 is assigned to both 'background' and 'liver'"):
         Plan.from_yaml(path)
     path.write_text(text.replace("high: ", "hihg: "))
     with pytest.raises(ConfigError, match=r"intensity.hihg: unknown key; did you mean 'high'\?"):

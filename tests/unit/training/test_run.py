@@ -317,7 +317,7 @@ def test_a_refused_run_leaves_no_folder(dataset, tmp_path, changes, message):
 
 
 def test_a_folder_that_is_no_run_cannot_be_resumed(dataset, tmp_path):
-    with pytest.raises(ConfigError, match=r"plan.yaml: there is no such settings file"):
+    with pytest.raises(ConfigError, match=r"plan.yaml: settings file not found"):
         train(dataset, tmp_path / "run", resume=True)
 
 

@@ -194,7 +194,7 @@ def test_settings_are_kept(tmp_path):
 
 
 def test_a_folder_that_is_no_run_has_no_settings(tmp_path):
-    with pytest.raises(ConfigError, match=r"plan.yaml: there is no such settings file"):
+    with pytest.raises(ConfigError, match=r"plan.yaml: settings file not found"):
         RunFolder(tmp_path).read_settings()
 
 

@@ -571,7 +571,7 @@ def test_a_lock_that_is_denied(fetch, monkeypatch):
 
 def test_a_folder_in_place_of_the_file(fetch, target):
     target.mkdir(parents=True)
-    with pytest.raises(ResourceError, match="there is a folder or a device of that name"):
+    with pytest.raises(ResourceError, match="the path is a folder or a device"):
         fetch()
     target.rmdir()
     assert fetch() == SHA256

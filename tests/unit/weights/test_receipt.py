@@ -50,5 +50,5 @@ def test_a_folder_in_place_of_the_note(file):
     receipt_path(file).unlink()
     receipt_path(file).mkdir()
     assert read_receipt(file) is None
-    with pytest.raises(ResourceError, match=r"a\.pth\.json: there is a folder or a device of that name"):
+    with pytest.raises(ResourceError, match=r"a\.pth\.json: the path is a folder or a device"):
         write_receipt(file, "", HASH)

@@ -115,7 +115,7 @@ def test_what_is_no_file_is_refused(tmp_path):
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
     (tmp_path / "folder.safetensors").mkdir()
-    with pytest.raises(ResourceError, match="there is a folder or a device of that name"):
+    with pytest.raises(ResourceError, match="the path is a folder or a device"):
         write_tensors(tmp_path / "folder.safetensors", TENSORS, {})
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(ResourceError, match="cannot write the file"):
