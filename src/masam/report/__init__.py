@@ -1,4 +1,4 @@
-"""What is shown to people: figures and the HTML page; needs no torch."""
+"""Figures and the HTML report. Does not import torch."""
 
 from masam.report.page import write_report
 

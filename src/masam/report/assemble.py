@@ -1,4 +1,4 @@
-"""From folders of scans or videos, predictions and references to a report page."""
+"""Create a report from folders of images, predictions and references."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from masam.runs.manifest import build_manifest
 from masam.volume import Volume
 
 MAX_FIGURES = 12
-"""Most cases that get a figure: the worst half and the best half of so many, for a page that still opens."""
+"""Maximum number of cases with a figure, half of them the worst and half the best, to limit the size of the page."""
 
 
 def report_on(
@@ -37,58 +37,53 @@ def report_on(
     notes: Sequence[str] = (),
     **facts: Any,
 ) -> Evaluation:
-    """Score predictions, draw them over their scans or videos, and write one self-contained page.
+    """Score predictions, draw overlays, and write a self-contained HTML page.
 
     Args:
-        images: Folder of scans, with or without nnU-Net's channel suffix, or of videos; or one of them.
-        predictions: Folder of predicted labels, CASE.nii.gz, CASE.dcm for a DICOM SEG or, of a video, a folder CASE of
-            label frames; or one.
-        references: The same for reference labels; they say which cases there are.
+        images: Folder of scans (with or without nnU-Net's channel suffix) or of videos, or a single one.
+        predictions: Folder of predictions, or a single one: NIfTI or DICOM SEG files, or one folder of label frames per
+            video.
+        references: The same for the references, which determine the cases.
         scheme: The classes.
         out: HTML file to write.
         title: Heading of the page.
-        progress: Told of each case.
-        missing: What a case without a prediction is: an error, or the worst score there is.
-        metrics: Columns of a run's ``metrics.csv``, for the training curves.
-        notes: Sentences on what the numbers do not say.
-        facts: Anything worth keeping in the page's provenance.
+        progress: Receives each case.
+        missing: Treat a case without a prediction as an error, or give it the worst scores.
+        metrics: Columns of the ``metrics.csv`` of a run, for the training curves.
+        notes: Sentences to add to the limitations.
+        facts: Additional provenance.
 
     Raises:
-        InputError: A case lacks its scan, video or prediction, or a file is refused.
+        InputError: A case has no image or prediction, or a file is invalid.
         ResourceError: The page cannot be written.
     """
-    # Drawing takes matplotlib, which takes a second to import.
+    # Imported here, because importing matplotlib takes a second.
     from masam.report.figures import training_curves
 
-    given = pair_single_cases(predictions, references)
-    found, wanted = collect_cases(given[0], "predictions"), collect_cases(given[1], "references")
-    # Looked for first: a wrong folder is known before the scoring, which takes minutes.
-    are_frames = are_videos(found, wanted)
-    scans = {case.id: case for case in (find_videos if are_frames else find_images)(images)}
-    if isinstance(given[1], Mapping) and len(scans) == 1:  # one of each, whatever their names
-        scans = dict(zip(wanted, scans.values(), strict=True))
-    if absent := [case for case in wanted if case not in scans]:
-        kind = "video" if are_frames else "scan"
+    pair = pair_single_cases(predictions, references)
+    predicted, expected = collect_cases(pair[0], "predictions"), collect_cases(pair[1], "references")
+    # Images are found before scoring, which takes minutes.
+    is_of_videos = are_videos(predicted, expected)
+    scans = {case.id: case for case in (find_videos if is_of_videos else find_images)(images)}
+    if isinstance(pair[1], Mapping) and len(scans) == 1:  # single files need not have the same name
+        scans = dict(zip(expected, scans.values(), strict=True))
+    if absent := [case for case in expected if case not in scans]:
+        kind = "video" if is_of_videos else "scan"
         raise InputError(
             f"expected a {kind} of case {absent[0]}, found none", where=images, fix=f"give the folder of {kind}s"
         )
-    progress.start("scoring", len(wanted))
+    progress.start("scoring", len(expected))
     evaluation = evaluate(
-        found,
-        wanted,
-        scheme,
-        missing=missing,
-        workers=2,
-        progress=lambda done, total: progress.advance(),
+        predicted, expected, scheme, missing=missing, workers=2, progress=lambda done, total: progress.advance()
     )
     drawn = _worst_and_best(evaluation)
     progress.start("drawing", len(drawn))
     overlays = []
     for case in drawn:
-        labels = [("reference", wanted[case])]
+        labels = [("reference", expected[case])]
         if case not in evaluation.missing:
-            labels.append(("prediction", found[case]))
-        overlays.append((case, _draw(scans[case], labels, scheme), _said_of(case, evaluation)))
+            labels.append(("prediction", predicted[case]))
+        overlays.append((case, _draw(scans[case], labels, scheme), _caption(case, evaluation)))
         progress.advance(case)
     write_report(
         out,
@@ -123,10 +118,10 @@ def _draw(scan: Case, labels: Sequence[tuple[str, Path | Volume]], scheme: Label
     return overlay(image, volumes, scheme)
 
 
-def _said_of(case: str, evaluation: Evaluation) -> str:
-    said = f"mean Dice {evaluation.case_dice[case]:.3f}"
+def _caption(case: str, evaluation: Evaluation) -> str:
+    dice = f"mean Dice {evaluation.case_dice[case]:.3f}"
     miou = next((video.miou_per_frame for video in evaluation.videos if video.case == case), math.nan)
-    return said if math.isnan(miou) else f"{said}, mIoU per frame {miou:.3f}"
+    return dice if math.isnan(miou) else f"{dice}, mIoU per frame {miou:.3f}"
 
 
 def _first_channel(scan: Case) -> Volume:

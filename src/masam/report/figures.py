@@ -1,8 +1,7 @@
-"""Figures of a report, as PNG bytes: the case overlay, training curves, and the scores of all cases."""
+"""Training curves and the curve of Dice against clicks, as PNG files."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
@@ -12,14 +11,10 @@ from numpy.typing import NDArray
 
 from masam.errors import InputError
 from masam.evaluation.prompts import PromptEvaluation
-from masam.evaluation.scores import Evaluation
-from masam.report.overlay import overlay
+from masam.report.panels import save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-__all__ = ["overlay", "prompt_curve", "score_chart", "training_curves"]
 
 _INK, _DIM, _GRID, _PAPER = "#1f2328", "#6a737d", "#e6e8eb", "#ffffff"
 _BLUE, _ORANGE = "#0b5fa5", "#c2410c"
@@ -28,22 +23,22 @@ _DPI = 140
 
 LineStyle = str | tuple[int, tuple[int, ...]]
 
-# Smoothing of a noisy loss: a running mean over this share of the steps.
+# Window of the running mean of a loss, as a fraction of the steps.
 _SMOOTH = 0.03
 
 
 def training_curves(metrics: Mapping[str, Sequence[float | None]]) -> bytes:
-    """Draw loss and validation Dice over the steps of a training run.
+    """Plot loss and validation Dice against the steps of a training run.
 
     Args:
-        metrics: Columns of ``metrics.csv``: "step", columns with "loss" in their name, and, where there was validation,
-            columns with "dice" but not "loss" in it, which hold None or NaN on the rows between.
+        metrics: Columns of ``metrics.csv``: "step", columns whose names contain "loss", and optionally columns whose
+            names contain "dice" but not "loss". Values of steps without validation are None or NaN.
 
     Returns:
         A PNG file.
 
     Raises:
-        InputError: "step" or a loss is missing, or the columns are of different lengths.
+        InputError: "step" or a loss is missing, or the columns have different lengths.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
@@ -55,7 +50,7 @@ def training_curves(metrics: Mapping[str, Sequence[float | None]]) -> bytes:
     }
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise InputError(f"expected columns of one length, got {lengths}", where="metrics")
+        raise InputError(f"expected columns of equal length, got {lengths}", where="metrics")
     losses = [name for name in columns if "loss" in name.lower()]
     dices = [name for name in columns if "dice" in name.lower() and name not in losses]
     if not losses:
@@ -67,8 +62,9 @@ def training_curves(metrics: Mapping[str, Sequence[float | None]]) -> bytes:
         _loss_line(panels[0], columns["step"], columns[name], name, colour)
     if any((columns[name] > 0).any() for name in losses):
         panels[0].set_yscale("log", subs=(2, 3, 5))
-        panels[0].yaxis.set_major_formatter(FuncFormatter(_number))
-        panels[0].yaxis.set_minor_formatter(FuncFormatter(_number))
+        number = FuncFormatter(lambda value, _: f"{value:g}")
+        panels[0].yaxis.set_major_formatter(number)
+        panels[0].yaxis.set_minor_formatter(number)
     panels[0].set_ylabel("loss")
     for name, colour in zip(dices, _LINES * len(dices), strict=False):
         _dice_line(panels[1], columns["step"], columns[name], name, colour)
@@ -79,67 +75,31 @@ def training_curves(metrics: Mapping[str, Sequence[float | None]]) -> bytes:
         _plain(axes, "both")
         if axes.get_legend_handles_labels()[1]:
             axes.legend(frameon=False, fontsize=8.5, labelcolor=_INK)
-    return _png(figure)
-
-
-def score_chart(evaluation: Evaluation) -> bytes:
-    """Draw the Dice of every case, a row a class, with the mean and its 95 % interval.
-
-    Args:
-        evaluation: Scores to draw.
-
-    Returns:
-        A PNG file.
-
-    Raises:
-        InputError: The evaluation holds no case.
-    """
-    from matplotlib.figure import Figure
-
-    if not evaluation.scores:
-        raise InputError("expected an evaluation with at least one case", where="evaluation")
-    values = evaluation.values("dice")
-    rows = len(evaluation.labels)
-    figure = Figure(figsize=(8.6, 0.9 + 0.42 * rows), dpi=_DPI, facecolor=_PAPER, layout="constrained")
-    axes = figure.subplots()
-    for row, item in enumerate(evaluation.summary):
-        dice = values[:, row][~np.isnan(values[:, row])]
-        axes.scatter(dice, row + _spread(dice), s=18, color=_BLUE, alpha=0.4, linewidths=0, zorder=2)
-        if not math.isnan(item.dice.low):
-            axes.plot([item.dice.low, item.dice.high], [row, row], color=_ORANGE, linewidth=1.6, zorder=3)
-        axes.scatter(
-            [item.dice.mean], [row], s=46, marker="D", color=_ORANGE, edgecolors=_PAPER, linewidths=1, zorder=4
-        )
-        text = "no case" if not len(dice) else f"{item.dice.mean:.3f}"
-        axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=_INK)
-    axes.set_yticks(range(rows), evaluation.labels, parse_math=False)
-    axes.set(ylim=(rows - 0.4, -0.6), xlim=(-0.01, 1.01), xlabel="Dice  (dots: cases; diamond: mean, 95 % interval)")
-    _plain(axes, "x")
-    return _png(figure)
+    return save_png(figure)
 
 
 def prompt_curve(evaluation: PromptEvaluation) -> bytes:
-    """Draw Dice against the number of clicks, and lines for the boxes and the automatic answer.
+    """Plot Dice against the number of clicks, with lines for the boxes and the automatic segmentation.
 
     Args:
-        evaluation: Scores to draw.
+        evaluation: Scores to plot.
 
     Returns:
         A PNG file.
 
     Raises:
-        InputError: No reference holds a class.
+        InputError: There are no scores.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     if not evaluation.scores:
-        raise InputError("expected at least one case that holds a class", where="evaluation")
+        raise InputError("expected at least one case with a foreground class", where="evaluation")
     figure = Figure(figsize=(8.6, 4.4), dpi=_DPI, facecolor=_PAPER, layout="constrained")
     axes = figure.subplots()
     curve = [evaluation.automatic, *evaluation.by_clicks]
     count, dice = np.arange(len(curve)), [item.mean_dice for item in curve]
-    # NaN, which a single case has for an interval, draws nothing.
+    # The interval of a single case is NaN and not drawn.
     axes.fill_between(
         count, [item.low for item in curve], [item.high for item in curve], color=_BLUE, alpha=0.12, linewidth=0
     )
@@ -152,11 +112,11 @@ def prompt_curve(evaluation: PromptEvaluation) -> bytes:
         label = f"{item.prompt}, {item.mean_dice:.3f}"
         axes.axhline(item.mean_dice, color=colour, linewidth=1.3, linestyle=style, label=label, zorder=1)
     low = min(item.mean_dice if math.isnan(item.low) else item.low for item in evaluation.summary)
-    axes.set(xlabel="clicks on a class", ylabel="Dice", ylim=(max(0.0, low - 0.05), 1.01))
+    axes.set(xlabel="clicks per class", ylabel="Dice", ylim=(max(0.0, low - 0.05), 1.01))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _plain(axes, "both")
     axes.legend(frameon=False, fontsize=8.5, labelcolor=_INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return _png(figure)
+    return save_png(figure)
 
 
 def _loss_line(axes: Axes, step: NDArray[np.float64], loss: NDArray[np.float64], name: str, colour: str) -> None:
@@ -167,7 +127,7 @@ def _loss_line(axes: Axes, step: NDArray[np.float64], loss: NDArray[np.float64],
         axes.plot(step, loss, color=colour, linewidth=1.6, label=name)
         return
     axes.plot(step, loss, color=colour, linewidth=0.7, alpha=0.25)
-    # A mean over the steps up to each one: the curve does not foresee what comes.
+    # Mean over the preceding steps only.
     sums = np.cumsum(np.concatenate([np.zeros(1), loss]))
     end = np.arange(1, len(loss) + 1)
     start = np.maximum(end - width, 0)
@@ -187,16 +147,6 @@ def _dice_line(axes: Axes, step: NDArray[np.float64], dice: NDArray[np.float64],
     )
 
 
-def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a vertical offset for each dot, so that dots of like value lie beside each other."""
-    offsets = np.zeros(len(values))
-    _, bins, counts = np.unique(np.round(values / 0.015), return_inverse=True, return_counts=True)
-    for number, count in enumerate(counts):
-        places = (np.arange(count) + 1) // 2 * np.where(np.arange(count) % 2, 1, -1)
-        offsets[bins == number] = places * min(0.13, 0.36 / max(1, count // 2))
-    return offsets
-
-
 def _plain(axes: Axes, grid: Literal["both", "x"]) -> None:
     axes.set_facecolor(_PAPER)
     axes.grid(visible=True, axis=grid, color=_GRID, linewidth=0.8)
@@ -208,13 +158,3 @@ def _plain(axes: Axes, grid: Literal["both", "x"]) -> None:
         spine.set_color(_GRID)
     axes.xaxis.label.set(color=_DIM, fontsize=9)
     axes.yaxis.label.set(color=_DIM, fontsize=9)
-
-
-def _number(value: float, _position: int) -> str:
-    return f"{value:g}"
-
-
-def _png(figure: Figure) -> bytes:
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-    return png.getvalue()

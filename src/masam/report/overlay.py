@@ -1,18 +1,18 @@
-"""A scan on a page: reference and prediction side by side, and where they differ."""
+"""Figure of a scan: slices with reference, prediction and their differences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masam.errors import InputError
 from masam.labels import LabelScheme
-from masam.report.panels import INK, Row, draw_panels, telling_weight, to_channels
-from masam.report.planes import OBLIQUE_DEGREES, DisplayPlane, display_plane, telling_slices
+from masam.report.panels import INK, Row, draw_panels, slice_weights, to_channels
+from masam.report.planes import OBLIQUE_DEGREES, DisplayPlane, display_plane, select_slices
 from masam.volume import Volume
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _SOFT_TISSUE_HU = (-160.0, 240.0)
 
 @dataclass(frozen=True)
 class _View:
-    """What all panels of a figure share: plane, crop (rows and columns of the page) and display window."""
+    """Plane, crop (rows and columns of the figure) and display window of all panels."""
 
     plane: DisplayPlane
     crop: tuple[slice, slice]
@@ -38,7 +38,7 @@ class _View:
         return self.plane.cut(array, index)[self.crop]
 
     def image(self, array: NDArray[np.generic], index: int) -> NDArray[np.float32]:
-        """Return a slice with the display window as 0 to 1."""
+        """Return a slice with the display window scaled to 0..1."""
         low, high = self.window
         grey = np.nan_to_num(self.cut(array, index).astype(np.float32), nan=low, posinf=high, neginf=low)
         scaled: NDArray[np.float32] = (grey - np.float32(low)) / np.float32(high - low)
@@ -54,32 +54,32 @@ def overlay(
     slices: int = 3,
     window: tuple[float, float] | None = None,
 ) -> bytes:
-    """Draw the most telling slices of a case in radiological convention.
+    """Draw slices with many labels or errors, in radiological convention.
 
-    A row a slice; a panel for each label volume, then, for each one after the first, a panel of its errors against it.
+    Each row is a slice, with a panel per label volume and a panel with the errors of each prediction.
 
     Args:
         image: Grey values.
-        labels: Title and label volume, the reference first; values as in label files.
+        labels: Title and label volume, the reference first.
         scheme: Names and colours of the classes.
-        slice_axis: Array axis to cut along; by default the one of largest spacing.
-        slices: Most slices to show.
-        window: Grey values shown as black and as white; by default soft tissue (-160 to 240 HU) if the image holds
-            values that only CT has, else the 1st and 99.5th percentile of the voxels above the minimum.
+        slice_axis: Array axis to slice along; by default the one with the largest spacing.
+        slices: Maximum number of slices.
+        window: Grey values shown as black and white; by default soft tissue (-160 to 240 HU) if the values are typical
+            of CT, otherwise the 1st and 99.5th percentile of the voxels above the minimum.
 
     Returns:
         A PNG file.
 
     Raises:
-        InputError: There is no label volume, or one lies on another grid than the image.
+        InputError: There is no label volume, or one is not on the grid of the image.
     """
     if not labels:
         raise InputError("expected at least one label volume to draw", where="labels")
     for title, volume in labels:
         if volume.shape != image.shape or not image.geometry.matches(volume.geometry, image.shape):
             raise InputError(
-                f"expected labels on the image's grid (shape {image.shape}), got shape {volume.shape}"
-                + ("" if volume.shape != image.shape else " at another place"),
+                f"expected labels on the grid of the image (shape {image.shape}), got shape {volume.shape}"
+                + ("" if volume.shape != image.shape else " with another affine"),
                 where=title,
             )
     plane = display_plane(image.geometry, slice_axis)
@@ -92,7 +92,7 @@ def overlay(
             view.image(image.array, index),
             [view.cut(volume, index) for volume in channels],
         )
-        for index in telling_slices(telling_weight(channels, others), slices)
+        for index in select_slices(slice_weights(channels, others), slices)
     ]
 
     def mark(axes: Axes, is_first: bool) -> None:
@@ -107,20 +107,11 @@ def overlay(
 
 def _letters(axes: Axes, view: _View) -> None:
     left, right, top, bottom = view.plane.letters
-    places = ((0.015, 0.5, left, "left", "center"), (0.985, 0.5, right, "right", "center"),
-              (0.5, 0.985, top, "center", "top"), (0.5, 0.015, bottom, "center", "bottom"))  # fmt: skip
-    for x, y, letter, horizontal, vertical in places:
-        axes.text(
-            x,
-            y,
-            letter,
-            transform=axes.transAxes,
-            ha=horizontal,
-            va=vertical,
-            color="#ffd54a",
-            fontsize=8,
-            fontweight="bold",
-        )
+    positions = ((0.015, 0.5, left, "left", "center"), (0.985, 0.5, right, "right", "center"),
+                 (0.5, 0.985, top, "center", "top"), (0.5, 0.015, bottom, "center", "bottom"))  # fmt: skip
+    style: dict[str, Any] = {"transform": axes.transAxes, "color": "#ffd54a", "fontsize": 8, "fontweight": "bold"}
+    for x, y, letter, horizontal, vertical in positions:
+        axes.text(x, y, letter, ha=horizontal, va=vertical, **style)
 
 
 def _scale_bar(axes: Axes, view: _View) -> None:
@@ -128,14 +119,8 @@ def _scale_bar(axes: Axes, view: _View) -> None:
     length = max((n for n in (1, 2, 5, 10, 20, 50, 100, 200) if n <= width / 3), default=width / 3)
     x, y = width * 0.04, height * 0.955
     axes.plot([x, x + length], [y, y], color=INK, linewidth=2.2, solid_capstyle="butt")
-    axes.text(
-        x,
-        y - height * 0.02,
-        f"{length / 10:g} cm" if length >= 10 else f"{length:g} mm",
-        color=INK,
-        fontsize=7,
-        va="bottom",
-    )
+    text = f"{length / 10:g} cm" if length >= 10 else f"{length:g} mm"
+    axes.text(x, y - height * 0.02, text, color=INK, fontsize=7, va="bottom")
 
 
 def _caption(image: Volume, view: _View) -> str:
@@ -146,28 +131,27 @@ def _caption(image: Volume, view: _View) -> str:
 
 
 def _crop(channels: list[NDArray[np.uint16]], plane: DisplayPlane) -> tuple[slice, slice]:
-    """Return the part of the page that holds all labels and a margin of a quarter of their size, at least 15 mm."""
-    filled = np.any([volume > 0 for volume in channels], axis=0).any(axis=plane.axis, keepdims=True)
-    page = plane.cut(filled, 0)
-    if not page.any():
-        return slice(0, page.shape[0]), slice(0, page.shape[1])
+    """Return the region of all labels with a margin of a quarter of its size, at least 15 mm."""
+    labelled = plane.cut(np.any([volume > 0 for volume in channels], axis=0).any(axis=plane.axis, keepdims=True), 0)
+    if not labelled.any():
+        return slice(0, labelled.shape[0]), slice(0, labelled.shape[1])
     crop = []
     for axis, spacing in ((0, plane.row_mm), (1, plane.column_mm)):
-        where = np.flatnonzero(page.any(axis=1 - axis))
-        margin = int(np.ceil(max(15.0 / spacing, 0.25 * (where[-1] - where[0] + 1))))
-        crop.append(slice(max(0, int(where[0]) - margin), min(page.shape[axis], int(where[-1]) + 1 + margin)))
+        inside = np.flatnonzero(labelled.any(axis=1 - axis))
+        margin = int(np.ceil(max(15.0 / spacing, 0.25 * (inside[-1] - inside[0] + 1))))
+        crop.append(slice(max(0, int(inside[0]) - margin), min(labelled.shape[axis], int(inside[-1]) + 1 + margin)))
     return crop[0], crop[1]
 
 
 def _display_window(array: NDArray[np.generic]) -> tuple[float, float]:
-    # A twentieth of the voxels in each direction is plenty for percentiles.
+    # About 100 voxels along each axis suffice for percentiles.
     steps = tuple(slice(None, None, max(1, n // 100)) for n in array.shape)
     sample = array[steps].astype(np.float64)
     sample = sample[np.isfinite(sample)]
     if not sample.size or sample.min() == sample.max():
         low = float(sample[0]) if sample.size else 0.0
         return low, low + 1.0
-    # Air in Hounsfield units; no other modality of medical imaging reaches so far below zero.
+    # Air in Hounsfield units; no other modality has values this far below zero.
     if sample.min() <= -900 and np.median(sample) < 300:
         return _SOFT_TISSUE_HU
     low, high = np.percentile(sample[sample > sample.min()], (1.0, 99.5))

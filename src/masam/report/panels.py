@@ -1,9 +1,9 @@
-"""Pictures with labels on a dark sheet: a row a picture, a panel each labelling, and panels of their errors."""
+"""Figure of images with labels: one row per image, with panels for each labelling and its errors."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,28 +14,29 @@ from masam.labels import LabelScheme
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-# Not in the class palette, far from each other for colour-blind readers, bright on a dark image.
+# Not in the class palette, distinguishable for colour-blind readers, and bright on a dark image.
 ERRORS = (("missed", "#3df2ff"), ("false", "#ff2d78"), ("wrong class", "#b48cff"))
 
 BACKGROUND, INK, DIM = "#0d1117", "#e6edf3", "#8b949e"
 _DPI = 140
 _PANEL_INCHES, _GAP, _LEFT, _TOP, _LINE = 2.9, 0.06, 0.34, 0.36, 0.21
-# Errors are drawn on a darker image, so that a thin rim still stands out: white is what is as bright as this.
+# Grey value shown as white in error panels, which are darker so that thin errors are visible.
 _DIM_WHITE = 1.6
-# An error outweighs a correct pixel when pictures are chosen: the reader wants to see where it fails.
+# Weight of an error relative to a labelled pixel in the choice of slices.
 _ERROR_WEIGHT = 3.0
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One picture with its labels.
+    """An image with its labels.
 
     Attributes:
-        title: What stands at its left.
-        image: [H, W] grey, or [H, W, 3] red, green and blue; 0 is black, 1 is white.
-        labels: Channel numbers [H, W] of each labelling, the reference first.
+        title: Title at the left of the row.
+        image: [H, W] grey or [H, W, 3] RGB values, from 0 (black) to 1 (white).
+        labels: [H, W] channel numbers of each labelling, the reference first.
     """
 
     title: str
@@ -45,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True)
 class _View:
-    """What all panels of a sheet share: pixels of a picture, and height and width of a pixel."""
+    """Shape of the images in pixels, and height and width of a pixel."""
 
     shape: tuple[int, int]
     pixel: tuple[float, float]
@@ -69,15 +70,15 @@ def draw_panels(
     pixel: tuple[float, float] = (1.0, 1.0),
     mark: Callable[[Axes, bool], None] | None = None,
 ) -> bytes:
-    """Lay out rows of panels, legends and a caption.
+    """Draw rows of panels, legends and a caption.
 
     Args:
-        rows: Pictures of one size.
-        titles: Of each labelling, the reference's first.
+        rows: Images of equal size.
+        titles: Title of each labelling, the reference first.
         scheme: Names and colours of the classes.
-        caption: A line at the bottom.
-        pixel: Height and width of a pixel, which give the panels their proportions and the axes their unit.
-        mark: Called with each panel's axes, and whether it is the first of its row, to add marks.
+        caption: Line at the bottom.
+        pixel: Height and width of a pixel, which define the aspect ratio and the unit of the axes.
+        mark: Draws additional marks; called with the axes of each panel and whether it is the first of its row.
 
     Returns:
         A PNG file.
@@ -87,7 +88,7 @@ def draw_panels(
     rows_of_image, columns_of_image = rows[0].image.shape[:2]
     view = _View((rows_of_image, columns_of_image), pixel)
     panels = _panels(titles)
-    # The longer side of a panel fills its place; flat and tall pictures keep their true proportions. All in inches.
+    # Sizes are in inches. Panels keep the aspect ratio of the image.
     width = (_PANEL_INCHES if len(panels) > 1 else 1.4 * _PANEL_INCHES) * min(1.0, 1.15 * view.size[1] / view.size[0])
     height = width * view.size[0] / view.size[1]
     total_width = max(_LEFT + len(panels) * (width + _GAP) + 0.1, 4.2)
@@ -113,41 +114,46 @@ def draw_panels(
             if number == 0:
                 axes.set_title(title, color=INK, fontsize=10.5, pad=6, fontweight="bold", parse_math=False)
             if column == 0:
-                place: dict[str, Any] = {"transform": axes.transAxes, "rotation": 90, "ha": "right", "va": "center"}
-                axes.text(-0.035, 0.5, row.title, color=INK, fontsize=8.5, parse_math=False, **place)
+                style: dict[str, Any] = {"transform": axes.transAxes, "rotation": 90, "ha": "right", "va": "center"}
+                axes.text(-0.035, 0.5, row.title, color=INK, fontsize=8.5, parse_math=False, **style)
     y = bottom - 0.08
-    for entries, used in zip(legends, heights, strict=True):
+    for entries, legend_height in zip(legends, heights, strict=True):
         figure.legend(
             handles=entries, loc="upper left", bbox_to_anchor=((_LEFT - 0.05) / total_width, y / total_height),
             ncols=columns, frameon=False, fontsize=8.5, labelcolor=INK, handlelength=1.0, handleheight=1.0,
             handletextpad=0.5, columnspacing=1.3, labelspacing=0.35, borderpad=0.1, borderaxespad=0.0,
         )  # fmt: skip
-        y -= used
+        y -= legend_height
     figure.text(_LEFT / total_width, 0.12 / total_height, caption, color=DIM, fontsize=7.5, va="bottom")
+    return save_png(figure)
+
+
+def save_png(figure: Figure) -> bytes:
+    """Return a figure as a PNG file."""
     png = io.BytesIO()
-    figure.savefig(png, format="png", facecolor=BACKGROUND)
+    figure.savefig(png, format="png", facecolor=figure.get_facecolor())
     return png.getvalue()
 
 
-def telling_weight(labels: Sequence[NDArray[np.uint16]], axes: tuple[int, ...] | None = None) -> NDArray[np.float64]:
-    """Weigh what there is to see: labelled pixels, and more for those that differ from the reference.
+def slice_weights(labels: Sequence[NDArray[np.uint16]], axes: tuple[int, ...] | None = None) -> NDArray[np.float64]:
+    """Count labelled pixels, with a larger weight for pixels that differ from the reference.
 
     Args:
-        labels: Channel numbers of each labelling, of one shape, the reference first.
-        axes: Those to sum over; all by default.
+        labels: Channel numbers of each labelling, of equal shape, the reference first.
+        axes: Axes to sum over; all by default.
 
     Returns:
-        Weights along the axes that are left.
+        Weights along the remaining axes.
     """
     counts = [
-        np.count_nonzero(one, axis=axes) + _ERROR_WEIGHT * np.count_nonzero(one != labels[0], axis=axes)
-        for one in labels
+        np.count_nonzero(label, axis=axes) + _ERROR_WEIGHT * np.count_nonzero(label != labels[0], axis=axes)
+        for label in labels
     ]
     return np.asarray(np.sum(counts, axis=0), np.float64)
 
 
 def to_channels(values: NDArray[np.generic], scheme: LabelScheme) -> NDArray[np.uint16]:
-    """Turn label values into channel numbers; a value that is not in the scheme is not drawn."""
+    """Convert label values to channel numbers; values outside the scheme become background."""
     channels = np.zeros(values.shape, dtype=np.uint16)
     for channel, label in enumerate(scheme.foreground, start=1):
         channels[values == label.value] = channel
@@ -155,30 +161,31 @@ def to_channels(values: NDArray[np.generic], scheme: LabelScheme) -> NDArray[np.
 
 
 def _panels(titles: Sequence[str]) -> list[tuple[str, bool, int]]:
-    """Return each panel's title, whether it shows errors, and of which labelling."""
+    """Return the title of each panel, whether it shows errors, and the index of its labelling."""
     panels = [(title, False, n) for n, title in enumerate(titles)]
     return panels + [("Errors" if len(titles) == 2 else f"Errors: {titles[n]}", True, n) for n in range(1, len(titles))]
 
 
 def _legend_entries(rows: Sequence[Row], scheme: LabelScheme) -> list[list[Patch]]:
-    """Return a legend of the classes in the pictures and, where there are errors to tell apart, one of these."""
+    """Return the entries of a legend of the classes and, if there are predictions, of a legend of the errors."""
     from matplotlib.patches import Patch
 
-    present = sorted(
-        {int(channel) for row in rows for labels in row.labels for channel in np.unique(labels) if channel}
-    )
-    # A zero-width space keeps matplotlib from dropping names that start with an underscore.
-    names = [scheme.labels[c].name.replace("$", r"\$") for c in present]
-    classes = [
-        Patch(color=unit_colour(scheme.labels[c].colour), label=f"\u200b{name}" if name.startswith("_") else name)
-        for c, name in zip(present, names, strict=True)
-    ]
+    classes = class_patches({int(c) for row in rows for labels in row.labels for c in np.unique(labels)}, scheme)
     errors = [Patch(color=colour, label=name) for name, colour in ERRORS] if len(rows[0].labels) > 1 else []
     return [entries for entries in (classes, errors) if entries]
 
 
+def class_patches(channels: Iterable[int], scheme: LabelScheme) -> list[Patch]:
+    """Return legend entries of the foreground channels, in ascending order."""
+    from matplotlib.patches import Patch
+
+    classes = [scheme.labels[channel] for channel in sorted(channels) if channel > 0]
+    # Matplotlib omits names that start with an underscore; a zero-width space in front prevents this.
+    return [Patch(color=unit_colour(c.colour), label="\u200b" + c.name.replace("$", r"\$")) for c in classes]
+
+
 def _legend_columns(legends: list[list[Patch]], width_inches: float) -> int:
-    """Return how many entries fit side by side, by the longest name (a letter of this size is about 0.085 inches)."""
+    """Return the number of columns for the longest name, at about 0.085 inches per letter."""
     longest = max((len(str(entry.get_label())) for entries in legends for entry in entries), default=1)
     return max(1, int(width_inches / (0.5 + 0.085 * longest)))
 
@@ -186,7 +193,7 @@ def _legend_columns(legends: list[list[Patch]], width_inches: float) -> int:
 def _picture(axes: Axes, image: NDArray[np.floating], view: _View, *, dim: bool) -> None:
     white = _DIM_WHITE if dim else 1.0
     if image.ndim == 3:
-        image = np.clip(image / white, 0, 1)  # matplotlib scales grey, not colours
+        image = np.clip(image / white, 0, 1)  # matplotlib scales grey values, but not colours
     axes.imshow(image, cmap="gray", vmin=0, vmax=white, extent=view.extent, interpolation="bilinear", aspect="equal")
     axes.set_axis_off()
     axes.set_facecolor("black")
@@ -197,35 +204,47 @@ def _classes(axes: Axes, plane: NDArray[Any], view: _View, scheme: LabelScheme) 
     for channel in np.unique(plane[plane > 0]):
         colour = unit_colour(scheme.labels[channel].colour)
         colours[plane == channel] = (*colour, 0.38)
-        _contour(axes, plane == channel, view, colour, 1.1)
+        draw_outline(axes, plane == channel, colour, 1.1, view.pixel)
     axes.imshow(colours, extent=view.extent, interpolation="nearest", aspect="equal")
 
 
-def _errors(axes: Axes, truth: NDArray[Any], guess: NDArray[Any], view: _View) -> None:
+def _errors(axes: Axes, reference: NDArray[Any], prediction: NDArray[Any], view: _View) -> None:
     from matplotlib.colors import to_rgb
 
-    masks = ((truth > 0) & (guess == 0), (truth == 0) & (guess > 0), (truth > 0) & (guess > 0) & (truth != guess))
-    colours = np.zeros((*truth.shape, 4))
+    present, predicted = reference > 0, prediction > 0
+    masks = (present & ~predicted, ~present & predicted, present & predicted & (reference != prediction))
+    colours = np.zeros((*reference.shape, 4))
     for mask, (_, colour) in zip(masks, ERRORS, strict=True):
         colours[mask] = (*to_rgb(colour), 0.85)
     axes.imshow(colours, extent=view.extent, interpolation="nearest", aspect="equal")
-    for channel in np.unique(truth[truth > 0]):
-        _contour(axes, truth == channel, view, (1.0, 1.0, 1.0), 0.6)
+    for channel in np.unique(reference[present]):
+        draw_outline(axes, reference == channel, (1.0, 1.0, 1.0), 0.6, view.pixel)
 
 
-def _contour(
-    axes: Axes, mask: NDArray[np.bool_], view: _View, colour: tuple[float, float, float], width: float
+def draw_outline(
+    axes: Axes,
+    mask: NDArray[np.bool_],
+    colour: tuple[float, float, float],
+    width: float,
+    pixel: tuple[float, float] = (1.0, 1.0),
 ) -> None:
-    # The mask's own box, as contouring takes the time of all that it is given; an empty border closes outlines that run
-    # into the edge of the picture.
-    inside = [np.flatnonzero(mask.any(axis=other)) for other in (1, 0)]
-    top, left = (int(found[0]) for found in inside)
-    padded = np.pad(mask[top : inside[0][-1] + 1, left : inside[1][-1] + 1], 1).astype(np.float32)
-    rows, columns = padded.shape
-    y, x = (np.arange(rows) + top - 0.5) * view.pixel[0], (np.arange(columns) + left - 0.5) * view.pixel[1]
+    """Draw the outline of a mask whose first pixel begins at the origin.
+
+    Args:
+        axes: Axes to draw on.
+        mask: [H, W] mask with at least one pixel.
+        colour: Red, green and blue from 0 to 1.
+        width: Line width in points.
+        pixel: Height and width of a pixel.
+    """
+    # Only the bounding box, for speed; an empty border closes outlines at the edge of the image.
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    padded = np.pad(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1).astype(np.float32)
+    y = (np.arange(padded.shape[0]) + rows[0] - 0.5) * pixel[0]
+    x = (np.arange(padded.shape[1]) + columns[0] - 0.5) * pixel[1]
     axes.contour(x, y, padded, levels=[0.5], colors=[colour], linewidths=width)
 
 
 def unit_colour(colour: tuple[int, int, int]) -> tuple[float, float, float]:
-    """Return red, green and blue of 0 to 255 as 0 to 1."""
+    """Scale red, green and blue from 0..255 to 0..1."""
     return colour[0] / 255, colour[1] / 255, colour[2] / 255

@@ -1,8 +1,8 @@
-"""How a volume is laid on a page: which way up a slice is shown, and which slices tell most.
+"""Orientation of the slices of a volume in a figure, and selection of slices.
 
-Radiological convention: the patient is looked at from the feet (axial) or the front (coronal), so the patient's right
-is on the left of the page; anterior is up in axial slices, superior in coronal and sagittal ones, anterior left in
-sagittal ones.
+Slices are shown in radiological convention: axial slices are seen from the feet and coronal slices from the front, so
+the patient's right is on the left of the image. Anterior is at the top of axial slices and on the left of sagittal
+slices; superior is at the top of coronal and sagittal slices.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from numpy.typing import NDArray
 from masam.errors import InputError
 from masam.volume import Geometry
 
-_NAMES = ("sagittal", "coronal", "axial")  # by the RAS axis that the slices are stacked along
-_LETTERS = (("R", "L"), ("A", "P"), ("S", "I"))  # start and end of a page axis that shows RAS axis 0, 1, 2
+_NAMES = ("sagittal", "coronal", "axial")  # by the RAS axis along which the slices are stacked
+_LETTERS = (("R", "L"), ("A", "P"), ("S", "I"))  # start and end of a figure axis that shows RAS axis 0, 1, 2
 
-# Below this angle an anatomical letter is simply true; above it the caption says how far the slice is tilted.
 OBLIQUE_DEGREES = 5.0
+"""Tilt of a slice above which it is stated in the caption."""
 
-# Spacings this close are one spacing: rounding must not decide which way a case is cut.
+# Ratio of spacings that are considered equal, so that rounding does not change the slice axis.
 _SAME_SPACING = 1.05
 
 
 @dataclass(frozen=True)
 class DisplayPlane:
-    """The way slices along one array axis are shown.
+    """Orientation of the slices along one array axis.
 
     Attributes:
-        axis: Array axis the slices are stacked along.
-        name: "axial", "coronal" or "sagittal", by the nearest anatomical axis.
-        row_axis: Array axis that runs down the page.
-        column_axis: Array axis that runs to the right.
-        flip_rows: Whether the row axis is reversed for that.
-        flip_columns: Whether the column axis is reversed for that.
-        row_mm: Distance of neighbouring rows.
-        column_mm: Distance of neighbouring columns.
-        letters: Anatomical direction at the left, right, top and bottom of the page.
-        tilt_degrees: Largest angle between an array axis and the anatomical axis it is named after.
+        axis: Array axis along which the slices are stacked.
+        name: "axial", "coronal" or "sagittal", according to the nearest anatomical axis.
+        row_axis: Array axis shown from top to bottom.
+        column_axis: Array axis shown from left to right.
+        flip_rows: Whether the row axis is reversed.
+        flip_columns: Whether the column axis is reversed.
+        row_mm: Distance between neighbouring rows.
+        column_mm: Distance between neighbouring columns.
+        letters: Anatomical directions at the left, right, top and bottom.
+        tilt_degrees: Largest angle between an array axis and its nearest anatomical axis.
     """
 
     axis: int
@@ -56,7 +56,7 @@ class DisplayPlane:
     tilt_degrees: float
 
     def cut(self, array: NDArray[np.generic], index: int) -> NDArray[np.generic]:
-        """Return slice ``index`` of [I, J, K] voxels as [rows, columns] of the page."""
+        """Return slice ``index`` of [I, J, K] voxels as [rows, columns] of the figure."""
         plane: NDArray[np.generic] = np.take(array, index, axis=self.axis)
         if self.row_axis > self.column_axis:
             plane = plane.T
@@ -65,15 +65,15 @@ class DisplayPlane:
 
 
 def display_plane(geometry: Geometry, axis: int | None = None) -> DisplayPlane:
-    """Choose how to show the slices of a volume.
+    """Return the orientation of the slices of a volume.
 
     Args:
-        geometry: Where the voxels lie.
-        axis: Array axis to cut along; by default the one of largest spacing (the axis the scanner stacked slices along,
-            whose slices are the sharpest), and the one nearest to head-foot where spacings are the same.
+        geometry: Geometry of the volume.
+        axis: Array axis to slice along; by default the one with the largest spacing, which has the highest in-plane
+            resolution, and among equal spacings the one nearest to the head-foot axis.
 
     Raises:
-        InputError: There is no such axis.
+        InputError: The axis does not exist.
     """
     if axis is not None and axis not in (0, 1, 2):
         raise InputError(f"expected a slice axis of 0, 1 or 2, got {axis}", where="slice_axis")
@@ -84,7 +84,7 @@ def display_plane(geometry: Geometry, axis: int | None = None) -> DisplayPlane:
         thick = [a for a in range(3) if spacing[a] * _SAME_SPACING >= spacing.max()]
         axis = max(thick, key=lambda a: anatomical[a])
     normal = anatomical[axis]
-    row, column = {0: (2, 1), 1: (2, 0), 2: (1, 0)}[normal]  # RAS axes shown down the page and to the right
+    row, column = {0: (2, 1), 1: (2, 0), 2: (1, 0)}[normal]  # RAS axes shown downwards and to the right
     row_axis, column_axis = anatomical.index(row), anatomical.index(column)
     cosines = [abs(float(directions[anatomical[a], a])) for a in range(3)]
     return DisplayPlane(
@@ -92,7 +92,7 @@ def display_plane(geometry: Geometry, axis: int | None = None) -> DisplayPlane:
         name=_NAMES[normal],
         row_axis=row_axis,
         column_axis=column_axis,
-        # Down the page runs towards P or I, to the right towards L or P: against RAS in every case.
+        # Downwards is towards P or I, to the right is towards L or P: always opposite to RAS.
         flip_rows=bool(directions[row, row_axis] > 0),
         flip_columns=bool(directions[column, column_axis] > 0),
         row_mm=float(spacing[row_axis]),
@@ -102,16 +102,16 @@ def display_plane(geometry: Geometry, axis: int | None = None) -> DisplayPlane:
     )
 
 
-def telling_slices(weights: NDArray[np.floating], count: int) -> list[int]:
-    """Choose slices that show most, spread over the extent of what there is to see.
+def select_slices(weights: NDArray[np.floating], count: int) -> list[int]:
+    """Select slices with large weights that are distributed over the range of slices with positive weights.
 
     Args:
-        weights: How much there is to see in each slice, 0 or more.
-        count: Number of slices wanted.
+        weights: Weight of each slice, 0 or more.
+        count: Maximum number of slices.
 
     Returns:
-        At most ``count`` ascending slice indices, one from the middle of each equal part of the extent; the
-        volume's middle slice if there is nothing to see.
+        Ascending slice indices, one from each of ``count`` equal parts of the range; the middle slice if all weights
+        are 0.
     """
     filled = np.flatnonzero(weights > 0)
     if not len(filled):
@@ -119,14 +119,13 @@ def telling_slices(weights: NDArray[np.floating], count: int) -> list[int]:
     edges = np.linspace(filled[0], filled[-1] + 1, min(count, len(filled)) + 1).round().astype(int)
     best = []
     for start, end in pairwise(edges):
-        margin = (end - start) // 5  # neighbouring parts must not both choose the slices at their common edge
-        inner = weights[start + margin : end - margin]
-        best.append(int(start + margin + np.argmax(inner)))
+        margin = (end - start) // 5  # avoids adjacent slices from neighbouring parts
+        best.append(int(start + margin + np.argmax(weights[start + margin : end - margin])))
     return [index for index in best if weights[index] > 0]
 
 
 def _nearest_axes(directions: NDArray[np.float64]) -> list[int]:
-    """Assign to each array axis its own anatomical axis, 0 to 2, so that the cosines' sum is largest."""
+    """Assign a different anatomical axis, 0 to 2, to each array axis, with the largest sum of cosines."""
     from scipy.optimize import linear_sum_assignment
 
     _, anatomical = linear_sum_assignment(-np.abs(directions).T)

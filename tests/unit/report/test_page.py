@@ -13,9 +13,10 @@ from masam.errors import InputError
 from masam.evaluation import CaseScore, Evaluation, VideoScore
 from masam.labels import LabelScheme
 from masam.report import write_report
-from masam.report.figures import score_chart
+from masam.report.figures import training_curves
 
 NAN = float("nan")
+METRICS = {"step": [1.0, 2.0], "loss": [1.0, 0.5]}
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">\'&'
 SCHEME = LabelScheme.from_mapping({"background": 0, "liver": 1, HOSTILE: 2})
 
@@ -101,7 +102,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture
 def report(tmp_path):
-    png = score_chart(evaluation("spleen"))
+    png = training_curves(METRICS)
     path = tmp_path / "report.html"
     write_report(
         path,
@@ -179,7 +180,7 @@ def test_a_page_of_videos_knows_no_millimetres(tmp_path):
         CaseScore("seq_2", "liver", 0.25, 0.125, *[NAN] * 6), CaseScore("seq_2", HOSTILE, NAN, NAN, *[NAN] * 6),
     )  # fmt: skip
     videos = (VideoScore("seq_1", 0.375, 149, 0, 0), VideoScore("seq_2", 0.125, 50, 7, 199))
-    path, overlays = tmp_path / "report.html", [("seq_1", score_chart(evaluation()), "")]
+    path, overlays = tmp_path / "report.html", [("seq_1", training_curves(METRICS), "")]
     write_report(path, title="T", evaluation=Evaluation(scores, videos=videos), overlays=overlays, scheme=SCHEME)
     reader = Reader()
     reader.feed(path.read_text(encoding="utf-8"))

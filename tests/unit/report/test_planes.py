@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from masam.errors import InputError
-from masam.report.planes import display_plane, telling_slices
+from masam.report.planes import display_plane, select_slices
 from masam.volume import Geometry
 
 SHAPE = (5, 6, 7)
@@ -72,15 +72,15 @@ def test_unknown_axis_is_refused():
         display_plane(Geometry(np.eye(4)), 3)
 
 
-def test_telling_slices_are_spread_and_show_something():
+def test_selected_slices_are_spread_and_have_weight():
     weights = np.zeros(30)
     weights[5:25] = 1
     weights[[6, 14, 15, 16]] = (9, 8, 9, 8)
-    chosen = telling_slices(weights, 3)
+    chosen = select_slices(weights, 3)
     assert chosen == sorted(chosen)
     assert len(chosen) == 3
     assert 6 in chosen
     assert 15 in chosen
     assert all(weights[n] > 0 for n in chosen)
-    assert telling_slices(np.zeros(9), 3) == [4]
-    assert telling_slices(np.array([0.0, 2.0, 0.0]), 3) == [1]
+    assert select_slices(np.zeros(9), 3) == [4]
+    assert select_slices(np.array([0.0, 2.0, 0.0]), 3) == [1]

@@ -63,5 +63,5 @@ def test_a_title_with_signs_is_no_formula():
 @pytest.mark.parametrize("lengths", [(), (0,), (1, 2)])
 def test_rows_of_different_lengths_are_refused(lengths):
     sample = (np.zeros((8, 8), np.float32), np.zeros((8, 8), np.int64), "")
-    with pytest.raises(InputError, match=r"^samples: expected rows of one length, got \["):
+    with pytest.raises(InputError, match=r"^samples: expected rows of equal length, got \["):
         sample_sheet([("row", [sample] * n) for n in lengths], SCHEME, "title")

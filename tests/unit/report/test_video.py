@@ -1,4 +1,4 @@
-"""Figures of videos: the telling frames, in their colours, with classes and errors where they are."""
+"""Figures of videos: selected frames in colour, with classes and errors."""
 
 import io
 
@@ -143,7 +143,7 @@ def test_what_does_not_belong_together_is_refused(case, tmp_path):
     with pytest.raises(InputError, match=r"other: frame frame\d has 61 x 40 pixels, its label 60 x 40"):
         frame_overlay(other, labels, SCHEME)
     short = write_frames(tmp_path / "short", np.zeros((2, 40, 60, 3), np.uint8))
-    with pytest.raises(InputError, match=r"short: expected a frame frame7, as there is a label of that name"):
+    with pytest.raises(InputError, match=r"short: expected a frame frame7, which has a label"):
         frame_overlay(short, labels, SCHEME, frames=1)
     Image.new("L", (5, 4)).save(labels[1][1] / "frame1.png")
     with pytest.raises(InputError, match=r"guess/frame1.png: expected 60 x 40 pixels as in the reference, got 5 x 4"):
