@@ -7,6 +7,7 @@ from masam.reproducibility import (
     picture_generator,
     prompt_generator,
     sample_generator,
+    step_seed,
     window_depth,
 )
 
@@ -23,6 +24,13 @@ def test_the_stream_does_not_change_between_versions():
     # Written down once: a change here silently changes every run.
     assert sample_generator(1234, 0).integers(0, 1000, 4).tolist() == [851, 328, 936, 692]
     assert epoch_order(1234, 0, 8).tolist() == [5, 4, 7, 3, 6, 2, 0, 1]
+    assert [step_seed(1234, step) for step in (0, 1)] == [6534047991369892489, 3056541981644579961]
+
+
+def test_step_seeds_differ_by_seed_and_step_and_fit_torch():
+    seeds = [step_seed(seed, step) for seed in (1, 2) for step in range(200)]
+    assert len(set(seeds)) == 400
+    assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 @given(seed=st.integers(0, 2**32), epoch=st.integers(0, 10_000), length=st.integers(0, 200))

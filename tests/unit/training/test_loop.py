@@ -95,6 +95,37 @@ def test_the_same_run_twice_is_the_same_bit_for_bit(samples):
     assert all(torch.equal(a, b) for a, b in zip(state(one.model).values(), state(other.model).values(), strict=True))
 
 
+def random_draws(samples, first_step):
+    """Train from a step on; return the dropout mask and the augmented images of each micro-batch."""
+    loop = make(samples, random_model(replace(SPEC, fact_dropout=0.5)), epochs=2)
+    loop.step = first_step
+    masks, images = [], []
+
+    def before_model(module, inputs):
+        masks.append([])
+        images.append(inputs[0].numpy().tobytes())
+
+    def after_dropout(module, inputs, output):
+        masks[-1].append(output.detach().eq(0).numpy().tobytes())
+
+    loop.model.register_forward_pre_hook(before_model)
+    loop.model.image_encoder.fact.dropout.register_forward_hook(after_dropout)
+    list(loop.steps())
+    return [b"".join(mask) for mask in masks], images
+
+
+def test_dropout_and_augmentation_differ_in_each_step_and_are_the_same_after_a_resume(tmp_path):
+    cases = [prepared_case(tmp_path, depth=6)]
+    samples = WindowSamples(cases, 3, seed=1, window_minmax=False, augmentation=AugmentSettings())
+    draws = random_draws(samples, 0)
+    for values in draws:
+        # Two epochs of six windows, each of which is one micro-batch.
+        assert (len(values), len(set(values))) == (12, 12)
+    resumed = random_draws(samples, 2)
+    for values, tail in zip(draws, resumed, strict=True):
+        assert tail == values[4:]
+
+
 def test_a_micro_batch_is_a_part_of_the_batch(samples):
     message = "^micro_batch_windows: expected a divisor of batch_windows = 6, got 4$"
     with pytest.raises(ConfigError, match=message):
