@@ -1,4 +1,4 @@
-"""What training reads: volumes or videos, with their labels."""
+"""Labelled cases for training and validation: volumes or videos."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from masam.progress import Progress
 
 
 def are_videos(cases: Sequence[Case]) -> bool:
-    """Say whether a data set's cases are videos; they are all of one kind.
+    """Return whether the cases of a data set are videos; all are of the same kind.
 
     Raises:
-        ResourceError: The system did not let us read.
+        ResourceError: A file cannot be read.
     """
     return len(cases) > 0 and is_video_case(cases[0])
 
 
 def preparation_of(plan: Plan) -> Preparation:
-    """Return how the plan prepares cases."""
+    """Return the preprocessing that a plan specifies for its kind of cases."""
     return plan.frame_preparation if plan.modality == "video" else plan.preprocessing
 
 
 def labelled_loader(plan: Plan, progress: Progress) -> Callable[[Case], tuple[Any, Any]]:
-    """Return what reads a case for ``preparation_of(plan)``.
+    """Return a function that reads image and labels of a case for ``preparation_of(plan)``.
 
-    Frames of a video that have no label do not count; the progress is told how many.
+    Video frames without a label are marked as unlabelled; the progress listener gets their number.
     """
 
     def load(case: Case) -> tuple[Any, Any]:
@@ -56,11 +56,11 @@ def predict_case(
 
     Args:
         predictor: Model and settings.
-        case: A case with labels.
-        progress: Told which frames of a video have none.
+        case: Case with labels.
+        progress: Gets the number of video frames without a label.
 
     Returns:
-        Predicted label values, those of the reference, of one shape, and where it says nothing.
+        Predicted label values, reference label values of the same shape, and where the reference is unknown.
 
     Raises:
         InputError: The case is refused.
@@ -68,14 +68,14 @@ def predict_case(
     image, reference = labelled_loader(predictor.plan, progress)(case)
     ignored_value = predictor.plan.scheme.ignore_value
     if predictor.plan.modality != "video":
-        found, values = (np.asarray(volume.array, np.int32) for volume in (predictor.predict(image), reference))
-        return found, values, None if ignored_value is None else values == ignored_value
+        predicted, values = (np.asarray(volume.array, np.int32) for volume in (predictor.predict(image), reference))
+        return predicted, values, None if ignored_value is None else values == ignored_value
 
     def read() -> Iterator[Frame]:
         return (Frame(index, f"frame{index:06d}", pixels) for index, pixels in enumerate(image))
 
     count, rows, columns, _ = image.shape
-    # Of the frames in memory, as decoding them once more takes as long as the first time.
+    # The frames are in memory; decoding them again would take as long as the first time.
     source = FrameSource(case.images[0], (rows, columns), count, None, True, (), read)
     frames: list[NDArray[np.uint8]] = []
     predict_video(predictor, source, lambda _, labels: frames.append(labels))

@@ -1,8 +1,7 @@
-"""The model that a run begins with: a fresh one on SAM's weights, or a trained one, with classes added to it."""
+"""The model that a run starts from: a new one with SAM's weights, or a trained one, to which classes are added."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,34 +18,35 @@ from masam.model.sizes import find_size
 from masam.model.spec import MasamSpec, ModelOptions
 from masam.preprocess.plan import Plan
 from masam.training.config import ModelSettings, TrainConfig
+from masam.weights.card import ModelCard
 from masam.weights.model_file import AUTO_SIZE, build_masam, find_model_file, load, read_model_header
 from masam.weights.tensors import CONTENT_HASH, read_header
 
 STARTED_FROM = "started_from"
-"""Key of a card's training facts that names the model which a run began with."""
+"""Key of the training facts of a model card: the trained model that the run started from."""
 
 _OPTIONS = tuple(entry.name for entry in fields(ModelOptions))
-"""Settings that belong to the model itself; a trained model has its own."""
+"""Settings that a trained model brings with it."""
 
 
 def build_model(config: TrainConfig, plan: Plan, device: torch.device) -> Masam:
-    """Return the model of a run, with what trains and what does not.
+    """Return the initial model of a run on the CPU, with frozen and trainable parameters set.
 
     Args:
-        config: The run's settings.
-        plan: Its plan.
-        device: Where it will train; the model is returned on the CPU.
+        config: Configuration.
+        plan: Preprocessing plan.
+        device: Device that the model will be trained on.
 
     Raises:
-        ConfigError: Settings do not go together, or not with the model to start from.
+        ConfigError: Settings contradict each other or the model to start from.
         InputError: A file cannot be opened.
-        ModelError: A file is damaged, or not what it should be.
+        ModelError: A file is damaged or of the wrong kind.
     """
     settings = config.model
     require_start(config, plan, device)
     torch.manual_seed(config.seed)
-    model = _fresh(settings, plan) if settings.init is None else _continued(settings, settings.init, plan)
-    _choose_trained(model, settings)
+    model = _new_model(settings, plan) if settings.init is None else _trained_model(settings, settings.init, plan)
+    _set_trainable(model, settings)
     model.image_encoder.checkpointing = config.checkpointing
     if config.frozen_dtype == "bf16":
         model.halve_frozen()
@@ -54,31 +54,30 @@ def build_model(config: TrainConfig, plan: Plan, device: torch.device) -> Masam:
 
 
 def shape_to_continue(settings: ModelSettings, init: str, plan: Plan) -> Masam:
-    """Return the model that a run starts from, with its added classes and without its numbers.
+    """Return the model that a run starts from, with added classes and without weights.
 
     Args:
-        settings: The run's settings of the model.
-        init: The trained model: a run folder or a model file.
-        plan: The run's plan.
+        settings: Model settings of the run.
+        init: Trained model: a run folder or a model file.
+        plan: Plan of the run.
 
     Raises:
         ConfigError: The plan lacks a class of the model.
         InputError: The file cannot be opened.
-        ModelError: It is damaged, or carries no plan.
+        ModelError: The file is damaged or contains no plan.
     """
-    file = find_model_file(init)
-    _, spec, card = read_model_header(file)
-    model = with_classes(empty_model(spec), match_classes(_plan_of(file, card.plan).scheme, plan.scheme, file))
-    _choose_trained(model, settings)
+    file, spec, _, trained_plan = _read_trained(init)
+    model = with_classes(empty_model(spec), match_classes(trained_plan.scheme, plan.scheme, file))
+    _set_trainable(model, settings)
     return model
 
 
 def content_of_init(init: str) -> str:
-    """Return the hash that a trained model's file has of its content.
+    """Return the content hash in the file of a trained model.
 
     Raises:
         InputError: The file cannot be opened.
-        ModelError: It is damaged, or no model of masam's.
+        ModelError: The file is damaged or not a masam model.
     """
     file = find_model_file(init)
     read_model_header(file)
@@ -86,17 +85,17 @@ def content_of_init(init: str) -> str:
 
 
 def require_start(config: TrainConfig, plan: Plan, device: torch.device) -> None:
-    """Refuse, before data are prepared, what cannot be trained; of a trained model its table of contents is read.
+    """Refuse, before the data are prepared, what cannot be trained; only the header of a trained model is read.
 
     Args:
-        config: The run's settings.
-        plan: Its plan.
-        device: Where it will train.
+        config: Configuration.
+        plan: Preprocessing plan.
+        device: Device that the model will be trained on.
 
     Raises:
-        ConfigError: Settings do not go together, or not with the model to start from.
+        ConfigError: Settings contradict each other or the model to start from.
         InputError: The model to start from cannot be opened.
-        ModelError: It is damaged, or carries no plan.
+        ModelError: The model to start from is damaged or contains no plan.
     """
     settings = config.model
     if config.frozen_dtype == "bf16":
@@ -108,33 +107,32 @@ def require_start(config: TrainConfig, plan: Plan, device: torch.device) -> None
                 where="frozen_dtype",
                 fix="leave it at float32",
             )
-    has_base = settings.sam_checkpoint is not None
-    if settings.init is not None:
-        has_base = _require_fitting(settings, settings.init, plan)
+    if settings.init is None:
+        has_base = settings.sam_checkpoint is not None
+        _check_new_model(settings, plan)
     else:
-        _require_whole(settings, plan)
+        has_base = _check_trained_model(settings, settings.init, plan)
     if config.frozen_dtype == "bf16" and not has_base:
         raise ConfigError(
-            "expected an encoder that a SAM file holds in full, as the run's model would keep the halved one",
+            "expected an encoder in full precision in a SAM file, as the model file would contain only its bf16 copy",
             where="frozen_dtype",
             fix="give sam_checkpoint, or leave frozen_dtype at float32",
         )
 
 
 def plan_to_continue(init: str, dataset: CaseFolder) -> Plan:
-    """Return the plan of a trained model for another data set: the same preparation, the data set's name and labels.
+    """Return the plan of a trained model for another data set: same preprocessing, name and labels of the data set.
 
     Args:
-        init: The trained model: a run folder or a model file.
-        dataset: The data set.
+        init: Trained model: a run folder or a model file.
+        dataset: Data set.
 
     Raises:
         ConfigError: The data set has another number of channels.
         InputError: The file cannot be opened.
-        ModelError: It is damaged, or carries no plan.
+        ModelError: The file is damaged or contains no plan.
     """
-    file = find_model_file(init)
-    plan = _plan_of(file, read_model_header(file)[2].plan)
+    file, _, _, plan = _read_trained(init)
     if len(dataset.channel_names) != len(plan.channels):
         raise ConfigError(
             f"the model to start from is for {len(plan.channels)} image channels ({', '.join(plan.channels)}), "
@@ -146,32 +144,46 @@ def plan_to_continue(init: str, dataset: CaseFolder) -> Plan:
 
 
 def match_classes(earlier: LabelScheme, scheme: LabelScheme, where: object = None) -> tuple[int | None, ...]:
-    """Find the classes of a trained model in a label scheme, by their names.
+    """Match the classes of a trained model to those of a label scheme by name.
 
     Args:
-        earlier: The model's scheme.
-        scheme: The new scheme, which has all of its classes and may have more.
-        where: The model, to name in an error.
+        earlier: Scheme of the model.
+        scheme: New scheme, with all of its classes and possibly more.
+        where: Name of the model for the error message.
 
     Returns:
-        For each channel of ``scheme`` the channel of ``earlier``, None for a new class; backgrounds are the same.
+        For each channel of ``scheme`` the channel of ``earlier``, or None for a new class; background matches
+        background.
 
     Raises:
         ConfigError: A class of the model is missing.
     """
-    known = {label.name: channel for channel, label in enumerate(earlier.labels) if channel}
+    channels = {label.name: channel for channel, label in enumerate(earlier.labels) if channel}
     names = [label.name for label in scheme.foreground]
-    if missing := [name for name in known if name not in names]:
+    if missing := [name for name in channels if name not in names]:
         raise ConfigError(
-            f"the model to start from has the classes {', '.join(known)}, the data set {', '.join(names)}: "
+            f"the model to start from has the classes {', '.join(channels)}, the data set {', '.join(names)}: "
             f"{', '.join(missing)} cannot be removed or renamed",
             where=where,
             fix="name the classes in dataset.json as the model does",
         )
-    return (0, *(known.get(name) for name in names))
+    return (0, *(channels.get(name) for name in names))
 
 
-def _choose_trained(model: Masam, settings: ModelSettings) -> None:
+def _read_trained(init: str) -> tuple[Path, MasamSpec, ModelCard, Plan]:
+    """Return file, specification, card and plan of a trained model without reading its tensors."""
+    file = find_model_file(init)
+    _, spec, card = read_model_header(file)
+    if card.plan is None:
+        raise ModelError(
+            "the model carries no plan, so its classes have no names",
+            where=file,
+            fix="import it with a plan (masam weights import), or start from another",
+        )
+    return file, spec, card, card.plan
+
+
+def _set_trainable(model: Masam, settings: ModelSettings) -> None:
     if settings.trained == "everything":
         model.train_everything()
     elif settings.trained == "decoder":
@@ -180,11 +192,11 @@ def _choose_trained(model: Masam, settings: ModelSettings) -> None:
         model.train_only_adaptation()
 
 
-def _options(settings: ModelSettings) -> dict[str, Any]:
+def _options(settings: ModelSettings | MasamSpec) -> dict[str, Any]:
     return {key: getattr(settings, key) for key in _OPTIONS}
 
 
-def _fresh(settings: ModelSettings, plan: Plan) -> Masam:
+def _new_model(settings: ModelSettings, plan: Plan) -> Masam:
     model = build_masam(
         settings.size,
         plan.scheme.num_classes,
@@ -199,11 +211,10 @@ def _fresh(settings: ModelSettings, plan: Plan) -> Masam:
     return model
 
 
-def _continued(settings: ModelSettings, init: str, plan: Plan) -> Masam:
-    file = find_model_file(init)
+def _trained_model(settings: ModelSettings, init: str, plan: Plan) -> Masam:
+    file, _, _, earlier = _read_trained(init)
     model = load(file, settings.sam_checkpoint)
-    earlier = _plan_of(file, model.card.plan)
-    facts: Mapping[str, Any] = {
+    facts = {
         "content_sha256": content_of_init(init),
         "dataset": earlier.name,
         "classes": [label.name for label in earlier.scheme.foreground],
@@ -214,25 +225,24 @@ def _continued(settings: ModelSettings, init: str, plan: Plan) -> Masam:
     return model
 
 
-def _require_whole(settings: ModelSettings, plan: Plan) -> None:
-    """Judge the numbers of a fresh model, and that no part of it stays at random numbers by oversight."""
+def _check_new_model(settings: ModelSettings, plan: Plan) -> None:
+    """Check the options of a new model, and that none of its parts keeps random weights untrained."""
     if settings.size != AUTO_SIZE:
-        # Made to be judged. Where the SAM file tells the size, building the model does it.
+        # The specification checks its values. If the SAM file determines the size, building the model does it.
         MasamSpec(find_size(settings.size), plan.scheme.num_classes, plan.image_size, plan.window, **_options(settings))
     if settings.trained == "decoder" and (settings.fact_rank or settings.adapter_places != "none"):
         raise ConfigError(
-            f"'decoder' trains no increments and no adapters, which would stay at random numbers; expected fact_rank 0 "
+            "'decoder' trains no increments and no adapters, which would keep random weights; expected fact_rank 0 "
             f"and adapter_places none, got {settings.fact_rank} and {settings.adapter_places}",
             where="model.trained",
             fix="set both, or start from a trained model (init)",
         )
 
 
-def _require_fitting(settings: ModelSettings, init: str, plan: Plan) -> bool:
-    """Compare settings and plan with the model to start from; say whether a SAM file holds its encoder."""
-    file = find_model_file(init)
-    _, spec, card = read_model_header(file)
-    match_classes(_plan_of(file, card.plan).scheme, plan.scheme, file)
+def _check_trained_model(settings: ModelSettings, init: str, plan: Plan) -> bool:
+    """Compare settings and plan with the model to start from; return whether its encoder is in a SAM file."""
+    file, spec, card, trained_plan = _read_trained(init)
+    match_classes(trained_plan.scheme, plan.scheme, file)
     for key, ours, theirs in (
         ("image_size", plan.image_size, spec.image_size),
         ("channels", len(plan.channels), spec.image_channels),
@@ -241,29 +251,19 @@ def _require_fitting(settings: ModelSettings, init: str, plan: Plan) -> bool:
             raise ConfigError(
                 f"the plan has {ours}, the model to start from {theirs}",
                 where=key,
-                fix="give no --plan, so that data are prepared as the model's were, or correct it",
+                fix="give no --plan, so that the model's own preprocessing is used, or correct it",
             )
-    asked = _options(settings) | {"size": settings.size, "adapter_zero_start": settings.adapter_zero_start}
-    has = {**{key: getattr(spec, key) for key in _OPTIONS}, "size": spec.sam.name, "adapter_zero_start": False}
-    for key, value in asked.items():
-        if value not in (ModelSettings.model_fields[key].default, has[key]):
+    given = _options(settings) | {"size": settings.size, "adapter_zero_start": settings.adapter_zero_start}
+    trained = _options(spec) | {"size": spec.sam.name, "adapter_zero_start": False}
+    for key, value in given.items():
+        if value not in (ModelSettings.model_fields[key].default, trained[key]):
             raise ConfigError(
-                f"expected {has[key]}, that of the model to start from, got {value}",
+                f"expected {trained[key]}, that of the model to start from, got {value}",
                 where=f"model.{key}",
                 fix="leave it out",
             )
     if settings.sam_checkpoint is not None and card.base is None:
         raise ConfigError(
-            "the model to start from holds its encoder itself", where="model.sam_checkpoint", fix="leave it out"
+            "the file of the model to start from contains the encoder", where="model.sam_checkpoint", fix="leave it out"
         )
     return card.base is not None
-
-
-def _plan_of(file: Path, plan: Plan | None) -> Plan:
-    if plan is None:
-        raise ModelError(
-            "the model carries no plan, so its classes have no names",
-            where=file,
-            fix="import it with a plan (masam weights import), or start from another",
-        )
-    return plan

@@ -12,13 +12,13 @@ from torch import Tensor
 from masam.axes import LabelMaps
 
 IGNORE_INDEX = -100
-"""Label of pixels that count in neither part."""
+"""Label of pixels that the loss ignores."""
 
 DICE_SMOOTH = 1e-5
 
 
 class LossParts(NamedTuple):
-    """A loss and what it is made of."""
+    """The loss and its unweighted terms."""
 
     total: Float[Tensor, ""]
     cross_entropy: Float[Tensor, ""]
@@ -26,28 +26,28 @@ class LossParts(NamedTuple):
 
 
 class LossSums(NamedTuple):
-    """All that the loss depends on, as sums over pixels: those of the parts of a batch add up to those of the whole."""
+    """Sums over pixels that determine the loss; the sums of a batch are the sums of its parts added up."""
 
     entropy: Float[Tensor, ""]
     """Cross-entropy."""
     known: Float[Tensor, ""]
-    """Pixels that have a label."""
+    """Number of labelled pixels."""
     intersection: Float[Tensor, "K"]
-    """Probability of each class on its own pixels."""
+    """Probability of each class on the pixels of that class."""
     prediction: Float[Tensor, "K"]
     """Squared probability of each class."""
     target: Float[Tensor, "K"]
-    """Pixels of each class."""
+    """Number of pixels of each class."""
 
 
 def loss_sums(logits: Float[Tensor, "N K H W"], labels: LabelMaps) -> LossSums:
-    """Sum up what the loss depends on.
+    """Return the sums that determine the loss.
 
     Args:
         logits: [N, K, H, W].
         labels: [N, H, W] in 0..K-1, or ``IGNORE_INDEX``.
     """
-    # One softmax for both parts: at full resolution it is a good share of a small model's step.
+    # One softmax for both terms: at full resolution it takes a large part of a small model's step.
     log_probabilities = _at_least_float32(logits).log_softmax(dim=1)
     probabilities = log_probabilities.exp()
     known = labels != IGNORE_INDEX
@@ -68,13 +68,13 @@ def loss_sums(logits: Float[Tensor, "N K H W"], labels: LabelMaps) -> LossSums:
 def loss_of(sums: LossSums, cross_entropy_weight: float = 0.2, dice_weight: float = 0.8) -> LossParts:
     """Return the weighted sum of cross-entropy (mean over known pixels) and soft Dice loss.
 
-    Dice is a mean over classes, of which the background is one; its denominator sums squares. Where no pixel is known,
-    all parts are zero.
+    Dice is averaged over classes including the background; its denominator contains squares. Without labelled pixels
+    all terms are zero.
 
     Args:
-        sums: Of a batch, or of all its parts together.
-        cross_entropy_weight: Factor of the cross-entropy.
-        dice_weight: Factor of the Dice loss.
+        sums: Sums of a batch, or of all its parts together.
+        cross_entropy_weight: Weight of the cross-entropy.
+        dice_weight: Weight of the Dice loss.
 
     Source:
         paper.md 1.6.
@@ -86,19 +86,19 @@ def loss_of(sums: LossSums, cross_entropy_weight: float = 0.2, dice_weight: floa
 
 
 def part_of_loss(part: LossSums, batch: LossSums, **weights: float) -> Float[Tensor, ""]:
-    """Return a number whose gradient is what a part of a batch adds to the gradient of the whole batch's loss.
+    """Return a scalar whose gradient is the contribution of one part to the gradient of the batch's loss.
 
-    The loss is a function of sums, so its gradient is the sum of its slopes at the batch's sums times each part's own
-    gradients: parts need not be in memory together, nor on one device.
+    The loss is a function of sums. Its gradient is the derivative by the batch's sums times the gradients of each
+    part's sums, so the parts need not be in memory together, nor on one device.
 
     Args:
         part: Sums of the part, with their graph.
         batch: Sums of all parts of all processes.
-        **weights: As of ``loss_of``.
+        **weights: Weights of :func:`loss_of`.
     """
     point = LossSums(*(value.detach().requires_grad_() for value in batch))
-    slopes = torch.autograd.grad(loss_of(point, **weights).total, list(point))
-    return torch.stack([(slope * value).sum() for slope, value in zip(slopes, part, strict=True)]).sum()
+    derivatives = torch.autograd.grad(loss_of(point, **weights).total, list(point))
+    return torch.stack([(slope * value).sum() for slope, value in zip(derivatives, part, strict=True)]).sum()
 
 
 def segmentation_loss(logits: Float[Tensor, "N K H W"], labels: LabelMaps, **weights: float) -> LossParts:
@@ -107,7 +107,7 @@ def segmentation_loss(logits: Float[Tensor, "N K H W"], labels: LabelMaps, **wei
     Args:
         logits: [N, K, H, W].
         labels: [N, H, W] in 0..K-1, or ``IGNORE_INDEX``.
-        **weights: As of ``loss_of``.
+        **weights: Weights of :func:`loss_of`.
     """
     return loss_of(loss_sums(logits, labels), **weights)
 

@@ -1,7 +1,7 @@
-"""How much memory training takes, found by a step on tensors that have shapes and no bytes.
+"""Prediction of the memory of training from a step on fake tensors, which have shapes but no data.
 
-A whole step, loss and backward pass included, runs on PyTorch's fake tensors, and every storage is counted from its
-birth to its end: the peak is that of the tensors, exactly. What the process needs beyond it was measured.
+A complete step with loss and backward pass runs on PyTorch's fake tensors, and every storage is counted from allocation
+to release. The peak of the tensors is exact; the overhead of the process was measured.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from masam.model.spec import MasamSpec
 from masam.training.loss import segmentation_loss
 
 # Fitted to the peak (VmHWM) of real steps with Linux's allocator, vit_t and vit_b from 0.6 to 3 GB; up to 8 GB the
-# prediction is within 9 % (benchmarks/training_memory.py). Freed blocks are kept and not always used again; libraries,
-# threads and workspaces are the fixed part.
+# prediction is within 9 % (benchmarks/training_memory.py). The factor is for freed blocks that are not reused, the
+# constant for libraries, threads and workspaces.
 _ALLOCATOR = 1.34
 _PROCESS_BYTES = 350 * 2**20
 
@@ -35,8 +35,8 @@ class TrainingMemory:
     """Memory of one training process.
 
     Attributes:
-        tensor_bytes: Peak of all tensors in a step, weights and gradients included.
-        optimizer_bytes: AdamW's two moments of what trains.
+        tensor_bytes: Peak of all tensors in a step, including weights and gradients.
+        optimizer_bytes: The two moments of AdamW.
     """
 
     tensor_bytes: int
@@ -56,14 +56,14 @@ def predict_memory(
     checkpointing: bool = False,
     frozen_dtype: Literal["float32", "bf16"] = "float32",
 ) -> TrainingMemory:
-    """Predict the memory of training, without taking it.
+    """Predict the memory of training without allocating it.
 
     Args:
-        spec: The model; its ``window`` is the depth of the training windows.
-        micro_batch_windows: Windows that go through it at once.
-        trained: What trains, as in the run's settings.
-        checkpointing: Run each encoder block again for its gradients.
-        frozen_dtype: In what the encoder's frozen layers are kept; with ``bf16`` the forward pass is in it, too.
+        spec: Model specification; its ``window`` is the depth of the training windows.
+        micro_batch_windows: Windows per forward pass.
+        trained: Trainable parameters, as in the configuration.
+        checkpointing: Recompute the encoder blocks in the backward pass.
+        frozen_dtype: Number format of the encoder's frozen layers; ``bf16`` also applies to the forward pass.
     """
     is_halved = frozen_dtype == "bf16"
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16) if is_halved else nullcontext():
@@ -87,41 +87,37 @@ def predict_memory(
 
 
 def least_memory(spec: MasamSpec) -> TrainingMemory:
-    """Return what the weights and AdamW's moments take alone, far less work to tell than ``predict_memory``.
-
-    Args:
-        spec: The model.
-    """
+    """Return the memory of weights and AdamW's moments only, a fast lower bound of ``predict_memory``."""
     count = count_parameters(spec)
     return TrainingMemory(4 * count.total, 2 * 4 * count.trainable)
 
 
 class _StorageCount(TorchDispatchMode):
-    """Counts the bytes of all storages that are alive, and the most there ever were."""
+    """Counts the bytes of all live storages and their peak."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live_bytes = self.peak_bytes = 0
-        self._known: set[int] = set()
+        self._counted: set[int] = set()
 
     def add(self, tensors: Iterable[Tensor]) -> None:
         """Count the storages of tensors, each once."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
             key, size = storage._cdata, storage.nbytes()
-            if key in self._known:
+            if key in self._counted:
                 continue
-            self._known.add(key)
+            self._counted.add(key)
             self.live_bytes += size
             self.peak_bytes = max(self.peak_bytes, self.live_bytes)
             weakref.finalize(storage, self._forget, key, size)
 
     def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
+        self._counted.discard(key)
         self.live_bytes -= size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and count what it makes."""
+        """Run an operation and count its outputs."""
         result = func(*args, **(kwargs or {}))
         self.add(leaf for leaf in tree_iter(result) if isinstance(leaf, Tensor))
         return result

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step."""
+"""The learning rate as a function of the step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class WarmupPolynomial:
 
     Attributes:
         base: Largest learning rate.
-        warmup_steps: Steps until it is reached.
+        warmup_steps: Steps until the largest learning rate.
         decay_steps: Steps from there to zero.
         power: Exponent of the decay.
 
@@ -25,7 +25,7 @@ class WarmupPolynomial:
     power: float
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of step 0, 1, 2, ..."""
+        """Return the learning rate of a step; steps start at 0."""
         if step < self.warmup_steps:
             return self.base * (step + 1) / self.warmup_steps
         left = 1 - (step - self.warmup_steps) / max(self.decay_steps, 1)

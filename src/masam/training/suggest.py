@@ -1,4 +1,4 @@
-"""The largest model and micro-batch that a given memory trains, for a plan."""
+"""The largest model and micro-batch that can be trained in a given memory."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from masam.progress import Progress, Silent
 from masam.training.memory import least_memory, predict_memory
 
 BATCH_WINDOWS = 24
-"""Windows of an optimiser step in the paper (paper.md 1.6); a micro-batch divides it."""
+"""Windows per optimiser step in the paper (paper.md 1.6), a multiple of the micro-batch."""
 
 _UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _HOW = (
-    "a training step with the loss and the backward pass, run on tensors without bytes, float32; times 1.34 plus "
-    "350 MiB for the allocator and the process, as measured on a CPU (benchmarks/training_memory.py), not on a GPU"
+    "a training step in float32 with loss and backward pass, run on tensors without data; times 1.34 plus 350 MiB for "
+    "the allocator and the process, as measured on a CPU (benchmarks/training_memory.py), not on a GPU"
 )
 
 
 def parse_memory(text: str) -> int:
-    """Return the bytes that a text such as ``8GB`` or ``7.5 GiB`` means.
+    """Return the number of bytes of a size such as ``8GB`` or ``7.5 GiB``.
 
     Raises:
-        ConfigError: It means none.
+        ConfigError: The text is not a size.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?b)\s*", text, re.IGNORECASE)
     if not match or match[2].upper() not in _UNITS:
@@ -34,38 +34,38 @@ def parse_memory(text: str) -> int:
 
 
 def suggest(plan: Plan, memory_bytes: int, progress: Progress | None = None) -> Suggestion:
-    """Find the largest size that trains in a memory, and the most windows that go through it at once.
+    """Find the largest model that can be trained in a given memory, and its largest micro-batch.
 
-    A size that fits only with checkpointing goes before a smaller one that fits without.
+    A size that fits only with checkpointing is preferred to a smaller one that fits without.
 
     Args:
-        plan: How volumes are prepared: image size, window, classes and channels.
-        memory_bytes: What there is.
-        progress: Told of each trial.
+        plan: Plan with image size, window, classes and channels.
+        memory_bytes: Available memory.
+        progress: Progress listener.
 
     Raises:
-        ConfigError: Not even the smallest model fits.
+        ConfigError: The smallest model does not fit.
     """
     progress = progress or Silent()
     progress.start("predicting memory", len(SIZES))
-    # The largest first; SIZES is in that order.
+    # SIZES is in descending order.
     for name, size in SIZES.items():
         spec = MasamSpec(size, plan.scheme.num_classes, plan.image_size, plan.window, image_channels=len(plan.channels))
         peak = least_memory(spec).peak_bytes
         if peak <= memory_bytes or name == list(SIZES)[-1]:
-            # It takes less than without checkpointing, so where it does not fit nothing does.
+            # Checkpointing needs the least memory; if it does not fit, nothing does.
             peak = predict_memory(spec, 1, checkpointing=True).peak_bytes
         progress.advance(name)
         if peak > memory_bytes:
             continue
-        whole = predict_memory(spec, 1).peak_bytes
-        checkpointing = whole > memory_bytes
-        windows, peak = 1, peak if checkpointing else whole
+        plain_peak = predict_memory(spec, 1).peak_bytes
+        checkpointing = plain_peak > memory_bytes
+        windows, peak = 1, peak if checkpointing else plain_peak
         for more in (n for n in range(2, BATCH_WINDOWS + 1) if BATCH_WINDOWS % n == 0):
-            larger = predict_memory(spec, more, checkpointing=checkpointing).peak_bytes
-            if larger > memory_bytes:
+            larger_peak = predict_memory(spec, more, checkpointing=checkpointing).peak_bytes
+            if larger_peak > memory_bytes:
                 break
-            windows, peak = more, larger
+            windows, peak = more, larger_peak
         return Suggestion(
             size=name,
             batch_windows=BATCH_WINDOWS,
@@ -76,8 +76,8 @@ def suggest(plan: Plan, memory_bytes: int, progress: Progress | None = None) -> 
             how=_HOW,
         )
     raise ConfigError(
-        f"the smallest model, {name}, takes {peak / 1e9:.1f} GB at {plan.image_size} pixels, more than the "
+        f"the smallest model, {name}, needs {peak / 1e9:.1f} GB at {plan.image_size} pixels, more than the "
         f"{memory_bytes / 1e9:.1f} GB given",
         where="--memory",
-        fix="give more, or lower image_size in the plan",
+        fix="give more memory, or lower image_size in the plan",
     )

@@ -1,4 +1,4 @@
-"""Validation on whole volumes and videos, the way predictions are made."""
+"""Validation on whole volumes and videos, with the same code as prediction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from masam.evaluation.overlap import count_overlap
 from masam.model.masam import Masam
 from masam.predict.predictor import Predictor
 from masam.preprocess.plan import Plan
-from masam.progress import Progress, Silent
+from masam.progress import Progress
 from masam.training.cases import predict_case
 
 
@@ -25,24 +25,23 @@ def score_cases(
     device: str,
     precision: Precision,
     stride: int,
-    progress: Progress | None = None,
+    progress: Progress,
 ) -> list[list[float]]:
-    """Predict cases and score them by Dice.
+    """Predict cases and compute their Dice.
 
     Args:
         model: Model to validate; it is in evaluation mode afterwards.
-        plan: Its plan.
+        plan: Preprocessing plan.
         cases: Cases with labels.
-        device: Where the model is.
+        device: Device of the model.
         precision: Number format.
         stride: Slices from one window to the next.
-        progress: Told of each case.
+        progress: Progress listener.
 
     Returns:
-        For each case the Dice of each foreground class; NaN where neither mask holds it.
+        Dice of each foreground class for each case; NaN for a class that is absent from both masks.
     """
     predictor = Predictor(model, device=device, precision=precision, stride=stride, plan=plan)
-    progress = progress or Silent()
     progress.start("validation", len(cases))
     scores = []
     for case in cases:
@@ -56,8 +55,8 @@ def score_cases(
 
 
 def mean_scores(plan: Plan, scores: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Return the mean over cases of ``score_cases``, by class name; NaN for a class that is in no case."""
+    """Return the mean over cases of ``score_cases`` by class name; NaN for a class that no case contains."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a class that is in no case: its mean is NaN, as promised
+        warnings.simplefilter("ignore", RuntimeWarning)  # the mean over no case is NaN, as documented
         means = np.nanmean(np.array(scores, dtype=float), axis=0)
     return {label.name: float(mean) for label, mean in zip(plan.scheme.foreground, means, strict=True)}

@@ -128,7 +128,7 @@ def test_a_model_that_holds_its_encoder_needs_no_sam_file(tmp_path, trained, sam
     model = load(trained, sam)
     save(tmp_path / "whole.safetensors", model, embed_base=True)
     with pytest.raises(
-        ConfigError, match=r"^model.sam_checkpoint: the model to start from holds its encoder itself; l"
+        ConfigError, match=r"^model.sam_checkpoint: the file of the model to start from contains the encoder; l"
     ):
         require_start(settings(tmp_path / "whole.safetensors", sam), PLAN, CPU)
     again = build(settings(tmp_path / "whole.safetensors"))
@@ -186,7 +186,7 @@ def test_frozen_layers_in_bf16_need_something_frozen_and_a_pass_in_bf16(changes,
 
 def test_frozen_layers_in_bf16_need_a_sam_file(sam):
     halved = {"frozen_dtype": "bf16", "precision": "bf16"}
-    with pytest.raises(ConfigError, match=r"^frozen_dtype: expected an encoder that a SAM file holds in full"):
+    with pytest.raises(ConfigError, match=r"^frozen_dtype: expected an encoder in full precision in a SAM file"):
         require_start(config(**halved), PLAN, CPU)
     model = build(config(**halved, model={**MODEL, "sam_checkpoint": str(sam)}))
     assert model.state_dict()["image_encoder.blocks.0.mlp.lin1.weight"].dtype == torch.bfloat16

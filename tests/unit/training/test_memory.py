@@ -123,6 +123,6 @@ def test_the_largest_model_that_fits_is_suggested(monkeypatch):
     assert suggest(PLAN, peak("vit_t", 6) - 1).micro_batch_windows == 4
     assert suggest(PLAN, 10**12).micro_batch_windows == 24
     with pytest.raises(
-        ConfigError, match=r"--memory: the smallest model, vit_t, takes 0.\d GB at 64 pixels, more than"
+        ConfigError, match=r"--memory: the smallest model, vit_t, needs 0.\d GB at 64 pixels, more than"
     ):
         suggest(PLAN, 10**8)
