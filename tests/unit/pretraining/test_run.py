@@ -23,6 +23,7 @@ from masam.pretraining.loop import PretrainLoop, normalised
 from masam.pretraining.objects import held_out_objects, training_objects
 from masam.pretraining.run import pretrain
 from masam.pretraining.validate import score_prompts
+from masam.reproducibility import is_half_size
 from masam.runs.metrics import read_columns
 from masam.weights.tensors import read_tensors
 
@@ -73,12 +74,13 @@ def test_objects_are_a_function_of_seed_and_step():
     assert not torch.equal(held_out.images, first.images)
 
 
-def test_so_many_steps_have_pictures_of_half_the_side():
-    for share, fewest, most in ((0, 0, 0), (0.5, 8, 22), (1, 30, 30)):
-        config = CONFIG.changed({"half_size_share": share, "batch_pictures": 1}, where="test")
-        sides = [training_objects(config, step).images.shape[-1] for step in range(30)]
-        assert set(sides) <= {32, 64}
-        assert fewest <= sides.count(32) <= most
+def test_the_pictures_of_some_steps_have_half_the_side():
+    for share, fewest, most in ((0, 0, 0), (0.5, 400, 600), (1, 1000, 1000)):
+        assert fewest <= sum(is_half_size(CONFIG.seed, step, share) for step in range(1000)) <= most
+    config = CONFIG.changed({"batch_pictures": 1}, where="test")
+    expected = [32 if is_half_size(config.seed, step, 0.5) else 64 for step in range(6)]
+    assert [training_objects(config, step).images.shape[-1] for step in range(6)] == expected
+    assert set(expected) == {32, 64}
 
 
 def test_large_objects_are_asked_for_more_often():
@@ -142,6 +144,7 @@ def test_threads_change_nothing(whole, tmp_path):
     assert_same(weights_of(tmp_path / "run"), weights_of(whole.folder.root))
 
 
+@pytest.mark.slow
 def test_it_learns():
     config = CONFIG.changed({"steps": 25, "learning_rate": 3e-3, "rounds": 1}, where="test")
     torch.manual_seed(0)

@@ -2,6 +2,8 @@
 
 import os
 import random
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import write_dataset
-from training_runs import PLAN, SETTINGS, TINY
+from training_runs import PLAN, SETTINGS, TINY, assert_same_run
 
 import masam
 from masam.errors import InputError
@@ -33,6 +35,7 @@ from pathlib import Path
 import torch
 from training_runs import PLAN, SETTINGS, TINY
 from test_killed import CHANGES
+from masam.errors import MasamError
 from masam.model.sizes import SIZES
 from masam.training.config import TrainConfig
 from masam.training.run import train
@@ -53,7 +56,11 @@ out = Path(sys.argv[2])
 resume = RunFolder(out).has_state
 config = TrainConfig.from_mapping({**SETTINGS, **CHANGES, "workers": int(sys.argv[5])}, where="test")
 print("ready", flush=True)
-train(Path(sys.argv[1]), out, None if resume else config, plan=None if resume else PLAN, resume=resume)
+try:
+    train(Path(sys.argv[1]), out, None if resume else config, plan=None if resume else PLAN, resume=resume)
+except MasamError as error:
+    print(error.line(), flush=True)
+    sys.exit(error.exit_code)
 """
 
 
@@ -118,12 +125,19 @@ def test_a_killed_run_comes_to_the_same_end_bit_for_bit(dataset, undisturbed, se
     assert not left
 
 
-def test_the_child_of_these_tests_trains(dataset, tmp_path):
-    with start(dataset, tmp_path / "run", 0) as child:
+def test_ctrl_c_stops_in_good_order_and_the_run_resumes(dataset, undisturbed, tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "run")
+    with start(dataset, run.root, 1) as child:
         assert child.stdout.readline() == "ready\n"
-        while not RunFolder(tmp_path / "run").has_state and child.poll() is None:
-            time.sleep(0.05)
-        child.kill()
-    assert RunFolder(tmp_path / "run").has_state
+        while not run.metrics.exists() and child.poll() is None:
+            time.sleep(0.02)
+        child.send_signal(signal.SIGINT)
+        line, errors = child.communicate(timeout=60)
+    assert child.returncode == 130, errors
+    message = r"error\[STOPPED\]: stopped after step \d+ of 18, the state is in .*; continue with --resume\n"
+    assert re.fullmatch(message, line)
+    assert run.has_state
     with pytest.raises(InputError, match="the folder holds a run already"):
-        RunFolder(tmp_path / "run").require_free()
+        run.require_free()
+    monkeypatch.setitem(SIZES, "vit_t", TINY)
+    assert_same_run(train(dataset, run.root, resume=True).folder, undisturbed)

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ from masam.training.config import TrainConfig
 from masam.training.processes import ProcessGroup, ProcessRank, connect_processes, find_process_rank, first_node
 from masam.training.run import train
 
-# Three cases of six windows, two of them for training: six steps of four windows, of two or four micro-batches.
+# Three cases of six windows, two of them for training: six steps of four windows, of two or four micro-batches. A job
+# that fails prints its error, and the next one starts.
 CHILD = """
 import json, os, sys, time
 sys.path[:0] = [sys.argv[1], sys.argv[2]]
@@ -48,17 +50,15 @@ class Steps(Silent):
 torch.set_num_threads(1)
 SIZES["vit_t"] = TINY
 code = 0
-for number, job in enumerate(json.loads(sys.argv[3])):
+for job in json.loads(sys.argv[3]):
     os.environ["MASTER_PORT"] = str(job["port"])
     config = TrainConfig.from_mapping({**SETTINGS, **job["settings"]}, where="test")
-    resume = job.get("resume", False)
+    settings = {"resume": True} if job.get("resume") else {"config": config, "plan": PLAN}
     try:
-        train(Path(job["dataset"]), Path(job["out"]), None if resume else config, plan=None if resume else PLAN,
-              resume=resume, progress=Steps())
+        train(Path(job["dataset"]), Path(job["out"]), progress=Steps(), **settings)
     except MasamError as error:
         print(error.line(), flush=True)
         code = error.exit_code
-        break
 sys.exit(code)
 """
 
@@ -122,23 +122,47 @@ VARIANTS = {
 }  # fmt: skip
 
 
+@dataclass
+class Runs:
+    """What two processes did that executed all variants, a run on broken data, and a run in which the second one dies.
+
+    One start for all, as most of the time goes into importing torch.
+    """
+
+    root: Path
+    broken: list[list[str]]
+    code: int
+    lost: str
+    seconds: float
+
+
 @pytest.fixture(scope="module")
 def runs(dataset, tmp_path_factory):
-    """All variants with two processes, then with one."""
     root = tmp_path_factory.mktemp("runs")
-    done = finish(start([{"dataset": dataset, "out": root / f"two/{name}", "settings": VARIANTS[name]}
-                         for name in VARIANTS]))  # fmt: skip
-    assert [code for code, _, _ in done] == [0, 0], done
+    broken = write_dataset(root / "broken", cases=2)
+    (broken / "imagesTr/case1_0000.nii.gz").write_bytes(b"no scan")
+    hold = root / "continue"
+    jobs = [{"dataset": dataset, "out": root / f"two/{name}", "settings": VARIANTS[name]} for name in VARIANTS]
+    jobs.append({"dataset": broken, "out": root / "refused", "settings": {"validate_every": 0}})
+    endless = {"epochs": 1000, "validate_every": 0}
+    jobs.append({"dataset": dataset, "out": root / "lost", "settings": endless, "hold": str(hold)})
+    first, second = start(jobs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SIZES, "vit_t", TINY)
         for name, settings in VARIANTS.items():
             alone(dataset, root / f"one/{name}", **settings)
-    return root
+    lines = list(iter(first.stdout.readline, "held\n")) if first.poll() is None else []
+    second.kill()
+    hold.touch()
+    killed = time.monotonic()
+    (code, lost, errors), (_, other_lines, other_errors) = finish([first, second])
+    assert len(lines) == 1, (lines, errors, other_errors)
+    return Runs(root, [lines, other_lines.splitlines(keepends=True)], code, lost, time.monotonic() - killed)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_two_processes_come_to_what_one_comes_to(runs, name):
-    one, two = runs / f"one/{name}", runs / f"two/{name}"
+    one, two = runs.root / f"one/{name}", runs.root / f"two/{name}"
     assert {p.name for p in one.iterdir()} == {p.name for p in two.iterdir()}
     ours, theirs = (read_rows(root / "metrics.csv") for root in (one, two))
     assert [row["step"] for row in ours] == [row["step"] for row in theirs] == ["3", "6"]
@@ -173,35 +197,26 @@ def test_a_run_goes_on_with_another_number_of_processes(runs, dataset, tmp_path,
             (tmp_path / "go on").touch()
         done = finish(children)
         assert {code for code, _, _ in done} == {0 if resume else 143}, done
-    ours, theirs = (load_file(root / "last/weights.safetensors") for root in (out, runs / f"one/{name}"))
+    ours, theirs = (load_file(root / "last/weights.safetensors") for root in (out, runs.root / f"one/{name}"))
     for key, value in theirs.items():
         torch.testing.assert_close(ours[key], value, rtol=0, atol=3e-4)
 
 
-def test_what_one_process_finds_wrong_all_end_with_and_one_says(tmp_path):
-    dataset = write_dataset(tmp_path / "data", cases=2)
-    (dataset / "imagesTr/case1_0000.nii.gz").write_bytes(b"no scan")
-    done = finish(start([{"dataset": dataset, "out": tmp_path / "run", "settings": {"validate_every": 0}}]))
-    assert [code for code, _, _ in done] == [3, 3]
-    assert "case1_0000.nii.gz" in done[0][1]
-    assert [len(said.splitlines()) for _, said, _ in done] == [1, 1]
-    assert done[1][1] == "\n"
-    assert not (tmp_path / "run").exists()
+def test_an_error_of_one_process_ends_all_and_is_printed_once(runs):
+    [line], other = runs.broken
+    assert line.startswith("error[INPUT]: ")
+    assert "case1_0000.nii.gz" in line
+    assert other == ["\n"]
+    assert not (runs.root / "refused").exists()
 
 
-def test_a_process_that_dies_ends_the_run_with_a_line(dataset, tmp_path):
-    settings, hold = {"epochs": 1000, "validate_every": 0}, tmp_path / "go on"
-    children = start([{"dataset": dataset, "out": tmp_path / "run", "settings": settings, "hold": str(hold)}])
-    assert children[0].stdout.readline() == "held\n"
-    children[1].kill()
-    hold.touch()
-    began = time.monotonic()
-    (code, said, _), _ = finish(children, timeout=60)
-    assert code == 5
-    assert said.splitlines()[-1].startswith("error[RESOURCE]: training: another process of the run was lost (")
-    assert said.splitlines()[-1].endswith("); read its error message, then continue with --resume")
-    assert time.monotonic() - began < 60
-    assert json.loads((tmp_path / "run/last/state.json").read_text())["step"] == 0
+def test_a_process_that_dies_ends_the_run_with_a_line(runs):
+    assert runs.code == 5
+    (line,) = runs.lost.splitlines()
+    assert line.startswith("error[RESOURCE]: training: another process of the run was lost (")
+    assert line.endswith("); read its error message, then continue with --resume")
+    assert runs.seconds < 60
+    assert json.loads((runs.root / "lost/last/state.json").read_text())["step"] == 0
 
 
 @pytest.mark.slow
