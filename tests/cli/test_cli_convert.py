@@ -72,7 +72,7 @@ def test_msd_in_part(masam, tmp_path):
     assert not (tmp_path / "set").exists()
     result = masam("convert", "msd", download, tmp_path / "set", "--partial")
     assert result.out == (
-        f"{tmp_path / 'set'}: 1 training cases, 1 held out; 3 files made, 0 kept from an earlier run\n"
+        f"{tmp_path / 'set'}: 1 training case, 1 held out; 3 files made, 0 kept from an earlier run\n"
         "  missing: labelsTr/spleen_003.nii.gz\n"
     )
     assert masam("convert", "msd", download, tmp_path / "s", "--labels", "tumour", "--partial").code == 2

@@ -79,7 +79,7 @@ def read_data(root: Path, progress: Progress) -> AblationData:
 
     Raises:
         InputError: The data set or a file is refused, or labels of volumes are not NIfTI files.
-        ResourceError: The system did not let us read.
+        ResourceError: A file cannot be read.
     """
     dataset = read_dataset(root)
     labelled = [case for case in dataset.test if case.label is not None]

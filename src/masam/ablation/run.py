@@ -110,7 +110,7 @@ def prepare_ablation(file: Path, out: Path, progress: Progress) -> Ablation:
         ConfigError: Settings are wrong, or do not fit the data set.
         InputError: The data set or a file is refused.
         ModelError: A SAM file is damaged or of another size.
-        ResourceError: A device is not available, or the system did not let us read.
+        ResourceError: A device is not available, or a file cannot be read.
     """
     config = AblationConfig.from_yaml(file)
     data = read_data(Path(config.dataset), progress)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from masam.evaluation.repetitions import (
     seed_means,
     spread_over_seeds,
 )
+from masam.evaluation.scores import nan_to_null, write_record
 
 _FORMAT, _VERSION = "masam-ablation", 1
 _FAILED = ("failed", "diverged")
@@ -81,18 +81,18 @@ class TableRow:
         return ", ".join([done, *(f"{self.count(state)} {state}" for state in _FAILED if self.count(state))])
 
     def figures(self) -> dict[str, Any]:
-        """Return the statistics as JSON can hold them; None where there is no value."""
+        """Return the statistics by their names in files."""
         return {
             "row": self.name,
-            "dice": _json(self.dice),
-            "sd_of_seeds": _json(self.spread),
-            "low": _json(self.low),
-            "high": _json(self.high),
-            "difference": _json(self.difference),
-            "difference_low": _json(self.difference_low),
-            "difference_high": _json(self.difference_high),
+            "dice": self.dice,
+            "sd_of_seeds": self.spread,
+            "low": self.low,
+            "high": self.high,
+            "difference": self.difference,
+            "difference_low": self.difference_low,
+            "difference_high": self.difference_high,
             "trained_parameters": self.parameters,
-            "training_seconds": _json(self.seconds),
+            "training_seconds": self.seconds,
             "cells": len(self.results),
             "cells_done": self.count("done"),
             "cells_failed": self.count(*_FAILED),
@@ -163,7 +163,7 @@ class AblationTable:
     def csv(self) -> str:
         """Return one line per row, with all digits; a missing value is an empty cell."""
         text = io.StringIO()
-        records = [row.figures() for row in self.rows]
+        records = [nan_to_null(row.figures()) for row in self.rows]
         writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(records)
@@ -174,8 +174,8 @@ class AblationTable:
         rows = [
             {
                 **row.figures(),
-                "seeds": {str(seed): _json(dice) for seed, dice in row.seeds.items()},
-                "classes": {name: _json(dice) for name, dice in row.classes.items()},
+                "seeds": {str(seed): dice for seed, dice in row.seeds.items()},
+                "classes": row.classes,
                 "runs": [_run_record(result) for result in row.results],
             }
             for row in self.rows
@@ -187,7 +187,7 @@ class AblationTable:
             "scored_on": self.scored_on,
             "baseline": self.baseline,
             "complete": self.is_complete,
-            "rows": rows,
+            "rows": nan_to_null(rows),
         }
 
     def write(self, out: Path) -> None:
@@ -198,8 +198,7 @@ class AblationTable:
         """
         atomic.write_text(out / "table.md", self.markdown())
         atomic.write_text(out / "table.csv", self.csv())
-        text = json.dumps(self.record(), indent=1, allow_nan=False, ensure_ascii=False)
-        atomic.write_text(out / "table.json", text + "\n")
+        write_record(out / "table.json", self.record())
 
 
 def make_row(name: str, parameters: int, results: Sequence[CellResult], baseline: Sequence[CellResult]) -> TableRow:
@@ -266,13 +265,9 @@ def _run_record(result: CellResult) -> dict[str, Any]:
         "fold": result.cell.fold,
         "state": result.state,
         "reason": result.reason,
-        "dice": _json(result.dice),
+        "dice": result.dice,
         "training_seconds": result.training_seconds if result.state == "done" else None,
     }
-
-
-def _json(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def _number(value: float, sign: str = "") -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from masam.cli.console import listening, print_json, print_line
+from masam.cli.console import listening, plural, print_json, print_line
 from masam.cli.options import Json, Quiet
 
 if TYPE_CHECKING:
@@ -166,8 +166,8 @@ def _convert(conversions: Sequence[Conversion], link: bool, partial: bool, json:
     for one in results:
         validation = f" ({one.validation} of them for validation)" if one.validation else ""
         print_line(
-            f"{one.root}: {one.training} training cases{validation}, {one.test} held out; "
-            f"{one.made} files made, {one.kept} kept from an earlier run"
+            f"{one.root}: {plural(one.training, 'training case')}{validation}, {one.test} held out; "
+            f"{plural(one.made, 'file')} made, {one.kept} kept from an earlier run"
         )
         for word, names in (("missing", one.missing), ("surplus", one.surplus)):
             if names:

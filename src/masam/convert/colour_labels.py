@@ -23,16 +23,10 @@ _MOST_SHOWN = 8
 
 
 def rewrite_colours(source: Path, target: Path, *, colours: Mapping[Colour, int], labels: LabelScheme) -> None:
-    """Convert a colour image to an indexed PNG of label values, with the colours of the classes as palette.
-
-    Args:
-        source: PNG in RGB, RGBA or with a palette.
-        target: PNG to write.
-        colours: Label value by colour.
-        labels: The classes.
+    """Convert a PNG in RGB, RGBA or with a palette to an indexed PNG of label values.
 
     Raises:
-        InputError: The file is not such an image, or holds a colour that is not a class.
+        InputError: The file is not such an image, or holds a colour that does not belong to a class.
         ResourceError: A file cannot be written, or Pillow is not installed.
     """
     values = values_of(_read_rgb(source), colours, source)
@@ -64,7 +58,7 @@ def values_of(colours: NDArray[np.uint8], scheme: Mapping[Colour, int], where: o
         listed = ", ".join(f"{(c >> 16, c >> 8 & 255, c & 255)} ({count} pixels)" for c, count in shown)
         more = f" and {len(found) - _MOST_SHOWN} more" if len(found) > _MOST_SHOWN else ""
         raise InputError(
-            f"{len(found)} colours are no class: {listed}{more}",
+            f"{len(found)} colours do not belong to a class: {listed}{more}",
             where=where,
             fix="is it a photograph, or was it compressed with losses or resized with interpolation?",
         )

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
+from typing import Unpack
 
 from masam.errors import InputError
 from masam.io import gate
@@ -15,6 +16,7 @@ from masam.io.dicom.pixels import read_pixels
 from masam.io.dicom.seg_read import read_seg, seg_grid
 from masam.io.dicom.series import Series, choose_series, files_below, find_series
 from masam.io.nifti.file import ENDINGS, read_geometry, read_labels, read_volume
+from masam.io.nifti.transform import TransformOptions
 from masam.labels import LabelScheme
 from masam.volume import Volume
 
@@ -24,7 +26,7 @@ def open_series(path: Path) -> Series | None:
 
     Raises:
         InputError: A file is refused, or the folder holds several series.
-        ResourceError: A package is missing, or the system did not let us read.
+        ResourceError: A package is missing, or a file cannot be read.
     """
     return choose_series(path) if is_dicom_image(path) else None
 
@@ -35,9 +37,8 @@ def read_image(
     channels: int | None = 1,
     series: Series | None = None,
     say: Callable[[str], None] | None = None,
-    prefer_sform: bool = False,
-    assume_orientation: str | None = None,
     nan_fill: float | None = None,
+    **transform: Unpack[TransformOptions],
 ) -> Volume:
     """Read an image: a NIfTI file, a folder of DICOM files, or a single DICOM file.
 
@@ -46,9 +47,8 @@ def read_image(
         channels: Number of channels to expect: see :func:`masam.io.nifti.file.read_volume`. A DICOM series has one.
         series: The DICOM series, if its headers have been read.
         say: Receives notes for the user, one line each.
-        prefer_sform: For NIfTI: see :func:`masam.io.nifti.file.read_volume`, as for the following arguments.
-        assume_orientation: Letters such as ``"RAS"`` for files without any transform.
-        nan_fill: Value for voxels that are not finite.
+        nan_fill: Value for voxels of a NIfTI file that are not finite.
+        **transform: See :class:`masam.io.nifti.transform.TransformOptions`.
 
     Returns:
         float32 values with their geometry, with a fourth axis if there are several channels.
@@ -56,16 +56,10 @@ def read_image(
     Raises:
         InputError: The file or folder is refused.
         ConfigError: An argument is out of its range.
-        ResourceError: A package is missing, memory does not suffice, or the system did not let us read.
+        ResourceError: A package is missing, there is not enough memory, or a file cannot be read.
     """
     if series is None and not is_dicom_image(path):
-        return read_volume(
-            path,
-            channels=channels,
-            prefer_sform=prefer_sform,
-            assume_orientation=assume_orientation,
-            nan_fill=nan_fill,
-        )
+        return read_volume(path, channels=channels, nan_fill=nan_fill, **transform)
     if channels is not None and channels != 1:
         raise InputError(
             f"expected a NIfTI file of {channels} channels, got DICOM, of which a series is one channel",
@@ -84,9 +78,7 @@ def read_label_image(
     image: Volume,
     series: Sequence[Series | None],
     scheme: LabelScheme | None = None,
-    *,
-    prefer_sform: bool = False,
-    assume_orientation: str | None = None,
+    **transform: Unpack[TransformOptions],
 ) -> Volume:
     """Read the labels of an image: a NIfTI file, or a DICOM SEG if the name ends in ``.dcm``.
 
@@ -95,20 +87,19 @@ def read_label_image(
         image: The labelled image.
         series: The DICOM series of each channel of the image, None for NIfTI; a SEG may refer to any of them.
         scheme: See :func:`masam.io.dicom.seg_read.read_seg`.
-        prefer_sform: See :func:`masam.io.nifti.file.read_labels`.
-        assume_orientation: Letters such as ``"RAS"`` for files without any transform.
+        **transform: See :class:`masam.io.nifti.transform.TransformOptions`.
 
     Returns:
         int32 values with their geometry; the geometry of a NIfTI file has not been compared with the image's.
 
     Raises:
         InputError: The file is refused.
-        ConfigError: ``assume_orientation`` is not an orientation.
-        ResourceError: A package is missing, memory does not suffice, or the system did not let us read.
+        ConfigError: An argument is out of its range.
+        ResourceError: A package is missing, there is not enough memory, or a file cannot be read.
     """
     if _is_seg(path):
         return read_seg(path, [one.stack for one in series if one is not None] or image, scheme)
-    return read_labels(path, prefer_sform=prefer_sform, assume_orientation=assume_orientation)
+    return read_labels(path, **transform)
 
 
 def read_label_files(paths: Sequence[Path], scheme: LabelScheme, grid: Volume | None = None) -> list[Volume]:
@@ -125,7 +116,7 @@ def read_label_files(paths: Sequence[Path], scheme: LabelScheme, grid: Volume | 
 
     Raises:
         InputError: A file is refused, or a SEG has another grid.
-        ResourceError: A package is missing, memory does not suffice, or the system did not let us read.
+        ResourceError: A package is missing, there is not enough memory, or a file cannot be read.
     """
     volumes = {path: read_labels(path) for path in paths if not _is_seg(path)}
     grid = grid or next(iter(volumes.values()), None) or seg_grid(paths)
@@ -164,7 +155,7 @@ def is_dicom_image(path: Path) -> bool:
 
     Raises:
         InputError: There is no such file, or it is not a regular file.
-        ResourceError: The system did not let us read.
+        ResourceError: A file cannot be read.
     """
     return path.is_dir() or not (path.name.lower().endswith(ENDINGS) or not is_dicom(path))
 
@@ -174,7 +165,7 @@ def count_channels(path: Path) -> int:
 
     Raises:
         InputError: The file is refused.
-        ResourceError: The system did not let us read.
+        ResourceError: A file cannot be read.
     """
     return 1 if is_dicom_image(path) else read_geometry(path, channels=None).channels
 
@@ -188,7 +179,7 @@ def image_sha256(path: Path, series: Series | None = None) -> str:
 
     Raises:
         InputError: The file or folder is refused.
-        ResourceError: The system did not let us read.
+        ResourceError: A file cannot be read.
     """
     series = series or open_series(path)
     return gate.sha256(path) if series is None else series.sha256()
@@ -210,7 +201,7 @@ def find_dicom(path: Path, name: str | None = None) -> tuple[tuple[str, Path, Se
     Raises:
         InputError: A file of a folder with several series is damaged.
         ConfigError: No series or several have the ``name``.
-        ResourceError: pydicom is missing, or the system did not let us read.
+        ResourceError: pydicom is missing, or a file cannot be read.
     """
     if not path.is_dir():
         return ((_name(path), path, _named_series(path, name)),) if is_dicom(path) else ()

@@ -105,7 +105,7 @@ def run_cases(work: CaseWork, cases: Sequence[Case], out: Path, progress: Progre
                 continue
             cohort.done[case.id] = segment_case(work, opened, sources, f"{title}: {case.id}")
         except (InputError, ResourceError) as error:
-            # A full disk would fail all further cases, unlike a scan that the system does not let us read.
+            # A full disk would fail all further cases, unlike a scan that cannot be read.
             if isinstance(error, ResourceError) and not _is_at_scan(error, case):
                 raise
             cohort.failed[case.id] = error

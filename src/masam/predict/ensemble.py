@@ -64,9 +64,6 @@ class Ensemble:
             slices: Index in the volume of each of the N slices, with prompts.
             prompts: Prompts of the volume; None to segment automatically.
             within: Slices to decode, with prompts; the others become background.
-
-        Returns:
-            [N, K, H, W] mean class probabilities in float32.
         """
 
         def share(model: Masam, encoded: Embeddings) -> Tensor:

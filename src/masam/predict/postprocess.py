@@ -72,17 +72,8 @@ def keep_largest_component(labels: NDArray[np.integer], classes: Sequence[int]) 
 def fill_holes(labels: NDArray[np.integer], classes: Sequence[int]) -> tuple[NDArray[np.integer], Cleaning]:
     """Fill background that a class encloses in 3D; other classes inside it are kept, such as a tumour in a liver.
 
-    A hole has no path through voxel faces, outside the class, to the border of the volume.
-
-    Args:
-        labels: [D, H, W] channel numbers; not changed.
-        classes: Channel numbers to fill, in this order.
-
-    Returns:
-        The filled copy, and the voxels added by class.
-
-    Raises:
-        ConfigError: A class is not a foreground class, or comes twice.
+    A hole has no path through voxel faces, outside the class, to the border of the volume. Arguments and errors are
+    those of :func:`keep_largest_component`; classes are filled in order.
     """
     _check_classes(classes)
     filled = labels.copy()

@@ -76,7 +76,7 @@ def match_channels(plan: Plan, case: Case, where: object = None) -> Case:
 
     Raises:
         InputError: The case has another number of channels than the model, or its file is refused.
-        ResourceError: The system did not let us read.
+        ResourceError: A file cannot be read.
     """
     count = len(case.images)
     if count == 1 < len(plan.channels):

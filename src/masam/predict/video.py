@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,14 +26,6 @@ from masam.windows import stream_windows
 
 Sink = Callable[[Frame, NDArray[np.uint8]], None]
 """Receives each frame with its label values [H, W], in order."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Prepared:
-    """A frame, and its image [3, h, w] for the model."""
-
-    frame: Frame
-    image: NDArray[np.float32]
 
 
 def predict_video(predictor: Predictor, source: FrameSource, sink: Sink, progress: Progress | None = None) -> int:
@@ -93,14 +84,14 @@ def _probabilities(predictor: Predictor, source: FrameSource) -> Iterator[tuple[
     aggregator = WindowAggregator(None, ensemble.num_channels, size, plan.window, device=ensemble.device)
     waiting: deque[Frame] = deque()
 
-    def prepared() -> Iterator[_Prepared]:
+    def prepared() -> Iterator[NDArray[np.float32]]:
         for frame in source:
             waiting.append(frame)
-            yield _Prepared(frame, plan.frame_preparation.image(frame.pixels))
+            yield plan.frame_preparation.image(frame.pixels)  # 3, h, w
 
     windows = stream_windows(prepared(), plan.window, predictor.stride)
     while batch := list(itertools.islice(windows, predictor.batch)):
-        images = [np.stack([one.image for one in frames]) for _, frames in batch]
+        images = [np.stack(frames) for _, frames in batch]
         if plan.window_minmax:
             images = [minmax_per_window(window, jointly=True) for window in images]
         votes = ensemble.decode(ensemble.encode(torch.from_numpy(np.stack(images))))

@@ -25,7 +25,7 @@ def is_finished(entry: Mapping[str, Any] | None, sources: Mapping[str, Any], fil
         files: Files, or folders of frames, of the output, by the key of the entry that holds their SHA-256.
 
     Raises:
-        ResourceError: The system did not let us read.
+        ResourceError: A file cannot be read.
     """
     if entry is None or not sources.items() <= entry.items():
         return False
@@ -40,7 +40,7 @@ def output_sha256(path: Path) -> str:
 
     Raises:
         InputError: A file is empty or not a regular file.
-        ResourceError: The system did not let us read.
+        ResourceError: A file cannot be read.
     """
     return video_sha256(path)
 

@@ -94,7 +94,8 @@ def test_unknown_colours_are_listed_with_pixels_and_file(download, tmp_path):
     line = str(refusal.value)
     assert line.startswith("2 of 38 files are refused: ")
     assert (
-        "Train/seq_2/labels/frame000.png: 2 colours are no class: (1, 2, 3) (2 pixels), (255, 255, 255) (1 pixels); "
+        "Train/seq_2/labels/frame000.png: 2 colours do not belong to a class: (1, 2, 3) (2 pixels), (255, 255, 255) "
+        "(1 pixels); "
         "is it a photograph, or was it compressed with losses or resized with interpolation?" in line
     )
     assert "Test/seq_4/labels/frame000.png: expected a colour image, got mode L" in line

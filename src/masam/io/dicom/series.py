@@ -57,7 +57,7 @@ class Series:
 
         Raises:
             InputError: A file is refused.
-            ResourceError: The system did not let us read.
+            ResourceError: A file cannot be read.
         """
         each = sorted(gate.sha256(file.path) for file in self.files)
         return hashlib.sha256("".join(each).encode()).hexdigest()
@@ -68,7 +68,7 @@ class Series:
 
         Raises:
             InputError: The slices do not form a volume (see :mod:`masam.io.dicom.stack`).
-            ResourceError: The system did not let us read.
+            ResourceError: A file cannot be read.
         """
         frames = [frame for file in self.files for frame in read_frames(file)]
         if sum(4 * frame.layout.rows * frame.layout.columns for frame in frames) > gate.MAX_VOLUME_BYTES:
@@ -114,7 +114,7 @@ def dicom_files(path: Path) -> tuple[Path, ...]:
 
     Raises:
         InputError: There is no such file or folder, it holds too many files, or a ``.dcm`` file is not DICOM.
-        ResourceError: The system did not let us read.
+        ResourceError: A file cannot be read.
     """
     if not path.is_dir():
         return (path,)
@@ -137,7 +137,7 @@ def files_below(path: Path) -> tuple[Path, ...]:
 
     Raises:
         InputError: There are too many files, or there is no such folder.
-        ResourceError: The system did not let us read.
+        ResourceError: A file cannot be read.
     """
     found: list[Path] = []
     with gate.os_errors(path):
@@ -160,7 +160,7 @@ def find_series(path: Path) -> tuple[Series, ...]:
 
     Raises:
         InputError: A file is damaged or cut off, or there is no series.
-        ResourceError: pydicom is missing, or the system did not let us read.
+        ResourceError: pydicom is missing, or a file cannot be read.
     """
     groups: dict[str, list[DicomFile]] = {}
     for name in dicom_files(path):
@@ -189,7 +189,7 @@ def choose_series(path: Path, name: str | None = None) -> Series:
     Raises:
         InputError: As in :func:`find_series`; or there are several series and no ``name``.
         ConfigError: No series or several have the ``name``.
-        ResourceError: pydicom is missing, or the system did not let us read.
+        ResourceError: pydicom is missing, or a file cannot be read.
     """
     found = find_series(path)
     if name is None:
