@@ -24,7 +24,7 @@ class FacT(Increments):
         blocks: Indices of the L blocks with increments, in order.
         rank: R.
         scale: s.
-        dropout: Probability of the dropout between Sigma and V during training.
+        dropout: Dropout probability between Sigma and V.
 
     Source:
         Paper, equations 1 and 2; FacT (arXiv 2212.03145), tensor-train form; initialisation as in paper.md 1.1.

@@ -224,21 +224,6 @@ class Masam(nn.Module):
         logits, iou = (torch.cat(outputs)[order.argsort()] for outputs in zip(*parts, strict=True))
         return logits, iou
 
-    def _decode_separately(
-        self,
-        embeddings: Embeddings,
-        points: Tensor | None,
-        point_labels: Tensor | None,
-        boxes: Tensor | None,
-        masks: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        if points is None or point_labels is None or boxes is None:
-            raise ConfigError("slices with different prompts require boxes and points; one is missing", where="apart")
-        logits, iou = self.decode_each(embeddings, boxes, points, point_labels, masks)
-        # All processes of a run must have gradients for the same tensors, whatever prompts their windows have.
-        zero = sum(parameter.sum() * 0 for parameter in self.prompt_encoder.parameters())
-        return logits + zero, iou
-
     def forward(
         self,
         windows: Windows,
@@ -262,20 +247,25 @@ class Masam(nn.Module):
         Raises:
             ConfigError: A shape is wrong, or points, labels or boxes are missing.
         """
-        embeddings = self.encode(windows)
         if (points is None) != (point_labels is None):
             raise ConfigError("points and point_labels require each other; one of them is missing", where="points")
-        quarter = self.spec.image_size // 4
-        expected = {"boxes": (boxes, (4,)), "points": (points, (None, 2)), "masks": (masks, (1, quarter, quarter))}
-        if points is not None:
-            expected["point_labels"] = (point_labels, (points.shape[2],) if points.ndim == 4 else (None,))
-        for name, (prompt, tail) in expected.items():
-            if prompt is not None and not _fits(prompt, (*windows.shape[:2], *tail)):
-                shape = ", ".join("P" if side is None else str(side) for side in (*windows.shape[:2], *tail))
-                raise ConfigError(f"expected the shape [{shape}], got {list(prompt.shape)}", where=name)
-        flat = [None if x is None else x.flatten(0, 1) for x in (points, point_labels, boxes, masks)]
-        logits, iou = self._decode_separately(embeddings, *flat) if apart else self.decode(embeddings, *flat)
-        batch = tuple(windows.shape[:2])
+        if apart and (points is None or boxes is None):
+            raise ConfigError("slices with different prompts require boxes and points; one is missing", where="apart")
+        embeddings = self.encode(windows)
+        batch, quarter = tuple(windows.shape[:2]), self.spec.image_size // 4
+        count = points.shape[2] if points is not None and points.ndim == 4 else None
+        _require_shape("boxes", boxes, (*batch, 4))
+        _require_shape("points", points, (*batch, None, 2))
+        _require_shape("point_labels", point_labels, (*batch, count))
+        _require_shape("masks", masks, (*batch, 1, quarter, quarter))
+        given = {"points": points, "point_labels": point_labels, "boxes": boxes, "masks": masks}
+        prompts: dict[str, Any] = {name: None if x is None else x.flatten(0, 1) for name, x in given.items()}
+        if apart:
+            logits, iou = self.decode_each(embeddings, **prompts)
+            # All processes of a run must have gradients for the same tensors, whatever prompts their windows have.
+            logits = logits + sum(parameter.sum() * 0 for parameter in self.prompt_encoder.parameters())
+        else:
+            logits, iou = self.decode(embeddings, **prompts)
         return MasamOutput(logits.unflatten(0, batch), iou.unflatten(0, batch))
 
 
@@ -305,7 +295,11 @@ def _prompt_kinds(boxes: Tensor, point_labels: Tensor, masks: Tensor | None) -> 
     return list(zip(has_box, counts, has_mask, strict=True))
 
 
-def _fits(tensor: Tensor, shape: tuple[int | None, ...]) -> bool:
-    return tensor.ndim == len(shape) and all(
-        expected is None or got == expected for got, expected in zip(tensor.shape, shape, strict=True)
-    )
+def _require_shape(name: str, prompt: Tensor | None, expected: tuple[int | None, ...]) -> None:
+    """Compare the shape of a prompt with the expected one, in which None stands for any length."""
+    if prompt is None:
+        return
+    pairs = zip(prompt.shape, expected, strict=False)
+    if prompt.ndim != len(expected) or any(length not in (actual, None) for actual, length in pairs):
+        shape = ", ".join("P" if length is None else str(length) for length in expected)
+        raise ConfigError(f"expected the shape [{shape}], got {list(prompt.shape)}", where=name)

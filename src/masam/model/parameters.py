@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from torch import nn
-
-from masam.model.masam import INCREMENT_PREFIXES, empty_model
+from masam.model.masam import INCREMENT_PREFIXES, TRAINED_PARTS, empty_model
 from masam.model.spec import MasamSpec
 
 
@@ -24,19 +22,16 @@ class ParameterCount(NamedTuple):
 def count_parameters(spec: MasamSpec) -> ParameterCount:
     """Count the parameters of a model, which is built on the meta device."""
     model = empty_model(spec)
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
 
-    def count(module: nn.Module) -> int:
-        return sum(p.numel() for p in module.parameters())
+    def count(*parts: str) -> int:
+        return sum(size for name, size in sizes.items() if any(part in name for part in parts))
 
-    encoder = model.image_encoder
-    adapters = sum(
-        p.numel() for name, p in encoder.named_parameters() if ".adapter_attention." in name or ".adapter_mlp." in name
-    )
     return ParameterCount(
-        total=count(model),
+        total=sum(sizes.values()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        fact=sum(p.numel() for name, p in model.named_parameters() if name.startswith(INCREMENT_PREFIXES)),
-        adapters=adapters,
-        prompt_encoder=count(model.prompt_encoder),
-        mask_decoder=count(model.mask_decoder),
+        fact=count(*INCREMENT_PREFIXES),
+        adapters=count(*TRAINED_PARTS),
+        prompt_encoder=count("prompt_encoder."),
+        mask_decoder=count("mask_decoder."),
     )

@@ -17,7 +17,7 @@ Blocks = Literal["all"] | tuple[int, ...]
 """Encoder blocks: all of them, or those with the given indices, from 0; an empty tuple selects none."""
 
 
-def _describe(description: str, **limits: int) -> dict[str, Any]:
+def _about(description: str, **limits: int) -> dict[str, Any]:
     """Return the metadata of an option: its description and its limits ``ge``, ``le`` and ``lt``."""
     return {"description": description, **limits}
 
@@ -32,33 +32,30 @@ class ModelOptions:
 
     increments: Increments = field(
         default="fact",
-        metadata=_describe("low-rank update of query and value: 'fact' shares factors between blocks, 'lora' does not"),
+        metadata=_about("low-rank update of query and value: 'fact' shares factors between blocks, 'lora' does not"),
     )
     fact_blocks: Blocks = field(
-        default="all", metadata=_describe("encoder blocks that get increments: 'all', or a list of indices from 0")
+        default="all", metadata=_about("encoder blocks with increments: 'all', or a list of indices from 0")
     )
-    fact_rank: int = field(default=32, metadata=_describe("rank of the increments; 0 disables them", ge=0))
-    fact_scale: float = field(default=1.0, metadata=_describe("factor of the increments"))
+    fact_rank: int = field(default=32, metadata=_about("rank of the increments; 0 disables them", ge=0))
+    fact_scale: float = field(default=1.0, metadata=_about("factor of the increments"))
     fact_dropout: float = field(
-        default=0.1, metadata=_describe("dropout probability inside the increments during training", ge=0, lt=1)
+        default=0.1, metadata=_about("dropout probability in the increments during training", ge=0, lt=1)
     )
     adapter_blocks: Blocks = field(
-        default="all", metadata=_describe("encoder blocks that get 3D adapters: 'all', or a list of indices from 0")
+        default="all", metadata=_about("encoder blocks with 3D adapters: 'all', or a list of indices from 0")
     )
     adapter_places: AdapterPlaces = field(
-        default="both", metadata=_describe("position of the adapters: before attention, before the MLP, both, none")
+        default="both", metadata=_about("position of the adapters: before attention, before the MLP, both, none")
     )
-    adapter_channels: int = field(default=384, metadata=_describe("width of the 3D adapters", ge=1))
+    adapter_channels: int = field(default=384, metadata=_about("width of the 3D adapters", ge=1))
     adapter_depth_kernel: int = field(
-        default=3,
-        metadata=_describe("kernel size of the adapters along the slices, odd; 1 for a 2D adapter", ge=1, le=63),
+        default=3, metadata=_about("kernel size of the adapters along the slices, odd; 1 for 2D adapters", ge=1, le=63)
     )
-    adapter_dilation: int = field(
-        default=1, metadata=_describe("dilation of the adapters along the slices", ge=1, le=64)
-    )
+    adapter_dilation: int = field(default=1, metadata=_about("dilation of that kernel, in slices", ge=1, le=64))
     decoder: Decoder = field(
         default="progressive",
-        metadata=_describe("'progressive' upsamples to the input's size as in the paper, 'sam' to a quarter of it"),
+        metadata=_about("'progressive' upsamples to the input's size as in the paper, 'sam' to a quarter of it"),
     )
 
 

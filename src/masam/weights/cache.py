@@ -62,29 +62,17 @@ def get(name: str, *, progress: Progress | None = None, offline: bool = False, s
 
 @dataclass
 class Verification:
-    """Result of verifying files of published weights.
-
-    Attributes:
-        verified: SHA-256 by name.
-        failed: Error by name.
-    """
+    """Result of verifying files of published weights: the SHA-256, or the error, by name."""
 
     verified: dict[str, str] = field(default_factory=dict)
     failed: dict[str, MasamError] = field(default_factory=dict)
 
     def raise_failures(self) -> None:
-        """Raise if a verification failed.
-
-        Raises:
-            ModelError: Files are damaged; the message names all of them.
-            InputError: No file is damaged, but no SHA-256 is known for one.
-        """
+        """Raise the error for the failed files; damaged files come first, and the message names all of them."""
         damaged = [error for error in self.failed.values() if isinstance(error, ModelError)]
         if len(damaged) > 1:
-            raise ModelError("; ".join(str(error) for error in damaged))
-        if damaged:
-            raise damaged[0]
-        for error in self.failed.values():
+            raise ModelError("; ".join(map(str, damaged)))
+        for error in [*damaged, *self.failed.values()]:
             raise error
 
 

@@ -90,18 +90,10 @@ def download(
 
 
 def fetch_published_sha256(url: str, *, by_hand: str | None = None, timeout_s: float = 30.0) -> str:
-    """Return the SHA-256 that the host publishes for a file, without downloading the file.
-
-    Args:
-        url: An http or https address.
-        by_hand: Instructions for a manual download, appended to the error message.
-        timeout_s: Seconds without data after which a connection counts as broken.
-
-    Returns:
-        The SHA-256 in hex.
+    """Return the SHA-256 (hex) that the host publishes for a file, without downloading it.
 
     Raises:
-        ResourceError: The host publishes none, or cannot be reached.
+        ResourceError: The host publishes none, or cannot be reached; ``by_hand`` closes the message.
     """
     try:
         with http.open_url(url, timeout_s=timeout_s) as response:

@@ -32,12 +32,7 @@ class RefusedError(Exception):
 
 
 class BrokenTransferError(Exception):
-    """The transfer was interrupted; a later request can resume it.
-
-    Args:
-        what: What happened.
-        wait_s: Seconds to wait as requested by the server, 0 without such a request.
-    """
+    """The transfer was interrupted; a later request, after ``wait_s`` seconds, can resume it."""
 
     def __init__(self, what: str, wait_s: float = 0.0) -> None:
         super().__init__(what)

@@ -137,10 +137,6 @@ class AdapterOptions:
 def infer_adapter(adapter: State, where: object = None) -> AdapterOptions:
     """Infer the options of an official adapter from its tensors.
 
-    Args:
-        adapter: Tensors of an official ``epoch_N.pth`` (paper.md 4.1).
-        where: File for error messages.
-
     Raises:
         ModelError: A required tensor is missing or has the wrong shape.
     """

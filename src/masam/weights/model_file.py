@@ -134,17 +134,7 @@ def save(path: Path, model: Masam, *, embed_base: bool = False) -> None:
 
 
 def write_model(path: Path, model: Masam, state: Mapping[str, Tensor], *, embed_base: bool = False) -> None:
-    """Write a model whose tensors are given separately, because this process may hold only a part of each.
-
-    Args:
-        path: File to write.
-        model: The model, with its card.
-        state: All tensors of the model, complete.
-        embed_base: Write the encoder in any case, as in :func:`save`.
-
-    Raises:
-        ResourceError: The file cannot be written.
-    """
+    """Write a model as :func:`save` does, with tensors given by ``state``: this process may hold only parts of them."""
     card = model.card or ModelCard()
     if embed_base or not is_based_on_file(model):
         card = replace(card, base=None)
@@ -177,8 +167,7 @@ def load_folds(path: str | Path, sam_checkpoint: str | Path | None = None) -> li
         The models in evaluation mode; they share the frozen tensors of a common SAM file.
 
     Raises:
-        InputError: A file cannot be opened.
-        ModelError: A file is damaged, has a newer format, or requires another SAM file.
+        InputError, ModelError: As in :func:`load`.
     """
     folders = _fold_folders(path)
     models = [load(folder, sam_checkpoint) for folder in folders or [Path(path)]]

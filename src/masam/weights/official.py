@@ -80,16 +80,9 @@ def import_reference(
 ) -> Masam:
     """Load an official MA-SAM model together with the plan that predictions require.
 
-    The first four arguments are those of :func:`load_reference`.
-
-    Args:
-        sam_checkpoint: Weights of the SAM.
-        adapter_checkpoint: The official adapter file.
-        image_size: Side of the input in pixels during training.
-        fact_scale: Factor of the FacT increments during training.
-        trained_on: btcv, prostate or pancreas: classes and preparation as in the official programs.
-        plan: Another plan. Without ``plan`` and ``trained_on`` the model has no plan.
-        licence: Terms of the adapter's weights, such as an SPDX name.
+    The plan is that of the official programs for the data set ``trained_on`` (btcv, prostate or pancreas), or ``plan``;
+    without either the model has none. ``licence`` states the terms of the adapter's weights, such as an SPDX name. The
+    other arguments are those of :func:`load_reference`.
 
     Raises:
         InputError: A file cannot be opened.
@@ -146,13 +139,9 @@ def official_options(model: Masam) -> str:
 
 
 def reference_plan(trained_on: str, image_size: int = 512) -> Plan:
-    """Return the plan with which the official programs prepare volumes.
+    """Return the plan with which the official programs prepare volumes of btcv, prostate or pancreas.
 
     Slices are used as stored, regardless of the orientation, and each window is rescaled to 0..1 (paper.md 1.5).
-
-    Args:
-        trained_on: btcv, prostate or pancreas.
-        image_size: Side of the model's input in pixels.
 
     Raises:
         ConfigError: The data set is unknown.

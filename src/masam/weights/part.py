@@ -79,11 +79,9 @@ class Part:
         source.write(self._source_path)
 
     def append(self, chunks: Iterable[bytes], report: Callable[[int], None]) -> None:
-        """Append bytes as they arrive; bytes that have arrived are kept if an error follows.
+        """Append bytes as they arrive, and report the length so far; the bytes are kept if an error follows.
 
-        Args:
-            chunks: The bytes. An OSError of the iterable itself would be mistaken for one of the disk.
-            report: Called with the length so far.
+        The iterable must not raise OSError, which would be mistaken for an error of the disk.
         """
         try:
             with self.path.open("ab") as file:

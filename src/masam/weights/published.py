@@ -1,4 +1,7 @@
-"""Published SAM weights and our own, by name: their addresses, and their files on this machine."""
+"""Published SAM weights and our own, by name: their addresses, and their files on this machine.
+
+All functions that look at files raise ResourceError if the system refuses to read one.
+"""
 
 from __future__ import annotations
 
@@ -63,9 +66,6 @@ class PublishedWeights:
         """Return the SHA-256 with which the file on this machine was verified; None if it is missing or unverified.
 
         Installers verify the files of a package, so for these only the size is compared.
-
-        Raises:
-            ResourceError: The system refused to read a file.
         """
         if self.url:
             receipt = read_receipt(self.path)
@@ -75,34 +75,13 @@ class PublishedWeights:
         return self.sha256 if is_complete else None
 
 
-def _meta(letter: str, filename: str, size: int, sha256: str) -> PublishedWeights:
-    return PublishedWeights(
-        name=f"sam-vit-{letter}",
-        title=f"SAM, ViT-{letter.upper()}, by Meta",
-        size=f"vit_{letter}",
-        url=f"https://dl.fbaipublicfiles.com/segment_anything/{filename}",
-        filename=filename,
-        bytes=size,
-        sha256=sha256,
-        licence="Apache-2.0",
-        page="https://github.com/facebookresearch/segment-anything#model-checkpoints",
-    )
-
-
-def _hugging_face(letter: str, word: str, size: int) -> PublishedWeights:
-    return PublishedWeights(
-        name=f"sam-vit-{letter}-hf",
-        title=f"SAM, ViT-{letter.upper()}, as safetensors",
-        size=f"vit_{letter}",
-        url=f"https://huggingface.co/facebook/sam-vit-{word}/resolve/main/model.safetensors",
-        filename=f"sam-vit-{word}.safetensors",
-        bytes=size,
-        sha256=None,
-        licence="Apache-2.0",
-        page=f"https://huggingface.co/facebook/sam-vit-{word}",
-    )
-
-
+# The authors' files: name, size in bytes and SHA-256.
+_SAM = {
+    "b": ("sam_vit_b_01ec64.pth", 375_042_383, "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
+    "l": ("sam_vit_l_0b3195.pth", 1_249_524_607, "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
+    "h": ("sam_vit_h_4b8939.pth", 2_564_550_879, "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
+}
+_HUGGING_FACE_NAMES = {"b": "base", "l": "large", "h": "huge"}
 _ALL = (
     PublishedWeights(
         name="masam-vit-t",
@@ -115,16 +94,34 @@ _ALL = (
         licence="Apache-2.0",
         page="docs/concepts/pre-training.md",
     ),
-    _meta("b", "sam_vit_b_01ec64.pth", 375_042_383, "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
-    _meta(
-        "l", "sam_vit_l_0b3195.pth", 1_249_524_607, "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"
+    *(
+        PublishedWeights(
+            name=f"sam-vit-{letter}",
+            title=f"SAM, ViT-{letter.upper()}, by Meta",
+            size=f"vit_{letter}",
+            url=f"https://dl.fbaipublicfiles.com/segment_anything/{filename}",
+            filename=filename,
+            bytes=size,
+            sha256=sha256,
+            licence="Apache-2.0",
+            page="https://github.com/facebookresearch/segment-anything#model-checkpoints",
+        )
+        for letter, (filename, size, sha256) in _SAM.items()
     ),
-    _meta(
-        "h", "sam_vit_h_4b8939.pth", 2_564_550_879, "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
+    *(
+        PublishedWeights(
+            name=f"sam-vit-{letter}-hf",
+            title=f"SAM, ViT-{letter.upper()}, as safetensors",
+            size=f"vit_{letter}",
+            url=f"https://huggingface.co/facebook/sam-vit-{word}/resolve/main/model.safetensors",
+            filename=f"sam-vit-{word}.safetensors",
+            bytes=_SAM[letter][1],  # approximate
+            sha256=None,
+            licence="Apache-2.0",
+            page=f"https://huggingface.co/facebook/sam-vit-{word}",
+        )
+        for letter, word in _HUGGING_FACE_NAMES.items()
     ),
-    _hugging_face("b", "base", 375 * MB),
-    _hugging_face("l", "large", 1250 * MB),
-    _hugging_face("h", "huge", 2564 * MB),
     PublishedWeights(
         name="medsam-vit-b",
         title="MedSAM, ViT-B, SAM fine-tuned on medical images",
@@ -173,7 +170,6 @@ def state(name: str) -> State:
 
     Raises:
         ConfigError: No weights have this name.
-        ResourceError: The system refused to read a file.
     """
     entry = find_published(name)
     if entry.verified():
@@ -189,12 +185,8 @@ def resolve(name_or_path: str | Path) -> Path:
     A published name always means the published weights, even if the working folder contains a file of that name. Such a
     file can be given with a separator, as text: ``./sam-vit-b``.
 
-    Args:
-        name_or_path: A name of ``PUBLISHED``, or a path, which is returned unchanged.
-
     Raises:
         InputError: The published weights are not on this machine, or not verified.
-        ResourceError: The system refused to read a file.
     """
     entry = PUBLISHED.get(str(name_or_path))
     return Path(name_or_path) if entry is None else require_cached(entry.name)
@@ -207,7 +199,6 @@ def require_cached(name: str) -> Path:
         ConfigError: No weights have this name.
         InputError: They are not on this machine, or not verified.
         ModelError: The package's own file is missing or incomplete.
-        ResourceError: The system refused to read a file.
     """
     entry = find_published(name)
     if entry.verified():
@@ -231,24 +222,10 @@ def damaged_package(entry: PublishedWeights) -> ModelError:
 
 
 def published_by_sha256(sha256: str) -> PublishedWeights | None:
-    """Return the published weights with this SHA-256, pinned or verified on this machine.
-
-    Args:
-        sha256: SHA-256 of the file in lower-case hex.
-
-    Raises:
-        ResourceError: The system refused to read a file.
-    """
+    """Return the published weights with this SHA-256 (lower-case hex), pinned or verified on this machine."""
     return next((entry for entry in PUBLISHED.values() if sha256 in (entry.sha256, entry.verified())), None)
 
 
 def find_cached_by_sha256(sha256: str) -> Path | None:
-    """Return the verified file on this machine with this SHA-256, according to its receipt.
-
-    Args:
-        sha256: SHA-256 of the file in lower-case hex.
-
-    Raises:
-        ResourceError: The system refused to read a receipt.
-    """
+    """Return the file on this machine that was verified with this SHA-256 (lower-case hex)."""
     return next((entry.path for entry in PUBLISHED.values() if sha256 == entry.verified()), None)

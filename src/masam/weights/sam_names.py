@@ -71,10 +71,6 @@ _FROM_HUGGING_FACE = [
 def from_hugging_face(state: State, where: object = None) -> dict[str, Tensor]:
     """Rename the tensors of transformers' ``SamModel`` to SAM's own names; unknown names are kept.
 
-    Args:
-        state: Tensors as in ``facebook/sam-vit-base``.
-        where: File for error messages.
-
     Raises:
         ModelError: The two copies of the position encoding's matrix differ.
     """
@@ -131,12 +127,7 @@ def from_official(adapter: State) -> dict[str, Tensor]:
 
 
 def to_official(state: State, depth: int) -> dict[str, Tensor]:
-    """Invert ``from_official``: return trained tensors with the names and order of an official file (paper.md 4.1).
-
-    Args:
-        state: Tensors of FacT, adapters, prompt encoder and mask decoder under our names.
-        depth: Number of encoder blocks.
-    """
+    """Invert ``from_official``: return trained tensors with the names and order of an official file (paper.md 4.1)."""
     rest, names = dict(state), official_names(depth)
     official: dict[str, Tensor] = {}
     for letter in "qv":

@@ -36,12 +36,8 @@ _MAX_SHOWN = 12
 def require_sam(state: State, where: object = None) -> dict[str, Tensor]:
     """Return the tensors of SAM weights under SAM's own names.
 
-    Args:
-        state: Tensors of a SAM or MedSAM file, with the original names or those of Hugging Face.
-        where: File for error messages.
-
     Raises:
-        ModelError: The tensors are not SAM weights.
+        ModelError: The tensors are not SAM weights, neither under the original names nor under those of Hugging Face.
     """
     kind = kind_of(state)
     if kind == "sam-hugging-face":
@@ -52,11 +48,7 @@ def require_sam(state: State, where: object = None) -> dict[str, Tensor]:
 
 
 def require_adapter(state: State, where: object = None) -> State:
-    """Return the tensors of an official adapter unchanged.
-
-    Raises:
-        ModelError: The tensors are not an official adapter.
-    """
+    """Return the tensors unchanged; raise ModelError if they are not those of an official adapter."""
     if kind_of(state) != "ma-sam-adapter":
         raise _other_kind(KINDS["ma-sam-adapter"], state, where)
     return state
@@ -199,19 +191,19 @@ def require_fit(
         ModelError: A tensor is missing, unexpected, not finite, not of a floating-point type, or has the wrong shape.
             The message merges names that differ in a number only, ``faults`` has one entry per tensor.
     """
-    shapes: dict[tuple[tuple[int, ...], tuple[int, ...]], list[str]] = {}
+    missing, unexpected = sorted(set(expected) - set(state) - set(kept)), sorted(set(state) - set(expected))
+    shapes: dict[str, list[str]] = {}
     not_floating, not_finite = [], []
     for name in sorted(set(expected) & set(state)):
-        got, wanted = tuple(state[name].shape), tuple(expected[name].shape)
-        if got != wanted:
-            shapes.setdefault((got, wanted), []).append(name)
-        elif not state[name].is_floating_point():
+        tensor, shape = state[name], tuple(expected[name].shape)
+        if tensor.shape != shape:
+            shapes.setdefault(f"{tuple(tensor.shape)}, expected {shape}", []).append(name)
+        elif not tensor.is_floating_point():
             not_floating.append(name)
-        elif not (state[name].is_meta or torch.isfinite(state[name]).all()):
+        elif not (tensor.is_meta or torch.isfinite(tensor).all()):
             not_finite.append(name)
-    missing, unexpected = sorted(set(expected) - set(state) - set(kept)), sorted(set(state) - set(expected))
     faults = [f"missing {name}" for name in missing] + [f"unexpected {name}" for name in unexpected]
-    faults += [f"{name} has shape {a}, expected {b}" for (a, b), names in shapes.items() for name in names]
+    faults += [f"{name} has shape {difference}" for difference, names in shapes.items() for name in names]
     faults += [f"{name} is not of a floating-point type" for name in not_floating]
     faults += [f"{name} contains values that are not finite" for name in not_finite]
     if not faults:
@@ -220,21 +212,17 @@ def require_fit(
         "missing, so the file is incomplete": fold_names(missing),
         "unexpected, no part of the model has this name": fold_names(unexpected),
         "wrong shape, so the file belongs to another model": [
-            f"{name} has {got}, expected {wanted}"
-            for (got, wanted), names in shapes.items()
-            for name in fold_names(names)
+            f"{name} has {difference}" for difference, names in shapes.items() for name in fold_names(names)
         ],
         "not of a floating-point type": fold_names(not_floating),
         "not finite, so the file is damaged": fold_names(not_finite),
     }
-    listed = "; ".join(f"{reason}: {_first(names)}" for reason, names in groups.items() if names)
+    parts = []
+    for reason, names in groups.items():
+        more = [f"and {len(names) - _MAX_SHOWN} more"] if len(names) > _MAX_SHOWN else []
+        parts += [f"{reason}: {', '.join(names[:_MAX_SHOWN] + more)}"] if names else []
     count = "1 tensor does" if len(faults) == 1 else f"{len(faults)} tensors do"
-    raise ModelError(f"{count} not fit the model; {listed}", where=where, fix=fix, faults=faults)
-
-
-def _first(names: list[str]) -> str:
-    more = len(names) - _MAX_SHOWN
-    return ", ".join(names[:_MAX_SHOWN]) + (f", and {more} more" if more > 0 else "")
+    raise ModelError(f"{count} not fit the model; {'; '.join(parts)}", where=where, fix=fix, faults=faults)
 
 
 def _is_adaptation(name: str) -> bool:

@@ -60,9 +60,6 @@ def read_tensors(path: Path, *, ours: bool = False) -> tuple[dict[str, Tensor], 
 def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read the header of a ``.safetensors`` or ``.pth`` file, without the values.
 
-    Args:
-        path: The file; its extension determines the format.
-
     Returns:
         Tensors on the meta device by name (shape and type, no memory), and the file's metadata with the content hash.
 
