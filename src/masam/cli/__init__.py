@@ -46,24 +46,18 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (
-    demo,
-    convert,
-    make,
-    check,
-    plan,
-    train,
-    pretrain,
-    ablate,
-    predict,
-    evaluate,
-    evaluate_prompts,
-    report,
-    export,
-    weights,
-    info,
-):
-    command.register(app)
+_PANELS = {
+    "Data sets": (make, convert, check, plan),
+    "Training": (train, pretrain, ablate),
+    "Prediction and evaluation": (predict, evaluate, evaluate_prompts, report),
+    "Models": (weights, export, info),
+    "Demonstration": (demo,),
+}
+for panel, commands in _PANELS.items():
+    for command in commands:
+        command.register(app)
+    for registered in (*app.registered_commands, *app.registered_groups):
+        registered.rich_help_panel = registered.rich_help_panel or panel
 
 # Recent Typer versions bundle click, so the base class of usage errors cannot be imported from click.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")

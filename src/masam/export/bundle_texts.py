@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
 
 from masam import __version__
 from masam.errors import ConfigError
@@ -129,40 +130,8 @@ def inference_config(spec: MasamSpec) -> dict[str, Any]:
 
 def readme(plan: Plan) -> str:
     """Return the content of ``docs/README.md``."""
-    rows = "\n".join(
-        f"| {channel} | {label.value} | {label.name} |" for channel, label in enumerate(plan.scheme.labels)
-    )
-    grid = f"{plan.window}, {plan.image_size}, {plan.image_size}"
-    return f"""# MA-SAM, {plan.name}
-
-{NOT_A_DEVICE}
-
-Segments {plan.modality} volumes. Requires masam, MONAI and, for the command below, fire:
-`pip install masam monai fire`.
-
-```sh
-python -m monai.bundle run --config_file configs/inference.json --bundle_root . \\
-    --dataset_dir scans --output_dir masks
-```
-
-`scans` is a folder of `.nii` or `.nii.gz` files. Results are written to `masks/CASE.nii.gz` on the voxel grid of each
-scan, as by `masam predict`. The options `--device`, `--precision` and `--stride` are those of `masam predict`.
-
-| channel | label value | class |
-|---|---|---|
-{rows}
-
-To load only the network, replace FOLDER by the name of this folder:
-
-```python
-import monai.bundle
-
-network = monai.bundle.load("FOLDER", bundle_dir="..", workflow_type="inference")
-```
-
-The input is a batch of windows [B, {len(plan.channels)}, {grid}] in 0..1, preprocessed according to
-`configs/plan.yaml`. The output is logits [B, {plan.scheme.num_classes + 1}, {grid}].
-"""
+    window = f"{plan.window}, {plan.image_size}, {plan.image_size}"
+    return _template("README.md").render(plan=plan, window=window, disclaimer=NOT_A_DEVICE)
 
 
 def licence(terms: str | None) -> str:
@@ -171,13 +140,16 @@ def licence(terms: str | None) -> str:
     Args:
         terms: Licence of the weights, from the model card.
     """
-    weights = f"Licence: {terms}" if terms else "The authors of the trained model state the licence here."
-    return f"""Weights (models/model.pt)
-    {weights}
-    If the model was trained from Meta's Segment Anything, its image encoder is derived from it, Apache License 2.0
-    (https://github.com/facebookresearch/segment-anything).
+    return _template("LICENSE").render(terms=terms)
 
-Configuration, and the masam package that it uses
-    SPDX-License-Identifier: Apache-2.0
-    https://www.apache.org/licenses/LICENSE-2.0
-"""
+
+def _template(name: str) -> Template:
+    # Escapes HTML files only; these files are Markdown and plain text.
+    environment = Environment(
+        loader=PackageLoader("masam.export"),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(name)
