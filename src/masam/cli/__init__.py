@@ -56,8 +56,9 @@ _PANELS = {
 for panel, commands in _PANELS.items():
     for command in commands:
         command.register(app)
-    for registered in (*app.registered_commands, *app.registered_groups):
-        registered.rich_help_panel = registered.rich_help_panel or panel
+    registered: list[Any] = [*app.registered_commands, *app.registered_groups]
+    for entry in registered:
+        entry.rich_help_panel = entry.rich_help_panel or panel
 
 # Recent Typer versions bundle click, so the base class of usage errors cannot be imported from click.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
