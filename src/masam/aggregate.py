@@ -77,7 +77,7 @@ class WindowAggregator:
             ModelError: The prediction has another shape or is not finite.
         """
         if self.depth is None:
-            # The windows at the end of a stream know its length.
+            # The last windows of a stream contain its length.
             self.depth = window.depth
         self._check(window, probabilities)
         # Starts increase, so slices before this one are complete; returning them frees their slots.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from masam.augment.variation import Variation
@@ -122,7 +124,7 @@ class Warp:
         if self.deformation is not None:
             # The slope of the field is below 1, so this fixed-point iteration converges; 40 rounds reach precision.
             for _ in range(40):
-                moved = straight - self._deformation_at(moved + centre)
+                moved = straight - _sampled(self.deformation, moved + centre)
         return moved + centre
 
     def _grid(self) -> Tensor:
@@ -157,19 +159,12 @@ class Warp:
         result[..., targets[0], targets[1]] = flipped[..., sources[0], sources[1]]
         return result
 
-    def _deformation_at(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Interpolate the deformation linearly; positions outside are clamped to the border."""
-        height, width = self.size
-        if self.deformation is None:
-            return np.zeros_like(points)
-        x = np.clip(np.nan_to_num(points[..., 0]), 0, width - 1)
-        y = np.clip(np.nan_to_num(points[..., 1]), 0, height - 1)
-        left, top = np.minimum(x.astype(int), width - 2), np.minimum(y.astype(int), height - 2)
-        right, low = x - left, y - top
-        field = self.deformation
-        upper = field[:, top, left] * (1 - right) + field[:, top, left + 1] * right
-        lower = field[:, top + 1, left] * (1 - right) + field[:, top + 1, left + 1] * right
-        return np.moveaxis(upper * (1 - low) + lower * low, 0, -1)
+
+def _sampled(deformation: NDArray[np.float32], points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Interpolate a field [2, H, W] linearly at points [..., 2]; positions outside are clamped to the border."""
+    rows_columns = np.nan_to_num(points[..., ::-1]).reshape(-1, 2).T
+    read = partial(ndimage.map_coordinates, coordinates=rows_columns, order=1, mode="nearest", output=np.float64)
+    return np.stack([read(field) for field in deformation], axis=-1).reshape(points.shape)
 
 
 def _tensor(array: NDArray[np.generic]) -> Tensor:

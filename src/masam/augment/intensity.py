@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from masam.augment.geometry import pixel_generator, smooth_fields
 from masam.augment.variation import Erase, Variation
@@ -134,8 +135,6 @@ def sharpen(images: Images, factor: float) -> None:
 
 def blur(images: Images, pixels: float) -> None:
     """Blur each slice with a Gaussian; the border is replicated."""
-    from scipy import ndimage
-
     for image in images.reshape(-1, *images.shape[2:]):
         ndimage.gaussian_filter(image, pixels, output=image, mode="nearest", truncate=3.0)
     np.clip(images, 0, 1, out=images)

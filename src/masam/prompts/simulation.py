@@ -68,13 +68,7 @@ def draw_prompts(labels: NDArray[np.signedinteger], rate: float, generator: np.r
 
 
 def draw_box(masks: NDArray[np.bool_], kind: Kind, generator: np.random.Generator) -> DrawnPrompts:
-    """Draw a 3D box: one rectangle on all slices from the first to the last that contains the object.
-
-    Args:
-        masks: [S, H, W] the object, not empty.
-        kind: ``tight``, ``relaxed`` or ``jittered``.
-        generator: Source of randomness.
-    """
+    """Draw a 3D box around an object [S, H, W]: one rectangle on all slices from its first to its last."""
     box = _rectangle(masks)
     sides = (box[2:] - box[:2] + 1)[[0, 1, 0, 1]]
     if kind == "relaxed":
@@ -96,7 +90,7 @@ def draw_box(masks: NDArray[np.bool_], kind: Kind, generator: np.random.Generato
 def draw_clicks(
     masks: NDArray[np.bool_], is_labelled: NDArray[np.bool_], generator: np.random.Generator
 ) -> DrawnPrompts:
-    """Draw clicks on one slice: one on the object, and up to three more on it or close to it.
+    """Draw clicks on one slice of an object [S, H, W]: one on it, and up to three more on it or close to it.
 
     Args:
         masks: [S, H, W] the object, not empty.
@@ -120,12 +114,7 @@ def draw_clicks(
 
 
 def draw_mask(masks: NDArray[np.bool_], generator: np.random.Generator) -> DrawnPrompts:
-    """Draw a mask of the object on one slice: exact, or dilated or eroded by a pixel.
-
-    Args:
-        masks: [S, H, W] the object, not empty.
-        generator: Source of randomness.
-    """
+    """Draw a mask of an object [S, H, W] on one slice: exact, or dilated or eroded by a pixel."""
     index = int(generator.choice(np.flatnonzero(masks.any(axis=(1, 2)))))
     change, mask = int(generator.integers(-1, 2)), masks[index]
     if change > 0:

@@ -6,7 +6,7 @@
     imagesTs/CASE_0000.nii.gz  labelsTs/CASE.nii.gz      test cases; labelsTs is an extension of nnU-Net's layout
     dataset.json                                         written last, so its presence marks a complete folder
 
-A video takes the place of each file by a folder of frames, ``imagesTr/CASE/frame000.png``.
+For videos, each file is replaced by a folder of frames, ``imagesTr/CASE/frame000.png``.
 
 Source: nnU-Net's documentation, documentation/dataset_format.md.
 """

@@ -31,35 +31,20 @@ LABELS = {"background": 0, "prostate": 1}
 
 @dataclass(frozen=True)
 class Site:
-    """Acquisition parameters of a site. Signals are relative to that of urine.
+    """Acquisition parameters of a site. Signals are relative to that of urine."""
 
-    Attributes:
-        matrix: Rows and columns.
-        pixel_mm: Pixel spacing.
-        slices: Number of slices.
-        slice_mm: Slice thickness.
-        fat: Signal of fat.
-        muscle: Signal of muscle.
-        outer: Signal of the peripheral zone.
-        inner: Signal of the transition zone.
-        noise: Standard deviation of the noise in each of the two quadrature channels.
-        shading: Standard deviation of the logarithm of the coil sensitivity across the body.
-        endorectal: Relative signal increase at the rectum; 0 without an endorectal coil.
-        blur_mm: Standard deviation of the in-plane blur of a long echo train.
-    """
-
-    matrix: int
+    matrix: int  # rows and columns
     pixel_mm: float
     slices: int
     slice_mm: float
     fat: float
     muscle: float
-    outer: float
-    inner: float
-    noise: float
-    shading: float
-    endorectal: float
-    blur_mm: float
+    outer: float  # signal of the peripheral zone
+    inner: float  # signal of the transition zone
+    noise: float  # standard deviation in each of the two quadrature channels
+    shading: float  # standard deviation of the logarithm of the coil sensitivity across the body
+    endorectal: float  # relative signal increase at the rectum; 0 without an endorectal coil
+    blur_mm: float  # standard deviation of the in-plane blur of a long echo train
 
 
 SITES = MappingProxyType(

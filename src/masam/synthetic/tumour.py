@@ -49,18 +49,9 @@ Centre = tuple[float, float, float]
 
 
 def make_tumour_case(seed: int, index: int) -> tuple[Volume, Volume]:
-    """Make one case.
+    """Return image (int16, Hounsfield units) and labels (uint8, ``LABELS``) of one case.
 
-    Args:
-        seed: Seed of the data set, 0 or more.
-        index: Index of the case, 0 or more; it also selects the orientation (``scan.STORAGE``).
-
-    Returns:
-        Image in Hounsfield units (int16) and labels (uint8, ``LABELS``) on the same grid, of ``SHAPE`` before
-        reorientation.
-
-    Raises:
-        ConfigError: A number is negative.
+    The grid has ``SHAPE`` before reorientation. Arguments and errors as for ``make_phantom_case``.
     """
     require_non_negative(seed, index)
     anatomy, lumps, noise, position = sample_generator(seed, index).spawn(4)

@@ -8,15 +8,7 @@ from scipy import ndimage
 
 
 def degrade(generator: np.random.Generator, image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Apply random degradations; about a third of the images change in contrast at most.
-
-    Args:
-        generator: Source of randomness.
-        image: [C, H, W].
-
-    Returns:
-        [C, H, W], 0 to 1.
-    """
+    """Apply random degradations to an image [C, H, W] and clip it to 0..1; a third change in contrast at most."""
     chance = generator.random(4)
     gamma, gain, shift = generator.uniform(0.6, 1.6), generator.uniform(0.55, 1.2), generator.uniform(-0.1, 0.2)
     blur, coarse, noise = generator.uniform(0.4, 1.6), generator.uniform(1.3, 3.0), generator.exponential(0.03)

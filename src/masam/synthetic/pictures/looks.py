@@ -21,16 +21,7 @@ _LEAST_CONTRAST, _MOST_CONTRAST = 0.05, 0.45
 
 
 def draw_level(generator: np.random.Generator, look: Look, below: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Draw the intensity of a shape that covers another; the contrast is log-uniform, so mostly small.
-
-    Args:
-        generator: Source of randomness.
-        look: Modality.
-        below: [C] intensity of the shape below.
-
-    Returns:
-        [C], 0 to 1, different from the one below.
-    """
+    """Draw the intensity [C] of a shape that covers one of intensity ``below``; contrasts are log-uniform."""
     step = math.exp(generator.uniform(math.log(_LEAST_CONTRAST), math.log(_MOST_CONTRAST)))
     if look == "colour":
         # Half of the contrasts are mostly in brightness, since tissues differ less in hue than random colours do.
@@ -53,13 +44,7 @@ def draw_ground(generator: np.random.Generator, look: Look) -> NDArray[np.float3
 def draw_body(
     generator: np.random.Generator, look: Look, ground: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Draw the intensities [C] of the surroundings of a body and of the body; a patient is surrounded by dark air.
-
-    Args:
-        generator: Source of randomness.
-        look: Modality.
-        ground: [C] intensity of the surroundings in colour images.
-    """
+    """Draw the intensities [C] around a body (``ground`` in colour images, dark air otherwise) and of the body."""
     if look == "colour":
         return ground, draw_level(generator, look, ground)
     level = generator.uniform((0.0, 0.25), (0.08, 0.75)).astype(np.float32)

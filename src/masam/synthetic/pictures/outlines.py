@@ -36,16 +36,11 @@ def draw_outline(generator: np.random.Generator, kind: OutlineKind, reach: float
     turn = generator.uniform(0, 2 * math.pi)
     match kind:
         case "harmonics":
-            # Elongated shapes are common.
             return _turned(_star(_harmonics(generator), reach), turn, generator.uniform(0.4, 1))
         case "polygon":
             return _turned(_star(_polygon(generator), reach), turn, generator.uniform(0.5, 1))
-        case "tube":
-            return _turned(_tube(generator, reach), turn)
-        case "arc":
-            return _turned(_arc(generator, reach), turn)
-        case "blob":
-            return _turned(_blob(generator, reach), turn)
+    draw = {"tube": _tube, "arc": _arc, "blob": _blob}[kind]
+    return _turned(draw(generator, reach), turn)
 
 
 def _turned(outline: Outline, angle: float, flatness: float = 1.0) -> Outline:
@@ -161,13 +156,7 @@ def _blob(generator: np.random.Generator, reach: float) -> Outline:
 
 
 def box_around(centre: tuple[float, float], reach: float, side: int) -> tuple[slice, slice]:
-    """Return the rows and columns that a shape can touch, clipped to the image.
-
-    Args:
-        centre: x and y in pixels.
-        reach: Half the largest extent, in pixels.
-        side: Rows and columns of the image.
-    """
+    """Return the rows and columns that a shape around ``centre`` (x, y) can touch, clipped to an image."""
     low = [min(max(math.floor(c - reach) - 1, 0), side) for c in centre]
     high = [max(min(math.ceil(c + reach) + 2, side), start) for c, start in zip(centre, low, strict=True)]
     return slice(low[1], high[1]), slice(low[0], high[0])

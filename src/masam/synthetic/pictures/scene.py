@@ -43,15 +43,7 @@ def draw_scene(generator: np.random.Generator, side: int, arrangement: Arrangeme
     Source:
         Lee, Mumford and Huang, Occlusion models for natural images (IJCV 2001), for ``leaves`` and their sizes.
     """
-    match arrangement:
-        case "leaves":
-            return _leaves(generator, side)
-        case "body":
-            return _body(generator, side)
-        case "cells":
-            return _cells(generator, side)
-        case "field":
-            return _field(generator, side)
+    return {"leaves": _leaves, "body": _body, "cells": _cells, "field": _field}[arrangement](generator, side)
 
 
 def _layer(

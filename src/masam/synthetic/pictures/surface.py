@@ -39,15 +39,7 @@ class Surface:
 def draw_surface(
     generator: np.random.Generator, level: NDArray[np.float32], strength: float, fields: int, side: int
 ) -> Surface:
-    """Draw a texture; about one shape in four is flat.
-
-    Args:
-        generator: Source of randomness.
-        level: [C] mean intensity, 0 to 1.
-        strength: Typical strength of textures, 0 to 1.
-        fields: Number of random fields to choose from.
-        side: Rows and columns of the image.
-    """
+    """Draw a texture of typical ``strength`` (0 to 1) from a number of random fields; one shape in four is flat."""
     kind = generator.random(4)
     angle, wave = generator.uniform(0, 2 * math.pi), 2 * math.pi / generator.uniform(3, 24)
     amount = strength * generator.exponential(0.7) * (kind[0] > 0.25)
