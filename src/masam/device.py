@@ -1,4 +1,4 @@
-"""Where a model runs, and in which number format."""
+"""Device and number format of a model."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """Return a device that is there.
+    """Return an available device.
 
     Args:
-        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``.
+        device: ``auto`` (a GPU if available), ``cpu``, ``cuda`` or ``cuda:1``.
 
     Raises:
         ConfigError: The name is not a device.
-        ResourceError: There is no such device on this machine.
+        ResourceError: The device is not available.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -41,7 +41,7 @@ def choose_device(device: str = "auto") -> torch.device:
     chosen = torch.device(device)
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ResourceError(
-            f"there is no {device} here ({torch.cuda.device_count()} GPUs found)",
+            f"{device} is not available ({torch.cuda.device_count()} GPUs found)",
             where="device",
             fix="use --device cpu",
         )
@@ -49,16 +49,16 @@ def choose_device(device: str = "auto") -> torch.device:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Return the context of a forward pass; ``auto`` is bf16 on a GPU that has it, else float32.
+    """Return the context of a forward pass; ``auto`` is bf16 on a GPU that supports it, else float32.
 
-    On a CPU bf16 is an option but never the default: without hardware for it, it is many times slower.
+    On a CPU bf16 is never the default: without hardware support it is many times slower than float32.
     """
     precision = resolve_precision(device, precision)
     return nullcontext() if precision == "float32" else torch.autocast(device.type, dtype=_DTYPES[precision])
 
 
 def resolve_precision(device: torch.device, precision: Precision) -> Precision:
-    """Return what ``auto`` means on a device; other precisions are what they are."""
+    """Return the precision that ``auto`` selects on a device; other precisions are returned unchanged."""
     if precision != "auto":
         return precision
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
@@ -66,12 +66,12 @@ def resolve_precision(device: torch.device, precision: Precision) -> Precision:
 
 @contextmanager
 def training_on(device: torch.device) -> Iterator[None]:
-    """Make steps on a CPU fast while this lasts; enter it before torch's threads have begun. A GPU needs nothing.
+    """Speed up training steps on a CPU inside a ``with`` block; on a GPU nothing changes.
 
-    The process keeps freed memory, also afterwards, and takes numbers below 1.2e-38 for zero, which a processor handles
-    many times slower than others. The gradient of pixels that a model is sure of is full of them, and they are nothing
-    beside the rest. Threads that torch has begun before do not take part, and those it begins now stay so.
-    ``benchmarks/training_step.py`` says what each is worth.
+    The process keeps freed memory, also afterwards, and flushes denormal numbers (below 1.2e-38) to zero. Gradients of
+    confidently classified pixels contain many of them; they are negligible, but processors handle them many times more
+    slowly. Only threads that torch starts inside the block are affected, so enter it before torch has started any; they
+    keep the setting afterwards. ``benchmarks/training_step.py`` measures both effects.
     """
     if device.type != "cpu":
         yield
@@ -79,7 +79,7 @@ def training_on(device: torch.device) -> Iterator[None]:
     keep_freed_memory()
     smallest = sys.float_info.min
     was_flushed = smallest / 2 == 0
-    # Returns False where the processor cannot, which then is only slower.
+    # Returns False if the processor does not support it; training is then only slower.
     torch.set_flush_denormal(True)
     try:
         yield
@@ -90,9 +90,8 @@ def training_on(device: torch.device) -> Iterator[None]:
 def keep_freed_memory() -> None:
     """Let this process keep the memory that it frees.
 
-    A step frees large tensors and asks for the same again. By default glibc hands them back to the system each time,
-    which then clears every page anew. Elsewhere than on glibc, and where the environment holds settings of malloc,
-    nothing changes.
+    A step frees large tensors and allocates the same again. By default glibc returns them to the system, which clears
+    every page again. Without glibc, or if environment variables configure malloc, nothing changes.
     """
     is_set = "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ)
     if platform.libc_ver()[0] == "glibc" and not is_set:

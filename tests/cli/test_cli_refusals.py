@@ -57,7 +57,7 @@ def test_a_device_that_is_not_there(masam, dataset, trained, tmp_path, monkeypat
     words = (dataset / "imagesTs", "--model", trained, "--out", tmp_path / "masks", "--device", "cuda")
     result = masam("predict", *words)
     assert result.code == 5
-    assert result.error == "error[RESOURCE]: device: there is no cuda here (0 GPUs found); use --device cpu"
+    assert result.error == "error[RESOURCE]: device: cuda is not available (0 GPUs found); use --device cpu"
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Pre-training: SAM's own task, from prompts to masks, on pictures made by formula."""
+"""Pre-training of a SAM on synthetic pictures with its own task, from prompts to masks."""

@@ -1,4 +1,4 @@
-"""Simulated users: boxes around objects, clicks on them, and clicks where an answer was wrong."""
+"""Simulated prompts: boxes around objects, clicks on them, and clicks at errors of a prediction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from masam.prompts.correction import deepest, largest_error
 
 _BOX_NOISE, _MOST_BOX_NOISE = 0.1, 20.0
-"""Standard deviation of a box's sides as a share of its size, and its limit in pixels (SAM, appendix A)."""
+"""Standard deviation of the sides of a box as a fraction of its size, and its limit in pixels (SAM, appendix A)."""
 
 
 class Click(NamedTuple):
@@ -20,7 +20,7 @@ class Click(NamedTuple):
     Attributes:
         x: Column in pixels.
         y: Row in pixels.
-        label: 1 on the object, 0 off it.
+        label: 1 on the object, 0 off the object.
     """
 
     x: float
@@ -35,12 +35,7 @@ def tight_box(mask: Bool[NDArray[np.bool_], "H W"]) -> NDArray[np.float32]:
 
 
 def loose_box(mask: Bool[NDArray[np.bool_], "H W"], generator: np.random.Generator) -> NDArray[np.float32]:
-    """Return a box as somebody would draw it: each side is off by a tenth of the box's size, cut to the picture.
-
-    Args:
-        mask: The object, not empty.
-        generator: Source of the draws.
-    """
+    """Return the box of a mask that is not empty, with noise on each side, clipped to the picture."""
     box = tight_box(mask)
     size = np.tile(box[2:] - box[:2] + 1, 2)
     moved = box + generator.standard_normal(4) * np.minimum(_BOX_NOISE * size, _MOST_BOX_NOISE)
@@ -51,35 +46,32 @@ def loose_box(mask: Bool[NDArray[np.bool_], "H W"], generator: np.random.Generat
 
 
 def click_in(region: Bool[NDArray[np.bool_], "H W"], label: int, generator: np.random.Generator | None = None) -> Click:
-    """Click somewhere in a region that is not empty.
+    """Return a click in a region that is not empty.
 
     Args:
-        region: Where.
-        label: 1 on the object, 0 off it.
-        generator: Source of the draw; None clicks where the region is deepest.
+        region: The region.
+        label: 1 on the object, 0 off the object.
+        generator: Random number generator; None clicks at the pixel with the largest distance from the border.
     """
     if generator is None:
         row, column = deepest(region)
     else:
-        places = np.flatnonzero(region)
-        row, column = map(int, np.unravel_index(int(places[generator.integers(len(places))]), region.shape))
+        pixels = np.flatnonzero(region)
+        row, column = map(int, np.unravel_index(int(pixels[generator.integers(len(pixels))]), region.shape))
     return Click(float(column), float(row), label)
 
 
-def correcting_click(
+def corrective_click(
     mask: Bool[NDArray[np.bool_], "H W"],
-    answer: Bool[NDArray[np.bool_], "H W"],
+    prediction: Bool[NDArray[np.bool_], "H W"],
     generator: np.random.Generator | None = None,
 ) -> Click:
-    """Click into the largest connected part of what an answer missed or took too much.
+    """Return a click in the largest connected error of a prediction, or on the object if there is no error.
 
     Args:
         mask: The object.
-        answer: What was predicted.
-        generator: Source of the draw; None clicks where that part is deepest.
-
-    Returns:
-        The click; where the answer is right, one on the object.
+        prediction: Predicted mask.
+        generator: Random number generator; None clicks at the pixel with the largest distance from the border.
     """
-    region, is_missed = largest_error(mask, answer)
+    region, is_missed = largest_error(mask, prediction)
     return click_in(mask if region is None else region, int(is_missed), generator)

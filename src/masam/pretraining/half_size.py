@@ -1,4 +1,4 @@
-"""A SAM on pictures of half the side, by the same weights."""
+"""A SAM for pictures of half the side, with shared weights."""
 
 from __future__ import annotations
 
@@ -15,32 +15,34 @@ _ENCODER = "image_encoder."
 
 
 class HalfSize:
-    """Another view of a model, for pictures of half the side.
+    """A view of a model for pictures of half the side.
 
-    Its position tables are the model's, interpolated as they are when weights are loaded for another size. Gradients
-    reach them through that, so that a model trained on both sizes is good at both.
+    The position tables of the model are interpolated as when weights are loaded for another size. Gradients pass
+    through the interpolation, so the model is trained for both sizes.
 
     Args:
-        sam: The model, which stays the owner of all weights.
+        sam: The model, which owns all weights.
         size: Its architecture.
 
     Attributes:
-        sam: What decodes; of its encoder only the shapes are used.
+        sam: The decoder for half the side; its encoder provides only shapes.
     """
 
     def __init__(self, sam: Sam, size: SamSize) -> None:
-        self._whole, self._size = sam, size
+        self._full_size_sam, self._size = sam, size
         with torch.device("meta"):
             self.sam = Sam(size, sam.image_encoder.image_size // 2)
         self.sam.mask_decoder = sam.mask_decoder
-        for name, part in sam.prompt_encoder.named_children():
-            setattr(self.sam.prompt_encoder, name, part)
+        for name, module in sam.prompt_encoder.named_children():
+            setattr(self.sam.prompt_encoder, name, module)
 
     def encode(self, images: Images) -> Embeddings:
-        """Encode pictures that are normalised already."""
+        """Encode normalised pictures."""
         encoder = self.sam.image_encoder
-        own = {_ENCODER + name: value for name, value in self._whole.image_encoder.named_parameters()}
-        resized = resize_positions(own, self._size, encoder.image_size)
+        parameters = {
+            _ENCODER + name: value for name, value in self._full_size_sam.image_encoder.named_parameters()
+        }
+        resized = resize_positions(parameters, self._size, encoder.image_size)
         tensors = {name.removeprefix(_ENCODER): value for name, value in resized.items()}
         embeddings: Tensor = functional_call(encoder, tensors, (images,))
         return embeddings

@@ -1,4 +1,4 @@
-"""SAM's loss: focal and soft Dice on the masks, squared error on the predicted overlap."""
+"""SAM's loss: focal and soft Dice loss of the masks, squared error of the predicted IoU."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _GAMMA = 2.0
 _DICE_SMOOTH = 1.0
 
 
-def shares(masks: Bool[Tensor, "N H W"], side: int) -> Float[Tensor, "N {side} {side}"]:
-    """Return how much of each pixel of a coarser grid the masks fill: thin objects do not vanish from it."""
+def pool_masks(masks: Bool[Tensor, "N H W"], side: int) -> Float[Tensor, "N {side} {side}"]:
+    """Return the fraction of each pixel of a coarser grid that the masks cover, so that thin objects do not vanish."""
     return F.adaptive_avg_pool2d(masks.float()[:, None], side)[:, 0]
 
 
@@ -24,32 +24,32 @@ def mask_losses(
     """Return the weighted focal and Dice loss of each mask.
 
     Args:
-        logits: Of K masks of each object.
-        target: Share of each pixel that the object fills, 0 to 1.
-        config: Has the weights.
+        logits: K masks for each object.
+        target: Fraction of each pixel that the object covers, 0 to 1.
+        config: Configuration with the weights.
 
     Source:
         Kirillov et al., Segment Anything, appendix A: 20 focal to 1 Dice. Li et al., Generalized focal loss (2020), for
-        targets between 0 and 1, at which it is least where the probability is the share.
+        targets between 0 and 1; its minimum is where the probability equals the target.
     """
     logits = logits.float()
-    wanted = target[:, None].expand_as(logits)
+    target = target[:, None].expand_as(logits)
     probability = logits.sigmoid()
-    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    focal = ((wanted - probability).abs() ** _GAMMA * entropy).mean(dim=(2, 3))
-    common = (probability * wanted).sum(dim=(2, 3))
-    total = probability.sum(dim=(2, 3)) + wanted.sum(dim=(2, 3))
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    focal = ((target - probability).abs() ** _GAMMA * entropy).mean(dim=(2, 3))
+    common = (probability * target).sum(dim=(2, 3))
+    total = probability.sum(dim=(2, 3)) + target.sum(dim=(2, 3))
     dice = 1 - (2 * common + _DICE_SMOOTH) / (total + _DICE_SMOOTH)
     return config.focal_weight * focal + config.dice_weight * dice
 
 
 @torch.no_grad()
-def answers(logits: Float[Tensor, "N K h w"], side: int) -> Bool[Tensor, "N K {side} {side}"]:
-    """Return the masks that logits say at the picture's size."""
+def predicted_masks(logits: Float[Tensor, "N K h w"], side: int) -> Bool[Tensor, "N K {side} {side}"]:
+    """Return the masks of logits at the size of the picture."""
     return F.interpolate(logits.float(), size=(side, side), mode="bilinear", align_corners=False) > 0
 
 
-def overlap(answer: Bool[Tensor, "N K H W"], masks: Bool[Tensor, "N H W"]) -> Float[Tensor, "N K"]:
-    """Return intersection over union of each answer with its object, which is not empty."""
-    wanted = masks[:, None]
-    return (answer & wanted).sum(dim=(2, 3)) / (answer | wanted).sum(dim=(2, 3)).float()
+def mask_iou(predictions: Bool[Tensor, "N K H W"], masks: Bool[Tensor, "N H W"]) -> Float[Tensor, "N K"]:
+    """Return the intersection over union of each prediction with its object, which is not empty."""
+    target = masks[:, None]
+    return (predictions & target).sum(dim=(2, 3)) / (predictions | target).sum(dim=(2, 3)).float()

@@ -1,4 +1,4 @@
-"""The pictures of a step and the objects in them that are asked for: a pure function of (seed, step)."""
+"""The pictures of a step and the objects to segment in them, a pure function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -16,30 +16,25 @@ from masam.synthetic.pictures.picture import make_picture
 
 
 class Objects(NamedTuple):
-    """Pictures, and some objects of each, picture by picture."""
+    """Pictures, and some objects of each, in the order of the pictures."""
 
     images: Float[Tensor, "B 3 H W"]
-    """In 0..1."""
+    """Pictures in 0..1."""
     masks: Bool[Tensor, "N H W"]
-    """N is a multiple of B: the first objects are those of the first picture."""
+    """Objects; N is a multiple of B, and the first N / B objects belong to the first picture."""
     visible: Int[Tensor, "B H W"]
-    """Number of the object that is seen at each pixel, 0 for none."""
+    """Number of the object that is visible at each pixel, 0 for none."""
 
 
 def training_objects(config: PretrainConfig, step: int) -> Objects:
-    """Make the pictures of a step and choose their objects.
-
-    Args:
-        config: Settings of the run.
-        step: Number of the step, from 0.
-    """
+    """Create the pictures of a step and select their objects; steps start at 0."""
     side = config.image_size // (2 if is_half_size(config.seed, step, config.half_size_share) else 1)
     first = step * config.batch_pictures
     return _make(config.seed, side, range(first, first + config.batch_pictures), config.objects, held_out=False)
 
 
 def held_out_objects(config: PretrainConfig, numbers: range) -> Objects:
-    """Make pictures of validation, by number, with one object each."""
+    """Create validation pictures by number, with one object each."""
     return _make(config.seed, config.image_size, numbers, 1, held_out=True)
 
 
@@ -51,18 +46,15 @@ def _make(seed: int, side: int, numbers: range, objects: int, *, held_out: bool)
         images.append(picture.image)
         visible.append(picture.visible)
         chosen.append(_choose(picture.masks, objects, generator))
-    return Objects(*(torch.from_numpy(join(parts)) for join, parts in (
-        (np.stack, images), (np.concatenate, chosen), (np.stack, visible)
-    )))  # fmt: skip
+    return Objects(*map(torch.from_numpy, (np.stack(images), np.concatenate(chosen), np.stack(visible))))
 
 
 def _choose(
     masks: Bool[NDArray[np.bool_], "M H W"], count: int, generator: np.random.Generator
 ) -> Bool[NDArray[np.bool_], "{count} H W"]:
-    """Draw objects, one perhaps twice: it then gets different prompts.
+    """Draw objects with replacement, with probabilities proportional to their diameter.
 
-    Most objects of a picture are small, and asked about those alone a model learns to answer nothing. The odds of one
-    grow with its diameter.
+    Most objects of a picture are small. A model that is trained on small objects alone learns to predict nothing.
     """
     diameters = np.sqrt(masks.sum(axis=(1, 2)))
     return masks[generator.choice(len(masks), count, p=diameters / diameters.sum())]

@@ -1,4 +1,4 @@
-"""Rounds of prompting as SAM was trained: a box or a click, then clicks where the answer is wrong.
+"""Rounds of prompts as in the training of SAM: a box or a click, then clicks at errors of the prediction.
 
 Source: Kirillov et al., Segment Anything (2023), appendix A, training algorithm.
 """
@@ -17,22 +17,23 @@ from torch import Tensor
 from masam.axes import Boxes, MaskPrompts, PointLabels, Points
 from masam.device import autocast
 from masam.model.sam import Sam, SamOutput
-from masam.pretraining.clicks import Click, click_in, correcting_click, loose_box
+from masam.pretraining.clicks import Click, click_in, corrective_click, loose_box
 from masam.pretraining.config import PretrainConfig
-from masam.pretraining.loss import answers, mask_losses, overlap, shares
+from masam.pretraining.loss import mask_iou, mask_losses, pool_masks, predicted_masks
 
+# The masks of SAM's decoder: one for unambiguous prompts, and three for a single prompt.
 _SINGLE, _MULTI = slice(0, 1), slice(1, None)
 
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """What has been said about some objects so far.
+    """Prompts of some objects so far; each may be None.
 
     Attributes:
-        points: [N, P, 2] x and y in pixels, or None.
-        point_labels: [N, P], or None.
-        boxes: [N, 4], or None.
-        masks: [N, 1, h, w] logits of the last answer, or None.
+        points: [N, P, 2] x and y in pixels.
+        point_labels: [N, P] 1 on the object, 0 off the object.
+        boxes: [N, 4] x0, y0, x1, y1 in pixels.
+        masks: [N, 1, h, w] logits of the last prediction.
     """
 
     points: Points | None = None
@@ -40,13 +41,8 @@ class Prompts:
     boxes: Boxes | None = None
     masks: MaskPrompts | None = None
 
-    def clicked(self, clicks: list[Click], masks: MaskPrompts | None) -> Prompts:
-        """Return the prompts with one click more an object, and the last answer.
-
-        Args:
-            clicks: N of them.
-            masks: [N, 1, h, w] logits of the answer that they correct, or None.
-        """
+    def with_clicks(self, clicks: list[Click], masks: MaskPrompts | None) -> Prompts:
+        """Return the prompts with another click per object and the logits of the last prediction, or None."""
         device = None if masks is None else masks.device
         points = torch.tensor([[[click.x, click.y]] for click in clicks], dtype=torch.float32, device=device)
         labels = torch.tensor([[click.label] for click in clicks], device=device)
@@ -57,34 +53,26 @@ class Prompts:
 
     def to(self, device: torch.device) -> Prompts:
         """Return the prompts on a device."""
-        return Prompts(*(None if one is None else one.to(device) for one in self.as_arguments().values()))
+        return Prompts(**{name: None if x is None else x.to(device) for name, x in self.as_arguments().items()})
 
     def as_arguments(self) -> dict[str, Tensor | None]:
-        """Return them as arguments of ``Sam.decode``."""
-        return {
-            "points": self.points, "point_labels": self.point_labels, "boxes": self.boxes, "masks": self.masks
-        }  # fmt: skip
+        """Return the prompts as arguments of ``Sam.decode_all``."""
+        return dict(vars(self))
 
 
 def first_prompts(masks: NDArray[np.bool_], generator: np.random.Generator, *, by_box: bool) -> Prompts:
-    """Draw a box or a click for each object.
-
-    Args:
-        masks: [N, H, W] objects, none of them empty.
-        generator: Source of the draws.
-        by_box: A box, not a click.
-    """
+    """Draw a box, or else a click, for each of the objects [N, H, W], which are not empty."""
     if by_box:
         return Prompts(boxes=torch.from_numpy(np.stack([loose_box(mask, generator) for mask in masks])))
-    return Prompts().clicked([click_in(mask, 1, generator) for mask in masks], None)
+    return Prompts().with_clicks([click_in(mask, 1, generator) for mask in masks], None)
 
 
-def chosen_answer(out: SamOutput, *, is_ambiguous: bool) -> MaskPrompts:
-    """Return the logits of the answer that a user would see: after one click the one that says it is the best of three.
+def select_mask(out: SamOutput, *, is_ambiguous: bool) -> MaskPrompts:
+    """Return the logits of the mask that a user would see.
 
     Args:
-        out: Of ``Sam.decode_all``.
-        is_ambiguous: Whether the prompt was a single click.
+        out: Output of ``Sam.decode_all``.
+        is_ambiguous: The prompt was a single click: of three masks, the one with the largest predicted IoU is returned.
     """
     if not is_ambiguous:
         return out.logits[:, _SINGLE]
@@ -92,12 +80,12 @@ def chosen_answer(out: SamOutput, *, is_ambiguous: bool) -> MaskPrompts:
     return out.logits[:, _MULTI][torch.arange(len(best), device=best.device), best][:, None]
 
 
-def corrections(
-    answer: Bool[Tensor, "N 1 H W"], masks: NDArray[np.bool_], generator: np.random.Generator | None
+def corrective_clicks(
+    predictions: Bool[Tensor, "N 1 H W"], masks: NDArray[np.bool_], generator: np.random.Generator | None
 ) -> list[Click]:
-    """Return a correcting click an object; drawn, or where the fault is deepest without a generator."""
-    said = answer[:, 0].cpu().numpy()
-    return [correcting_click(mask, one, generator) for mask, one in zip(masks, said, strict=True)]
+    """Return a corrective click for each object; without a generator, in the middle of the error."""
+    predicted = predictions[:, 0].cpu().numpy()
+    return [corrective_click(mask, one, generator) for mask, one in zip(masks, predicted, strict=True)]
 
 
 def round_loss(
@@ -110,25 +98,24 @@ def round_loss(
 ) -> Float[Tensor, ""]:
     """Return the loss of one round.
 
-    To a first prompt the three masks answer, and the best of them counts; to more than one prompt, and to a box, the
-    single mask does.
+    The best of the three masks counts for the first prompt; the single mask counts for a box and for several prompts.
 
     Args:
-        out: Of ``Sam.decode_all``.
+        out: Output of ``Sam.decode_all``.
         masks: The objects.
-        config: Has the weights.
+        config: Configuration with the weights.
         is_first: Whether this is the first prompt.
-        by_box: Whether that one was a box.
+        by_box: Whether the first prompt was a box.
     """
-    losses = mask_losses(out.logits, shares(masks, out.logits.shape[-1]), config)
-    true = overlap(answers(out.logits.detach(), masks.shape[-1]), masks)
-    errors = (out.iou.float() - true) ** 2
-    parts = []
+    losses = mask_losses(out.logits, pool_masks(masks, out.logits.shape[-1]), config)
+    iou = mask_iou(predicted_masks(out.logits.detach(), masks.shape[-1]), masks)
+    errors = (out.iou.float() - iou) ** 2
+    terms = []
     if is_first:
-        parts.append(losses[:, _MULTI].min(dim=1).values.mean() + config.iou_weight * errors[:, _MULTI].mean())
+        terms.append(losses[:, _MULTI].min(dim=1).values.mean() + config.iou_weight * errors[:, _MULTI].mean())
     if by_box or not is_first:
-        parts.append(losses[:, _SINGLE].mean() + config.iou_weight * errors[:, _SINGLE].mean())
-    return torch.stack(parts).mean()
+        terms.append(losses[:, _SINGLE].mean() + config.iou_weight * errors[:, _SINGLE].mean())
+    return torch.stack(terms).mean()
 
 
 def prompt_rounds(
@@ -142,27 +129,27 @@ def prompt_rounds(
     count: int,
     by_box: bool,
 ) -> Iterator[Float[Tensor, ""]]:
-    """Prompt for some objects, round after round; yields each round's loss, with its graph.
+    """Prompt for some objects in several rounds; yield the loss of each round with its graph.
 
     Args:
         sam: The model.
-        embeddings: [B, D, h, w] of the pictures.
-        picture_of: [N] the picture of each object.
-        masks: The objects, on the model's device.
-        config: Settings of the run.
-        generator: Source of the prompts.
-        count: Rounds.
-        by_box: Begin with boxes, else with clicks.
+        embeddings: Embeddings of the pictures.
+        picture_of: Index of the picture of each object.
+        masks: The objects, on the device of the model.
+        config: Configuration of the run.
+        generator: Random number generator of the prompts.
+        count: Number of rounds.
+        by_box: Start with boxes instead of clicks.
     """
     objects = masks.cpu().numpy()
     prompts = first_prompts(objects, generator, by_box=by_box).to(embeddings.device)
     for number in range(count):
         with autocast(embeddings.device, config.precision):
-            # Gathered anew each round, whose graph goes before the next.
+            # Indexed in each round, because the graph of a round is freed before the next.
             out = sam.decode_all(embeddings[picture_of], **prompts.as_arguments())
         is_first = number == 0
         yield round_loss(out, masks, config, is_first=is_first, by_box=by_box)
         if number + 1 < count:
-            answer = chosen_answer(out, is_ambiguous=is_first and not by_box).detach().float()
-            clicks = corrections(answers(answer, masks.shape[-1]), objects, generator)
-            prompts = prompts.clicked(clicks, answer)
+            logits = select_mask(out, is_ambiguous=is_first and not by_box).detach().float()
+            clicks = corrective_clicks(predicted_masks(logits, masks.shape[-1]), objects, generator)
+            prompts = prompts.with_clicks(clicks, logits)

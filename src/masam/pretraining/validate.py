@@ -1,4 +1,4 @@
-"""How well a model answers prompts on held-out pictures: mean overlap by a box, by a click, and after three clicks."""
+"""Validation on held-out pictures: mean IoU for a box, for one click, and after three clicks."""
 
 from __future__ import annotations
 
@@ -8,57 +8,55 @@ from masam.device import autocast
 from masam.model.sam import Sam
 from masam.pretraining.clicks import click_in, tight_box
 from masam.pretraining.config import PretrainConfig
-from masam.pretraining.loss import answers, overlap
+from masam.pretraining.loss import mask_iou, predicted_masks
 from masam.pretraining.objects import held_out_objects
-from masam.pretraining.rounds import Prompts, chosen_answer, corrections
+from masam.pretraining.rounds import Prompts, corrective_clicks, select_mask
 
-CLICKS = 3
-"""Clicks that the last figure is after."""
-
-_AT_ONCE = 8
+_CLICKS = 3
+_BATCH = 8
 
 
 def score_prompts(sam: Sam, config: PretrainConfig, device: torch.device) -> dict[str, float]:
-    """Return the mean intersection over union of held-out objects, one a picture.
+    """Return the mean intersection over union of held-out objects, one per picture.
 
-    The same pictures and prompts whatever the model, which sees pictures in SAM's own normalisation.
+    Pictures and first prompts do not depend on the model. The pictures are normalised as SAM does.
 
     Args:
-        sam: The model, on the device.
-        config: Settings of the run.
-        device: Where the model is.
+        sam: The model.
+        config: Configuration of the run.
+        device: Device of the model.
 
     Returns:
-        ``miou_box`` by a tight box, ``miou_click`` by a click in the middle, ``miou_3_clicks`` after two corrections.
+        ``miou_box`` for a tight box, ``miou_click`` for a click in the centre, ``miou_3_clicks`` after two corrections.
     """
     sam.eval()
-    found: dict[str, list[torch.Tensor]] = {"miou_box": [], "miou_click": [], f"miou_{CLICKS}_clicks": []}
-    for first in range(0, config.validation_pictures, _AT_ONCE):
-        numbers = range(first, min(first + _AT_ONCE, config.validation_pictures))
-        for name, values in _score_some(sam, config, device, numbers).items():
-            found[name].append(values)
-    return {name: float(torch.cat(values).mean()) for name, values in found.items()}
+    scores: dict[str, list[torch.Tensor]] = {"miou_box": [], "miou_click": [], "miou_3_clicks": []}
+    for first in range(0, config.validation_pictures, _BATCH):
+        numbers = range(first, min(first + _BATCH, config.validation_pictures))
+        for name, values in _score_batch(sam, config, device, numbers).items():
+            scores[name].append(values)
+    return {name: float(torch.cat(values).mean()) for name, values in scores.items()}
 
 
 @torch.no_grad()
-def _score_some(sam: Sam, config: PretrainConfig, device: torch.device, numbers: range) -> dict[str, torch.Tensor]:
+def _score_batch(sam: Sam, config: PretrainConfig, device: torch.device, numbers: range) -> dict[str, torch.Tensor]:
     images, masks, _ = held_out_objects(config, numbers)
     objects, side = masks.numpy(), masks.shape[-1]
     masks = masks.to(device)
     scores = {}
     with autocast(device, config.precision):
         embeddings = sam.encode(images.to(device) * 255)
-        boxes = torch.stack([torch.from_numpy(tight_box(one)) for one in objects])
+        boxes = torch.stack([torch.from_numpy(tight_box(mask)) for mask in objects])
         out = sam.decode_all(embeddings, boxes=boxes.to(device))
-        answer = answers(chosen_answer(out, is_ambiguous=False), side)
-        scores["miou_box"] = overlap(answer, masks)[:, 0].cpu()
-        prompts = Prompts().clicked([click_in(one, 1) for one in objects], None).to(device)
-        for number in range(1, CLICKS + 1):
+        predicted = predicted_masks(select_mask(out, is_ambiguous=False), side)
+        scores["miou_box"] = mask_iou(predicted, masks)[:, 0].cpu()
+        prompts = Prompts().with_clicks([click_in(mask, 1) for mask in objects], None).to(device)
+        for number in range(1, _CLICKS + 1):
             out = sam.decode_all(embeddings, **prompts.as_arguments())
-            logits = chosen_answer(out, is_ambiguous=number == 1).float()
-            answer = answers(logits, side)
-            if number in (1, CLICKS):
-                name = "miou_click" if number == 1 else f"miou_{CLICKS}_clicks"
-                scores[name] = overlap(answer, masks)[:, 0].cpu()
-            prompts = prompts.clicked(corrections(answer, objects, None), logits)
+            logits = select_mask(out, is_ambiguous=number == 1).float()
+            predicted = predicted_masks(logits, side)
+            if number in (1, _CLICKS):
+                name = "miou_click" if number == 1 else "miou_3_clicks"
+                scores[name] = mask_iou(predicted, masks)[:, 0].cpu()
+            prompts = prompts.with_clicks(corrective_clicks(predicted, objects, None), logits)
     return scores

@@ -1,1 +1,1 @@
-"""Training: samples, loss, schedule, loop, run folder."""
+"""Training: data, loss, optimiser, loop, run folder."""

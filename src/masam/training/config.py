@@ -77,68 +77,68 @@ class TrainConfig(Settings):
     """One training run."""
 
     model: ModelSettings = Field(default=ModelSettings(), description="the model to build")
-    epochs: int = Field(default=160, ge=1, description="passes over all windows of the training cases")
+    epochs: int = Field(default=160, ge=1, description="passes over all training windows")
     schedule_epochs: int | None = Field(
-        default=None, ge=1, description="epochs that the learning rate takes to reach zero; null for all of them"
+        default=None, ge=1, description="epochs until the learning rate reaches zero; null for all epochs"
     )
-    batch_windows: int = Field(default=24, ge=1, description="windows that one optimiser step is made of")
+    batch_windows: int = Field(default=24, ge=1, description="windows per optimiser step")
     micro_batch_windows: int = Field(
-        default=1, ge=1, description="windows that go through the model at once in each process; decides the memory"
+        default=1, ge=1, description="windows per forward pass in each process; determines the memory"
     )
     window_depths: tuple[Annotated[int, Field(ge=1, le=63)], Annotated[int, Field(ge=1, le=63)]] | None = Field(
         default=None,
-        description="fewest and most slices of a training window, drawn anew at each optimiser step; null for the "
-        "plan's window",
+        description="smallest and largest number of slices per training window, drawn for each step; null for the "
+        "window of the plan",
     )
     checkpointing: bool = Field(
         default=False,
-        description="keep less of the encoder's forward pass and compute it again: less memory, more time, the same "
+        description="recompute the encoder's activations in the backward pass: less memory, more time, the same "
         "gradients",
     )
     frozen_dtype: Literal["float32", "bf16"] = Field(
         default="float32",
-        description="number format in which the encoder's frozen layers are kept; 'bf16' goes with precision bf16",
+        description="number format of the encoder's frozen layers; 'bf16' requires precision bf16",
     )
     learning_rate: float = Field(default=8e-4, gt=0, description="largest learning rate of AdamW")
-    weight_decay: float = Field(default=0.1, ge=0, description="AdamW's weight decay, on every trained tensor")
+    weight_decay: float = Field(default=0.1, ge=0, description="weight decay of AdamW for all trained tensors")
     warmup_steps: int = Field(default=250, ge=0, description="steps of linear warm-up")
     power: float = Field(default=7.0, gt=0, description="exponent of the polynomial decay")
     clip_norm: float | None = Field(
         default=None, gt=0, description="largest norm of the gradient; null for no limit, as in the paper"
     )
-    cross_entropy_weight: float = Field(default=0.2, ge=0, description="factor of the cross-entropy in the loss")
-    dice_weight: float = Field(default=0.8, ge=0, description="factor of the soft Dice loss")
+    cross_entropy_weight: float = Field(default=0.2, ge=0, description="weight of the cross-entropy in the loss")
+    dice_weight: float = Field(default=0.8, ge=0, description="weight of the soft Dice loss")
     dice_pooling: Literal["micro_batch", "batch"] = Field(
         default="micro_batch",
-        description="windows over which the Dice loss is pooled: those that go through the model at once, or all of a "
-        "step as in the paper, which costs a second forward pass where a process has several micro-batches",
+        description="windows over which the Dice loss is pooled: those of a micro-batch, or all of a step as in the "
+        "paper, which needs a second forward pass if a process has several micro-batches",
     )
     augmentation: AugmentSettings = Field(
         default=AugmentSettings(),
-        description="random variation of training samples: a preset (default, paper, none), or keys of their own",
+        description="augmentation of the training samples: a preset (default, paper, none), or individual keys",
     )
     prompt_rate: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="share of the windows that get a box, clicks or a mask, drawn from their labels; 0 for none",
+        description="fraction of the windows that get a box, clicks or a mask, drawn from their labels; 0 for none",
     )
     corrective_clicks: int = Field(
         default=0,
         ge=0,
         le=20,
-        description="most clicks in the model's own errors that a window with clicks gets beside them; 0 for none",
+        description="largest number of clicks at errors of the model that a window with clicks also gets; 0 for none",
     )
-    fold: int = Field(default=0, ge=0, description="which fold of the split is held out for validation")
+    fold: int = Field(default=0, ge=0, description="fold of the split that is held out for validation")
     folds: int = Field(default=5, ge=2, description="number of folds of the split")
     validate_every: int = Field(
-        default=20, ge=0, description="epochs from one validation on whole volumes to the next; 0 for none"
+        default=20, ge=0, description="epochs between two validations on whole volumes; 0 for none"
     )
     validation_stride: int | None = Field(
-        default=None, ge=1, description="stride of windows in validation; null for the window's size, the fastest"
+        default=None, ge=1, description="stride of the windows in validation; null for the window size"
     )
     max_hours: float | None = Field(
-        default=None, gt=0, description="hours that the run may take: it is shortened to fit, its learning rate too"
+        default=None, gt=0, description="time limit in hours: run and learning rate schedule are shortened to fit"
     )
     patience: int | None = Field(
         default=None, ge=1, description="validations without a better Dice after which the run ends; null for no limit"
@@ -146,33 +146,33 @@ class TrainConfig(Settings):
     max_bad_steps: int = Field(
         default=20,
         ge=1,
-        description="steps in a row whose loss or gradients are not finite that end the run; fewer are skipped",
+        description="consecutive steps with non-finite loss or gradients after which the run ends; fewer are skipped",
     )
     precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
-        default="auto", description="number format of the forward pass; 'auto' is bf16 on a GPU that has it"
+        default="auto", description="number format of the forward pass; 'auto' is bf16 on GPUs that support it"
     )
     device: str = Field(default="auto", description="'auto', 'cpu', 'cuda' or 'cuda:1'")
     sharing: Literal["ddp", "fsdp"] = Field(
         default="ddp",
-        description="how several processes hold the model: 'ddp' each the whole, 'fsdp' each a part of every tensor",
+        description="distribution over several processes: 'ddp' copies the model, 'fsdp' shards every tensor",
     )
-    workers: int = Field(default=0, ge=0, description="threads that make samples ahead; they do not change the result")
+    workers: int = Field(default=0, ge=0, description="threads that create samples in advance; no effect on the result")
     mlflow: str | None = Field(
         default=None,
         min_length=1,
-        description="MLflow experiment that also gets the figures, on the server of MLFLOW_TRACKING_URI; null for none",
+        description="MLflow experiment that also gets the metrics, on the server MLFLOW_TRACKING_URI; null for none",
     )
-    seed: int = Field(default=1234, ge=0, description="seed of everything that is drawn")
+    seed: int = Field(default=1234, ge=0, description="seed of all random numbers")
 
     @model_validator(mode="after")
-    def _correct_what_is_prompted(self) -> TrainConfig:
+    def _require_prompts(self) -> TrainConfig:
         if self.corrective_clicks > 0 and self.prompt_rate == 0:
             raise ValueError("corrective_clicks needs windows with prompts; set prompt_rate above 0")
         return self
 
     @field_validator("window_depths")
     @classmethod
-    def _smallest_first(cls, depths: tuple[int, int] | None) -> tuple[int, int] | None:
+    def _require_ascending(cls, depths: tuple[int, int] | None) -> tuple[int, int] | None:
         if depths is not None and depths[0] > depths[1]:
             raise ValueError("expected the smaller number first")
         return depths

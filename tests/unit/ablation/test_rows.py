@@ -130,7 +130,7 @@ def test_a_fold_that_does_not_exist_is_refused(data):
 
 
 def test_unavailable_devices_and_sam_files_are_refused(data, tmp_path, sam_file):
-    with pytest.raises(ResourceError, match=r"^t.yaml, row last: device: there is no cuda:99 here"):
+    with pytest.raises(ResourceError, match=r"^t.yaml, row last: device: cuda:99 is not available"):
         rows_of(data, {"first": {}, "last": {"device": "cuda:99"}})
     with pytest.raises(InputError, match=r"^t.yaml, row last: .*none.pth"):
         rows_of(data, {"first": {}, "last": {"model.sam_checkpoint": str(tmp_path / "none.pth")}})

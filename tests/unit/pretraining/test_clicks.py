@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from masam.pretraining.clicks import click_in, correcting_click, loose_box, tight_box
+from masam.pretraining.clicks import click_in, corrective_click, loose_box, tight_box
 
 MASKS = arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9)))
 SOME = MASKS.filter(np.any)
@@ -58,7 +58,7 @@ def test_a_correction_is_where_the_answer_is_wrong(pair):
     mask, answer = pair
     if not mask.any():
         return
-    click = correcting_click(mask, answer, generator())
+    click = corrective_click(mask, answer, generator())
     y, x = int(click.y), int(click.x)
     assert mask[y, x] == bool(click.label)
     assert (mask[y, x] != answer[y, x]) == (mask != answer).any()
@@ -68,7 +68,7 @@ def test_a_correction_goes_to_the_largest_fault():
     mask, answer = np.zeros((2, 12, 12), bool)
     mask[0:3, 0:3] = mask[5, 5] = True  # missed: 9 and 1 pixels
     answer[8:12, 8:11] = True  # too much: 12 pixels
-    assert correcting_click(mask, answer).label == 0
+    assert corrective_click(mask, answer).label == 0
     answer[9:] = False  # 3 are left
-    click = correcting_click(mask, answer)
+    click = corrective_click(mask, answer)
     assert click == (1.0, 1.0, 1)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from masam.pretraining.config import PretrainConfig
-from masam.pretraining.loss import answers, mask_losses, overlap, shares
+from masam.pretraining.loss import mask_iou, mask_losses, pool_masks, predicted_masks
 
 CONFIG = PretrainConfig()
 
@@ -17,7 +17,7 @@ def changed(**values):
 def test_shares_keep_what_is_thin():
     mask = torch.zeros(1, 8, 8, dtype=torch.bool)
     mask[0, :, 3] = True
-    got = shares(mask, 2)
+    got = pool_masks(mask, 2)
     torch.testing.assert_close(got, torch.tensor([[[0.25, 0.0], [0.25, 0.0]]]))
 
 
@@ -44,10 +44,10 @@ def test_overlap_counts_pixels():
     masks[0, :2] = True
     answer = torch.zeros(1, 3, 4, 4, dtype=torch.bool)
     answer[0, 0, 1:3], answer[0, 2] = True, masks[0]
-    torch.testing.assert_close(overlap(answer, masks), torch.tensor([[1 / 3, 0.0, 1.0]]))
+    torch.testing.assert_close(mask_iou(answer, masks), torch.tensor([[1 / 3, 0.0, 1.0]]))
 
 
 def test_answers_are_upsampled_logits_above_zero():
     logits = torch.randn(1, 2, 4, 4)
     expected = F.interpolate(logits, size=(16, 16), mode="bilinear", align_corners=False) > 0
-    assert torch.equal(answers(logits, 16), expected)
+    assert torch.equal(predicted_masks(logits, 16), expected)

@@ -1,4 +1,4 @@
-"""Rounds of prompts, and which answers count."""
+"""Rounds of prompts and their loss."""
 
 from itertools import pairwise
 
@@ -10,8 +10,8 @@ from tiny import SAM, randomise
 from masam.model.sam import Sam, SamOutput
 from masam.pretraining.clicks import Click
 from masam.pretraining.config import PretrainConfig
-from masam.pretraining.loss import answers, mask_losses, overlap, shares
-from masam.pretraining.rounds import Prompts, chosen_answer, first_prompts, prompt_rounds, round_loss
+from masam.pretraining.loss import mask_iou, mask_losses, pool_masks, predicted_masks
+from masam.pretraining.rounds import Prompts, first_prompts, prompt_rounds, round_loss, select_mask
 from masam.reproducibility import prompt_generator
 
 CONFIG = PretrainConfig(image_size=64)
@@ -44,7 +44,7 @@ def test_first_prompts_are_boxes_or_clicks_on_the_object(masks):
 def test_clicks_add_up_and_the_last_answer_replaces_the_one_before():
     first, last = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
     prompts = Prompts(boxes=torch.tensor([[1.0, 2, 3, 4]]))
-    prompts = prompts.clicked([Click(1, 2, 1)], first).clicked([Click(3, 4, 0)], last)
+    prompts = prompts.with_clicks([Click(1, 2, 1)], first).with_clicks([Click(3, 4, 0)], last)
     assert prompts.points.tolist() == [[[1, 2], [3, 4]]]
     assert prompts.point_labels.tolist() == [[1, 0]]
     assert torch.equal(prompts.masks, last)
@@ -54,15 +54,15 @@ def test_clicks_add_up_and_the_last_answer_replaces_the_one_before():
 def test_after_one_click_the_best_of_three_by_its_own_word_is_seen():
     logits = torch.arange(8.0).reshape(2, 4, 1, 1)
     out = SamOutput(logits, torch.tensor([[0.9, 0.1, 0.5, 0.2], [0.0, 0.7, 0.5, 0.6]]))
-    assert chosen_answer(out, is_ambiguous=True).flatten().tolist() == [2, 5]
-    assert chosen_answer(out, is_ambiguous=False).flatten().tolist() == [0, 4]
+    assert select_mask(out, is_ambiguous=True).flatten().tolist() == [2, 5]
+    assert select_mask(out, is_ambiguous=False).flatten().tolist() == [0, 4]
 
 
 @pytest.mark.parametrize(("is_first", "by_box"), [(True, False), (True, True), (False, False), (False, True)])
 def test_the_loss_is_of_the_answers_that_count(masks, is_first, by_box):
     out = SamOutput(torch.randn(3, 4, 16, 16), torch.rand(3, 4))
-    losses = mask_losses(out.logits, shares(masks, 16), CONFIG)
-    errors = (out.iou - overlap(answers(out.logits, 64), masks)) ** 2
+    losses = mask_losses(out.logits, pool_masks(masks, 16), CONFIG)
+    errors = (out.iou - mask_iou(predicted_masks(out.logits, 64), masks)) ** 2
     best = losses[:, 1:].min(dim=1).values.mean() + errors[:, 1:].mean()
     single = losses[:, 0].mean() + errors[:, 0].mean()
     expected = {(True, False): best, (True, True): (best + single) / 2}.get((is_first, by_box), single)
