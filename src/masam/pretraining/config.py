@@ -41,9 +41,7 @@ class PretrainConfig(Settings):
         ge=0,
         description="weight of the dense task of each patch; 0 for prompted masks only",
     )
-    pixel_weight: float = Field(
-        default=1.0, ge=0, description="weight of the pixel term within the dense task"
-    )
+    pixel_weight: float = Field(default=1.0, ge=0, description="weight of the pixel term within the dense task")
     iou_weight: float = Field(default=1.0, ge=0, description="weight of the squared error of the predicted IoU")
     unit_share: float = Field(
         default=0.5,
@@ -61,7 +59,7 @@ class PretrainConfig(Settings):
         default="auto", description="number format of the forward pass; 'auto' is bf16 on GPUs that support it"
     )
     device: str = Field(default="auto", description="'auto', 'cpu', 'cuda' or 'cuda:1'")
-    workers: int = Field(default=0, ge=0, description="threads that create pictures in advance; no effect on the result")
+    workers: int = Field(default=0, ge=0, description="threads that create pictures ahead; no effect on the result")
     seed: int = Field(default=1234, ge=0, description="seed of all random numbers")
 
     @field_validator("image_size")

@@ -39,9 +39,7 @@ class HalfSize:
     def encode(self, images: Images) -> Embeddings:
         """Encode normalised pictures."""
         encoder = self.sam.image_encoder
-        parameters = {
-            _ENCODER + name: value for name, value in self._full_size_sam.image_encoder.named_parameters()
-        }
+        parameters = {_ENCODER + name: value for name, value in self._full_size_sam.image_encoder.named_parameters()}
         resized = resize_positions(parameters, self._size, encoder.image_size)
         tensors = {name.removeprefix(_ENCODER): value for name, value in resized.items()}
         embeddings: Tensor = functional_call(encoder, tensors, (images,))

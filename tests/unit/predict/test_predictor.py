@@ -305,7 +305,7 @@ def test_bad_device_names_are_refused(name):
 def test_an_unavailable_device_is_refused():
     missing = f"cuda:{torch.cuda.device_count() + 7}"
     with pytest.raises(
-        ResourceError, match=rf"^device: there is no {missing} here \(\d+ GPUs found\); use --device cpu$"
+        ResourceError, match=rf"^device: {missing} is not available \(\d+ GPUs found\); use --device cpu$"
     ):
         choose_device(missing)
 
