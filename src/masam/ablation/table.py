@@ -132,7 +132,8 @@ class AblationTable:
     def cells(self) -> list[tuple[str, ...]]:
         """Return the header and the rows as text."""
         header = (
-            "row", "Dice", "SD of seeds", "95 % interval", f"less {self.baseline}", "95 % interval of it",
+            "row", "Dice", "SD of seeds", "95 % interval",
+            f"difference to {self.baseline}", "95 % interval of the difference",
             "trained parameters", "training", "cells done",
         )  # fmt: skip
         return [header, *(self._text(row) for row in self.rows)]

@@ -109,8 +109,8 @@ def test_text_of_a_table():
     assert replace(table(full), scored_on="validation").caption == "Tiny: Dice on 2 validation cases"
     lines = found.markdown().splitlines()
     assert lines[2:6] == [
-        "| row | Dice | SD of seeds | 95 % interval | less full | 95 % interval of it | trained parameters | training "
-        "| cells done |",
+        "| row | Dice | SD of seeds | 95 % interval | difference to full | 95 % interval of the difference "
+        "| trained parameters | training | cells done |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         "| full | 0.650 | 0.071 | 0.600 to 0.700 |  |  | 1.23 M | 15 s | 2 of 2 |",
         r"| a\|b | 0.500 | - | 0.400 to 0.600 | -0.100 | -0.100 to -0.100 | 1.23 M | 10 s | 1 of 2, 1 diverged |",
