@@ -1,4 +1,4 @@
-"""Models that come from elsewhere, on the command line: official ones, published bases, and files that mean harm."""
+"""Foreign models on the command line: official models, published bases, and malicious files."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def official_labels(volume: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("signs", [(1, 1), (-1, 1), (-1, -1)], ids=["RAS", "LAS", "LPS"])
-def test_an_imported_model_predicts_what_the_official_program_does(masam, tmp_path, plan, signs):
+def test_an_imported_model_predicts_as_the_official_program(masam, tmp_path, plan, signs):
     """Whatever the orientation in the header, as the official program ignores it."""
     rng = np.random.default_rng(0)
     volume = (rng.normal(0, 120, (96, 96, 7)) + 200 * np.linspace(-1, 1, 96)[:, None, None]).astype(np.int16)
@@ -92,7 +92,7 @@ def test_an_imported_model_predicts_what_the_official_program_does(masam, tmp_pa
     assert (labels != expected).mean() < 1e-4  # near ties, whose last digit depends on the order of sums
 
 
-def test_what_an_import_says(masam, tmp_path):
+def test_output_of_an_import(masam, tmp_path):
     out = tmp_path / "official.safetensors"
     result = masam(*import_words(out))
     assert result.out == (
@@ -126,12 +126,12 @@ def test_refused_imports(masam, tmp_path, home, more, code, message):
     assert not out.exists()
 
 
-def test_the_choices_are_the_ones_that_are_known(masam):
+def test_trained_on_accepts_all_known_data_sets(masam):
     refused = masam("weights", "import", "--trained-on", "x", "--sam", "x", "--adapter", "x", "--out", "x")
     assert all(f"'{name}'" in refused.error for name in LABELS)
 
 
-def test_a_published_name_serves_as_base_everywhere(masam, dataset, home, tmp_path, plan):
+def test_a_published_name_is_accepted_as_base_everywhere(masam, dataset, home, tmp_path, plan):
     run, masks = tmp_path / "run", tmp_path / "masks"
     train = ("train", dataset, "--out", run, "--epochs", 1, *TINY[2:], "--sam-checkpoint", "sam-tiny")
     missing = masam(*train)

@@ -1,4 +1,4 @@
-"""``masam weights``, with a server on this machine in place of the hosts."""
+"""``masam weights``, with a local server in place of the hosts."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_get_prints_the_path_alone(masam, server, path):
     }
 
 
-def test_get_tells_what_went_wrong_on_the_way(masam, server, path, monkeypatch):
+def test_get_reports_interruptions(masam, server, path, monkeypatch):
     monkeypatch.setattr(download, "_FIRST_PAUSE_S", 0.0)
     server.faults.extend([Fault(status=503), Fault(cut_after=1_500_000)])
     result = masam("weights", "get", NAME)
@@ -99,7 +99,7 @@ def test_get_tells_what_went_wrong_on_the_way(masam, server, path, monkeypatch):
     assert masam("weights", "get", NAME, "--quiet").err == ""
 
 
-def test_list_shows_what_is_here(masam, server, path):
+def test_list_shows_the_state_of_weights(masam, server, path):
     server.faults.append(Fault(cut_after=10))
     result = masam("weights", "list")
     assert result.code == 0
@@ -203,7 +203,7 @@ def test_a_disk_that_fills_up(masam, server, path):
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
 )
-def test_a_stopped_download_is_gone_on_with(masam, server, path, number, code):
+def test_a_stopped_download_is_resumed(masam, server, path, number, code):
     server.faults.append(Fault(stall_after=1_000_000))
     part = path.with_name("test.pth.part")
     process = start("get", NAME)

@@ -22,7 +22,7 @@ def test_it_is_the_papers_equation(slices):
     torch.testing.assert_close(adapter(x, slices), plain_adapter(adapter, x, slices), rtol=0, atol=1e-12)
 
 
-def test_slices_of_a_window_see_their_neighbours_and_no_other_window():
+def test_slices_depend_on_their_neighbours_in_the_window_only():
     adapter = randomise(Adapter3D(8, 4))
     x = torch.randn(10, 2, 2, 8, generator=torch.Generator().manual_seed(1))
     changed = x.clone()
@@ -31,7 +31,7 @@ def test_slices_of_a_window_see_their_neighbours_and_no_other_window():
     assert differs == [False] * 5 + [True, True] + [False] * 3
 
 
-def test_nothing_starts_at_zero_and_the_linear_layers_have_no_bias():
+def test_no_layer_is_initialised_with_zeros_and_linear_layers_have_no_bias():
     torch.manual_seed(0)
     adapter = Adapter3D(8, 4)
     assert {name for name, p in adapter.named_parameters() if not p.any()} == {"norm.bias"}
@@ -67,7 +67,7 @@ def test_any_kernel_and_dilation_is_a_conv3d(kernel, dilation, slices):
     torch.testing.assert_close(conv(x), expected[..., 0].permute(0, 2, 3, 1), rtol=0, atol=1e-12)
 
 
-def test_a_kernel_of_one_lets_no_slice_see_another():
+def test_with_a_kernel_of_one_slices_are_independent():
     adapter = randomise(Adapter3D(8, 4, kernel=1))
     x = torch.randn(6, 2, 2, 8, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(adapter(x, 6), adapter(x, 1), rtol=0, atol=1e-6)

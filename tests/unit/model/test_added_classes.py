@@ -14,11 +14,11 @@ ORDERS = [
     (0, 2, None, 1, None),
     (0, 2, 1),
 ]
-"""A class at the end, in the middle, two of them among reordered ones, and an order alone."""
+"""A class at the end, a class in the middle, two classes among reordered ones, and reordering only."""
 
 
 def old_channels(origins):
-    """Where each channel of the old model went."""
+    """Return the new position of each channel of the old model."""
     return [origins.index(channel) for channel in range(SPEC.num_channels)]
 
 
@@ -70,7 +70,7 @@ def test_a_second_addition_leaves_the_first_as_it_is():
     assert before[:, :, 3].any()
 
 
-def test_new_classes_learn_and_see_the_old_ones():
+def test_new_classes_train_and_attend_to_the_old_ones():
     torch.manual_seed(0)
     grown = with_classes(random_model(), (0, 1, 2, None)).train()
     nn.init.normal_(grown.mask_decoder.output_hypernetworks_mlps[3].layers[2].weight)

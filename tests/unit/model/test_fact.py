@@ -19,7 +19,7 @@ def images(dtype):
 
 
 def merge(model, fact):
-    """Put the increments into the projections and take FacT away."""
+    """Merge the increments into the projections and remove FacT."""
     for layer, block in enumerate(model.blocks):
         with torch.no_grad():
             block.attn.qkv.weight.copy_(fact.merged(layer, block.attn.qkv.weight))
@@ -27,7 +27,7 @@ def merge(model, fact):
     return model
 
 
-def test_it_starts_as_the_identity_bit_for_bit():
+def test_it_is_initially_the_identity_bit_for_bit():
     torch.manual_seed(0)
     plain, adapted = encoder(torch.float32), encoder(torch.float32)
     adapted.fact = FacT(SAM.embed_dim, tuple(LAYERS), rank=4)
@@ -37,7 +37,7 @@ def test_it_starts_as_the_identity_bit_for_bit():
         assert torch.equal(plain(images(torch.float32)), adapted(images(torch.float32)))
 
 
-def test_the_other_factors_start_as_default_linear_layers_do():
+def test_the_other_factors_are_initialised_as_default_linear_layers():
     torch.manual_seed(0)
     fact = FacT(400, tuple(range(8)), rank=16)
     for tensor, fan_in in ((fact.u, 400), (fact.sigma_q, 16), (fact.sigma_v, 16)):
@@ -70,7 +70,7 @@ def test_the_increment_is_scale_u_sigma_v_on_queries_and_values_alone(layer):
     assert not key.any()
 
 
-def test_one_u_and_one_v_serve_all_blocks():
+def test_all_blocks_share_u_and_v():
     model = encoder(torch.float32)
     plain = set(model.state_dict())
     model.fact = FacT(SAM.embed_dim, tuple(LAYERS), rank=4)

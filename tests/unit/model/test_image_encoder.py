@@ -88,7 +88,7 @@ def test_padding_takes_part_in_the_softmax_as_in_the_reference():
 
 
 @pytest.mark.parametrize("side", [1, 2, 3])
-def test_windows_are_cut_and_joined(side):
+def test_windows_are_split_and_joined(side):
     x = torch.arange(2 * 6 * 12 * 3, dtype=torch.float32).reshape(2, 6, 12, 3)
     windows = split_windows(x, side)
     assert windows.shape == (2 * 6 * 12 // side**2, side, side, 3)
@@ -124,7 +124,7 @@ def test_a_batch_is_its_images_one_by_one(image_size):
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
 
 
-def test_global_blocks_see_the_whole_grid_and_others_their_window():
+def test_global_blocks_attend_to_the_full_grid_and_others_to_their_window():
     encoder = ImageEncoder(SAM, 80)
     assert [block.attn.side for block in encoder.blocks] == [3, 5]
 

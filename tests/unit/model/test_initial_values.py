@@ -22,7 +22,7 @@ def test_patch_waves_are_orthogonal_and_stronger_the_shorter():
     torch.testing.assert_close(waves[0], waves[0, :1].expand(256))
 
 
-def test_all_waves_together_hold_the_whole_patch():
+def test_all_waves_together_span_the_patch():
     waves = patch_waves(8, 64).flatten(1)
     patch = torch.rand(64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(torch.linalg.solve(waves, waves @ patch), patch, rtol=0, atol=1e-4)
@@ -39,17 +39,17 @@ def test_grid_waves_fill_any_width(dim):
     assert table.abs().max() <= 1
 
 
-def test_no_two_places_share_a_position():
+def test_grid_positions_are_distinct():
     table = grid_waves(16, 16, 192).flatten(0, 1)
     distances = torch.cdist(table, table) + 9 * torch.eye(256)
     assert distances.min() > 0.5
 
 
-def test_a_place_keeps_its_position_when_the_grid_is_finer():
+def test_a_finer_grid_keeps_the_positions():
     torch.testing.assert_close(grid_waves(16, 16, 24)[::2, ::2], grid_waves(8, 8, 24))
 
 
-def test_a_patch_of_the_mean_grey_starts_as_its_place_alone():
+def test_a_patch_of_mean_grey_has_only_its_position():
     torch.manual_seed(0)
     encoder = ImageEncoder(SIZES["vit_t"], 64)
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_linear_layers_of_the_encoder_start_small_and_adapters_as_the_paper_has_
     assert block.attn.rel_pos_h.abs().max() == 0
 
 
-def test_a_narrow_and_a_wide_encoder_start_too():
+def test_narrow_and_wide_encoders_are_initialised():
     for width, patches in ((16, 16), (768, 256)):
         size = SIZES["vit_b"] if width == 768 else SAM
         encoder = ImageEncoder(size, 32)
@@ -81,7 +81,7 @@ def test_a_narrow_and_a_wide_encoder_start_too():
         assert weight.isfinite().all()
 
 
-def test_a_prompt_looks_at_its_own_place_from_the_start():
+def test_prompts_initially_attend_to_their_own_position():
     torch.manual_seed(0)
     sam = Sam(SIZES["vit_t"], 256)
     positions = sam.prompt_encoder.dense_positions().flatten(1).T  # 256 places of a grid of 16 x 16
@@ -95,7 +95,7 @@ def test_a_prompt_looks_at_its_own_place_from_the_start():
     assert (found - places).abs().max() <= 16  # the place itself, or the one beside it
 
 
-def test_places_are_looked_for_between_tokens_and_image_alone():
+def test_only_cross_attention_is_initialised_to_match_positions():
     transformer = Sam(SIZES["vit_t"], 256).mask_decoder.transformer
     looks = {
         name: torch.equal(module.q_proj.weight, module.k_proj.weight)

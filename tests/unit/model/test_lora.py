@@ -19,7 +19,7 @@ def images(dtype=torch.float32):
     return random_windows(dtype=dtype).flatten(0, 1)
 
 
-def test_it_starts_as_the_identity_bit_for_bit():
+def test_it_is_initially_the_identity_bit_for_bit():
     torch.manual_seed(0)
     plain, adapted = encoder(), encoder()
     adapted.lora = LoRA(SAM.embed_dim, LAYERS, rank=4)
@@ -30,7 +30,7 @@ def test_it_starts_as_the_identity_bit_for_bit():
         assert torch.equal(plain(images()), adapted(images()))
 
 
-def test_a_starts_as_a_default_linear_layer_does():
+def test_a_is_initialised_as_a_default_linear_layer():
     torch.manual_seed(0)
     lora = LoRA(400, (0, 1, 2), rank=8)
     for tensor in (lora.a_q, lora.a_v):
@@ -39,7 +39,7 @@ def test_a_starts_as_a_default_linear_layer_does():
     assert not torch.equal(lora.a_q, lora.a_v)
 
 
-def test_each_block_has_factors_of_its_own():
+def test_each_block_has_separate_factors():
     lora, fact = LoRA(16, (1, 3, 5), rank=4), FacT(16, (1, 3, 5), rank=4)
     shapes = {name: tuple(tensor.shape) for name, tensor in lora.state_dict().items()}
     assert shapes == {"a_q": (3, 4, 16), "b_q": (3, 16, 4), "a_v": (3, 4, 16), "b_v": (3, 16, 4)}

@@ -28,7 +28,7 @@ def inputs(n=2, side=2, tokens=2):
 
 @pytest.mark.parametrize(("upscaling", "factor"), [(SAM_UPSCALING, 4), (PROGRESSIVE_UPSCALING, 16)])
 @pytest.mark.parametrize(("num_masks", "tokens"), [(1, 0), (4, 3)])
-def test_one_logit_map_and_one_iou_a_mask_token(upscaling, factor, num_masks, tokens):
+def test_one_logit_map_and_one_iou_per_mask_token(upscaling, factor, num_masks, tokens):
     logits, iou = decoder(num_masks, upscaling)(*inputs(3, 2, tokens))
     assert logits.shape == (3, num_masks, 2 * factor, 2 * factor)
     assert iou.shape == (3, num_masks)
@@ -51,7 +51,7 @@ def test_upsampling_tokens_is_upsampling_the_map(upscaling):
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
 
 
-def test_each_hyper_network_weighs_its_own_map():
+def test_each_hyper_network_affects_its_own_map_only():
     module, given = decoder(), inputs()
     with torch.no_grad():
         before, iou = module(*given)

@@ -39,7 +39,7 @@ def without_increments(model):
     return plain
 
 
-def test_it_is_a_model_of_its_own():
+def test_the_merged_model_is_independent():
     model = random_model().train()
     model.card = ModelCard(base=BASE, training={"steps": 3})
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -74,7 +74,7 @@ def test_a_model_without_increments_is_copied():
         assert torch.equal(got, expected)
 
 
-def test_it_survives_the_file_without_a_base(tmp_path):
+def test_a_merged_model_is_saved_without_a_base(tmp_path):
     model = random_model()
     model.card = ModelCard(base=BASE)
     path = tmp_path / "model.safetensors"

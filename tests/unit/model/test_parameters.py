@@ -28,7 +28,7 @@ def test_one_class():
     assert count_parameters(MasamSpec(SIZES["vit_b"], num_classes=1)).trainable == 28_666_678
 
 
-def test_it_counts_what_a_real_model_holds():
+def test_counts_equal_those_of_a_real_model():
     model = random_model()
     count = count_parameters(SPEC)
     assert count.total == sum(p.numel() for p in model.parameters())
@@ -39,7 +39,7 @@ def test_it_counts_what_a_real_model_holds():
     assert count.adapters == 2 * depth * (2 * width + 2 * width * c + 3 * c * c + c)
 
 
-def test_image_size_moves_the_frozen_part_alone():
+def test_image_size_changes_only_the_frozen_part():
     small, large = count_parameters(SPEC), count_parameters(replace(SPEC, image_size=64))
     assert large.trainable == small.trainable
     assert large.total - small.total == (16 - 4) * 16 + 2 * (7 - 3) * 8  # positions, and relative ones of one block

@@ -35,7 +35,7 @@ def test_positions_are_sines_and_cosines_of_the_centred_coordinates():
     assert got.tolist() == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_place_to_be_ignored_counts_for_nothing():
+def test_padding_points_are_ignored():
     module = encoder()
     here, _ = module(1, points((3.0, 4.0), (9.0, 2.0)), labels(1, -1))
     there, _ = module(1, points((3.0, 4.0), (50.0, 60.0)), labels(1, -1))
@@ -82,7 +82,7 @@ def test_without_prompts_there_is_no_token_and_the_dense_embedding_is_one_vector
     assert torch.equal(dense, module.no_mask_embed.weight[0, :, None, None].expand(3, 8, 4, 4))
 
 
-def test_a_mask_takes_its_place():
+def test_a_mask_replaces_the_default_dense_embedding():
     module = encoder()
     masks = torch.randn(2, 1, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     sparse, dense = module(2, masks=masks)
@@ -95,7 +95,7 @@ def test_a_mask_takes_its_place():
 
 
 @pytest.mark.parametrize("image_size", [16, 64, 80])
-def test_the_dense_grid_holds_the_centres_of_patches(image_size):
+def test_the_dense_grid_encodes_the_centres_of_patches(image_size):
     module = encoder(image_size)
     grid = module.dense_positions()
     side = image_size // 16

@@ -1,4 +1,4 @@
-"""Getting weights by name, with a server on this machine in place of their host."""
+"""Download of weights by name, from a local server in place of their host."""
 
 import hashlib
 from dataclasses import replace
@@ -38,7 +38,7 @@ STATES = Fault(headers={"X-Linked-ETag": f'"{SHA256}"'})
 
 @pytest.fixture
 def by_hand(server):
-    """Put a file into the cache folder as a person does."""
+    """Return a function that puts a file into the cache folder manually."""
 
     def put(name, content=CONTENT):
         path = cache_folder() / PUBLISHED[name].filename
@@ -60,7 +60,7 @@ def test_weights_are_downloaded_once(server):
     assert len(server.requests) == 1
 
 
-def test_what_is_not_pinned_is_checked_by_the_hosts_statement(server):
+def test_unpinned_weights_are_verified_by_the_hash_of_the_host(server):
     with pytest.raises(ResourceError, match=r"publishes no SHA-256 for the file; give one .* with --sha256"):
         get("stated")
     assert state("stated") == "no"
@@ -72,7 +72,7 @@ def test_what_is_not_pinned_is_checked_by_the_hosts_statement(server):
         get("stated", sha256=OTHER)
 
 
-def test_or_by_the_users(server):
+def test_unpinned_weights_are_verified_by_the_hash_of_the_user(server):
     with pytest.raises(InputError, match=f"expected SHA-256 {OTHER}, got {SHA256}; the download was deleted"):
         get("stated", sha256=OTHER)
     assert get("stated", sha256=SHA256).read_bytes() == CONTENT
@@ -87,7 +87,7 @@ def test_or_by_the_users(server):
         ("pinned", OTHER, f"sha256: pinned has SHA-256 {SHA256}, got {OTHER}; leave it out"),
     ],
 )
-def test_wrong_words(name, sha256, message):
+def test_unknown_names_and_hashes_are_refused(name, sha256, message):
     with pytest.raises(ConfigError, match=message):
         get(name, sha256=sha256)
 
@@ -99,7 +99,7 @@ def test_a_file_of_another_size_than_published(server):
 
 
 @pytest.mark.parametrize("how", ["argument", "environment"])
-def test_offline_says_how_to_do_it_by_hand(server, monkeypatch, how):
+def test_offline_error_describes_the_manual_download(server, monkeypatch, how):
     monkeypatch.setenv("MASAM_OFFLINE", "1" if how == "environment" else "0")
     path = cache_folder() / "pinned.pth"
     message = (
@@ -115,7 +115,7 @@ def test_offline_says_how_to_do_it_by_hand(server, monkeypatch, how):
     assert get("pinned") == path
 
 
-def test_no_network_and_no_such_file_say_so_too(server, monkeypatch):
+def test_network_errors_describe_the_manual_download(server, monkeypatch):
     path = cache_folder() / "pinned.pth"
     manual = f"download .* on another machine, put it at {path} and run masam weights verify pinned$"
     server.faults.append(Fault(status=404))
@@ -128,7 +128,7 @@ def test_no_network_and_no_such_file_say_so_too(server, monkeypatch):
 
 
 @pytest.mark.parametrize("offline", [True, False])
-def test_a_file_put_there_by_hand_is_checked_and_taken(server, by_hand, offline):
+def test_a_manually_copied_file_is_verified_and_accepted(server, by_hand, offline):
     path = by_hand("pinned")
     assert state("pinned") == "unchecked"
     assert get("pinned", offline=offline) == path
@@ -137,7 +137,7 @@ def test_a_file_put_there_by_hand_is_checked_and_taken(server, by_hand, offline)
     assert server.requests == []
 
 
-def test_a_wrong_file_put_there_by_hand_is_refused_and_stays(server, by_hand):
+def test_a_wrong_manually_copied_file_is_refused_and_kept(server, by_hand):
     path = by_hand("pinned", b"wrong")
     wrong = hashlib.sha256(b"wrong").hexdigest()
     with pytest.raises(InputError, match=f"pinned.pth: expected SHA-256 {SHA256}, got {wrong}; delete the file"):
@@ -158,7 +158,7 @@ def test_what_is_no_file_is_refused(by_hand):
     assert get("pinned").read_bytes() == CONTENT
 
 
-def test_a_file_put_there_by_hand_whose_hash_is_not_pinned(server, by_hand):
+def test_a_manually_copied_file_without_a_pinned_hash(server, by_hand):
     path = by_hand("stated")
     with pytest.raises(InputError, match="no SHA-256 is known for the file; run masam weights get stated, whi"):
         get("stated", offline=True)
@@ -174,7 +174,7 @@ def test_a_file_put_there_by_hand_whose_hash_is_not_pinned(server, by_hand):
     assert state("stated") == "yes"
 
 
-def test_verify_finds_what_has_changed(server, by_hand):
+def test_verify_finds_changed_files(server, by_hand):
     assert verify().verified == {}
     pinned = get("pinned")
     server.faults.append(STATES)
@@ -201,7 +201,7 @@ def test_verify_finds_what_has_changed(server, by_hand):
     assert len(server.requests) == 2
 
 
-def test_verify_takes_a_file_put_there_by_hand(by_hand):
+def test_verify_accepts_a_manually_copied_file(by_hand):
     by_hand("pinned")
     assert verify(["pinned"]).verified == {"pinned": SHA256}
     assert state("pinned") == "yes"
@@ -216,7 +216,7 @@ def test_verify_takes_a_file_put_there_by_hand(by_hand):
 
 
 @pytest.mark.usefixtures("server")
-def test_verify_of_what_is_not_there():
+def test_verify_of_missing_files():
     with pytest.raises(InputError, match="pinned is not on this machine; run masam weights get pinned"):
         verify(["pinned"])
     with pytest.raises(ConfigError, match="got 'x'"):
@@ -227,7 +227,7 @@ def test_verify_of_what_is_not_there():
 
 @pytest.fixture
 def shipped(tmp_path, monkeypatch):
-    """Weights that come with the package, in a package folder of the test's."""
+    """Weights of the package, in a temporary package folder."""
     folder = tmp_path / "assets"
     folder.mkdir()
     entry = replace(published("ours", "ours.safetensors", "", CONTENT), url=None)
@@ -240,7 +240,7 @@ def shipped(tmp_path, monkeypatch):
     return folder / "ours.safetensors"
 
 
-def test_what_comes_with_the_package_is_there_and_touches_no_network(shipped, tmp_path):
+def test_weights_of_the_package_need_no_network(shipped, tmp_path):
     assert state("ours") == "yes"
     assert get("ours", offline=True) == resolve("ours") == find_cached_by_sha256(SHA256) == shipped
     assert verify().verified == {"ours": SHA256}
@@ -249,7 +249,7 @@ def test_what_comes_with_the_package_is_there_and_touches_no_network(shipped, tm
 
 
 @pytest.mark.parametrize("content", [None, CONTENT[:-1]])
-def test_a_package_without_its_weights_says_so(shipped, content):
+def test_missing_weights_of_the_package_are_an_error(shipped, content):
     shipped.unlink() if content is None else shipped.write_bytes(content)
     expected = (
         rf"ours.safetensors: expected a file of {len(CONTENT)} bytes with SHA-256 {SHA256}, .*; install masam again"
@@ -259,7 +259,7 @@ def test_a_package_without_its_weights_says_so(shipped, content):
             ask("ours")
 
 
-def test_damage_to_the_package_s_weights_is_found(shipped):
+def test_damaged_weights_of_the_package_are_found(shipped):
     shipped.write_bytes(b"\xff" + CONTENT[1:])
     with pytest.raises(ModelError, match=r"ours is damaged: expected SHA-256 .*; install masam again$"):
         verify().raise_failures()

@@ -26,7 +26,7 @@ CARD = ModelCard(PLAN, Base("vit_b", "a" * 64, "b" * 64, "sam.pth"), {"steps": 7
 
 
 @pytest.mark.parametrize("card", [CARD, ModelCard(), ModelCard(PLAN)])
-def test_a_card_survives_its_header(card):
+def test_card_round_trip(card):
     header = read_header(write(SPEC, card), "x")
     assert read_spec(header, "x") == SPEC
     assert read_card(header, "x") == card
@@ -43,7 +43,7 @@ def old(**changes):
     return {HEADER: json.dumps(header | changes)}
 
 
-def test_version_1_is_brought_to_the_newest():
+def test_version_1_is_migrated():
     header = read_header(old(), "x")
     assert read_spec(header, "x") == SPEC
     assert read_card(header, "x") == ModelCard(PLAN, Base("custom", "a" * 64), {"steps": 7})
@@ -51,7 +51,7 @@ def test_version_1_is_brought_to_the_newest():
     assert read_card(read_header(old(base_sha256=None), "x"), "x").base is None
 
 
-def test_version_2_is_brought_to_the_newest():
+def test_version_2_is_migrated():
     header = json.loads(write(SPEC, CARD)[HEADER])
     for key in ("increments", "adapter_places", "decoder", "class_groups", "fact_blocks", "adapter_blocks"):
         del header["spec"][key]
@@ -60,7 +60,7 @@ def test_version_2_is_brought_to_the_newest():
     assert (read_spec(read, "x"), read_card(read, "x")) == (SPEC, CARD)
 
 
-def test_a_varied_spec_survives_its_header():
+def test_round_trip_of_a_specification_with_other_options():
     assert read_spec(read_header(write(VARIED, CARD), "x"), "x") == VARIED
 
 
@@ -77,7 +77,7 @@ def test_a_varied_spec_survives_its_header():
         ({"format_version": None}, r"x: the file has format version None"),
     ],
 )
-def test_headers_that_are_none_are_refused(changes, message):
+def test_invalid_headers_are_refused(changes, message):
     def read():
         header = read_header(old(**changes), "x")
         return read_spec(header, "x"), read_card(header, "x")
@@ -87,7 +87,7 @@ def test_headers_that_are_none_are_refused(changes, message):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "{}", "[" * 100_000, "{"])
-def test_what_is_no_header_is_refused(text):
+def test_missing_headers_are_refused(text):
     with pytest.raises(ModelError, match=r"x: expected a model written by masam, its metadata are missing"):
         read_header({HEADER: text}, "x")
 

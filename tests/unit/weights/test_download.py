@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine that breaks, lies, and dawdles; nothing else is asked for a byte."""
+"""Downloads from a local server that injects faults; no other host is contacted."""
 
 import email.utils
 import errno
@@ -47,7 +47,7 @@ def target(tmp_path):
 
 
 class Fetch:
-    """One download of the server's file, and what it said on the way."""
+    """One download of the server's file, with its pauses and messages."""
 
     def __init__(self, server, target):
         self.server, self.target = server, target
@@ -71,7 +71,7 @@ WHOLE = ["weights.pth", "weights.pth.json"]
 PARTS = ["weights.pth.part", "weights.pth.part.json"]
 
 
-def test_a_file_comes_whole_with_its_receipt(fetch, server, target):
+def test_a_download_is_complete_and_has_a_receipt(fetch, server, target):
     assert fetch() == SHA256
     assert target.read_bytes() == CONTENT
     assert fetch.files == WHOLE
@@ -87,7 +87,7 @@ def test_a_file_comes_whole_with_its_receipt(fetch, server, target):
     assert headers["user-agent"].startswith("masam/")
 
 
-def test_a_file_with_a_receipt_is_not_asked_for_again(fetch, server, target):
+def test_a_file_with_a_receipt_is_not_requested_again(fetch, server, target):
     fetch()
     assert fetch() == fetch(sha256=None) == SHA256
     assert len(server.requests) == 1
@@ -102,7 +102,7 @@ def test_a_file_with_a_receipt_is_not_asked_for_again(fetch, server, target):
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_cut_connection_is_gone_on_with_in_the_same_call(fetch, server, target, reset):
+def test_a_broken_connection_is_resumed_in_the_same_call(fetch, server, target, reset):
     server.faults.extend(Fault(cut_after=n, reset=reset) for n in (1000, 0, 1_200_000))
     assert fetch() == SHA256
     assert target.read_bytes() == CONTENT
@@ -118,7 +118,7 @@ def test_a_cut_connection_is_gone_on_with_in_the_same_call(fetch, server, target
     assert fetch.progress.tasks == [("weights.pth", 3)] * 4
 
 
-def test_attempts_in_a_row_that_bring_nothing_end(fetch, server):
+def test_too_many_failed_attempts_are_an_error(fetch, server):
     server.faults.extend([Fault(cut_after=10)] * 4)
     with pytest.raises(
         ResourceError, match=r"ended 2999960 bytes early, after 4 attempts in a row; do it by hand"
@@ -132,7 +132,7 @@ def test_attempts_in_a_row_that_bring_nothing_end(fetch, server):
     assert server.sent == len(CONTENT)
 
 
-def test_a_server_that_falls_silent(fetch, server, target):
+def test_a_stalled_connection_is_resumed(fetch, server, target):
     server.faults.extend([Fault(stall_after=0), Fault(stall_after=500_000)])
     begun = time.monotonic()
     assert fetch() == SHA256
@@ -145,7 +145,7 @@ def test_a_server_that_falls_silent(fetch, server, target):
     assert target.read_bytes() == CONTENT
 
 
-def test_a_slow_server_is_waited_for(fetch, server):
+def test_a_slow_server_is_no_error(fetch, server):
     server.content = CONTENT[:10]
     server.faults.append(Fault(pace=(1, 0.05)))
     assert fetch(sha256=hashlib.sha256(CONTENT[:10]).hexdigest()) == hashlib.sha256(CONTENT[:10]).hexdigest()
@@ -153,7 +153,7 @@ def test_a_slow_server_is_waited_for(fetch, server):
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
-def test_a_busy_server_is_asked_again(fetch, server, status):
+def test_a_busy_server_is_retried(fetch, server, status):
     server.faults.append(Fault(status=status))
     assert fetch() == SHA256
     assert fetch.pauses == [1]
@@ -172,7 +172,7 @@ def test_a_busy_server_is_asked_again(fetch, server, status):
         ("²", 1, 1),
     ],
 )
-def test_retry_after_is_heeded_up_to_a_minute(fetch, server, after, low, high):
+def test_retry_after_is_respected_up_to_a_minute(fetch, server, after, low, high):
     if isinstance(after, int):
         after = email.utils.formatdate(time.time() + after, usegmt=True)
     server.faults.append(Fault(status=503, headers={"Retry-After": after}))
@@ -198,7 +198,7 @@ def test_retry_after_is_heeded_up_to_a_minute(fetch, server, after, low, high):
         (Fault(status=302, headers={"Location": f"http://{'a' * 70}/"}), "the address http://a+/ is invalid"),
     ],
 )
-def test_what_is_not_the_file_is_final(fetch, server, fault, message):
+def test_unusable_responses_are_not_retried(fetch, server, fault, message):
     server.faults.append(fault)
     with pytest.raises(ResourceError, match=message) as error:
         fetch(by_hand="see the page")
@@ -210,12 +210,12 @@ def test_what_is_not_the_file_is_final(fetch, server, fault, message):
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/a", "/etc/passwd", "data:,x"])
-def test_only_the_web_is_asked(fetch, url):
+def test_only_http_and_https_are_accepted(fetch, url):
     with pytest.raises(ResourceError, match="expected an http or https address, got "):
         fetch(url)
 
 
-def test_a_wrong_hash_leaves_nothing(fetch, server):
+def test_a_download_with_a_wrong_hash_is_deleted(fetch, server):
     server.content = CONTENT[:-1] + b"\0"
     got = hashlib.sha256(server.content).hexdigest()
     with pytest.raises(InputError, match=f"expected SHA-256 {SHA256}, got {got}; the download was deleted; run"):
@@ -249,7 +249,7 @@ def test_a_server_without_ranges_starts_anew(fetch, server, target):
 
 
 @pytest.mark.parametrize("shift", [-1, 1])
-def test_another_range_than_the_one_asked_for_is_not_taken(fetch, server, target, shift):
+def test_a_range_that_was_not_requested_is_refused(fetch, server, target, shift):
     server.faults.extend([Fault(cut_after=1000), Fault(shift=shift)])
     assert fetch() == SHA256
     assert target.read_bytes() == CONTENT
@@ -268,7 +268,7 @@ def test_another_range_than_the_one_asked_for_is_not_taken(fetch, server, target
         ({"X-Linked-ETag": f'"{SHA256}"'}, False),
     ],
 )
-def test_a_range_of_another_version_is_not_taken(fetch, server, target, headers, changed):
+def test_a_range_of_another_version_is_refused(fetch, server, target, headers, changed):
     server.faults.extend([Fault(cut_after=1000, headers={"X-Linked-ETag": f'"{SHA256}"'}), Fault(headers=headers)])
     assert fetch() == SHA256
     assert target.read_bytes() == CONTENT
@@ -277,7 +277,7 @@ def test_a_range_of_another_version_is_not_taken(fetch, server, target, headers,
 
 
 @pytest.mark.parametrize("etag", ['W/"v1"', None])
-def test_a_server_that_marks_no_version_is_asked_without(fetch, server, target, etag):
+def test_without_a_strong_etag_there_is_no_if_range(fetch, server, target, etag):
     server.faults.append(Fault(cut_after=1000, headers={"ETag": etag}))
     assert fetch() == SHA256
     assert server.ranges == [None, "bytes=1000-"]
@@ -286,7 +286,7 @@ def test_a_server_that_marks_no_version_is_asked_without(fetch, server, target, 
 
 
 def left_over(fetch, server, length):
-    """Leave a part of the file's first bytes, as an earlier call would."""
+    """Leave a partial file, as an interrupted call does."""
     server.faults.append(Fault(cut_after=length))
     with pytest.raises(ResourceError, match=" early"):
         fetch(attempts=0)
@@ -295,8 +295,8 @@ def left_over(fetch, server, length):
 
 
 @pytest.mark.parametrize("announced", [True, False])
-def test_a_part_that_is_whole_already(fetch, server, target, announced):
-    """Killed between the last byte and the new name; with a known size nothing needs to be asked."""
+def test_a_complete_partial_file_is_used(fetch, server, target, announced):
+    """Killed between the last byte and the renaming; with a known size no request is needed."""
     server.content = CONTENT[:-1]
     left_over(fetch, server, 1000)
     server.content = CONTENT
@@ -310,7 +310,7 @@ def test_a_part_that_is_whole_already(fetch, server, target, announced):
     assert fetch.files == WHOLE
 
 
-def test_a_part_that_is_longer_than_the_file_now_is(fetch, server, target):
+def test_a_partial_file_longer_than_the_file_starts_anew(fetch, server, target):
     left_over(fetch, server, 2000)
     server.content = CONTENT[:1000]
     expected = hashlib.sha256(server.content).hexdigest()
@@ -321,7 +321,7 @@ def test_a_part_that_is_longer_than_the_file_now_is(fetch, server, target):
 
 
 @pytest.mark.parametrize("case", ["no note", "broken note", "other address", "too long", "empty"])
-def test_a_part_of_unknown_origin_is_not_gone_on_with(fetch, server, target, case):
+def test_a_partial_file_of_unknown_origin_is_not_resumed(fetch, server, target, case):
     left_over(fetch, server, 1000)
     note = target.with_name("weights.pth.part.json")
     if case == "no note":
@@ -337,7 +337,7 @@ def test_a_part_of_unknown_origin_is_not_gone_on_with(fetch, server, target, cas
     assert fetch.files == WHOLE
 
 
-def test_a_damaged_part_is_found_by_the_hash(fetch, server, target):
+def test_a_damaged_partial_file_is_detected_by_the_hash(fetch, server, target):
     left_over(fetch, server, 1000)
     part_path(target).write_bytes(bytes(1000))
     with pytest.raises(InputError, match=r"expected SHA-256 .* the download was deleted"):
@@ -360,7 +360,7 @@ def test_more_than_expected_is_refused(fetch, server):
     assert fetch.target.read_bytes() == CONTENT
 
 
-def test_a_cap_where_no_size_is_known(fetch, server, monkeypatch):
+def test_downloads_of_unknown_size_are_limited(fetch, server, monkeypatch):
     monkeypatch.setattr(module, "MAX_DOWNLOAD_BYTES", len(CONTENT) - 1)
     with pytest.raises(InputError, match="expected at most 2999999 bytes, the server announces 3000000"):
         fetch()
@@ -373,7 +373,7 @@ def test_a_cap_where_no_size_is_known(fetch, server, monkeypatch):
 
 
 def test_no_announced_size(fetch, server, target):
-    """A cut looks like the end; where the size is known it is noticed, else the hash says so."""
+    """A broken connection looks like the end; the size, if known, or the hash reveals it."""
     silent = {"Content-Length": None}
     server.faults.append(Fault(headers=silent, cut_after=2000))
     with pytest.raises(InputError, match="expected SHA-256"):
@@ -393,7 +393,7 @@ def redirect(location, status=302, **headers):
     return Fault(status=status, headers={"Location": location, **names})
 
 
-def test_the_host_states_the_hash_before_it_redirects(fetch, server):
+def test_the_hash_of_the_host_precedes_the_redirect(fetch, server):
     stated = f'"{SHA256}"'
     server.faults.append(redirect("/elsewhere", X_Linked_ETag=stated, ETag=f'"{OTHER}"'))
     assert fetch(sha256=None) == SHA256
@@ -403,7 +403,7 @@ def test_the_host_states_the_hash_before_it_redirects(fetch, server):
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_every_kind_of_redirect_is_followed_and_judged(fetch, server, status):
+def test_every_kind_of_redirect_is_followed_and_checked(fetch, server, status):
     server.faults.append(redirect("/b", status))
     assert fetch() == SHA256
     fetch.target.unlink()
@@ -412,7 +412,7 @@ def test_every_kind_of_redirect_is_followed_and_judged(fetch, server, status):
         fetch()
 
 
-def test_redirects_in_a_circle_end(fetch, server):
+def test_endless_redirects_are_refused(fetch, server):
     server.faults.extend([redirect(server.url)] * 4)
     assert fetch() == SHA256
     fetch.target.unlink()
@@ -422,7 +422,7 @@ def test_redirects_in_a_circle_end(fetch, server):
     assert len(server.requests) < 20
 
 
-def test_the_stated_hash_holds_for_what_is_gone_on_with(fetch, server, target):
+def test_the_hash_of_the_host_applies_to_a_resumed_download(fetch, server, target):
     server.faults.extend([redirect("/a", X_Linked_ETag=f'W/"{SHA256.upper()}"'), Fault(cut_after=1000)])
     with pytest.raises(ResourceError, match=" early"):
         fetch(sha256=None, attempts=0)
@@ -437,8 +437,8 @@ def test_the_stated_hash_holds_for_what_is_gone_on_with(fetch, server, target):
 
 
 @pytest.mark.parametrize("linked", [None, "", '"v1"', SHA256[:-1], SHA256 + "0"])
-def test_a_host_that_states_no_hash(fetch, server, linked):
-    """A plain ETag may look like one, and is none."""
+def test_a_host_that_publishes_no_hash(fetch, server, linked):
+    """A plain ETag may look like a SHA-256 but is not used as one."""
     server.etag = f'"{SHA256}"'
     server.faults.extend([Fault(headers={"X-Linked-ETag": linked})] * 2)
     message = "the host publishes no SHA-256 for the file; give one from a trusted source with --sha256"
@@ -450,14 +450,14 @@ def test_a_host_that_states_no_hash(fetch, server, linked):
     assert fetch() == SHA256
 
 
-def test_a_host_that_states_another_hash_is_told_before_the_download(fetch, server):
+def test_another_hash_of_the_host_is_reported_before_the_download(fetch, server):
     server.faults.append(Fault(headers={"X-Linked-ETag": OTHER}, stall_after=0))
     with pytest.raises(InputError, match=f"expected SHA-256 {SHA256}, the host publishes {OTHER}"):
         fetch()
     assert fetch.files == []
 
 
-def test_nobody_there(fetch):
+def test_an_unreachable_server(fetch):
     address = f"http://127.0.0.1:{free_port()}/a"
     with pytest.raises(ResourceError, match=r"the server cannot be reached \(.*refused\); do it by hand") as error:
         fetch(address, by_hand="do it by hand")
@@ -467,8 +467,8 @@ def test_nobody_there(fetch):
         fetch_published_sha256(address, by_hand="do it by hand")
 
 
-def test_a_network_that_goes_and_comes_back(fetch, server, target):
-    """Once a server was reached, one that cannot be reached is waited for."""
+def test_an_interrupted_network_is_awaited(fetch, server, target):
+    """After a first response, an unreachable server is retried."""
     gone = f"http://127.0.0.1:{free_port()}/a"
     server.faults.extend([Fault(cut_after=1000), redirect(gone), redirect(gone)])
     assert fetch() == SHA256
@@ -517,7 +517,7 @@ def test_certificates_are_checked_and_https_stays_https(fetch, server, certifica
         assert fetch() == SHA256, "from http to https is no loss"
 
 
-def test_too_little_space_is_told_before_the_download(fetch, server, monkeypatch):
+def test_too_little_space_is_reported_before_the_download(fetch, server, monkeypatch):
     usage = shutil.disk_usage("/")
     server.faults.append(Fault(stall_after=0))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_999_999))
@@ -530,7 +530,7 @@ def test_too_little_space_is_told_before_the_download(fetch, server, monkeypatch
     assert fetch() == SHA256
 
 
-def test_a_disk_that_fills_up_keeps_what_has_come(fetch, server, target):
+def test_a_full_disk_keeps_the_partial_file(fetch, server, target):
     before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_234_567, hard))
     try:
@@ -552,7 +552,7 @@ def test_a_folder_that_cannot_be_made(fetch, target):
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
-def test_a_file_system_without_locks_is_no_obstacle(fetch, monkeypatch, number):
+def test_file_systems_without_locks_are_supported(fetch, monkeypatch, number):
     def acquire(self, timeout=None):
         raise OSError(number, "no locks here")
 
@@ -577,7 +577,7 @@ def test_a_folder_in_place_of_the_file(fetch, target):
     assert fetch() == SHA256
 
 
-def test_a_second_one_waits_and_downloads_nothing(fetch, server, target):
+def test_a_second_process_waits_and_downloads_nothing(fetch, server, target):
     server.faults.append(Fault(stall_after=1000))
     second, done = Fetch(server, target), []
     threads = [threading.Thread(target=lambda one=one: done.append(one(timeout_s=5.0))) for one in (fetch, second)]
@@ -597,7 +597,7 @@ def test_a_second_one_waits_and_downloads_nothing(fetch, server, target):
     assert server.sent == len(CONTENT)
 
 
-def test_a_killed_process_is_gone_on_with(fetch, server, target):
+def test_the_download_of_a_killed_process_is_resumed(fetch, server, target):
     code = """
 import sys
 from pathlib import Path
@@ -639,7 +639,7 @@ def shared_server():
     ),
     calls=st.integers(0, 3),
 )
-def test_whatever_is_cut_the_right_bytes_arrive(shared_server, content, faults, calls):
+def test_any_sequence_of_faults_gives_the_right_bytes(shared_server, content, faults, calls):
     server = shared_server
     server.content = content
     server.faults.clear()

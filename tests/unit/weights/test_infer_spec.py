@@ -13,14 +13,14 @@ from masam.model.spec import MasamSpec
 from masam.weights.infer_spec import AdapterOptions, infer_adapter, infer_masam_spec, infer_sam_size
 
 
-def test_every_number_of_a_sam_is_in_its_tensors():
+def test_the_architecture_of_a_sam_is_inferred():
     assert infer_sam_size(sam_state(), HEADS) == SAM
     other = replace(SAM, embed_dim=24, num_heads=3, depth=3, global_blocks=(0, 2), base_image_size=80, mask_channels=12)
     assert infer_sam_size(sam_state(other), HEADS) == other
 
 
 @pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
-def test_published_sizes_are_known_by_their_tensors(name):
+def test_published_sizes_are_identified_by_their_tensors(name):
     with torch.device("meta"):
         state = Sam(SIZES[name], 1024).state_dict()
     assert infer_sam_size(state) == SIZES[name]
@@ -36,7 +36,7 @@ def test_an_official_file_has_as_many_tensors_as_published(name):
     assert infer_masam_spec(sam, state, 512, 1.0) == model.spec
 
 
-def test_the_specification_is_read_off_both_files():
+def test_the_specification_is_inferred_from_both_files():
     spec = replace(SPEC, window=5, fact_scale=0.5)
     found = infer_masam_spec(sam_state(), to_official(random_model(spec)), 32, 0.5, HEADS)
     assert found == spec
@@ -75,19 +75,19 @@ def test_the_published_name_of_the_backbone_that_an_adapter_needs():
         ({"mask_decoder.iou_token.weight": None}, r"a tensor mask_decoder.iou_token.weight with 2 axes, got none"),
     ],
 )
-def test_tensors_that_are_no_sams_are_refused(change, message):
+def test_tensors_of_other_models_are_refused(change, message):
     state = {name: tensor for name, tensor in {**sam_state(), **change}.items() if tensor is not None}
     with pytest.raises(ModelError, match=message):
         infer_sam_size(state)
 
 
-def test_a_size_is_known_at_another_image_size_too(monkeypatch):
+def test_a_size_is_identified_at_another_image_size(monkeypatch):
     monkeypatch.setitem(SIZES, "vit_t", replace(SAM, name="vit_t"))
     small = replace(SAM, base_image_size=96)
     assert infer_sam_size(sam_state(small), HEADS) == replace(SAM, name="vit_t", base_image_size=96)
 
 
-def test_an_adapter_tells_its_numbers():
+def test_the_options_of_an_adapter_are_inferred():
     found = infer_adapter(to_official(random_model()))
     assert found == AdapterOptions("an encoder of width 16", 2, 16, 2, 3, 6, 3)
     adapter = to_official(random_model())

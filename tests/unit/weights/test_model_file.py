@@ -30,7 +30,7 @@ def test_a_model_is_built_on_sams_weights(sam_file):
     assert not model.get_parameter(name).requires_grad
 
 
-def test_a_model_is_built_on_nothing(sam_file):
+def test_a_model_is_built_without_weights(sam_file):
     model = build()
     assert model.card == ModelCard()
     with pytest.raises(ConfigError, match=r"^size: expected a model size of"):
@@ -49,7 +49,7 @@ def test_a_sam_of_another_size_is_refused(sam_file, monkeypatch):
         build_masam("vit_b", image_size=64, sam_checkpoint=sam_file)
 
 
-def test_round_trip_without_a_base_holds_everything(tmp_path, sam_file):
+def test_round_trip_without_a_base_stores_all_tensors(tmp_path, sam_file):
     model = shake(build())
     model.card = ModelCard(PLAN, None, {"steps": 7, "validation_dice": 0.5})
     save(tmp_path / "run" / "model.safetensors", model)
@@ -64,7 +64,7 @@ def test_round_trip_without_a_base_holds_everything(tmp_path, sam_file):
         assert torch.equal(model.eval()(windows).logits, loaded(windows).logits)
 
 
-def test_round_trip_on_a_base_holds_what_was_trained(tmp_path, sam_file):
+def test_round_trip_with_a_base_stores_the_trained_tensors(tmp_path, sam_file):
     model, path = shake(build(sam_file)), tmp_path / "model.safetensors"
     model.card = replace(model.card, plan=PLAN, licence="CC-BY-4.0")
     save(path, model)
@@ -78,7 +78,7 @@ def test_round_trip_on_a_base_holds_what_was_trained(tmp_path, sam_file):
     assert same_state(model, load(path, str(copy)))
 
 
-def test_the_base_is_asked_for_by_its_hash(tmp_path, sam_file):
+def test_the_required_base_is_named_by_its_hash(tmp_path, sam_file):
     path = tmp_path / "model.safetensors"
     save(path, build(sam_file))
     wanted = rf"the SAM file of vit_t \(sam_vit_t.pth\) with SHA-256 {sha256(sam_file)}"
@@ -104,7 +104,7 @@ def test_a_trained_encoder_is_in_the_file(tmp_path, sam_file):
     assert loaded.card.base is None
 
 
-def test_a_file_can_stand_alone(tmp_path, sam_file):
+def test_a_file_can_include_the_encoder(tmp_path, sam_file):
     model, path = shake(build(sam_file)), tmp_path / "model.safetensors"
     save(path, model, embed_base=True)
     loaded = load(path)
@@ -112,7 +112,7 @@ def test_a_file_can_stand_alone(tmp_path, sam_file):
     assert loaded.card.base is None
 
 
-def test_the_base_may_come_in_another_container(tmp_path, sam_file):
+def test_the_base_is_accepted_in_another_container(tmp_path, sam_file):
     model, path = shake(build(sam_file)), tmp_path / "model.safetensors"
     save(path, model)
     state = torch.load(sam_file, weights_only=True)
@@ -123,7 +123,7 @@ def test_the_base_may_come_in_another_container(tmp_path, sam_file):
         assert same_state(model, load(path, tmp_path / copy))
 
 
-def test_the_size_is_read_off_the_file(sam_file):
+def test_the_size_is_inferred_from_the_file(sam_file):
     torch.manual_seed(0)
     model = build_masam("auto", num_classes=2, image_size=32, fact_rank=3, adapter_channels=6, sam_checkpoint=sam_file)
     assert model.spec.sam == TINY
@@ -135,7 +135,7 @@ def test_the_size_is_read_off_the_file(sam_file):
 
 
 def test_a_model_file_of_version_1_stays_readable():
-    """On its base it still predicts what the official MA-SAM predicts; the whole one holds what it held."""
+    """With its base it still predicts as the official MA-SAM; the complete file has the same tensors."""
     model = load(GOLDEN / "model_v1.safetensors", GOLDEN / "sam_tiny_256.pth")
     expected = load_file(GOLDEN / "masam_tiny_96_expected.safetensors")
     with torch.no_grad():
@@ -148,7 +148,7 @@ def test_a_model_file_of_version_1_stays_readable():
     assert same_state(load(GOLDEN / "model_v1_whole.safetensors"), random_model(seed=5))
 
 
-def test_a_model_of_version_1_knows_its_base_by_the_file_alone(tmp_path):
+def test_models_of_version_1_compare_the_hash_of_the_file_only(tmp_path):
     save_file(torch.load(GOLDEN / "sam_tiny_256.pth", weights_only=True), tmp_path / "sam.safetensors")
     wanted = "the SAM file of custom with SHA-256 81f112df3949fd3ebdea5eb54e3aea5ec4e4cda943778e130ef3905fc5a60e65"
     with pytest.raises(ModelError, match=rf"sam.safetensors: expected {wanted}, got a file with SHA-256"):
@@ -174,7 +174,7 @@ def test_a_model_file_of_version_3_stays_readable():
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
-def test_models_of_before_the_choices_are_the_papers(version):
+def test_models_of_earlier_versions_have_the_options_of_the_paper(version):
     assert load(GOLDEN / f"model_v{version}_whole.safetensors").spec == SPEC
 
 
@@ -184,7 +184,7 @@ def test_a_model_without_a_card_can_be_saved(tmp_path):
     assert same_state(model, load(tmp_path / "model.safetensors"))
 
 
-def test_the_file_says_what_it_is(tmp_path, sam_file):
+def test_the_content_of_the_header(tmp_path, sam_file):
     path = tmp_path / "model.safetensors"
     model = build(sam_file)
     model.card = replace(model.card, plan=PLAN, training={"steps": 7}, licence="MIT")
@@ -208,7 +208,7 @@ def test_the_file_says_what_it_is(tmp_path, sam_file):
 
 
 @pytest.mark.parametrize("where", ["header", "tensors"])
-def test_flipped_bits_are_seen(tmp_path, where):
+def test_flipped_bits_are_detected(tmp_path, where):
     path = tmp_path / "model.safetensors"
     save(path, random_model())
     whole = path.read_bytes()
@@ -225,7 +225,7 @@ def test_flipped_bits_are_seen(tmp_path, where):
         load(path)
 
 
-def test_a_varied_model_survives_its_file(tmp_path, sam_file):
+def test_round_trip_of_a_model_with_other_options(tmp_path, sam_file):
     model = random_model(replace(VARIED, sam=TINY))
     model.card = ModelCard(base=read_base(sam_file)[1])
     save(tmp_path / "whole.safetensors", model, embed_base=True)
@@ -237,7 +237,7 @@ def test_a_varied_model_survives_its_file(tmp_path, sam_file):
     assert load(tmp_path / "model.safetensors", sam_file).spec == model.spec
 
 
-def test_sams_own_decoder_takes_what_sam_has_of_it(sam_file):
+def test_sams_own_decoder_takes_all_matching_tensors_of_sam(sam_file):
     torch.manual_seed(0)
     model = build_masam("vit_t", 2, 32, 3, 3, 1.0, 6, sam_file, decoder="sam", increments="lora", adapter_places="none")
     theirs, ours = torch.load(sam_file, weights_only=True), model.state_dict()
@@ -302,7 +302,7 @@ def rewrite(path, change):
         (lambda h: h["spec"]["sam"].update(depth=1), "no part of the model has this name: image_encoder.blocks.1"),
     ],
 )
-def test_metadata_that_do_not_fit_are_refused(tmp_path, change, message):
+def test_invalid_metadata_are_refused(tmp_path, change, message):
     path = tmp_path / "model.safetensors"
     save(path, random_model())
     rewrite(path, change)
@@ -310,7 +310,7 @@ def test_metadata_that_do_not_fit_are_refused(tmp_path, change, message):
         load(path)
 
 
-def test_other_safetensors_are_no_model(tmp_path):
+def test_other_safetensors_are_refused(tmp_path):
     save_file({"w": torch.ones(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ModelError, match=r"other.safetensors: expected a model written by masam, its metadata"):
         load(tmp_path / "other.safetensors")

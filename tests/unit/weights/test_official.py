@@ -67,7 +67,7 @@ def test_the_box_variant_predicts_through_the_same_path_as_every_model():
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=["automatic", "box"])
-def test_the_official_file_comes_back_bit_for_bit(tmp_path, adapter):
+def test_official_round_trip_bit_for_bit(tmp_path, adapter):
     """Same names, same tensors, through our own format too: what is trained here runs in the official code."""
     model = golden_model(adapter)
     save(tmp_path / "model.safetensors", model)
@@ -90,7 +90,7 @@ def test_a_model_trained_here_survives_the_official_format(tmp_path, sam_file):
     assert loaded.spec == replace(model.spec, window=5)  # the official file does not tell the window
 
 
-def test_an_encoder_of_its_own_has_no_room_in_the_official_file(tmp_path, sam_file):
+def test_a_trained_encoder_is_refused_by_the_official_format(tmp_path, sam_file):
     trained = build(sam_file)
     trained.train_everything()
     for model in (build(), trained):
@@ -108,7 +108,7 @@ def test_an_encoder_of_its_own_has_no_room_in_the_official_file(tmp_path, sam_fi
         ({"adapter_depth_kernel": 5}, "adapter_depth_kernel 5"),
     ],
 )
-def test_what_the_official_file_cannot_hold_is_refused(tmp_path, sam_file, changes, said):
+def test_other_options_are_refused_by_the_official_format(tmp_path, sam_file, changes, said):
     model = build_masam("vit_t", 2, 32, 3, 3, 1.0, 6, sam_file, **changes)
     message = f"^expected the paper's model, got one with {said}, which the official adapter format cannot store; exp"
     with pytest.raises(ModelError, match=message):
@@ -165,7 +165,7 @@ def test_stored_slices_are_turned_as_the_official_preprocessing_turns_them():
     assert Orientation.of(Geometry(np.eye(4)), "axial") == STORED
 
 
-def test_the_official_files_in_the_wrong_places_are_told_apart():
+def test_swapped_official_files_are_detected():
     with pytest.raises(
         ModelError, match=r"masam_tiny_96_adapter.pth: expected SAM weights, got an official MA-SAM adap"
     ):

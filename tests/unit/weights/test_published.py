@@ -62,14 +62,14 @@ def test_the_registry_is_sound():
     assert len({entry.url for entry in PUBLISHED.values()}) == len(PUBLISHED)
 
 
-def test_sizes_are_written_as_people_do():
+def test_display_of_file_sizes():
     assert [PUBLISHED[name].file_size for name in ("sam-vit-b", "sam-vit-l", "sam-vit-h")] == [
         *("375 MB", "1.25 GB", "2.56 GB")
     ]
     assert PUBLISHED["sam-vit-h"].bytes == 2564550879
 
 
-def test_an_unknown_name_says_the_nearest():
+def test_an_unknown_name_suggests_the_nearest():
     assert find_published("sam-vit-b").sha256 == SAM_B
     with pytest.raises(ConfigError, match=r"expected one of masam-.*, got 'sam-vitb'; did you mean 'sam-vit-b'\?"):
         find_published("sam-vitb")
@@ -77,7 +77,7 @@ def test_an_unknown_name_says_the_nearest():
         find_published("x")
 
 
-def test_where_the_cache_is(tmp_path, monkeypatch):
+def test_location_of_the_cache(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for value, folder in (("/data/masam", Path("/data/masam")), ("here", tmp_path / "here")):
         monkeypatch.setenv("MASAM_HOME", value)
@@ -89,7 +89,7 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
     assert cache_folder() == user
 
 
-def test_what_is_on_this_machine(home):
+def test_states_of_weights(home):
     path = home / "sam_vit_b_01ec64.pth"
     assert (state("sam-vit-b"), PUBLISHED["sam-vit-b"].verified()) == ("no", None)
     path.with_name("sam_vit_b_01ec64.pth.part").write_bytes(b"wei")
@@ -105,7 +105,7 @@ def test_what_is_on_this_machine(home):
             look("sam")
 
 
-def test_a_name_becomes_its_file_and_a_path_stays(home):
+def test_names_are_resolved_and_paths_unchanged(home):
     for words in ("x.pth", "sam-vit-x", "./sam-vit-b", "runs/sam-vit-b", home / "x"):
         assert resolve(words) == Path(words)
     message = r"^sam-vit-b is not on this machine; run masam weights get sam-vit-b \(about 375 MB\)$"
@@ -145,7 +145,7 @@ def test_the_package_has_its_own_sam(home):
     assert list(home.iterdir()) == []
 
 
-def test_it_stands_below_a_model_without_being_named_again(home, tmp_path):
+def test_the_base_of_a_model_is_found_in_the_package(home, tmp_path):
     model = masam.build_masam("auto", 2, 64, 3, 2, adapter_channels=4, sam_checkpoint="masam-vit-t")
     masam.save(tmp_path / "model.safetensors", model)
     assert (tmp_path / "model.safetensors").stat().st_size < PUBLISHED["masam-vit-t"].bytes

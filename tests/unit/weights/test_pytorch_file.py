@@ -24,7 +24,7 @@ def rewrite(path, change, compression=zipfile.ZIP_STORED):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin"])
-def test_what_torch_saves_is_read(tmp_path, suffix):
+def test_files_of_torch_save_are_read(tmp_path, suffix):
     path = tmp_path / f"file{suffix}"
     torch.save({**TENSORS, "p": torch.nn.Parameter(torch.ones(2))}, path)
     tensors, metadata = read_tensors(path)
@@ -45,7 +45,7 @@ def test_shared_and_sliced_tensors_are_read(tmp_path):
     assert same(read_pytorch(tmp_path / "file.pth"), {"a": base, "b": base, "row": base[1], "t": base.T})
 
 
-def test_what_is_written_comes_back_bit_for_bit(tmp_path):
+def test_pytorch_round_trip_bit_for_bit(tmp_path):
     path = tmp_path / "new" / "file.pth"
     write_pytorch(path, {**TENSORS, "p": torch.nn.Parameter(torch.ones(2)), "t": torch.arange(6.0).reshape(2, 3).T})
     expected = {**TENSORS, "p": torch.ones(2), "t": torch.arange(6.0).reshape(2, 3).T.contiguous()}
@@ -103,7 +103,7 @@ def test_every_truncation_is_refused(tmp_path):
             read_pytorch(path)
 
 
-def test_no_flipped_bit_changes_a_number_in_silence(tmp_path):
+def test_flipped_bits_never_change_a_value_silently(tmp_path):
     path = tmp_path / "file.pth"
     tensors = {"weight": torch.arange(40.0), "bias": torch.arange(7.0)}
     torch.save(tensors, path)
@@ -120,7 +120,7 @@ def test_no_flipped_bit_changes_a_number_in_silence(tmp_path):
     assert refused > 100  # the others hit padding and time stamps
 
 
-def test_a_damaged_number_is_told_as_such(tmp_path):
+def test_a_damaged_value_is_reported(tmp_path):
     path = tmp_path / "file.pth"
     torch.save({"weight": torch.full((64,), 1.5)}, path)
     whole = path.read_bytes()
@@ -209,7 +209,7 @@ def test_the_archive_is_what_was_saved(tmp_path):
     assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=True)["w"], state["w"])
 
 
-def test_a_full_disk_is_said_by_its_own_name(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_as_such(tmp_path, monkeypatch):
     def fail(self, data):
         raise OSError(errno.ENOSPC, "No space left on device", str(self))
 

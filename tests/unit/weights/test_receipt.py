@@ -16,7 +16,7 @@ def file(tmp_path):
     return tmp_path / "a.pth"
 
 
-def test_it_comes_back(file):
+def test_receipt_round_trip(file):
     receipt = read_receipt(file)
     assert (receipt.url, receipt.bytes, receipt.sha256) == ("https://example.org/a.pth", 7, HASH)
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", receipt.date)
@@ -28,12 +28,12 @@ def test_it_comes_back(file):
     "text",
     ["", "{", "[]", "{}", '{"url": "x"}', '{"url": 1, "bytes": 7, "sha256": "", "date": ""}', "[" * 100_000, "\0"],
 )
-def test_a_note_that_says_nothing_counts_as_none(file, text):
+def test_an_unreadable_receipt_counts_as_missing(file, text):
     receipt_path(file).write_text(text)
     assert read_receipt(file) is None
 
 
-def test_a_file_that_has_gone_or_changed_its_size_has_none(file):
+def test_a_missing_or_changed_file_has_no_receipt(file):
     file.write_bytes(b"weights and more")
     assert read_receipt(file) is None
     file.write_bytes(b"WEIGHTS")
@@ -46,7 +46,7 @@ def test_a_file_that_has_gone_or_changed_its_size_has_none(file):
         write_receipt(file.with_name("b.pth"), "", HASH)
 
 
-def test_a_folder_in_place_of_the_note(file):
+def test_a_folder_in_place_of_the_receipt(file):
     receipt_path(file).unlink()
     receipt_path(file).mkdir()
     assert read_receipt(file) is None

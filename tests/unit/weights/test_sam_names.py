@@ -18,11 +18,11 @@ from masam.weights.sam_names import fold_names, kind_of
         ),
     ],
 )
-def test_names_that_differ_in_a_number_become_one(names, folded):
+def test_names_that_differ_in_a_number_are_merged(names, folded):
     assert fold_names(names) == folded
 
 
-def test_kinds_are_told_by_one_name_each():
+def test_each_kind_is_identified_by_one_name():
     assert kind_of(["image_encoder.pos_embed", "x"]) == "sam"
     assert kind_of(["vision_encoder.pos_embed"]) == "sam-hugging-face"
     assert kind_of(["image_encoder.FacTu.weight"]) == "ma-sam-adapter"

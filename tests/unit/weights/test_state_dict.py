@@ -21,7 +21,7 @@ from masam.weights.state_dict import (
 )
 
 
-def test_an_official_state_survives_the_round_trip():
+def test_official_state_round_trip():
     source, target = random_model(seed=1), random_model(seed=2)
     frozen = {n: t.clone() for n, t in target.state_dict().items() if n not in target.trained_names()}
     load_official_state(target, to_official(source))
@@ -59,7 +59,7 @@ def test_a_plain_sam_and_an_adapted_one_take_the_same_encoder():
         assert torch.equal(model.image_encoder(images), sam.image_encoder(images))
 
 
-def test_what_an_adapted_model_takes_from_sam():
+def test_tensors_that_an_adapted_model_takes_from_sam():
     state, model = sam_state(), random_model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     load_sam_state(model, state, SAM)
@@ -75,7 +75,7 @@ def test_what_an_adapted_model_takes_from_sam():
             assert torch.equal(model.state_dict()[name], state[name]), name
 
 
-def test_a_class_begins_as_sams_answer_to_a_prompt_and_the_background_as_its_opposite():
+def test_classes_start_as_sams_single_mask_and_the_background_as_its_negation():
     state = sam_state()
     model = random_model(replace(SPEC, num_classes=1, image_size=64, decoder="sam", fact_rank=0, adapter_places="none"))
     load_sam_state(model, state, SAM)
@@ -98,7 +98,7 @@ def test_a_class_begins_as_sams_answer_to_a_prompt_and_the_background_as_its_opp
     assert inside.std() > 1e-3
 
 
-def test_classes_of_the_progressive_decoder_begin_with_what_fits():
+def test_classes_of_the_progressive_decoder_start_with_matching_layers():
     state, model = sam_state(), random_model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     initialise_classes(model, state)
@@ -161,7 +161,7 @@ def test_all_faults_are_listed():
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_a_long_list_of_faults_is_folded_and_cut_in_the_line_alone():
+def test_a_long_list_of_faults_is_shortened_in_the_message_only():
     model = random_model()
     with pytest.raises(ModelError, match=r"missing, so the file is incomplete: .*, and \d+ more$") as caught:
         load_strictly(model, {})
@@ -188,7 +188,7 @@ def test_weights_of_another_backbone_name_both():
         load_sam_state(random_model(), sam_state(other), SAM, where="sam.pth")
 
 
-def test_another_kind_of_file_is_told_by_its_names():
+def test_other_kinds_of_files_are_identified_by_their_names():
     adapter = to_official(random_model())
     other = {"b": torch.ones(1), "a": torch.ones(1)}
     message = r"^x.pth: expected SAM weights, got an official MA-SAM adapter; check the order of the files$"
@@ -204,8 +204,8 @@ def test_another_kind_of_file_is_told_by_its_names():
     assert set(require_sam({**sam_state(), "pixel_mean": torch.ones(3, 1, 1)})) == set(sam_state())
 
 
-def test_what_a_published_size_lacks_does_not_hide_its_size(monkeypatch):
-    """So that loading can list everything that is missing, instead of the first tensor that tells a number."""
+def test_the_size_is_inferred_despite_missing_tensors(monkeypatch):
+    """Loading can then list all missing tensors."""
     published = replace(SAM, name="vit_t")
     monkeypatch.setitem(SIZES, "vit_t", published)
     state = sam_state()
@@ -227,7 +227,7 @@ def test_what_a_published_size_lacks_does_not_hide_its_size(monkeypatch):
         load_sam_state(random_model(replace(SPEC, sam=published)), state, published, where="sam.pth")
 
 
-def test_an_empty_model_takes_copies():
+def test_a_model_on_the_meta_device_gets_copies():
     state = dict(random_model().state_dict())
     with torch.device("meta"):
         model = Masam(SPEC)

@@ -13,7 +13,7 @@ from masam.weights.pytorch_file import write_pytorch
 from masam.weights.tensors import content_sha256, read_header, read_tensors, write_tensors
 
 
-def test_tensors_and_metadata_come_back_bit_for_bit(tmp_path):
+def test_tensors_and_metadata_round_trip_bit_for_bit(tmp_path):
     path = tmp_path / "new folder" / "file.safetensors"
     write_tensors(path, TENSORS, {"note": "ünïcode"})
     tensors, metadata = read_tensors(path, ours=True)
@@ -22,7 +22,7 @@ def test_tensors_and_metadata_come_back_bit_for_bit(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["file.safetensors"]
 
 
-def test_what_needs_gradients_or_is_a_view_is_written_as_plain_numbers(tmp_path):
+def test_parameters_and_views_are_written_as_plain_tensors(tmp_path):
     path = tmp_path / "file.safetensors"
     base = torch.arange(6.0).reshape(2, 3)
     write_tensors(path, {"p": torch.nn.Parameter(base.clone()), "t": base.T}, {})
@@ -31,7 +31,7 @@ def test_what_needs_gradients_or_is_a_view_is_written_as_plain_numbers(tmp_path)
     assert not tensors["p"].requires_grad
 
 
-def test_the_hash_knows_names_types_shapes_bytes_and_metadata():
+def test_the_hash_covers_names_types_shapes_bytes_and_metadata():
     one = {"a": torch.zeros(4)}
     others = [
         {"b": torch.zeros(4)},
@@ -48,7 +48,7 @@ def test_the_hash_knows_names_types_shapes_bytes_and_metadata():
     )
 
 
-def test_every_flipped_bit_is_seen(tmp_path):
+def test_every_flipped_bit_is_detected(tmp_path):
     path = tmp_path / "file.safetensors"
     write_tensors(path, {"w": torch.tensor([1.0, 2.0])}, {"scale": "1.0"})
     whole = path.read_bytes()
@@ -61,7 +61,7 @@ def test_every_flipped_bit_is_seen(tmp_path):
                 read_tensors(path, ours=True)
 
 
-def test_every_truncation_is_seen(tmp_path):
+def test_every_truncation_is_detected(tmp_path):
     path = tmp_path / "file.safetensors"
     write_tensors(path, {"w": torch.tensor([1.0, 2.0])}, {})
     whole = path.read_bytes()
@@ -74,7 +74,7 @@ def test_every_truncation_is_seen(tmp_path):
         read_tensors(path)
 
 
-def test_a_flipped_bit_is_told_as_damage(tmp_path):
+def test_a_flipped_bit_is_reported_as_damage(tmp_path):
     path = tmp_path / "file.safetensors"
     write_tensors(path, TENSORS, {})
     damaged = bytearray(path.read_bytes())
@@ -85,7 +85,7 @@ def test_a_flipped_bit_is_told_as_damage(tmp_path):
         read_tensors(path)
 
 
-def test_published_files_need_no_hash_and_ours_do(tmp_path):
+def test_only_files_of_masam_require_a_hash(tmp_path):
     path = tmp_path / "file.safetensors"
     save_file({"w": torch.ones(2)}, path, metadata={"format": "pt"})
     tensors, metadata = read_tensors(path)
@@ -95,7 +95,7 @@ def test_published_files_need_no_hash_and_ours_do(tmp_path):
         read_tensors(path, ours=True)
 
 
-def test_the_ending_says_what_a_file_is(tmp_path):
+def test_the_extension_determines_the_format(tmp_path):
     path = tmp_path / "weights.npz"
     path.write_bytes(b"x")
     with pytest.raises(InputError, match=r"expected a .safetensors or .pth file, got .npz$"):
@@ -133,7 +133,7 @@ def peak_mib():
 
 
 def raw(header, data=b"", length=None):
-    """A safetensors file with a table of contents of one's own."""
+    """Return a safetensors file with a given header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
@@ -166,7 +166,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize(("content", "message"), ATTACKS.values(), ids=ATTACKS)
 @pytest.mark.parametrize("read", [read_tensors, read_header])
-def test_a_made_up_table_of_contents_is_refused(tmp_path, content, message, read):
+def test_a_forged_header_is_refused(tmp_path, content, message, read):
     path = tmp_path / "file.safetensors"
     path.write_bytes(content)
     with pytest.raises(ModelError, match=r"file.safetensors: cannot be read as a safetensors file") as caught:
@@ -174,7 +174,7 @@ def test_a_made_up_table_of_contents_is_refused(tmp_path, content, message, read
     assert message in str(caught.value)
 
 
-def test_the_same_by_hand_but_right_is_accepted(tmp_path):
+def test_a_valid_handwritten_header_is_accepted(tmp_path):
     path = tmp_path / "file.safetensors"
     path.write_bytes(raw({"a": entry()}, struct.pack("<f", 2.5)))
     assert same(read_tensors(path)[0], {"a": torch.tensor([2.5])})
@@ -212,7 +212,7 @@ print(refused, peak_mib() - start)
     assert grown_mib < 200
 
 
-def test_a_header_tells_names_shapes_and_types_without_values(tmp_path):
+def test_a_header_has_names_shapes_and_types_without_values(tmp_path):
     safe, pth = tmp_path / "file.safetensors", tmp_path / "file.pth"
     write_tensors(safe, TENSORS, {"note": "x"})
     write_pytorch(pth, TENSORS)
