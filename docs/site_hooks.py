@@ -14,8 +14,12 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+import masam
+
 ROOT = Path(__file__).parent.parent
 INDEX = "README.md"
+API = "reference/api.md"
+BROWSED = ("src", "configs")  # folders whose lists of files lead on to pages
 GENERATED = "source"
 LANGUAGES = {"": None, ".py": "python", ".yaml": "yaml", ".md": "markdown"}  # "": folders
 HIDDEN = "---\nsearch:\n  exclude: true\n---\n\n"
@@ -27,9 +31,9 @@ def on_config(config: Any) -> Any:
     config.nav = [{"Home": INDEX}]
     for section in re.split(r"^## ", (ROOT / "docs" / INDEX).read_text("utf-8"), flags=re.MULTILINE)[1:]:
         heading = section.splitlines()[0].split(":")[0]
-        links = re.findall(r"^(?:-|\d+\.) \[(.+?)\]\(([^)#]+\.md)\)", section, re.MULTILINE)
+        links = re.findall(r"^(?:-|\d+\.) \[([^\]]+)\]\(([^)#]+\.md)\)", section, re.MULTILINE)
         if links:
-            config.nav.append({heading: [{title.replace("`", ""): _uri(f"docs/{path}")} for title, path in links]})
+            config.nav.append({heading: [{" ".join(title.split()): _uri(f"docs/{path}")} for title, path in links]})
     return config
 
 
@@ -48,7 +52,9 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Let links to files outside ``docs`` lead to their generated pages."""
+    """Let links to files outside ``docs`` lead to their generated pages, and list the public names in the API page."""
+    if page.file.src_uri == API:
+        markdown += "".join(f"\n::: masam.{name}\n" for name in masam.__all__)
     origin = _origin(page.file.src_uri)
     folder = posixpath.dirname(page.file.src_uri)
 
@@ -91,7 +97,8 @@ def _content(path: str) -> str:
     file = ROOT / path
     if file.is_dir():
         shown = [one for one in sorted(file.iterdir()) if one.suffix in LANGUAGES and not one.name.startswith("_")]
-        rows = "".join(f"| [{one.name}]({one.name}) | {_summary(one)} |\n" for one in shown)
+        cells = [f"[{one.name}]({one.name})" if path.startswith(BROWSED) else one.name for one in shown]
+        rows = "".join(f"| {cell} | {_summary(one)} |\n" for cell, one in zip(cells, shown, strict=True))
         return f"{HIDDEN}# {path}\n\n| file | content |\n|---|---|\n{rows}"
     text = file.read_text("utf-8")
     if file.suffix == ".md":
