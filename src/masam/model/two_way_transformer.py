@@ -77,23 +77,23 @@ class TwoWayBlock(nn.Module):
         image_positions: Float[Tensor, "1 l D"],
     ) -> tuple[list[Float[Tensor, "N _ D"]], Float[Tensor, "N l D"]]:
         """Return the updated groups of tokens and the updated image."""
-        placed_image = image + image_positions
+        positioned_image = image + image_positions
         updated = []
         for number, position in enumerate(positions):
             tokens = self._attend_to_groups(groups[: number + 1], positions[: number + 1])
-            tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + position, placed_image, image))
+            tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + position, positioned_image, image))
             updated.append(self.norm3(tokens + self.mlp(tokens)))
         first = updated[0]
-        image = self.norm4(image + self.cross_attn_image_to_token(placed_image, first + positions[0], first))
+        image = self.norm4(image + self.cross_attn_image_to_token(positioned_image, first + positions[0], first))
         return updated, image
 
     def _attend_to_groups(self, groups: list[Tensor], positions: list[Tensor]) -> Tensor:
         """Let the last group attend to all groups."""
-        tokens, seen = groups[-1], torch.cat(groups, dim=1)
+        tokens, visible = groups[-1], torch.cat(groups, dim=1)
         if self.first:
-            return self.norm1(self.self_attn(tokens, seen, seen))
-        placed = seen + torch.cat(positions, dim=1)
-        return self.norm1(tokens + self.self_attn(tokens + positions[-1], placed, seen))
+            return self.norm1(self.self_attn(tokens, visible, visible))
+        keys = visible + torch.cat(positions, dim=1)
+        return self.norm1(tokens + self.self_attn(tokens + positions[-1], keys, visible))
 
 
 class TwoWayTransformer(nn.Module):
@@ -124,9 +124,9 @@ class TwoWayTransformer(nn.Module):
         positions = groups
         for layer in self.layers:
             groups, image = layer(groups, image, positions, image_positions)
-        placed_image = image + image_positions
+        positioned_image = image + image_positions
         attended = [
-            self.norm_final_attn(tokens + self.final_attn_token_to_image(tokens + position, placed_image, image))
+            self.norm_final_attn(tokens + self.final_attn_token_to_image(tokens + position, positioned_image, image))
             for tokens, position in zip(groups, positions, strict=True)
         ]
         return attended, image

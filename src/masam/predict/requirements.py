@@ -12,7 +12,7 @@ from masam.model.masam import Masam
 from masam.preprocess.plan import Plan
 from masam.prompts import Prompt
 from masam.prompts.projection import channels_of
-from masam.weights.card import require_fitting
+from masam.weights.card import require_matching_plan
 
 
 def common_plan(models: Sequence[Masam], plan: Plan | None = None) -> Plan:
@@ -32,7 +32,7 @@ def common_plan(models: Sequence[Masam], plan: Plan | None = None) -> Plan:
             fix="use the folds of one data set, trained with one plan",
         )
     for model in models:
-        require_fitting(plans[0], model.spec)
+        require_matching_plan(plans[0], model.spec)
     return plans[0]
 
 

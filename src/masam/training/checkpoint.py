@@ -16,7 +16,7 @@ from masam.errors import InputError, ModelError, ResourceError
 from masam.io import gate
 from masam.model.masam import Masam
 from masam.training.sharding import gather_full_tensor, match_sharding
-from masam.weights.state_dict import require_fit
+from masam.weights.state_dict import require_matching_state
 from masam.weights.tensors import read_tensors, write_tensors
 
 STATE_VERSION = 1
@@ -102,7 +102,7 @@ def load_checkpoint(
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError("the state file is damaged", where=folder / _STATE) from error
     weights, current = read_tensors(folder / _WEIGHTS, ours=True)[0], model.state_dict()
-    require_fit(current, weights, kept=unchanged, where=folder)
+    require_matching_state(current, weights, kept=unchanged, where=folder)
     model.load_state_dict({name: match_sharding(value, current[name]) for name, value in weights.items()}, strict=False)
     _load_moments(model, optimizer, read_tensors(folder / _OPTIMIZER, ours=True)[0], folder)
     return state

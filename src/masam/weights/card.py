@@ -146,7 +146,7 @@ def read_card(header: Mapping[str, Any], where: object) -> ModelCard:
         ) from error
 
 
-def require_fitting(plan: Plan, spec: MasamSpec) -> None:
+def require_matching_plan(plan: Plan, spec: MasamSpec) -> None:
     """Check that a plan matches a model.
 
     Raises:

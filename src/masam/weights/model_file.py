@@ -21,7 +21,13 @@ from masam.weights.card import HEADER, Base, ModelCard, read_card, read_header, 
 from masam.weights.infer_spec import infer_sam_size
 from masam.weights.published import find_cached_by_sha256, published_by_sha256, resolve
 from masam.weights.sam_names import KINDS, kind_of
-from masam.weights.state_dict import initialise_classes, load_sam_state, load_strictly, require_fit, require_sam
+from masam.weights.state_dict import (
+    initialise_classes,
+    load_sam_state,
+    load_strictly,
+    require_matching_state,
+    require_sam,
+)
 
 MODEL_FILE = "model.safetensors"
 """Name of the model in a run folder."""
@@ -217,7 +223,7 @@ def load(path: str | Path, sam_checkpoint: str | Path | None = None) -> Masam:
     expected, trained = model.state_dict(), model.trained_names()
     kept = set(expected) - trained if card.base is not None else set()
     # Shapes are compared first, before any tensor is loaded into memory.
-    require_fit(expected, shapes, kept, where=file)
+    require_matching_state(expected, shapes, kept, where=file)
     if card.base is not None:
         base, where = _find_base(sam_checkpoint, card.base, file)
         load_sam_state(model, base, spec.sam, where=where)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from masam.errors import ConfigError, ModelError
 from masam.model.masam import Masam, empty_model
 from masam.preprocess.plan import PRESETS, Plan
-from masam.weights.card import ModelCard, require_fitting
+from masam.weights.card import ModelCard, require_matching_plan
 from masam.weights.infer_spec import USUAL_DECODER_HEADS, infer_masam_spec
 from masam.weights.model_file import is_based_on_file, read_base
 from masam.weights.pytorch_file import write_pytorch
@@ -93,7 +93,7 @@ def import_reference(
     if trained_on is not None:
         plan = reference_plan(trained_on, image_size)
     if plan is not None:
-        require_fitting(plan, model.spec)
+        require_matching_plan(plan, model.spec)
     model.card = replace(model.card, plan=plan, licence=licence)
     return model
 

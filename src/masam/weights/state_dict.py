@@ -166,16 +166,16 @@ def load_strictly(
         fix: Remedy for the error message.
 
     Raises:
-        ModelError: As in :func:`require_fit`.
+        ModelError: As in :func:`require_matching_state`.
     """
     present = model.state_dict()
-    require_fit(present, state, kept, where, fix)
+    require_matching_state(present, state, kept, where, fix)
     is_meta = any(tensor.is_meta for tensor in present.values())
     copies = {name: tensor.to(present[name].dtype, copy=True) for name, tensor in state.items()} if is_meta else state
     model.load_state_dict(dict(copies), strict=False, assign=is_meta)
 
 
-def require_fit(
+def require_matching_state(
     expected: State, state: State, kept: Iterable[str] = (), where: object = None, fix: str | None = None
 ) -> None:
     """Compare a state with the tensors of a model, and report all differences at once.

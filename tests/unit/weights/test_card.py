@@ -14,7 +14,7 @@ from masam.weights.card import (
     read_card,
     read_header,
     read_spec,
-    require_fitting,
+    require_matching_plan,
 )
 from masam.weights.card import write_header as write
 
@@ -93,8 +93,8 @@ def test_missing_headers_are_refused(text):
 
 
 def test_a_plan_of_another_model_is_refused():
-    require_fitting(PLAN, SPEC)
+    require_matching_plan(PLAN, SPEC)
     with pytest.raises(
         ModelError, match=r"^the plan has 2 classes at 64 pixels, the model 2 at 32; give the plan that"
     ):
-        require_fitting(PLAN.model_copy(update={"image_size": 64}), SPEC)
+        require_matching_plan(PLAN.model_copy(update={"image_size": 64}), SPEC)
