@@ -32,14 +32,7 @@ _ANY_SUFFIX = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 
 
 def pair_single_cases(predictions: Cases, references: Cases) -> tuple[Cases, Cases]:
-    """Give two files, or two folders of label frames, the same case id: that of the reference.
-
-    Args:
-        predictions: Location of the predictions.
-        references: Location of the references.
-
-    Returns:
-        Both as mappings from the case id; other inputs are returned unchanged.
+    """Give two files, or two folders of label frames, the same case id; return other inputs unchanged.
 
     Raises:
         InputError: The reference is a file, and the prediction is a folder.
@@ -113,19 +106,10 @@ def pair_cases(
     allow_missing: bool,
     allow_extra: bool,
 ) -> tuple[str, ...]:
-    """Check that every reference has a prediction, and the reverse.
-
-    Args:
-        predictions: Predictions by case id.
-        references: References by case id.
-        allow_missing: Accept references without a prediction.
-        allow_extra: Accept predictions without a reference.
-
-    Returns:
-        Ids of the references without a prediction.
+    """Return the ids of the references without a prediction.
 
     Raises:
-        InputError: A prediction is missing or has no reference, and this is not accepted.
+        InputError: A prediction is missing or has no reference, and this is not allowed.
     """
     missing = [case for case in references if case not in predictions]
     extra = [case for case in predictions if case not in references]
@@ -187,15 +171,10 @@ def load_labels(items: Sequence[Path | Volume], case: str, scheme: LabelScheme) 
 
 
 def check_same_grid(prediction: Volume, reference: Volume, where: object) -> None:
-    """Check that a prediction lies on the voxel grid of its reference.
-
-    Args:
-        prediction: Predicted labels.
-        reference: Reference labels.
-        where: File or case, for messages.
+    """Check that a prediction is on the voxel grid of its reference.
 
     Raises:
-        InputError: Shape or geometry differ.
+        InputError: Shape or geometry differ; ``where`` names the file or case.
     """
     fix = "score predictions on the grid of the reference (predict from the same image, do not resample)"
     if prediction.shape != reference.shape:
@@ -215,16 +194,10 @@ def check_same_grid(prediction: Volume, reference: Volume, where: object) -> Non
 
 
 def require_known_values(values: Iterable[int], scheme: LabelScheme, where: object, *, ignore: bool) -> None:
-    """Check that all label values belong to the scheme.
-
-    Args:
-        values: Label values that occur.
-        scheme: The classes.
-        where: File or case, for messages.
-        ignore: Accept the scheme's ignore value.
+    """Check that all label values belong to the scheme or, if ``ignore``, are its ignore value.
 
     Raises:
-        InputError: A value does not belong to the scheme.
+        InputError: A value does not belong to the scheme; ``where`` names the file or case.
     """
     known = {label.value for label in scheme.labels}
     if ignore and scheme.ignore_value is not None:

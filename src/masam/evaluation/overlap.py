@@ -49,12 +49,7 @@ class Overlap:
 def count_overlap(
     reference: NDArray[np.bool_], prediction: NDArray[np.bool_], ignore: NDArray[np.bool_] | None = None
 ) -> Overlap:
-    """Count the voxels of one class.
-
-    Args:
-        reference: Mask of any shape.
-        prediction: Mask of the same shape.
-        ignore: Voxels to exclude, a mask of the same shape.
+    """Count the voxels of one class in two masks of any shape, without those in the mask ``ignore``.
 
     Raises:
         InputError: The shapes differ.

@@ -18,7 +18,6 @@ from masam.evaluation.prompts import PromptEvaluation, PromptScore
 from masam.evaluation.summary import read_scheme, to_channels
 from masam.labels import LabelScheme
 from masam.model.masam import Masam
-from masam.predict.encoded import EncodedVolume
 from masam.predict.predictor import Predictor
 from masam.predict.requirements import (
     match_channels,
@@ -52,7 +51,7 @@ def evaluate_prompts(
     so far are given as prompts. If no error can be clicked, the score is repeated. Voxels that a reference marks as
     ``ignore`` are excluded.
 
-    A volume is encoded once (see :class:`EncodedVolume` for the memory); each prompt only runs the decoder.
+    A volume is encoded once; each prompt only runs the decoder.
 
     Args:
         model: A predictor, or anything that ``Predictor`` accepts.
@@ -87,41 +86,34 @@ def evaluate_prompts(
     progress, scores = progress or Silent(), list[PromptScore]()
     for number, (case, (scan, reference)) in enumerate(pairs.items(), start=1):
         progress.say(f"case {number} of {len(pairs)}: {case}")
-        scores += _score_case(predictor, case, scan, reference, scheme, clicks, seed, progress)
+        # Not bound to a name, so that its volumes are freed before the next case.
+        scores += _Session(predictor, case, scan, reference, scheme, progress).scores(clicks, seed, progress)
     return PromptEvaluation(
         tuple(scores), tuple(pairs), tuple(label.name for label in scheme.foreground), BOXES, clicks, seed
     )
-
-
-def _score_case(
-    predictor: Predictor,
-    case: str,
-    scan: Case | Volume,
-    reference: Path | Volume,
-    scheme: LabelScheme,
-    clicks: int,
-    seed: int,
-    progress: Progress,
-) -> list[PromptScore]:
-    """Score the classes of a case. A function of its own, so that its volumes are freed before the next case."""
-    image, truth = _load(case, scan, reference, scheme, progress)
-    session = _Session(predictor, predictor.encode(image, progress), truth, scheme, case)
-    return list(session.scores(clicks, seed, progress))
 
 
 class _Session:
     """One encoded case with its reference."""
 
     def __init__(
-        self, predictor: Predictor, encoded: EncodedVolume, truth: Volume, scheme: LabelScheme, case: str
+        self,
+        predictor: Predictor,
+        case: str,
+        scan: Case | Volume,
+        reference: Path | Volume,
+        scheme: LabelScheme,
+        progress: Progress,
     ) -> None:
-        self.predictor, self.encoded, self.case = predictor, encoded, case
+        image, truth = _load(case, scan, reference, scheme, progress)
+        self.predictor, self.case = predictor, case
+        self.encoded = predictor.encode(image, progress)
         self.values = {label.name: label.value for label in predictor.plan.scheme.labels}
         self.channels = to_channels(truth, scheme, f"reference {case}", ignore=True)
         numbered = enumerate(scheme.foreground, start=1)
         self.present = {label.name: channel for channel, label in numbered if (self.channels == channel).any()}
         self.scored = np.ones(truth.shape, bool) if scheme.ignore_value is None else truth.array != scheme.ignore_value
-        trace = encoded.prepared.trace
+        trace = self.encoded.prepared.trace
         self.seen = trace.labels_to_volume(np.ones(trace.crop.size, np.uint8)).array == 1
         self.spacing_mm = truth.geometry.spacing_mm
 

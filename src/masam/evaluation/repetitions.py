@@ -48,10 +48,6 @@ def paired_difference(values: Repeated, baseline: Repeated) -> tuple[float, floa
 
     The same cases are resampled for both, so that the difficulty of a case does not widen the interval.
 
-    Args:
-        values: Scores of the first configuration.
-        baseline: Scores of the second configuration, with the same cases and classes.
-
     Returns:
         Difference of the means, and both ends of its 95 % interval over cases; NaN if undefined.
     """

@@ -81,14 +81,7 @@ def bootstrap_interval(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def draw_cases(cases: int) -> NDArray[np.float64]:
-    """Draw cases with replacement, ``RESAMPLES`` times, with a fixed seed.
-
-    Args:
-        cases: Number of cases.
-
-    Returns:
-        [draws, cases] number of times that each case occurs in each draw.
-    """
+    """Draw ``RESAMPLES`` samples of cases with replacement and a fixed seed; return [draws, cases] counts."""
     draws = np.random.default_rng(SEED).multinomial(cases, np.full(cases, 1 / cases), size=RESAMPLES)
     return draws.astype(np.float64)
 
@@ -96,14 +89,12 @@ def draw_cases(cases: int) -> NDArray[np.float64]:
 def means_of_draws(draws: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the mean over classes of the mean over cases, for each draw of cases.
 
-    A class without a score in a draw is excluded from it.
-
     Args:
         draws: [draws, cases] counts from :func:`draw_cases`.
         values: [cases, classes] scores, NaN if undefined.
 
     Returns:
-        [draws] means, NaN for a draw without any score.
+        [draws] means over the classes that have a score in the draw, NaN without any.
     """
     known = ~np.isnan(values)
     counts = draws @ known.astype(np.float64)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,7 +120,9 @@ def _score_volume(
     truth = to_channels(reference, scheme, _where(expected, f"reference {case}"), ignore=True)
     spacing_mm = reference.geometry.spacing_mm
     if predicted is None:
-        return _worst(case, truth, spacing_mm, scheme, reference_empty)
+        scores = _score_classes(case, truth, np.zeros_like(truth), spacing_mm, scheme, tolerance_mm, "nan")
+        # A class absent from the reference scores 1 only if it was predicted to be absent.
+        return [replace(score, dice=0.0, iou=0.0) for score in scores] if reference_empty == "one" else scores
     (prediction,) = rest
     where = _where(predicted, f"prediction {case}")
     check_same_grid(prediction, reference, where)
@@ -161,35 +163,14 @@ def _score_classes(
     return scores
 
 
-def _worst(
-    case: str, truth: NDArray[np.uint16], spacing_mm: Spacing, scheme: LabelScheme, reference_empty: ReferenceEmpty
-) -> list[CaseScore]:
-    """Score a case that was not predicted: 0 for every class in the reference, and never 1 for an absent class."""
-    scores = []
-    for channel, label in enumerate(scheme.foreground, start=1):
-        voxels = int(np.count_nonzero(truth == channel))
-        overlap = 0.0 if voxels or reference_empty == "one" else math.nan
-        nan, surface = math.nan, 0.0 if voxels else math.nan
-        scores.append(
-            CaseScore(case, label.name, overlap, overlap, nan, nan, nan, surface, volume_ml(voxels, spacing_mm), 0.0)
-        )
-    return scores
-
-
 def to_channels(volume: Volume, scheme: LabelScheme, where: object, *, ignore: bool) -> NDArray[np.uint16]:
-    """Convert label values to channel numbers; ignored voxels become background.
+    """Convert label values to channel numbers; ignored voxels, if allowed, become background.
 
     Values are counted slice by slice. At 512 x 512 x 150 voxels this is faster than ``LabelScheme.to_channels``, which
     sorts the volume.
 
-    Args:
-        volume: Integer label values.
-        scheme: The classes.
-        where: File or case, for messages.
-        ignore: Accept the scheme's ignore value.
-
     Raises:
-        InputError: A value does not belong to the scheme.
+        InputError: A value does not belong to the scheme; ``where`` names the file or case.
     """
     array = volume.array
     low, high = int(array.min()), int(array.max())

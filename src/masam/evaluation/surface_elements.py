@@ -22,10 +22,7 @@ MAX_TRIANGLES = 4
 
 
 def filling_codes(padded: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return the configuration of every cube of 2 x 2 x 2 voxels.
-
-    Args:
-        padded: [I, J, K] mask with an empty border of one voxel.
+    """Return the configuration of every cube of 2 x 2 x 2 voxels of an [I, J, K] mask with an empty border.
 
     Returns:
         [I - 1, J - 1, K - 1] codes; 0 is fully outside, 255 fully inside, and all others contain surface.

@@ -38,14 +38,7 @@ class BundleNetwork(nn.Module):
         self.masam = masam
 
     def forward(self, image: Float[Tensor, "B C S H W"]) -> Float[Tensor, "B K S H W"]:
-        """Segment windows of slices.
-
-        Args:
-            image: [B, C, S, H, W] in 0..1, with the model's image size and C image channels.
-
-        Returns:
-            Logits [B, K, S, H, W]; channel 0 is the background.
-        """
+        """Return logits, channel 0 being the background, for windows in 0..1 of the model's image size."""
         windows = self.masam.as_input(image.transpose(1, 2))  # B S C H W
         logits: Tensor = self.masam(windows).logits
         return logits.transpose(1, 2)  # B K S H W

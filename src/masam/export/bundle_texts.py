@@ -34,11 +34,6 @@ _PARTS = "masam.export.bundle_parts"
 def bundle_metadata(spec: MasamSpec, plan: Plan, monai_version: str) -> dict[str, Any]:
     """Return the content of ``configs/metadata.json``.
 
-    Args:
-        spec: Hyperparameters of the model.
-        plan: Plan of the model.
-        monai_version: Version of MONAI that writes the bundle.
-
     Raises:
         ConfigError: MONAI would run the name of a class or channel as code.
     """
@@ -135,11 +130,7 @@ def readme(plan: Plan) -> str:
 
 
 def licence(terms: str | None) -> str:
-    """Return the content of ``LICENSE``.
-
-    Args:
-        terms: Licence of the weights, from the model card.
-    """
+    """Return the content of ``LICENSE``; ``terms`` is the licence of the weights in the model card."""
     return _template("LICENSE").render(terms=terms)
 
 

@@ -23,13 +23,7 @@ _MAX_BYTES = 2**20
 
 
 def read_description(path: Path) -> dict[str, Any] | None:
-    """Return the description that masam stored in a ``.pt2`` or ``.onnx`` file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        JSON values; None if there is no description, as in files of other software.
+    """Return the description in a ``.pt2`` or ``.onnx`` file, None if the file was not exported by masam.
 
     Raises:
         InputError: The file is not readable.

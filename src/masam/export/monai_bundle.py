@@ -29,15 +29,12 @@ from masam.weights.pytorch_file import write_archive
 def write_bundle(model: Masam, path: Path, *, merge: bool = False) -> Exported:
     """Write a model as a MONAI bundle, load it with MONAI, and compare its outputs with the model.
 
-    Args:
-        model: The model, with its card.
-        path: Folder to write, whose name is the name of the bundle; it must not exist.
-        merge: Merge the FacT increments into the encoder.
+    The name of the folder is the name of the bundle. With ``merge``, the FacT increments are merged into the encoder.
 
     Raises:
         ConfigError: MONAI would run the name of a class or channel as code.
         ModelError: The model has no plan or is for video, or the outputs of the bundle differ.
-        ResourceError: The folder cannot be written, or MONAI is not installed.
+        ResourceError: The folder exists or cannot be written, or MONAI is not installed.
     """
     plan: Plan | None = model.card.plan if model.card else None
     if plan is None:

@@ -31,13 +31,9 @@ def write_onnx(model: Masam, path: Path) -> Exported:
 
     Large weights are stored in ``NAME.onnx.data`` beside it; both files are required.
 
-    Args:
-        model: The model.
-        path: File to write; neither it nor its ``.data`` file may exist.
-
     Raises:
         ModelError: The outputs of the file differ from the model.
-        ResourceError: The file cannot be written, or a package is not installed.
+        ResourceError: A file exists or cannot be written, or a package is not installed.
     """
     onnx, _, _ = (require(name) for name in ("onnx", "onnxscript", "onnxruntime"))
     graph = _convert(model)

@@ -9,10 +9,7 @@ from masam.errors import ResourceError
 
 
 def require(name: str) -> ModuleType:
-    """Import a module of the ``export`` extra.
-
-    Args:
-        name: Full name, such as ``monai.bundle``.
+    """Import a module of the ``export`` extra by its full name.
 
     Raises:
         ResourceError: The package is not installed.

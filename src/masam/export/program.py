@@ -20,9 +20,6 @@ def trace(model: Masam) -> ExportedProgram:
 
     The program accepts any number of windows B, and any number of slices S from ``least_slices``. If the window of the
     model is smaller, it accepts only that number of slices.
-
-    Args:
-        model: The model.
     """
     dynamic: dict[int, Dim] = {0: Dim("B")}
     if model.spec.window >= (least := least_slices(model.spec)):
@@ -36,13 +33,9 @@ def trace(model: Masam) -> ExportedProgram:
 def write_program(model: Masam, path: Path) -> Exported:
     """Write a model as a ``.pt2`` file and compare its outputs with the model.
 
-    Args:
-        model: The model.
-        path: File to write; it must not exist.
-
     Raises:
         ModelError: The outputs of the file differ from the model.
-        ResourceError: The file cannot be written.
+        ResourceError: The file exists or cannot be written.
     """
     program = trace(model)
 

@@ -16,13 +16,9 @@ from masam.weights.state_dict import load_official_state
 def write_reference(model: Masam, path: Path) -> Exported:
     """Write the adapter of a model as ``epoch_N.pth`` and compare the file with the model.
 
-    Args:
-        model: A model whose encoder is that of a SAM file, which the official code also requires.
-        path: File to write; it must not exist.
-
     Raises:
         ModelError: The encoder is not that of a SAM file, or FacT is merged into it.
-        ResourceError: The file cannot be written.
+        ResourceError: The file exists or cannot be written.
     """
 
     def write(file: Path) -> Exported:

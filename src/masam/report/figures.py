@@ -79,13 +79,7 @@ def training_curves(metrics: Mapping[str, Sequence[float | None]]) -> bytes:
 
 
 def prompt_curve(evaluation: PromptEvaluation) -> bytes:
-    """Plot Dice against the number of clicks, with lines for the boxes and the automatic segmentation.
-
-    Args:
-        evaluation: Scores to plot.
-
-    Returns:
-        A PNG file.
+    """Plot Dice against the number of clicks, with lines for the boxes and the automatic segmentation, as a PNG file.
 
     Raises:
         InputError: There are no scores.

@@ -44,21 +44,8 @@ class Row:
     labels: Sequence[NDArray[np.uint16]]
 
 
-@dataclass(frozen=True)
-class _View:
-    """Shape of the images in pixels, and height and width of a pixel."""
-
-    shape: tuple[int, int]
-    pixel: tuple[float, float]
-
-    @property
-    def size(self) -> tuple[float, float]:
-        return self.shape[0] * self.pixel[0], self.shape[1] * self.pixel[1]
-
-    @property
-    def extent(self) -> tuple[float, float, float, float]:
-        height, width = self.size
-        return 0.0, width, height, 0.0
+Extent = tuple[float, float, float, float]
+"""Left, right, bottom and top of an image in the units of its axes; the origin is at the top left."""
 
 
 def draw_panels(
@@ -85,12 +72,12 @@ def draw_panels(
     """
     from matplotlib.figure import Figure
 
-    rows_of_image, columns_of_image = rows[0].image.shape[:2]
-    view = _View((rows_of_image, columns_of_image), pixel)
+    extent = (0.0, rows[0].image.shape[1] * pixel[1], rows[0].image.shape[0] * pixel[0], 0.0)
+    aspect = extent[2] / extent[1]
     panels = _panels(titles)
     # Sizes are in inches. Panels keep the aspect ratio of the image.
-    width = (_PANEL_INCHES if len(panels) > 1 else 1.4 * _PANEL_INCHES) * min(1.0, 1.15 * view.size[1] / view.size[0])
-    height = width * view.size[0] / view.size[1]
+    width = (_PANEL_INCHES if len(panels) > 1 else 1.4 * _PANEL_INCHES) * min(1.0, 1.15 / aspect)
+    height = width * aspect
     total_width = max(_LEFT + len(panels) * (width + _GAP) + 0.1, 4.2)
     legends = _legend_entries(rows, scheme)
     columns = _legend_columns(legends, total_width)
@@ -103,14 +90,14 @@ def draw_panels(
         for column, (title, is_errors, shown) in enumerate(panels):
             x = _LEFT + column * (width + _GAP)
             axes = figure.add_axes((x / total_width, y / total_height, width / total_width, height / total_height))
-            _picture(axes, row.image, view, dim=is_errors)
+            _picture(axes, row.image, extent, dim=is_errors)
             if is_errors:
-                _errors(axes, row.labels[0], row.labels[shown], view)
+                _errors(axes, row.labels[0], row.labels[shown], extent)
             else:
-                _classes(axes, row.labels[shown], view, scheme)
+                _classes(axes, row.labels[shown], extent, scheme)
             if mark is not None:
                 mark(axes, column == 0)
-            axes.set(xlim=view.extent[:2], ylim=view.extent[2:])
+            axes.set(xlim=extent[:2], ylim=extent[2:])
             if number == 0:
                 axes.set_title(title, color=INK, fontsize=10.5, pad=6, fontweight="bold", parse_math=False)
             if column == 0:
@@ -136,14 +123,9 @@ def save_png(figure: Figure) -> bytes:
 
 
 def slice_weights(labels: Sequence[NDArray[np.uint16]], axes: tuple[int, ...] | None = None) -> NDArray[np.float64]:
-    """Count labelled pixels, with a larger weight for pixels that differ from the reference.
+    """Count labelled pixels over some axes, with a larger weight for pixels that differ from the reference.
 
-    Args:
-        labels: Channel numbers of each labelling, of equal shape, the reference first.
-        axes: Axes to sum over; all by default.
-
-    Returns:
-        Weights along the remaining axes.
+    ``labels`` are the channel numbers of each labelling, the reference first.
     """
     counts = [
         np.count_nonzero(label, axis=axes) + _ERROR_WEIGHT * np.count_nonzero(label != labels[0], axis=axes)
@@ -190,25 +172,25 @@ def _legend_columns(legends: list[list[Patch]], width_inches: float) -> int:
     return max(1, int(width_inches / (0.5 + 0.085 * longest)))
 
 
-def _picture(axes: Axes, image: NDArray[np.floating], view: _View, *, dim: bool) -> None:
+def _picture(axes: Axes, image: NDArray[np.floating], extent: Extent, *, dim: bool) -> None:
     white = _DIM_WHITE if dim else 1.0
     if image.ndim == 3:
         image = np.clip(image / white, 0, 1)  # matplotlib scales grey values, but not colours
-    axes.imshow(image, cmap="gray", vmin=0, vmax=white, extent=view.extent, interpolation="bilinear", aspect="equal")
+    axes.imshow(image, cmap="gray", vmin=0, vmax=white, extent=extent, interpolation="bilinear", aspect="equal")
     axes.set_axis_off()
     axes.set_facecolor("black")
 
 
-def _classes(axes: Axes, plane: NDArray[Any], view: _View, scheme: LabelScheme) -> None:
+def _classes(axes: Axes, plane: NDArray[Any], extent: Extent, scheme: LabelScheme) -> None:
     colours = np.zeros((*plane.shape, 4))
     for channel in np.unique(plane[plane > 0]):
         colour = unit_colour(scheme.labels[channel].colour)
         colours[plane == channel] = (*colour, 0.38)
-        draw_outline(axes, plane == channel, colour, 1.1, view.pixel)
-    axes.imshow(colours, extent=view.extent, interpolation="nearest", aspect="equal")
+        draw_outline(axes, plane == channel, colour, 1.1, extent)
+    axes.imshow(colours, extent=extent, interpolation="nearest", aspect="equal")
 
 
-def _errors(axes: Axes, reference: NDArray[Any], prediction: NDArray[Any], view: _View) -> None:
+def _errors(axes: Axes, reference: NDArray[Any], prediction: NDArray[Any], extent: Extent) -> None:
     from matplotlib.colors import to_rgb
 
     present, predicted = reference > 0, prediction > 0
@@ -216,32 +198,20 @@ def _errors(axes: Axes, reference: NDArray[Any], prediction: NDArray[Any], view:
     colours = np.zeros((*reference.shape, 4))
     for mask, (_, colour) in zip(masks, ERRORS, strict=True):
         colours[mask] = (*to_rgb(colour), 0.85)
-    axes.imshow(colours, extent=view.extent, interpolation="nearest", aspect="equal")
+    axes.imshow(colours, extent=extent, interpolation="nearest", aspect="equal")
     for channel in np.unique(reference[present]):
-        draw_outline(axes, reference == channel, (1.0, 1.0, 1.0), 0.6, view.pixel)
+        draw_outline(axes, reference == channel, (1.0, 1.0, 1.0), 0.6, extent)
 
 
 def draw_outline(
-    axes: Axes,
-    mask: NDArray[np.bool_],
-    colour: tuple[float, float, float],
-    width: float,
-    pixel: tuple[float, float] = (1.0, 1.0),
+    axes: Axes, mask: NDArray[np.bool_], colour: tuple[float, float, float], width: float, extent: Extent
 ) -> None:
-    """Draw the outline of a mask whose first pixel begins at the origin.
-
-    Args:
-        axes: Axes to draw on.
-        mask: [H, W] mask with at least one pixel.
-        colour: Red, green and blue from 0 to 1.
-        width: Line width in points.
-        pixel: Height and width of a pixel.
-    """
+    """Draw the outline of a [H, W] mask with at least one pixel, with a line width in points."""
     # Only the bounding box, for speed; an empty border closes outlines at the edge of the image.
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     padded = np.pad(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1).astype(np.float32)
-    y = (np.arange(padded.shape[0]) + rows[0] - 0.5) * pixel[0]
-    x = (np.arange(padded.shape[1]) + columns[0] - 0.5) * pixel[1]
+    y = (np.arange(padded.shape[0]) + rows[0] - 0.5) * extent[2] / mask.shape[0]
+    x = (np.arange(padded.shape[1]) + columns[0] - 0.5) * extent[1] / mask.shape[1]
     axes.contour(x, y, padded, levels=[0.5], colors=[colour], linewidths=width)
 
 

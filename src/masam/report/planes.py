@@ -105,13 +105,9 @@ def display_plane(geometry: Geometry, axis: int | None = None) -> DisplayPlane:
 def select_slices(weights: NDArray[np.floating], count: int) -> list[int]:
     """Select slices with large weights that are distributed over the range of slices with positive weights.
 
-    Args:
-        weights: Weight of each slice, 0 or more.
-        count: Maximum number of slices.
-
     Returns:
-        Ascending slice indices, one from each of ``count`` equal parts of the range; the middle slice if all weights
-        are 0.
+        Ascending slice indices, at most one from each of ``count`` equal parts of the range; the middle slice if all
+        weights are 0.
     """
     filled = np.flatnonzero(weights > 0)
     if not len(filled):

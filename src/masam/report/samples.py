@@ -82,14 +82,14 @@ def _draw(axes: Axes, image: NDArray[np.floating], labels: NDArray[np.integer], 
     from matplotlib.colors import to_rgba
 
     height, width = labels.shape
-    extent = (0, width, height, 0)
+    extent = (0.0, float(width), float(height), 0.0)
     # Augmented values may be outside 0..1, for which matplotlib warns.
     axes.imshow(np.clip(image, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="bilinear", extent=extent)
     shade = np.zeros((height, width, 4))
     shade[labels < 0] = to_rgba(_NO_LABEL, 0.3)
     axes.imshow(shade, interpolation="nearest", extent=extent)
     for channel in np.unique(labels[labels > 0]):
-        draw_outline(axes, labels == channel, unit_colour(scheme.labels[channel].colour), 1.1)
+        draw_outline(axes, labels == channel, unit_colour(scheme.labels[channel].colour), 1.1, extent)
     axes.set(xlim=extent[:2], ylim=extent[2:])
     axes.set_axis_off()
 
