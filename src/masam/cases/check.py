@@ -84,11 +84,7 @@ class CheckResult:
         return {"cases": self.cases, "errors": self.errors, "findings": [asdict(one) for one in self.findings]}
 
     def raise_errors(self) -> None:
-        """Raise if there are errors.
-
-        Raises:
-            InputError: There are errors; the message gives their number.
-        """
+        """Raise an InputError with the number of errors, if there are any."""
         if self.errors:
             raise InputError(
                 f"{self.errors} error{'s' * (self.errors > 1)} in {self.cases} cases, listed above",

@@ -153,11 +153,7 @@ def _require_key(root: Path, content: Mapping[str, Any], key: str) -> Any:
 
 
 def channel_names(mapping: Any, file: Path) -> tuple[str, ...]:
-    """Return the channel names of a ``dataset.json``, in order.
-
-    Raises:
-        InputError: ``mapping`` does not map 0, 1, ... to names.
-    """
+    """Return the channel names of a ``dataset.json``; InputError if ``mapping`` does not map 0, 1, ... to names."""
     if not isinstance(mapping, dict) or not mapping or set(mapping) != {str(i) for i in range(len(mapping))}:
         raise InputError(f'expected channel names such as {{"0": "CT"}}, got {brief(mapping)}', where=file)
     return tuple(str(mapping[str(i)]) for i in range(len(mapping)))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from masam import atomic
 from masam.errors import InputError
 from masam.io import gate
-from masam.io.video.frames import require_package
+from masam.io.packages import require_package
 from masam.io.video.label_frames import write_labels
 from masam.labels import LabelScheme
 

@@ -104,11 +104,7 @@ def open_regular(path: Path) -> Iterator[BufferedReader]:
 
 
 def read_bytes(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
-    """Read a regular file of at most ``max_bytes`` bytes.
-
-    Raises:
-        InputError: As for :func:`open_regular`; or the file is larger.
-    """
+    """Read a regular file of at most ``max_bytes`` bytes; InputError if it is larger."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
@@ -120,11 +116,7 @@ def read_bytes(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file in UTF-8; repeated keys in a mapping are refused.
-
-    Raises:
-        InputError: As for :func:`read_bytes`; or the content is not valid, with the line of the fault.
-    """
+    """Read a JSON file in UTF-8; InputError with the line of the fault if it is not valid or repeats a key."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         # The json module silently keeps the last of two equal keys, which may lose a class.
@@ -145,11 +137,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_head(path: Path, length: int, *, compressed: bool) -> bytes:
-    """Read the first ``length`` bytes of a file, or of its uncompressed content, without verifying its checksum.
-
-    Raises:
-        InputError: As for :func:`open_regular`; or ``compressed`` does not match the content.
-    """
+    """Read the first ``length`` bytes of a file, or of its uncompressed content, without verifying its checksum."""
     with open_regular(path) as file:
         return bytes(_take(_chunks(file, path, compressed), length)[:length])
 
@@ -193,11 +181,7 @@ def read_sized(
 
 
 def check_declared_size(path: Path, size: int, *, compressed: bool, max_bytes: int = MAX_VOLUME_BYTES) -> None:
-    """Compare the uncompressed size in bytes that a header declares with the size of its file.
-
-    Raises:
-        InputError: The declared size is above ``max_bytes``, or the file cannot contain that many bytes.
-    """
+    """Raise an InputError if a file cannot contain the uncompressed bytes that its header declares."""
     with os_errors(path):
         present = path.stat().st_size
     if size > max_bytes:
@@ -215,11 +199,7 @@ def check_declared_size(path: Path, size: int, *, compressed: bool, max_bytes: i
 
 
 def sha256(path: Path, report: Callable[[int], None] | None = None) -> str:
-    """Return the SHA-256 of a regular file in hex; ``report`` receives the number of bytes read after each chunk.
-
-    Raises:
-        InputError: As for :func:`open_regular`.
-    """
+    """Return the SHA-256 of a regular file in hex; ``report`` receives the number of bytes read after each chunk."""
     with open_regular(path) as file:
         if report is None:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -25,8 +25,8 @@ def open_series(path: Path) -> Series | None:
     """Read the headers of a DICOM image; None for NIfTI.
 
     Raises:
-        InputError: A file is refused, or the folder holds several series.
-        ResourceError: A package is missing, or a file cannot be read.
+        InputError: A file is not valid, or the folder contains several series.
+        ResourceError: pydicom is not installed.
     """
     return choose_series(path) if is_dicom_image(path) else None
 
@@ -44,19 +44,19 @@ def read_image(
 
     Args:
         path: Read as DICOM if it is a folder, or if its first bytes are DICOM and its name is not that of a NIfTI file.
-        channels: Number of channels to expect: see :func:`masam.io.nifti.file.read_volume`. A DICOM series has one.
+        channels: Expected number of channels, as for :func:`masam.io.nifti.file.read_volume`. A DICOM series has one.
         series: The DICOM series, if its headers have been read.
         say: Receives notes for the user, one line each.
-        nan_fill: Value for voxels of a NIfTI file that are not finite.
-        **transform: See :class:`masam.io.nifti.transform.TransformOptions`.
+        nan_fill: Value for voxels that are not finite, for NIfTI.
+        **transform: See :class:`masam.io.nifti.transform.TransformOptions`, for NIfTI.
 
     Returns:
         float32 values with their geometry, with a fourth axis if there are several channels.
 
     Raises:
-        InputError: The file or folder is refused.
-        ConfigError: An argument is out of its range.
-        ResourceError: A package is missing, there is not enough memory, or a file cannot be read.
+        InputError: The file or folder is not valid.
+        ConfigError: An argument is out of range.
+        ResourceError: A package is not installed.
     """
     if series is None and not is_dicom_image(path):
         return read_volume(path, channels=channels, nan_fill=nan_fill, **transform)
@@ -87,15 +87,15 @@ def read_label_image(
         image: The labelled image.
         series: The DICOM series of each channel of the image, None for NIfTI; a SEG may refer to any of them.
         scheme: See :func:`masam.io.dicom.seg_read.read_seg`.
-        **transform: See :class:`masam.io.nifti.transform.TransformOptions`.
+        **transform: See :class:`masam.io.nifti.transform.TransformOptions`, for NIfTI.
 
     Returns:
         int32 values with their geometry; the geometry of a NIfTI file has not been compared with the image's.
 
     Raises:
-        InputError: The file is refused.
-        ConfigError: An argument is out of its range.
-        ResourceError: A package is missing, there is not enough memory, or a file cannot be read.
+        InputError: The file is not valid.
+        ConfigError: ``assume_orientation`` is not valid.
+        ResourceError: A package is not installed.
     """
     if _is_seg(path):
         return read_seg(path, [one.stack for one in series if one is not None] or image, scheme)
@@ -107,7 +107,7 @@ def read_label_files(paths: Sequence[Path], scheme: LabelScheme, grid: Volume | 
 
     Args:
         paths: The files, at least one.
-        scheme: Classes, which name the segments.
+        scheme: Label scheme that maps segment names to values.
         grid: Grid for the voxels of a SEG; by default the grid of the first NIfTI file, or the smallest grid that
             contains every frame of all SEG.
 
@@ -115,8 +115,8 @@ def read_label_files(paths: Sequence[Path], scheme: LabelScheme, grid: Volume | 
         int32 values of each file; NIfTI files keep their grids, which have not been compared.
 
     Raises:
-        InputError: A file is refused, or a SEG has another grid.
-        ResourceError: A package is missing, there is not enough memory, or a file cannot be read.
+        InputError: A file is not valid, or a SEG has another grid.
+        ResourceError: A package is not installed.
     """
     volumes = {path: read_labels(path) for path in paths if not _is_seg(path)}
     grid = grid or next(iter(volumes.values()), None) or seg_grid(paths)
@@ -124,18 +124,7 @@ def read_label_files(paths: Sequence[Path], scheme: LabelScheme, grid: Volume | 
 
 
 def require_same_grid(what: str, volume: Volume, path: Path, image: Volume, image_path: Path) -> None:
-    """Refuse a label or a channel whose grid differs from the image's.
-
-    Args:
-        what: ``"label"`` or ``"channel"``, for the error.
-        volume: The label or the channel.
-        path: File of the label or channel.
-        image: The image.
-        image_path: File of the image.
-
-    Raises:
-        InputError: Shape or affine differ.
-    """
+    """Raise an InputError if shape or affine of a label or channel (``what``) differ from those of the image."""
     if volume.shape != image.shape:
         raise InputError(
             f"the {what}'s shape {volume.shape} is not {image.shape}, the shape of the image {image_path}",
@@ -151,36 +140,17 @@ def require_same_grid(what: str, volume: Volume, path: Path, image: Volume, imag
 
 
 def is_dicom_image(path: Path) -> bool:
-    """Check whether a path is read as DICOM.
-
-    Raises:
-        InputError: There is no such file, or it is not a regular file.
-        ResourceError: A file cannot be read.
-    """
+    """Return whether a path is read as DICOM; InputError if the file does not exist or is not regular."""
     return path.is_dir() or not (path.name.lower().endswith(ENDINGS) or not is_dicom(path))
 
 
 def count_channels(path: Path) -> int:
-    """Return the number of channels of an image: the length of a NIfTI file's fourth axis, 1 for DICOM.
-
-    Raises:
-        InputError: The file is refused.
-        ResourceError: A file cannot be read.
-    """
+    """Return the number of channels of an image: the length of a NIfTI file's fourth axis, 1 for DICOM."""
     return 1 if is_dicom_image(path) else read_geometry(path, channels=None).channels
 
 
 def image_sha256(path: Path, series: Series | None = None) -> str:
-    """Return the SHA-256 of the bytes of an image, in hex.
-
-    Args:
-        path: As in :func:`read_image`.
-        series: As in :func:`read_image`.
-
-    Raises:
-        InputError: The file or folder is refused.
-        ResourceError: A file cannot be read.
-    """
+    """Return the SHA-256 of the bytes of an image, in hex; arguments as for :func:`read_image`."""
     series = series or open_series(path)
     return gate.sha256(path) if series is None else series.sha256()
 
@@ -188,20 +158,22 @@ def image_sha256(path: Path, series: Series | None = None) -> str:
 def find_dicom(path: Path, name: str | None = None) -> tuple[tuple[str, Path, Series | None], ...]:
     """Find the scans of a DICOM file, of a folder of DICOM files, or of a folder of such folders.
 
+    In a folder with DICOM files, each series is a scan. In a folder of folders, each subfolder with DICOM files at any
+    depth is a scan of one series.
+
     Args:
-        path: A file; a folder with DICOM files, of which each series is a scan; or a folder of folders, of which each
-            with DICOM files anywhere below it is a scan of one series.
-        name: Which series, see :func:`masam.io.dicom.series.choose_series`.
+        path: The file or folder.
+        name: Series to choose, see :func:`masam.io.dicom.series.choose_series`.
 
     Returns:
         Name, path and series of each scan, sorted by name; empty if there is no DICOM. The series is None if headers
-        have not been read yet. Names are those of file or folder, or of several series in one folder
-        ``series3_1a2b3c4d``: number and key of the series.
+        have not been read yet. Names are those of the files or folders; for several series in one folder they consist
+        of number and key of the series, such as ``series3_1a2b3c4d``.
 
     Raises:
         InputError: A file of a folder with several series is damaged.
-        ConfigError: No series or several have the ``name``.
-        ResourceError: pydicom is missing, or a file cannot be read.
+        ConfigError: ``name`` does not select exactly one series.
+        ResourceError: pydicom is not installed.
     """
     if not path.is_dir():
         return ((_name(path), path, _named_series(path, name)),) if is_dicom(path) else ()

@@ -44,11 +44,7 @@ class Crop:
         return array[self._ranges]
 
     def invert(self, labels: NDArray[Scalar]) -> NDArray[Scalar]:
-        """Return labels [slices, rows, columns] of the box as labels of the volume, 0 outside the box.
-
-        Raises:
-            InputError: The labels do not have the size of the box.
-        """
+        """Return labels [slices, rows, columns] of the box as labels of the volume, 0 outside the box."""
         if labels.shape != self.size:
             raise InputError(f"expected label slices of shape {self.size}, got {labels.shape}")
         if self.size == self.full_size:

@@ -136,11 +136,7 @@ def _brightest(array: NDArray[np.generic]) -> tuple[NDArray[np.generic], NDArray
 
 
 def _sample(values: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Return evenly spaced voxels of a flat array.
-
-    Raises:
-        InputError: They are not finite real numbers.
-    """
+    """Return evenly spaced voxels of a flat array; InputError if they are not finite real numbers."""
     step = max(1, values.size // _SAMPLE_PER_CASE)
     if values.dtype.kind not in "biuf":
         raise InputError(f"expected real voxel values, got type {values.dtype}")

@@ -20,9 +20,6 @@ class FramePreparation:
     Attributes:
         intensity: Scaling of the colours.
         image_size: Rows and columns of the model's square input; the aspect ratio is not kept (paper.md 1.5).
-
-    Raises:
-        ConfigError: The image size is less than one pixel.
     """
 
     intensity: Rgb
@@ -42,11 +39,7 @@ class FramePreparation:
         return PreparedFrames(frames, FramePreparation(Rgb(), self.image_size))
 
     def image(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return a frame [H, W, 3] as channels [3, h, w] at the model's size.
-
-        Raises:
-            InputError: The frame does not have three colours of type uint8.
-        """
+        """Return a frame [H, W, 3] of uint8 as channels [3, h, w] at the model's size."""
         colours = self.intensity.apply(pixels)
         return np.stack([resize_image(colours[..., n], (self.image_size, self.image_size)) for n in range(3)])
 

@@ -80,11 +80,7 @@ class Window(_Range):
     high: float = Field(description="intensity mapped to 1, in HU for CT")
 
     def fit(self, array: NDArray[np.generic]) -> Scaling:
-        """Return the scaling of the window, which does not depend on the volume.
-
-        Raises:
-            InputError: The array does not contain finite real numbers.
-        """
+        """Return the scaling of the window; InputError if the array does not contain finite real numbers."""
         _finite_range(array)
         return Scaling(self.low, self.high)
 
@@ -100,11 +96,7 @@ class Percentiles(_Range):
     high: float = Field(default=99.5, ge=0, le=100, description="percentile of the voxels mapped to 1, in %")
 
     def fit(self, array: NDArray[np.generic]) -> Scaling:
-        """Return the scaling between the percentiles of a volume [slices, rows, columns].
-
-        Raises:
-            InputError: The array does not contain finite real numbers.
-        """
+        """Return the scaling between the percentiles of a volume [slices, rows, columns] of finite real numbers."""
         minimum, maximum = _finite_range(array)
         step = math.ceil(math.sqrt(array.size / _MAX_SAMPLE))
         sample = array[:, ::step, ::step]
@@ -125,11 +117,7 @@ class Rgb(Settings):
     )
 
     def apply(self, pixels: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Scale the colours of a frame [H, W, 3] to 0..1, or to about -2.1..2.6 with ``sam``.
-
-        Raises:
-            InputError: The array is not such a frame.
-        """
+        """Scale the colours of a frame [H, W, 3] of uint8 to 0..1, or to about -2.1..2.6 with ``sam``."""
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise InputError(f"expected a frame [H, W, 3] of uint8, got {list(pixels.shape)} of {pixels.dtype}")
         values = pixels.astype(np.float32)
@@ -140,11 +128,7 @@ class Rgb(Settings):
         return images if self.normalisation == "unit" else _as_sam(images * np.float32(255), axis=1)
 
     def fit(self, array: NDArray[np.generic]) -> Scaling:
-        """Refuse a volume, which has no colours.
-
-        Raises:
-            InputError: Always.
-        """
+        """Raise an InputError, as a volume has no colours."""
         raise InputError(
             f"expected the frames of a video, got a volume of shape {list(array.shape)}", fix="use a plan for volumes"
         )
@@ -180,11 +164,7 @@ def minmax_per_window(window: NDArray[np.floating], *, jointly: bool = False) ->
 
 
 def _finite_range(array: NDArray[np.generic]) -> tuple[float, float]:
-    """Return the smallest and largest value.
-
-    Raises:
-        InputError: The array is not of real numbers, or contains NaN or infinity.
-    """
+    """Return minimum and maximum; InputError if the array does not contain finite real numbers."""
     if array.dtype.kind not in "biuf":
         raise InputError(f"expected real voxel values, got type {array.dtype}", fix="convert the volume to greyscale")
     minimum, maximum = float(array.min()), float(array.max())

@@ -21,19 +21,6 @@ from masam.preprocess.resize import ResizedLabels, resize_image, resize_probabil
 from masam.volume import Geometry, Volume
 
 
-@dataclass(frozen=True)
-class InPlaneResize:
-    """The resize of slices.
-
-    Attributes:
-        native_size: Rows and columns of a slice of the cropped volume.
-        image_size: Rows and columns of the model's input.
-    """
-
-    native_size: tuple[int, int]
-    image_size: tuple[int, int]
-
-
 @dataclass(frozen=True, eq=False)
 class Trace:
     """The steps applied to a volume, in order, and their inverse.
@@ -43,18 +30,23 @@ class Trace:
         orientation: First step: array axes to slices, rows, columns.
         scalings: Second step: intensities to 0..1, per channel. Not inverted, as labels have no intensity.
         crop: Third step: the box that is shown to the model.
-        resize: Fourth step: slices to the model's square input.
+        image_size: Fourth step: rows and columns of the model's input, to which slices are resized.
     """
 
     source: Geometry
     orientation: Orientation
     scalings: tuple[Scaling, ...]
     crop: Crop
-    resize: InPlaneResize
+    image_size: tuple[int, int]
+
+    @property
+    def native_size(self) -> tuple[int, int]:
+        """Rows and columns of a cropped slice before the resize."""
+        return self.crop.size[1:]
 
     def probabilities_to_native(self, probabilities: Float[Tensor, "K h w"]) -> Float[Tensor, "K H W"]:
         """Resize class probabilities of one slice from the model's size to the native size of the cropped slice."""
-        return resize_probabilities(probabilities, self.resize.native_size)
+        return resize_probabilities(probabilities, self.native_size)
 
     @property
     def source_shape(self) -> tuple[int, int, int]:
@@ -75,15 +67,11 @@ class Trace:
 
         Coordinates are 0 at the outer edge of the first pixel.
         """
-        scaled = edges_yx * (np.array(self.resize.image_size) / np.array(self.resize.native_size))
+        scaled = edges_yx * (np.array(self.image_size) / np.array(self.native_size))
         return scaled[..., ::-1]
 
     def labels_to_volume(self, labels: NDArray[np.integer]) -> Volume:
-        """Invert crop and orientation for label slices [D, H, W] at native size; labels are 0 outside the crop.
-
-        Raises:
-            InputError: The slices do not have the size of the crop.
-        """
+        """Invert crop and orientation for label slices [D, H, W] at native size; labels are 0 outside the crop."""
         return Volume(self.orientation.invert(self.crop.invert(labels)), self.source)
 
 
@@ -112,12 +100,12 @@ class PreparedVolume:
     @property
     def native_size(self) -> tuple[int, int]:
         """Rows and columns of a slice before the resize."""
-        return self.trace.resize.native_size
+        return self.trace.native_size
 
     def slice(self, index: int) -> NDArray[np.float32]:
         """Return slice ``index`` [C, H, W] at the model's size, 0 to 1."""
         native = (scaling.apply(self.array[index, ..., c]) for c, scaling in enumerate(self.trace.scalings))
-        return np.stack([resize_image(channel, self.trace.resize.image_size) for channel in native])
+        return np.stack([resize_image(channel, self.trace.image_size) for channel in native])
 
     def labels(self, volume: Volume) -> ResizedLabels:
         """Return integer labels on the grid of the prepared volume as slices at the model's size.
@@ -137,7 +125,7 @@ class PreparedVolume:
                 "the affines of labels and image differ", fix="resample the labels to the grid of the image"
             )
         labels = cast(NDArray[np.integer], volume.array)
-        return ResizedLabels(self.trace.crop.apply(self.trace.orientation.apply(labels)), self.trace.resize.image_size)
+        return ResizedLabels(self.trace.crop.apply(self.trace.orientation.apply(labels)), self.trace.image_size)
 
 
 @dataclass(frozen=True)
@@ -149,9 +137,6 @@ class Preprocessing:
         intensity: Intensity rule.
         image_size: Rows and columns of the model's square input.
         crop: Crop rule, applied before slices are resized.
-
-    Raises:
-        ConfigError: The image size is less than one pixel.
     """
 
     slice_axis: SliceView
@@ -192,5 +177,5 @@ class Preprocessing:
             )
         else:
             crop = Crop.full((depth, rows, columns))
-        resize = InPlaneResize(crop.size[1:], (self.image_size, self.image_size))
-        return PreparedVolume(crop.apply(array), Trace(volume.geometry, orientation, scalings, crop, resize))
+        trace = Trace(volume.geometry, orientation, scalings, crop, (self.image_size, self.image_size))
+        return PreparedVolume(crop.apply(array), trace)

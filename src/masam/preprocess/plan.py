@@ -128,11 +128,7 @@ class Plan(Settings):
 
     @property
     def frame_preparation(self) -> FramePreparation:
-        """How the frames of a video are prepared.
-
-        Raises:
-            ConfigError: The plan is for volumes.
-        """
+        """How the frames of a video are prepared; ConfigError if the plan is for volumes."""
         from masam.preprocess.frames import FramePreparation
 
         if not isinstance(self.intensity, Rgb):

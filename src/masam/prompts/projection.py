@@ -282,7 +282,7 @@ def _mask_image(prompt: MaskOnSlice, trace: Trace, where: object) -> tuple[int, 
     native = one[0, top : top + height, left : left + width]
     if not 0 <= index < depth or not native.any():
         raise _cropped_away("mask", where)
-    rows, columns = (side // 4 for side in trace.resize.image_size)
+    rows, columns = (side // 4 for side in trace.image_size)
     return index, as_mask_prompt(native, (rows, columns))
 
 

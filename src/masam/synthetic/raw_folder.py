@@ -66,7 +66,7 @@ class RawFolder:
             ResourceError: The folder is not writable, or Pillow is missing (videos).
         """
         if self.is_video:
-            from masam.io.video.frames import require_package
+            from masam.io.packages import require_package
 
             require_package("PIL.Image")
         expected = {path for case in (*self.train, *self.test) for path in self.paths(case)}
@@ -135,7 +135,7 @@ class RawFolder:
 
 
 def _save_frame(path: Path, frame: NDArray[np.uint8]) -> None:
-    from masam.io.video.frames import require_package
+    from masam.io.packages import require_package
 
     require_package("PIL.Image").fromarray(frame).save(path)
 

@@ -97,7 +97,7 @@ def test_a_damaged_sub_folder_is_a_case_that_is_refused(tmp_path):
     (tmp_path / "b" / "1.dcm").write_bytes(bytes(300))
     one, other = find_images(tmp_path)
     load_case(one)
-    with pytest.raises(InputError, match=r"1\.dcm: the name ends in .dcm, the content is not DICOM"):
+    with pytest.raises(InputError, match=r"1\.dcm: the name ends in \.dcm but the content is not DICOM"):
         load_case(other)
 
 

@@ -159,7 +159,7 @@ def test_an_interrupted_or_failed_case_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache, "_write_npy", full_disk)
-    with pytest.raises(ResourceError, match=r"No space left on device.*; free space"):
+    with pytest.raises(ResourceError, match=r"No space left on device.*; free disk space"):
         prepare([case], root)
     assert list(root.iterdir()) == []
 

@@ -5,7 +5,6 @@ Messages of pydicom are never passed on, neither as errors nor in its log: they 
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import struct
@@ -18,8 +17,9 @@ from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from masam.errors import InputError, ResourceError
+from masam.errors import InputError
 from masam.io import gate
+from masam.io.packages import require_package
 
 DICOM_ENDING = ".dcm"
 """File name ending of DICOM files; a label file with this ending is a DICOM SEG."""
@@ -87,11 +87,7 @@ class DicomFile:
         return self.syntax == _EXPLICIT_BIG
 
     def read_pixels(self, start: int, length: int) -> bytes:
-        """Read ``length`` bytes of native pixels from position ``start``, relative to the first pixel.
-
-        Raises:
-            InputError: The file has become shorter.
-        """
+        """Read ``length`` bytes of native pixels from position ``start``, relative to the first pixel."""
         offset = start + (self.pixels.offset if self.pixels else 0)
         if self.inflated is not None:
             return self.inflated[offset : offset + length]
@@ -124,26 +120,8 @@ def pydicom_errors(where: object) -> Iterator[None]:
         log.setLevel(level)
 
 
-def require_package(name: str = "pydicom") -> None:
-    """Import a package of the ``dicom`` extra.
-
-    Raises:
-        ResourceError: It is not installed.
-    """
-    try:
-        importlib.import_module(name)
-    except ImportError as error:
-        raise ResourceError(
-            f"DICOM requires {name}, which is not installed", fix="pip install 'masam[dicom]'"
-        ) from error
-
-
 def is_dicom(path: Path) -> bool:
-    """Return whether a file starts like DICOM (part 10: ``DICM`` after 128 bytes).
-
-    Raises:
-        InputError: It is not a regular file.
-    """
+    """Return whether a regular file starts like DICOM (part 10: ``DICM`` after 128 bytes)."""
     try:
         with gate.open_regular(path) as file:
             return file.read(_PREAMBLE)[128:] == b"DICM"
@@ -160,7 +138,7 @@ def read_header(path: Path) -> DicomFile:
         InputError: The file is not DICOM, is damaged, cut off, or declares more than it contains.
         ResourceError: pydicom is not installed.
     """
-    require_package()
+    require_package("pydicom")
     with gate.open_regular(path) as file:
         head = file.read(_HEAD_BYTES)
         if head[128:_PREAMBLE] != b"DICM":

@@ -202,11 +202,7 @@ def _scaling(sources: Sequence[Any], path: Path) -> tuple[float, float]:
 
 
 def find_numbers(sources: Sequence[Any], keyword: str, count: int, path: Path) -> tuple[float, ...] | None:
-    """Return the values of an element from the first data set that contains it, or None.
-
-    Raises:
-        InputError: The element does not have ``count`` finite values.
-    """
+    """Return the ``count`` values of an element from the first data set that contains it, or None."""
     for source in sources:
         if (values := read_numbers(source, keyword, path)) is not None:
             if len(values) != count:
@@ -273,11 +269,7 @@ def read_text(dataset: Any, keyword: str, path: Path) -> str:
 
 
 def read_integer(dataset: Any, keyword: str, path: Path, default: int | None = None) -> int:
-    """Return an element as an integer.
-
-    Raises:
-        InputError: It is not a single integer, or is missing and there is no default.
-    """
+    """Return an element as an integer; InputError if it is not one, or is missing and there is no default."""
     values = read_numbers(dataset, keyword, path)
     if not values:
         if default is None:
@@ -289,11 +281,7 @@ def read_integer(dataset: Any, keyword: str, path: Path, default: int | None = N
 
 
 def read_numbers(dataset: Any, keyword: str, path: Path) -> tuple[float, ...] | None:
-    """Return the values of an element, None if it is missing or empty.
-
-    Raises:
-        InputError: The values are not finite numbers.
-    """
+    """Return the finite values of an element, None if it is missing or empty."""
     with pydicom_errors(path):
         value = dataset.get(keyword)
         if value is None or value == "":

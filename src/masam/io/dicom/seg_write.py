@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from masam import __version__, atomic
 from masam.errors import InputError
-from masam.io.dicom.file import pydicom_errors, require_package
+from masam.io.dicom.file import pydicom_errors
 from masam.io.dicom.seg_read import read_seg
 from masam.io.dicom.series import Stack
+from masam.io.packages import require_package
 from masam.labels import Label, LabelScheme
 from masam.volume import Volume
 

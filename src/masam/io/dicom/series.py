@@ -53,12 +53,7 @@ class Series:
         return f"{self.key} (number {self.number or 'none'}, {self.modality or 'no modality'}, {len(self.files)} files)"
 
     def sha256(self) -> str:
-        """Return the SHA-256 of the bytes of all files, in hex; it does not depend on the names of the files.
-
-        Raises:
-            InputError: A file is refused.
-            ResourceError: A file cannot be read.
-        """
+        """Return the SHA-256 of the bytes of all files, in hex; it does not depend on the names of the files."""
         each = sorted(gate.sha256(file.path) for file in self.files)
         return hashlib.sha256("".join(each).encode()).hexdigest()
 
@@ -68,7 +63,6 @@ class Series:
 
         Raises:
             InputError: The slices do not form a volume (see :mod:`masam.io.dicom.stack`).
-            ResourceError: A file cannot be read.
         """
         frames = [frame for file in self.files for frame in read_frames(file)]
         if sum(4 * frame.layout.rows * frame.layout.columns for frame in frames) > gate.MAX_VOLUME_BYTES:
@@ -78,7 +72,7 @@ class Series:
         if len(ordered) == 1:
             notes.append(f"one slice: its thickness, {ordered[0].thickness_mm:g} mm, is used as the slice spacing")
         if any(frame.layout.inverted for frame in ordered):
-            notes.append("its grey values are stored inverted (MONOCHROME1) and are inverted when they are read")
+            notes.append("grey values are stored inverted (MONOCHROME1) and are inverted when they are read")
         if any(frame.layout.padding for frame in ordered):
             notes.append("padding outside the scanned field is replaced by the smallest value inside")
         return Stack(self, ordered, geometry, tuple(notes))
@@ -113,8 +107,7 @@ def dicom_files(path: Path) -> tuple[Path, ...]:
     Hidden files are skipped, and so are files whose first bytes are not DICOM, unless their names end in ``.dcm``.
 
     Raises:
-        InputError: There is no such file or folder, it holds too many files, or a ``.dcm`` file is not DICOM.
-        ResourceError: A file cannot be read.
+        InputError: The path does not exist, contains too many files, or a ``.dcm`` file is not DICOM.
     """
     if not path.is_dir():
         return (path,)
@@ -125,7 +118,7 @@ def dicom_files(path: Path) -> tuple[Path, ...]:
         elif file.name.lower().endswith(".dcm"):
             # Skipping the file could silently lose a slice.
             raise InputError(
-                "the name ends in .dcm, the content is not DICOM (no DICM after 128 bytes)",
+                "the name ends in .dcm but the content is not DICOM (no DICM after 128 bytes)",
                 where=file,
                 fix="export it again, or remove it",
             )
@@ -136,8 +129,7 @@ def files_below(path: Path) -> tuple[Path, ...]:
     """Return the regular files of a folder and its subfolders, sorted by path; hidden files are skipped.
 
     Raises:
-        InputError: There are too many files, or there is no such folder.
-        ResourceError: A file cannot be read.
+        InputError: The folder does not exist, or contains too many files.
     """
     found: list[Path] = []
     with gate.os_errors(path):
@@ -145,22 +137,18 @@ def files_below(path: Path) -> tuple[Path, ...]:
             names[:] = [name for name in names if not name.startswith(".")]
             found += [Path(folder, name) for name in files if not name.startswith(".")]
             if len(found) > MAX_FILES:
-                raise InputError(f"expected at most {MAX_FILES} files, the folder holds more", where=path)
+                raise InputError(f"expected at most {MAX_FILES} files, the folder contains more", where=path)
         return tuple(sorted(file for file in found if file.is_file()))
 
 
 def find_series(path: Path) -> tuple[Series, ...]:
-    """Find the series of images in a folder; files without a scan (reports, segmentations, plans) are skipped.
+    """Find the series of images in a folder and its subfolders, or in one DICOM file, sorted by number and UID.
 
-    Args:
-        path: A folder, which is searched with its subfolders, or one DICOM file.
-
-    Returns:
-        The series, sorted by number and UID.
+    Files without a scan (reports, segmentations, plans) are skipped.
 
     Raises:
-        InputError: A file is damaged or cut off, or there is no series.
-        ResourceError: pydicom is missing, or a file cannot be read.
+        InputError: A file is damaged or cut off, or there are no series.
+        ResourceError: pydicom is not installed.
     """
     groups: dict[str, list[DicomFile]] = {}
     for name in dicom_files(path):
@@ -180,16 +168,12 @@ def find_series(path: Path) -> tuple[Series, ...]:
 
 
 def choose_series(path: Path, name: str | None = None) -> Series:
-    """Find one series.
-
-    Args:
-        path: As in :func:`find_series`.
-        name: The key that masam lists, the number, or the UID; None if there is only one series.
+    """Find the series with a key as listed by masam, a number or a UID; without ``name``, the only series.
 
     Raises:
-        InputError: As in :func:`find_series`; or there are several series and no ``name``.
-        ConfigError: No series or several have the ``name``.
-        ResourceError: pydicom is missing, or a file cannot be read.
+        InputError: As for :func:`find_series`; or there are several series and no ``name``.
+        ConfigError: ``name`` does not select exactly one series.
+        ResourceError: pydicom is not installed.
     """
     found = find_series(path)
     if name is None:

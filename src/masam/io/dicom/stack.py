@@ -79,11 +79,7 @@ def geometry_of(first: Frame, step_lps_mm: NDArray[np.float64]) -> Geometry:
 
 
 def require_same_plane(first: Frame, other: Frame) -> None:
-    """Refuse a slice that differs from another in size, orientation or spacing.
-
-    Raises:
-        InputError: They differ.
-    """
+    """Raise an InputError if two slices differ in size, orientation or spacing."""
     one, two = first.layout, other.layout
     if (one.rows, one.columns) != (two.rows, two.columns):
         raise InputError(

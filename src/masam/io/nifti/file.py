@@ -68,11 +68,7 @@ def read_volume(
 
 
 def read_channel(path: Path, index: int, channels: int) -> Volume:
-    """Read channel ``index`` of a file with ``channels`` channels, integers in their stored type, others as float32.
-
-    Raises:
-        InputError: As for :func:`read_volume`.
-    """
+    """Read channel ``index`` of a file with ``channels`` channels, integers in their stored type, others as float32."""
     header, stored = _read(path, channels)
     slices = header.shape[2]
     stored = stored[..., index * slices : (index + 1) * slices]

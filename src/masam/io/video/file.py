@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from masam.errors import InputError
 from masam.io import gate
-from masam.io.video.frames import Frame, FrameSource, check_frame_size, require_package
+from masam.io.packages import require_package
+from masam.io.video.frames import Frame, FrameSource, check_frame_size
 
 # The format is chosen by the ending: automatic detection would accept playlists that refer to other files.
 VIDEO_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".avi": "avi", ".mkv": "matroska", ".webm": "webm"}

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from masam.errors import InputError
 from masam.io import gate
-from masam.io.video.frames import Frame, FrameSource, check_frame_size, require_package
+from masam.io.packages import require_package
+from masam.io.video.frames import Frame, FrameSource, check_frame_size
 
 FRAME_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
@@ -44,11 +45,7 @@ def has_frames(folder: Path) -> bool:
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """Return the visible image files of a folder, by their ending, in natural order.
-
-    Raises:
-        InputError: Two names have the same position in natural order.
-    """
+    """Return the visible image files of a folder in natural order; InputError if the order is ambiguous."""
     with gate.os_errors(folder):
         files = [path for path in folder.iterdir() if _is_frame(path)]
     ordered = sorted(files, key=lambda path: (natural_key(path.stem), path.name))

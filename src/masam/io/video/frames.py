@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from masam.errors import InputError, ResourceError
+from masam.errors import InputError
 
 MAX_FRAME_PIXELS = 2**26
 """Maximum size of a frame: 8192 x 8192, twice the pixels of an 8K camera."""
@@ -62,29 +60,10 @@ class FrameSource:
 
 
 def check_frame_size(rows: int, columns: int, where: object) -> None:
-    """Refuse a frame that is empty or too large before memory is allocated for it.
-
-    Raises:
-        InputError: The size is out of range.
-    """
+    """Raise an InputError if a frame is empty or too large, before memory is allocated for it."""
     if min(rows, columns) < 1 or rows * columns > MAX_FRAME_PIXELS:
         raise InputError(
             f"expected a frame of 1 to {MAX_FRAME_PIXELS} pixels, got {columns} x {rows}",
             where=where,
             fix="reduce the size of the video",
         )
-
-
-def require_package(name: str) -> ModuleType:
-    """Import ``av`` or a module of ``PIL``, which only videos require.
-
-    Raises:
-        ResourceError: It is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        package = {"av": "PyAV", "PIL": "Pillow"}[name.split(".")[0]]
-        raise ResourceError(
-            f"videos require {package}, which is not installed ({error})", fix="pip install 'masam[video]'"
-        ) from error

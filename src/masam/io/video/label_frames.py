@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from masam.errors import ConfigError, InputError, ResourceError
 from masam.io import gate
+from masam.io.packages import require_package
 from masam.io.video.frame_folder import natural_key
-from masam.io.video.frames import check_frame_size, require_package
+from masam.io.video.frames import check_frame_size
 from masam.labels import LabelScheme
 
 LABEL_ENDING = ".png"
@@ -28,11 +29,7 @@ _COLOUR_TYPES = {2: "RGB", 4: "grey with alpha", 6: "RGB with alpha"}
 
 
 def require_indexable(scheme: LabelScheme) -> None:
-    """Refuse label values that an indexed PNG cannot store.
-
-    Raises:
-        ConfigError: A label value is above 255.
-    """
+    """Raise a ConfigError if a label value is above 255, which an indexed PNG cannot store."""
     largest = max(label.value for label in scheme.labels)
     if largest > _MAX_VALUE:
         raise ConfigError(
@@ -43,11 +40,7 @@ def require_indexable(scheme: LabelScheme) -> None:
 
 
 def label_files(folder: Path) -> dict[str, Path]:
-    """Return the label frames of a video: visible PNG files by their names without ending, in natural order.
-
-    Raises:
-        InputError: Two file names differ only in the spelling of their endings.
-    """
+    """Return the label frames of a video: visible PNG files by their names without ending, in natural order."""
     with gate.os_errors(folder):
         files = [file for file in folder.iterdir() if file.suffix.lower() == LABEL_ENDING and not file.is_dir()]
         files = [file for file in files if not file.name.startswith(".")]
@@ -105,12 +98,9 @@ def read_labels(path: Path) -> NDArray[np.uint8]:
 
 
 def write_labels(path: Path, labels: NDArray[np.uint8], scheme: LabelScheme) -> None:
-    """Write the label values [H, W] of one frame and read them back; call it inside ``atomic.write_aside``.
+    """Write the label values [H, W] of one frame, with the colours of the scheme as palette; other values are black.
 
-    The palette has the colours of the scheme; other values are black.
-
-    Raises:
-        ResourceError: Pillow is not installed, or the file differs when it is read back.
+    Call it inside ``atomic.write_aside``; ResourceError if the file differs when it is read back.
     """
     palette = np.zeros((_MAX_VALUE + 1, 3), np.uint8)
     for label in scheme.labels:

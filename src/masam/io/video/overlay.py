@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masam.errors import ResourceError
-from masam.io.video.frames import Frame, FrameSource, require_package
+from masam.io.packages import require_package
+from masam.io.video.frames import Frame, FrameSource
 from masam.labels import LabelScheme
 
 OVERLAY_ENDING = ".overlay"
@@ -91,11 +92,7 @@ class _OverlayVideo:
 
 @contextmanager
 def overlay_folder(folder: Path, scheme: LabelScheme) -> Iterator[OverlayWriter]:
-    """Write overlays as PNG files into a new folder; use it inside ``atomic.write_aside``.
-
-    Raises:
-        ResourceError: Pillow is not installed.
-    """
+    """Write overlays as PNG files into a new folder; use it inside ``atomic.write_aside``."""
     folder.mkdir()
 
     def write(frame: Frame, labels: NDArray[np.uint8]) -> None:

@@ -296,7 +296,7 @@ def test_the_directory_of_a_disk_is_passed_over(tmp_path):
 def test_a_dcm_file_that_is_no_dicom_is_not_passed_over(tmp_path):
     folder = save(tmp_path, make())
     (folder / "009.dcm").write_bytes(bytes(500))
-    refused(folder, r"009\.dcm: the name ends in .dcm, the content is not DICOM")
+    refused(folder, r"009\.dcm: the name ends in \.dcm but the content is not DICOM")
 
 
 def test_an_empty_folder(tmp_path):

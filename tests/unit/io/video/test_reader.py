@@ -264,8 +264,8 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, package, name):
             raise ImportError(f"No module named {wanted!r}")
         return real(wanted, *args, **kwargs)
 
-    monkeypatch.setattr(frames_module.importlib, "import_module", without)
-    with pytest.raises(ResourceError, match=rf"videos require {name}.*; pip install 'masam\[video\]'"):
+    monkeypatch.setattr("importlib.import_module", without)
+    with pytest.raises(ResourceError, match=rf"video requires {name}.*; pip install 'masam\[video\]'"):
         open_frames(clip if package == "av" else folder)
 
 
