@@ -23,10 +23,10 @@ def test_the_command_and_the_page_know_every_set_with_its_numbers():
 def test_a_set_of_one_folder_and_one_of_six(masam, tmp_path):
     done = masam("make", "nerves", tmp_path / "nerves", "--train", 2, "--test", 0, "--seed", 4)
     assert (done.code, done.out) == (0, f"{tmp_path / 'nerves'}: 2 training and 0 test cases\n")
-    sites = masam("make", "sites", tmp_path / "sites", "--train", 1, "--test", 1, "--json")
+    sites = masam("make", "sites", tmp_path / "sites", "--train", 1, "--test", 0, "--json")
     roots = [str(tmp_path / "sites" / site) for site in "ABCDEF"]
-    assert sites.json == [{"root": root, "training": 1, "held_out": 1, "seed": 0} for root in roots]
-    assert all((Path(root) / "labelsTs").is_dir() for root in roots)
+    assert sites.json == [{"root": root, "training": 1, "held_out": 0, "seed": 0} for root in roots]
+    assert all((Path(root) / "labelsTr").is_dir() for root in roots)
 
 
 def test_what_is_refused(masam, tmp_path):

@@ -1,6 +1,7 @@
 """Prompts go the way that their voxels go: whatever the file's axes, the crop and the size of the model's image."""
 
 import itertools
+import random
 
 import numpy as np
 from hypothesis import assume, given, settings
@@ -74,7 +75,7 @@ SHAPE = (7, 9, 5)
     angles=st.sampled_from([(0, 0, 0), (20, -10, 15)]),
     view=st.sampled_from(VIEWS),
     crop=st.sampled_from(["none", "content"]),
-    seed=st.integers(0, 9),
+    seed=st.integers(0, 99),
 )
 def test_projection_commutes_with_all_48_orientations(corners, inside, angles, view, crop, seed):
     array = np.zeros(SHAPE, np.float32)
@@ -87,7 +88,8 @@ def test_projection_commutes_with_all_48_orientations(corners, inside, angles, v
     assume((click >= low).all() and (click <= high).all())
     mask = np.random.default_rng(seed).random(SHAPE) > 0.5
     results = []
-    for order, flips in STORED:
+    # Twelve orientations per example, so that the examples together try all 48 several times.
+    for order, flips in [STORED[0], *random.Random(seed).sample(STORED[1:], 11)]:
         stored, turned, to_new = stored_as(array, affine, order, flips)
         volume = prepared(stored, turned, view, crop=crop)
         ends = np.stack([low, high]) @ to_new[:3, :3].T + to_new[:3, 3]

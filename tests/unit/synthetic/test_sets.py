@@ -139,7 +139,7 @@ def test_videos_stay_the_same_from_version_to_version():
 
 @pytest.fixture(scope="module")
 def tumours_and_lumps():
-    """Five cases, and of each its lumps: whether one is the tumour, voxels, centre in mm."""
+    """Four cases, and of each its lumps: whether one is the tumour, voxels, centre in mm."""
     lumps, draw = [], tumour._lump
 
     def note(points, generator, *, is_tumour):
@@ -150,7 +150,7 @@ def tumours_and_lumps():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tumour, "_lump", note)
-        cases = [make_tumour_case(11, index) for index in range(5) if not lumps.append([])]
+        cases = [make_tumour_case(11, index) for index in range(4) if not lumps.append([])]
     return cases, lumps
 
 
@@ -197,10 +197,11 @@ def test_other_lumps_have_the_tumours_size_and_lie_apart(tumours_and_lumps):
 # The sites.
 
 
-def test_sites_differ_in_grid_and_contrast_and_not_in_anatomy():
+@pytest.mark.parametrize("count", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_sites_differ_in_grid_and_contrast_and_not_in_anatomy(count):
     spacings, ratios, volumes = set(), [], []
     for site, how in SITES.items():
-        cases = [make_site_case(1, site, index) for index in range(2)]
+        cases = [make_site_case(1, site, index) for index in range(count)]
         ml = []
         for image, labels in cases:
             slices, gland = axial(image).astype(float), axial(labels) > 0
