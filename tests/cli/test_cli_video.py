@@ -213,7 +213,7 @@ def test_a_plan_for_videos_comes_from_the_preset(masam, tmp_path):
     assert result.json["labels"] == LABELS
     result = masam("plan", root, "--out", tmp_path / "plan.yaml", "--preset", "paper-mr")
     assert result.code == 2
-    assert "'paper-mr' is for volumes, the data set holds videos" in result.error
+    assert "'paper-mr' is for volumes, the data set contains videos" in result.error
 
 
 @pytest.mark.parametrize("as_files", [False, True])

@@ -99,10 +99,6 @@ def check_dataset(root: Path, progress: Progress | None = None, workers: int | N
         root: Data set folder.
         progress: Receives one step per case.
         workers: Number of cases read in parallel, each of which is held in memory; by default the number of cores.
-
-    Raises:
-        InputError: The folder or its ``dataset.json`` is missing.
-        ResourceError: There is not enough memory.
     """
     inventory = take_inventory(root)
     cases = [*inventory.training, *inventory.test]

@@ -117,8 +117,8 @@ def _read_json(root: Path) -> dict[str, Any]:
 
 
 def _read_channels(root: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
-    return channel_names(_require_key(root, content, "modality" if "training" in content else "channel_names"),
-                         root / "dataset.json")  # fmt: skip
+    key = "modality" if "training" in content else "channel_names"
+    return channel_names(_require_key(root, content, key), root / "dataset.json")
 
 
 def _read_scheme(root: Path, content: Mapping[str, Any]) -> LabelScheme:
@@ -160,7 +160,7 @@ def channel_names(mapping: Any, file: Path) -> tuple[str, ...]:
 
 
 def find_images(path: Path, series: str | None = None) -> tuple[Case, ...]:
-    """Find images to predict.
+    """Find images to predict: cases without labels, sorted by id.
 
     Channels are recognised by :func:`masam.cases.names.split_channel`: ``amos_0007.nii.gz`` alone is case amos_0007.
     A folder without NIfTI files is searched for DICOM; see :func:`masam.io.images.find_dicom`.
@@ -168,9 +168,6 @@ def find_images(path: Path, series: str | None = None) -> tuple[Case, ...]:
     Args:
         path: An image, or a folder of images. Subfolders are searched for DICOM only.
         series: DICOM series to use, if there are several.
-
-    Returns:
-        Cases without labels, sorted by id.
 
     Raises:
         InputError: No image is found, an id is repeated, or a channel is missing.

@@ -102,14 +102,10 @@ def pair_with_labels(
     expected_image: Callable[[str], str],
     faults: Faults,
 ) -> tuple[Case, ...]:
-    """Return the training cases that have a label; images without labels and labels without images are faults.
+    """Return the training cases that have a label, given by case id.
 
-    Args:
-        cases: Cases found by their images.
-        labels: Label path by case id.
-        label_folder: Folder named in errors.
-        expected_image: Returns the missing image of a case id, for errors.
-        faults: Collects the faults.
+    Images without labels and labels without images are faults. ``label_folder`` is named in errors, and
+    ``expected_image`` returns the missing image of a case id.
     """
     for case in cases:
         if case.id not in labels:

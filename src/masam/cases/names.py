@@ -38,14 +38,10 @@ def stem_of(path: Path, endings: Collection[str] = ENDINGS) -> str:
 
 
 def split_channel(stem: str, stems: Collection[str]) -> tuple[str, int]:
-    """Return case id and channel of a file name in which the channel is optional.
+    """Return case id and channel of a file name without ending, in which the channel is optional.
 
-    ``CASE_0000`` is channel 0 of CASE. Another number is a channel only if ``CASE_0000`` exists as well; otherwise it
-    is part of the case id.
-
-    Args:
-        stem: File name without its ending.
-        stems: All such names in the folder.
+    ``CASE_0000`` is channel 0 of CASE. Another number is a channel only if ``CASE_0000`` is one of the ``stems`` of the
+    folder; otherwise it is part of the case id.
     """
     match = CHANNEL.fullmatch(stem)
     if match and f"{match['case']}_0000" in stems:

@@ -30,17 +30,9 @@ FILE_ENDINGS = (*ENDINGS, DICOM_ENDING)
 def read_nnunet_cases(
     root: Path, content: Mapping[str, Any], channels: int | None, scheme: LabelScheme | None, faults: Faults
 ) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
-    """List the training and test cases of a data set.
+    """List the training and test cases of a data set; ``channels`` per case and ``scheme`` are None if unknown.
 
-    Args:
-        root: Data set folder.
-        content: Content of its ``dataset.json``.
-        channels: Channels per case; None if unknown.
-        scheme: Label scheme; None if unknown.
-        faults: Collects wrong names and endings, and images and labels that do not pair up.
-
-    Raises:
-        InputError: The first of these faults, if ``faults`` is strict.
+    Wrong names and endings, and images and labels that do not pair up, are faults.
     """
     ending = content.get("file_ending")
     if ending not in FILE_ENDINGS:

@@ -43,16 +43,9 @@ def is_video_case(case: Case) -> bool:
 def read_video_cases(
     root: Path, content: Mapping[str, Any], channels: Sequence[str] | None, faults: Faults
 ) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
-    """List the training and test cases of a video data set, sorted by id; frames are not read.
+    """List the training and test cases of a video data set, sorted by id; ``channels`` are None if unknown.
 
-    Args:
-        root: Data set folder.
-        content: Content of its ``dataset.json``.
-        channels: Channel names; None if unknown.
-        faults: Collects wrong channels, and videos and labels that do not pair up.
-
-    Raises:
-        InputError: The first of these faults, if ``faults`` is strict.
+    Wrong channels, and videos and labels that do not pair up, are faults. Frames are not read.
     """
     ending = str(content["file_ending"])
     if channels is not None and tuple(channels) != CHANNELS:

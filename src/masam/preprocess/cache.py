@@ -73,10 +73,7 @@ class PreparedCase:
     channels: int = 1
 
     def read_window(self, slices: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.signedinteger]]:
-        """Read slices in any order, with repetitions.
-
-        Args:
-            slices: S slice indices, 0 to ``depth`` - 1.
+        """Read S slices with indices from 0 to ``depth`` - 1, in any order and with repetitions.
 
         Returns:
             Intensities [S, C, H, W], 0 to 1, and class indices [S, H, W] as int8 or int16, -100 for voxels without a

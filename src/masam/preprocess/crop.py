@@ -64,11 +64,7 @@ class Crop:
 def crop_to_content(content: Iterable[NDArray[np.bool_]]) -> Crop:
     """Return the smallest box that contains a volume's content, widened to the aspect ratio of the slices.
 
-    Args:
-        content: Mask [rows, columns] of the content of each slice; one is held at a time.
-
-    Returns:
-        The box; the complete volume if there is no content.
+    The content is given by a mask [rows, columns] per slice; without content, the box is the complete volume.
     """
     in_slices, in_rows, in_columns = [], np.zeros(1, bool), np.zeros(1, bool)
     for mask in content:

@@ -95,11 +95,9 @@ class Fingerprint:
 
 
 def fingerprint(pairs: Iterable[tuple[Volume, Volume | None]], ignore_value: int | None = None) -> Fingerprint:
-    """Return the fingerprint of a data set; one volume is held at a time.
+    """Return the fingerprint of a data set of images with labels or None; one volume is held at a time.
 
-    Args:
-        pairs: Images with their labels or None. Label values other than 0 are foreground.
-        ignore_value: Label value of voxels without a label, which are not foreground.
+    Label values other than 0 and ``ignore_value`` are foreground.
 
     Raises:
         InputError: There are no volumes, or an image and its labels differ in shape.

@@ -151,7 +151,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "paper-ct": Preset(modality="CT", intensity=Window(low=-200, high=250)),
         "paper-mr": Preset(modality="MR", intensity=Percentiles(low=0, high=99)),
         "paper-tumor": Preset(modality="CT", intensity=Window(low=-50, high=200)),
-        # What the paper's own loader did for video was not released: docs/decisions/0013-video.md.
+        # The paper's loader for video was not released: docs/decisions/0013-video.md.
         "paper-video": Preset(modality="video", intensity=Rgb(normalisation="unit")),
     }
 )
@@ -198,7 +198,7 @@ def make_plan(
     if preset is not None:
         derived |= dict(_preset(preset))
         if derived["modality"] == "video":
-            raise ConfigError(f"{preset!r} is for videos, the data set holds volumes", where="preset")
+            raise ConfigError(f"{preset!r} is for videos, the data set contains volumes", where="preset")
     derived |= overrides
     views = (*CANONICAL_AXES, "stored")
     if derived["slice_axis"] not in views:
@@ -216,20 +216,14 @@ def make_plan(
 
 
 def make_video_plan(*, name: str, labels: LabelScheme, preset: str | None = None, **overrides: Any) -> Plan:
-    """Return a plan for a video data set, which requires no fingerprint.
-
-    Args:
-        name: Name of the data set.
-        labels: The label scheme.
-        preset: ``paper-video``, which is the default.
-        **overrides: Fields of ``Plan``, which replace those of the preset.
+    """Return a plan for a video data set, which requires no fingerprint; arguments as for :func:`make_plan`.
 
     Raises:
         ConfigError: The preset is unknown or for volumes, or an override is not valid.
     """
     chosen = _preset(preset or "paper-video")
     if chosen.modality != "video":
-        raise ConfigError(f"{preset!r} is for volumes, the data set holds videos", where="preset")
+        raise ConfigError(f"{preset!r} is for volumes, the data set contains videos", where="preset")
     values = chosen.model_dump(mode="json") | {
         "name": name, "channels": ["R", "G", "B"], "slice_axis": "stored", "labels": labels.to_mapping()
     }  # fmt: skip

@@ -194,9 +194,9 @@ def test_a_plan_of_video_is_the_presets_and_needs_no_look_at_the_data():
 
 def test_plans_of_video_and_of_volumes_are_not_mixed():
     labels = LabelScheme.from_mapping({"background": 0, "shaft": 1})
-    with pytest.raises(ConfigError, match="preset: 'paper-ct' is for volumes, the data set holds videos"):
+    with pytest.raises(ConfigError, match="preset: 'paper-ct' is for volumes, the data set contains videos"):
         make_video_plan(name="endo", labels=labels, preset="paper-ct")
-    with pytest.raises(ConfigError, match="preset: 'paper-video' is for videos, the data set holds volumes"):
+    with pytest.raises(ConfigError, match="preset: 'paper-video' is for videos, the data set contains volumes"):
         plan_of(pair(), preset="paper-video")
     with pytest.raises(ConfigError, match="modality video and intensity of kind rgb together, got CT and rgb"):
         plan_of(pair(), intensity=Rgb())

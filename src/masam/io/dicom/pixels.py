@@ -17,19 +17,15 @@ from masam.volume import Volume
 
 
 def read_dicom(path: Path, series: str | None = None) -> Volume:
-    """Read a series of DICOM images; see :func:`masam.io.dicom.series.read_stack` for what is supported.
+    """Read a series of DICOM images as float32 values in rescaled units (Hounsfield units for CT).
 
-    Args:
-        path: A folder, which is searched with its subfolders, or a DICOM file.
-        series: Series to read, if there are several: the key that masam lists, its number, or its UID.
-
-    Returns:
-        float32 values in rescaled units (Hounsfield units for CT), axes columns, rows, slices, in the RAS frame.
+    The axes are columns, rows, slices, in the RAS frame. For the arguments see
+    :func:`masam.io.dicom.series.choose_series`.
 
     Raises:
         InputError: A file is not valid, or the slices do not form a volume.
         ConfigError: ``series`` does not select exactly one series.
-        ResourceError: A package is missing, there is not enough memory, or a file cannot be read.
+        ResourceError: A package is not installed.
     """
     return read_pixels(read_stack(path, series))
 

@@ -54,15 +54,9 @@ _SPELLINGS = {
 
 
 def write_seg(path: Path, labels: Volume, stack: Stack, scheme: LabelScheme) -> tuple[str, ...]:
-    """Write labels as a DICOM segmentation object with one binary segment per class.
+    """Write labels as a DICOM segmentation object with one binary segment per class of the scheme.
 
     Patient and study are copied from the source, as the standard requires: the file is as confidential as the source.
-
-    Args:
-        path: Output file.
-        labels: Values of ``scheme`` on the grid of the series.
-        stack: The segmented series.
-        scheme: Label scheme.
 
     Returns:
         Names of the classes without voxels. They have no segment, unless no class has voxels.

@@ -138,8 +138,8 @@ def _timeline(container: Any, stream: Any, path: Path) -> _Timeline:
             continue  # PyAV's end-of-stream packet
         total += 1
         if packet.is_corrupt:
-            raise InputError(f"the video is cut off in frame {total - 1} of {_declared(stream)}", where=path,
-                             fix=_COPY)  # fmt: skip
+            declared = f"{stream.frames} frames" if stream.frames else "no number of frames"
+            raise InputError(f"the video is cut off at frame {total - 1} (declared: {declared})", where=path, fix=_COPY)
         if packet.is_discard:
             continue
         shown += 1
@@ -151,13 +151,12 @@ def _timeline(container: Any, stream: Any, path: Path) -> _Timeline:
         last, end = max(last, time), max(end, time + (packet.duration or 0))
         on_grid = on_grid and _lies_on_grid((time - start) * tick, rate, tick)
     start = start or 0
-    declared = stream.frames
+    frames = stream.frames
     if container.format.name.startswith("mov"):
         # If a video was trimmed without re-encoding, the index only has the remaining frames.
-        declared = min(declared, len(stream.index_entries))
-    if total < declared:
-        raise InputError(f"expected {declared} frames as the file declares, got {total}", where=path,
-                         fix=_COPY)  # fmt: skip
+        frames = min(frames, len(stream.index_entries))
+    if total < frames:
+        raise InputError(f"expected {frames} frames as the file declares, got {total}", where=path, fix=_COPY)
     if shown and not stream.frames:
         # Without packet durations, that of the last frame is missing in the sum.
         tolerance = Fraction(1, 2) if end > last else Fraction(3, 2)
@@ -195,10 +194,6 @@ def _check_duration(
             where=path,
             fix=_COPY,
         )
-
-
-def _declared(stream: Any) -> str:
-    return f"{stream.frames} declared" if stream.frames else "an unknown number"
 
 
 def _next_packet(packets: Iterator[Any], path: Path, number: int) -> Any:

@@ -83,8 +83,9 @@ def read_labels(path: Path) -> NDArray[np.uint8]:
             fix="replace each colour by the label value of its class in dataset.json",
         )
     if colour_type == _GREY and bits != 8:
-        raise InputError(f"expected an indexed or 8-bit grey PNG, got {bits}-bit grey", where=path,
-                         fix="store label frames as indexed PNG")  # fmt: skip
+        raise InputError(
+            f"expected an indexed or 8-bit grey PNG, got {bits}-bit grey", where=path, fix="store it as indexed PNG"
+        )
     with gate.library_errors(path):
         try:
             image: Any = image_module.open(io.BytesIO(data), formats=("PNG",))

@@ -129,9 +129,9 @@ def test_other_turns_are_refused(tmp_path, matrix, message):
     ("name", "options", "message"),
     [
         ("a.mp4", {}, r"a.mp4: 0 frames: cannot be read as .mp4 \(Invalid data found"),
-        ("fast.mp4", {"options": {"movflags": "faststart"}}, r"cut off in frame \d of 9 declared; copy"),
+        ("fast.mp4", {"options": {"movflags": "faststart"}}, r"cut off at frame \d \(declared: 9 frames\); copy"),
         ("a.mkv", {}, r"the video is cut off: expected 0.300 s as the file declares, got \d frames of 0.\d+ s; copy"),
-        ("a.avi", {"codec": "mpeg4"}, "(expected 9 frames as the file declares, got|cut off in|cannot be read as)"),
+        ("a.avi", {"codec": "mpeg4"}, "(expected 9 frames as the file declares, got|cut off at|cannot be read as)"),
     ],
 )
 @pytest.mark.parametrize("share", [0.5, 0.8])
