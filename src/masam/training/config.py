@@ -14,6 +14,7 @@ from masam.errors import ConfigError
 from masam.model.spec import ModelOptions
 from masam.preprocess.plan import Plan
 
+# Type checkers see an inheritance; pydantic also needs the limits and descriptions in the fields' metadata.
 if TYPE_CHECKING:
 
     class _OptionSettings(Settings, ModelOptions):

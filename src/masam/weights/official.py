@@ -86,9 +86,11 @@ def import_reference(
 
     Raises:
         InputError: A file cannot be opened.
-        ConfigError: The image size is invalid, or the data set is unknown.
+        ConfigError: The image size is invalid, the data set is unknown, or both it and a plan are given.
         ModelError: A file has the wrong content, or the parts do not match.
     """
+    if trained_on is not None and plan is not None:
+        raise ConfigError("plan and trained_on exclude each other; give one of them", where="plan")
     model = load_reference(sam_checkpoint, adapter_checkpoint, image_size, fact_scale)
     if trained_on is not None:
         plan = reference_plan(trained_on, image_size)

@@ -136,6 +136,8 @@ def test_a_plan_for_other_classes_is_refused():
         import_reference(SAM_FILE, ADAPTERS[0], image_size=96, trained_on="btcv")
     with pytest.raises(ConfigError, match=r"^trained_on: expected one of btcv, prostate, pancreas, got 'amos'$"):
         import_reference(SAM_FILE, ADAPTERS[0], image_size=96, trained_on="amos")
+    with pytest.raises(ConfigError, match=r"^plan: plan and trained_on exclude each other; give one of them$"):
+        import_reference(SAM_FILE, ADAPTERS[0], image_size=96, trained_on="btcv", plan=PLAN)
 
 
 @pytest.mark.parametrize(
