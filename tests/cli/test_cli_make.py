@@ -9,7 +9,7 @@ from masam.synthetic.sets import SYNTHETIC_SETS
 PAGE = Path(__file__).parents[2] / "docs/how-to/made-data-sets.md"
 
 
-def test_the_command_and_the_page_know_every_set_with_its_numbers():
+def test_the_command_and_the_page_list_every_set_with_its_defaults():
     choices = typing.get_args(typing.get_type_hints(make)["name"])
     assert set(choices) == set(SYNTHETIC_SETS)
     lines = [line.strip("| ").split(" | ") for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| `")]
@@ -20,7 +20,7 @@ def test_the_command_and_the_page_know_every_set_with_its_numbers():
         assert found == [one.train, one.test], cells[0]
 
 
-def test_a_set_of_one_folder_and_one_of_six(masam, tmp_path):
+def test_data_sets_of_one_folder_and_of_six(masam, tmp_path):
     done = masam("make", "nerves", tmp_path / "nerves", "--train", 2, "--test", 0, "--seed", 4)
     assert (done.code, done.out) == (0, f"{tmp_path / 'nerves'}: 2 training and 0 test cases\n")
     sites = masam("make", "sites", tmp_path / "sites", "--train", 1, "--test", 0, "--json")
@@ -29,7 +29,7 @@ def test_a_set_of_one_folder_and_one_of_six(masam, tmp_path):
     assert all((Path(root) / "labelsTr").is_dir() for root in roots)
 
 
-def test_what_is_refused(masam, tmp_path):
+def test_what_is_rejected(masam, tmp_path):
     assert "'bowel' is not one of 'phantom', 'tumour'" in masam("make", "bowel", tmp_path / "x").error
     none = masam("make", "tumour", tmp_path / "x", "--train", 0)
     assert none.code == 2

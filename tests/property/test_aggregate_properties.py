@@ -25,7 +25,7 @@ def run(depth, size, stride, predict, channels=2, shape=(2, 3)):
 
 @given(COVERS, st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]))
 @settings(deadline=None)
-def test_a_constant_volume_survives_every_stride_and_type(cover, dtype):
+def test_a_constant_volume_is_preserved_for_every_stride_and_type(cover, dtype):
     constant = torch.tensor([0.7, 0.3], dtype=dtype)[None, :, None, None]
     mean = run(*cover, lambda window: constant.expand(window.size, 2, 2, 3).clone())
     assert mean.dtype == torch.float32
@@ -46,7 +46,7 @@ def test_weights_sum_to_one_and_repeated_slices_have_none(cover):
 
 @given(COVERS, st.integers(0, 2**32 - 1))
 @settings(deadline=None)
-def test_it_equals_the_mean_over_the_whole_volume(cover, seed):
+def test_the_result_equals_the_mean_over_the_volume(cover, seed):
     depth, size, stride = cover
     generator = np.random.default_rng(seed)
     windows = plan_windows(depth, size, stride)
@@ -80,7 +80,7 @@ def require_same(one, other):
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(one, other, strict=True))
 
 
-def test_a_hole_in_a_stream_is_refused():
+def test_a_gap_in_a_stream_is_rejected():
     aggregator = WindowAggregator(None, 2, (4, 4), 3)
     aggregator.add(SliceWindow(0, 3, None), ONES)
     with pytest.raises(ConfigError, match="no window contains slice 3 of a stream; choose a stride"):
@@ -94,7 +94,7 @@ def test_the_buffer_depends_on_the_window_and_not_on_the_depth():
 
 @given(COVERS)
 @settings(deadline=None)
-def test_a_slice_comes_out_as_soon_as_no_window_can_touch_it(cover):
+def test_a_slice_is_returned_as_soon_as_it_is_complete(cover):
     depth, size, stride = cover
     aggregator = WindowAggregator(depth, 1, (1, 1), size)
     out = 0
@@ -127,13 +127,13 @@ ONES = torch.ones(3, 2, 4, 4)
         ([SliceWindow(12, 3, 9)], "from slice 12 on is outside"),
     ],
 )
-def test_windows_that_do_not_fit_are_refused(windows, message):
+def test_windows_that_do_not_match_are_rejected(windows, message):
     aggregator = WindowAggregator(9, 2, (4, 4), 3)
     with pytest.raises(ConfigError, match=message):
         [aggregator.add(window, ONES) for window in windows]
 
 
-def test_missing_last_window_and_window_after_the_end_are_refused():
+def test_missing_last_window_and_window_after_the_end_are_rejected():
     aggregator = WindowAggregator(5, 2, (4, 4), 3)
     aggregator.add(SliceWindow(0, 3, 5), ONES)
     with pytest.raises(ConfigError, match="no window contains slice 3 of 5"):
@@ -145,7 +145,7 @@ def test_missing_last_window_and_window_after_the_end_are_refused():
         aggregator.add(SliceWindow(1, 3, 3), ONES)
 
 
-def test_predictions_that_do_not_fit_or_are_not_finite_are_refused():
+def test_predictions_of_other_shapes_or_not_finite_are_rejected():
     with pytest.raises(ModelError, match=r"shape \(3, 2, 4, 4\), got \(3, 3, 4, 4\)"):
         WindowAggregator(9, 2, (4, 4), 3).add(SliceWindow(-1, 3, 9), torch.ones(3, 3, 4, 4))
     aggregator = WindowAggregator(9, 2, (4, 4), 3)
@@ -157,7 +157,7 @@ def test_predictions_that_do_not_fit_or_are_not_finite_are_refused():
 
 @given(COVERS, st.data())
 @settings(deadline=None)
-def test_some_slices_alone_get_the_means_that_they_have_among_all(cover, data):
+def test_a_range_of_slices_gets_the_same_means_as_in_the_full_volume(cover, data):
     depth, size, stride = cover
     start = data.draw(st.integers(0, depth - 1))
     within = range(start, data.draw(st.integers(start, depth - 1)) + 1)
@@ -174,6 +174,6 @@ def test_some_slices_alone_get_the_means_that_they_have_among_all(cover, data):
 
 
 @pytest.mark.parametrize("within", [range(3, 3), range(-1, 2), range(2, 9)])
-def test_slices_that_are_not_in_the_volume_are_refused(within):
+def test_slices_that_are_not_in_the_volume_are_rejected(within):
     with pytest.raises(ConfigError, match="expected slices within a volume of 8, got"):
         WindowAggregator(8, 2, (2, 3), 3, within=within)

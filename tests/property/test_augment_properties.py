@@ -36,7 +36,7 @@ def windows(draw, shapes=sizes):
 
 @given(windows(), any_settings, indices)
 @settings(max_examples=150, deadline=None)
-def test_what_comes_out_is_a_window(window, chosen, index):
+def test_the_result_is_a_valid_window(window, chosen, index):
     images, labels = window
     kept = images.copy(), labels.copy()
     images.setflags(write=False)

@@ -19,7 +19,7 @@ def test_each_slice_gets_a_vote(cover):
 
 
 @given(COVERS)
-def test_windows_start_ever_later_and_stay_in_the_volume(cover):
+def test_window_starts_increase_and_stay_in_the_volume(cover):
     depth, size, stride = cover
     windows = plan_windows(depth, size, stride)
     starts = [window.start for window in windows]
@@ -53,7 +53,7 @@ def test_a_stream_has_the_windows_of_the_whole_volume(cover):
 
 
 @given(COVERS)
-def test_a_window_of_a_stream_comes_as_soon_as_its_last_slice(cover):
+def test_a_window_of_a_stream_is_yielded_with_its_last_slice(cover):
     depth, size, stride = cover
     read = []
     for window, _ in stream_windows((read.append(i) or i for i in range(depth)), size, stride):
@@ -68,7 +68,7 @@ def test_a_window_of_a_stream_comes_as_soon_as_its_last_slice(cover):
         ([1], (5, 6), "slices would be skipped"),
     ],
 )
-def test_bad_streams_are_refused(slices, numbers, message):
+def test_bad_streams_are_rejected(slices, numbers, message):
     with pytest.raises(ConfigError, match=message):
         list(stream_windows(slices, *numbers))
 
@@ -83,7 +83,7 @@ def test_end_slices_are_repeated():
     ("numbers", "message"),
     [((0, 5, 1), "1 slice or more, got 0 and 5"), ((9, 0, 1), "got 9 and 0"), ((9, 5, 6), "slices would be skipped")],
 )
-def test_bad_numbers_are_refused(numbers, message):
+def test_bad_numbers_are_rejected(numbers, message):
     with pytest.raises(ConfigError, match=message):
         plan_windows(*numbers)
 

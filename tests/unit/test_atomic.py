@@ -84,7 +84,7 @@ def test_failed_write_leaves_the_old_file_and_no_temporary(tmp_path, fault):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_failed_verification_is_told_by_the_final_name(tmp_path):
+def test_failed_verification_is_reported_with_the_final_name(tmp_path):
     def verify(temporary: Path) -> None:
         raise InputError("voxels differ", where=temporary)
 
@@ -134,7 +134,7 @@ def test_a_file_written_elsewhere_is_flushed_and_renamed(tmp_path, monkeypatch):
     assert flushed == [inode, tmp_path.stat().st_ino]
 
 
-def test_a_file_that_cannot_get_its_name_stays(tmp_path):
+def test_a_file_that_cannot_be_renamed_stays(tmp_path):
     (tmp_path / "a.part").write_bytes(b"new")
     (tmp_path / "folder").mkdir()
     with pytest.raises(ResourceError, match=r"folder: the path is a folder or a device; choose another"):
@@ -242,7 +242,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_files_that_belong_together_come_to_their_place_together(tmp_path):
+def test_files_that_belong_together_are_moved_together(tmp_path):
     seen = []
 
     def write(path: Path) -> str:
@@ -257,7 +257,7 @@ def test_files_that_belong_together_come_to_their_place_together(tmp_path):
     assert seen[0].parent.name.startswith(".masam-tmp-")
 
 
-def test_a_folder_comes_to_its_place_whole(tmp_path):
+def test_a_folder_is_moved_when_complete(tmp_path):
     def write(path: Path) -> None:
         (path / "inner").mkdir(parents=True)
         (path / "inner" / "file").write_text("x")
@@ -266,7 +266,7 @@ def test_a_folder_comes_to_its_place_whole(tmp_path):
     assert contents(tmp_path) == {"bundle/inner/file": "x"}
 
 
-def test_the_one_that_is_asked_for_is_moved_last(tmp_path, monkeypatch):
+def test_the_requested_path_is_moved_last(tmp_path, monkeypatch):
     moved, rename = [], Path.rename
 
     def spy(self: Path, target: Path) -> Path:
@@ -279,7 +279,7 @@ def test_the_one_that_is_asked_for_is_moved_last(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [InputError("bad"), KeyboardInterrupt(), ValueError("bad")])
-def test_what_fails_aside_leaves_nothing(tmp_path, kind):
+def test_a_failed_function_leaves_nothing(tmp_path, kind):
     def write(path: Path) -> None:
         write_pair(path)
         raise kind
@@ -305,7 +305,7 @@ def test_a_move_that_fails_moves_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("there", ["a.onnx", "a.onnx.data"])
-def test_what_is_there_is_not_written_over_from_aside(tmp_path, there):
+def test_existing_files_are_not_overwritten(tmp_path, there):
     (tmp_path / there).write_text("mine")
     message = rf"^{tmp_path / there}: the path already exists; choose another name$"
     with pytest.raises(ResourceError, match=message):
@@ -313,7 +313,7 @@ def test_what_is_there_is_not_written_over_from_aside(tmp_path, there):
     assert contents(tmp_path) == {there: "mine"}
 
 
-def test_what_is_there_gives_way_once_the_new_is_whole(tmp_path):
+def test_existing_files_are_replaced_once_the_new_ones_are_complete(tmp_path):
     (tmp_path / "a.onnx").mkdir()
     (tmp_path / "a.onnx" / "old").write_text("old")
     (tmp_path / "a.onnx.data").write_text("old data")
@@ -328,7 +328,7 @@ def test_what_is_there_gives_way_once_the_new_is_whole(tmp_path):
 
 
 @pytest.mark.parametrize("fails", ["aside", "move"])
-def test_what_is_there_stays_if_the_new_does_not_come_to_its_place(tmp_path, monkeypatch, fails):
+def test_existing_files_stay_if_the_move_fails(tmp_path, monkeypatch, fails):
     (tmp_path / "a.onnx").write_text("old")
     rename = Path.rename
 
@@ -349,7 +349,7 @@ def test_what_is_there_stays_if_the_new_does_not_come_to_its_place(tmp_path, mon
     assert [p.name for p in tmp_path.iterdir()] == ["a.onnx"]
 
 
-def test_errors_of_a_file_written_aside_name_its_place(tmp_path):
+def test_errors_name_the_final_path(tmp_path):
     def write(path: Path) -> None:
         raise ResourceError("no space", where=path, fix="free some")
 
@@ -359,7 +359,7 @@ def test_errors_of_a_file_written_aside_name_its_place(tmp_path):
         write_aside(tmp_path / "a\0b", write)
 
 
-def test_left_over_folders_are_removed_and_links_are_not_followed(tmp_path):
+def test_stale_folders_are_removed_and_links_are_not_followed(tmp_path):
     code = "import os, sys, pathlib\nfrom masam import atomic\n" + (
         "atomic.write_aside(pathlib.Path(sys.argv[1]), lambda p: (p.mkdir(), os.kill(os.getpid(), 9)))"
     )

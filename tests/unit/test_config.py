@@ -67,14 +67,14 @@ def read(tmp_path, text):
         ("[" * 5000, "not readable as YAML"),
     ],
 )
-def test_a_fault_is_one_line_that_names_file_key_expected_and_came(tmp_path, text, message):
+def test_an_error_is_one_line_with_file_key_expected_and_actual_value(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message) as caught:
         read(tmp_path, text)
     assert "run.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_all_faults_are_told_at_once_and_long_values_are_cut(tmp_path):
+def test_all_errors_are_reported_at_once_and_long_values_truncated(tmp_path):
     with pytest.raises(ConfigError, match=r"slices: .*; amp: expected a valid boolean, got 'xxx.*xx\.\.\.$"):
         read(tmp_path, "name: a\nslices: x\namp: " + "x" * 1000)
     with pytest.raises(ConfigError, match=r"; and 3 more$"):
@@ -88,7 +88,7 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path, text, value):
     assert read(tmp_path, f"name: a\nlearning_rate: {text}").learning_rate == value
 
 
-def test_text_that_only_looks_like_a_number_stays_text(tmp_path):
+def test_text_that_looks_like_a_number_stays_text(tmp_path):
     assert read(tmp_path, "name: 1e-4x").name == "1e-4x"
 
 
@@ -117,7 +117,7 @@ def test_settings_are_frozen():
         Training(name="a").slices = 3
 
 
-def test_files_that_are_not_settings_are_refused(tmp_path):
+def test_files_that_are_not_settings_are_rejected(tmp_path):
     with pytest.raises(ConfigError, match="settings file not found; check the path"):
         Training.from_yaml(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="got a folder or a device"):
@@ -137,10 +137,10 @@ def test_files_that_are_not_settings_are_refused(tmp_path):
         Training.from_yaml(tmp_path / ("x" * 300))
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
+def test_a_byte_order_mark_is_not_part_of_the_first_key(tmp_path):
     assert read(tmp_path, "\ufeffname: a").name == "a"
 
 
-def test_mapping_of_values_that_json_does_not_know_is_refused():
+def test_values_without_a_json_form_are_rejected():
     with pytest.raises(ConfigError, match="options: expected plain values"):
         Training.from_mapping({("a", "b"): 1}, where="options")

@@ -20,7 +20,7 @@ def test_each_kind_has_its_line_and_exit_code(kind, name, code):
     assert error.exit_code == code
 
 
-def test_message_is_one_line_even_if_a_file_name_is_not():
+def test_a_message_is_one_line_even_if_a_file_name_is_not():
     assert str(errors.InputError("cut\noff", where="a\nb.nii")) == "a b.nii: cut off"
 
 

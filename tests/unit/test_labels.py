@@ -46,7 +46,7 @@ def test_unknown_value_is_named_with_its_file():
         ({"background": 0, "ignore": 1}, "at least one class"),
     ],
 )
-def test_bad_schemes_are_refused(mapping, message):
+def test_bad_schemes_are_rejected(mapping, message):
     with pytest.raises(InputError, match=message):
         LabelScheme.from_mapping(mapping, where="dataset.json: labels")
 
@@ -61,7 +61,7 @@ def test_channels_and_values_are_inverse(values, data):
     assert back.dtype == (np.uint8 if max(values) < 256 else np.uint16)
 
 
-def test_pixels_that_are_marked_as_ignored_stay_so():
+def test_ignored_pixels_stay_ignored():
     scheme = LabelScheme.from_mapping({"background": 0, "a": 3})
     assert scheme.to_channels(np.array([0, -100, 3], np.int16)).tolist() == [0, -100, 1]
     with pytest.raises(InputError, match=r"label value -1 is not in dataset.json, which defines \[0, 3\]"):

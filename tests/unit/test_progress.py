@@ -5,7 +5,7 @@ from masam import progress
 from masam.progress import MB, Megabytes, Progress, Silent
 
 
-def test_listeners_are_listeners():
+def test_silent_is_a_progress():
     assert isinstance(Silent(), Progress)
     assert isinstance(Listener(), Progress)
 
@@ -13,7 +13,7 @@ def test_listeners_are_listeners():
 @pytest.mark.parametrize(
     ("size", "total"), [(1, 1), (MB - 1, 1), (MB, 1), (2 * MB - 1, 1), (2 * MB, 2), (375_042_383, 375)]
 )
-def test_the_last_byte_is_the_last_step(size, total):
+def test_the_last_byte_completes_the_last_step(size, total):
     listener = Listener()
     meter = Megabytes(listener, "weights", size)
     assert listener.tasks == [("weights", total)]
@@ -24,7 +24,7 @@ def test_the_last_byte_is_the_last_step(size, total):
     assert len(listener.steps) == total
 
 
-def test_what_was_there_before_does_not_count_for_the_speed(monkeypatch):
+def test_earlier_bytes_do_not_count_for_the_speed(monkeypatch):
     now = 100.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
     listener = Listener()
@@ -35,7 +35,7 @@ def test_what_was_there_before_does_not_count_for_the_speed(monkeypatch):
     assert listener.steps[123:] == ["MB, 4.2 MB/s"] * 8
 
 
-def test_an_unknown_size_counts_all_the_same():
+def test_an_unknown_size_is_counted():
     listener = Listener()
     Megabytes(listener, "weights", None).reach(3_900_000)
     assert listener.tasks == [("weights", 0)]

@@ -31,7 +31,7 @@ def test_affine_is_copied_and_read_only():
         (np.array([[1, 0.1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]), r"sheared .* is 0.0995"),
     ],
 )
-def test_bad_affines_are_refused(affine, message):
+def test_bad_affines_are_rejected(affine, message):
     with pytest.raises(InputError, match=message):
         Geometry(affine)
 

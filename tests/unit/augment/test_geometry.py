@@ -19,7 +19,7 @@ def moved(variation, size=SIZE, **options):
 
 @pytest.mark.parametrize("turns", range(4))
 @pytest.mark.parametrize("flip", [None, "rows", "columns"])
-def test_turns_and_flips_are_numpys_bit_for_bit(turns, flip):
+def test_turns_and_flips_equal_numpys(turns, flip):
     images, labels, new_images, new_labels = moved(Variation(quarter_turns=turns, flip=flip))
     expected, expected_labels = np.rot90(images, turns, (2, 3)), np.rot90(labels, turns, (1, 2))
     if flip is not None:
@@ -48,20 +48,20 @@ def test_shifts_are_copies(x, y, turns):
                 assert (new_labels[:, row, column] == -100).all()
 
 
-def test_a_shift_of_more_than_the_image_leaves_nothing():
+def test_a_shift_beyond_the_image_leaves_nothing():
     _, _, images, labels = moved(Variation(translate=(1.0, 0.0)))
     assert not images.any()
     assert (labels == -100).all()
 
 
 @pytest.mark.parametrize("turns", range(4))
-def test_an_image_that_is_not_square_is_turned_by_half_turns(turns):
+def test_images_that_are_not_square_are_rotated_by_half_turns(turns):
     images, labels, new_images, new_labels = moved(Variation(quarter_turns=turns), size=(10, 16))
     assert np.array_equal(new_images, np.rot90(images, turns - turns % 2, (2, 3)))
     assert np.array_equal(new_labels, np.rot90(labels, turns - turns % 2, (1, 2)))
 
 
-def test_exact_and_sampled_moves_agree():
+def test_exact_and_interpolated_transforms_agree():
     images, labels = window()
     exact = Warp.of(Variation(quarter_turns=3, flip="columns", translate=(0.125, -0.25)), SIZE)
     # A turn by a hair is read between pixels, at the same places.
@@ -94,7 +94,7 @@ def coordinates(size):
     ],
 )
 @pytest.mark.parametrize("size", [(60, 60), (40, 72)])
-def test_points_go_where_their_pixels_go(variation, size):
+def test_points_follow_their_pixels(variation, size):
     warp = Warp.of(variation, size)
     images, _ = warp.move(coordinates(size), np.zeros((1, *size), np.int64))
     points = np.random.default_rng(0).uniform(5, [size[1] - 6, size[0] - 6], (200, 2))
@@ -147,7 +147,7 @@ def test_cubic_is_sharper_and_stays_in_range():
 
 
 @pytest.mark.parametrize("variation", [Variation(scale=0.5), Variation(translate=(0.3, 0.3))])
-def test_what_comes_from_outside_is_labelled_as_asked_for(variation):
+def test_pixels_from_outside_get_the_configured_label(variation):
     images, labels = window()
     labels[:] = 3
     labels[:, 10:14, 10:14] = -100
@@ -162,7 +162,7 @@ def test_large_channel_numbers_survive():
     assert (new_labels == 32_000).all()
 
 
-def test_a_deformation_is_smooth_and_folds_nothing():
+def test_a_deformation_is_smooth_and_does_not_fold():
     warp = Warp.of(Variation(elastic=0.02, elastic_points=8, seed=1), (96, 96))
     y, x = np.indices((96, 96), dtype=float)
     places = np.stack([x, y]) + warp.deformation
@@ -171,7 +171,7 @@ def test_a_deformation_is_smooth_and_folds_nothing():
     assert 0.5 < np.abs(warp.deformation).max() < 0.02 * 96 * 1.6
 
 
-def test_nothing_to_do_is_known():
+def test_neutral_variations_are_recognised():
     assert Warp.of(Variation(gamma=2.0, noise=0.1), SIZE).is_identity
     assert not Warp.of(Variation(flip="rows"), SIZE).is_identity
     assert not Warp.of(Variation(elastic=0.01), SIZE).is_identity

@@ -34,7 +34,7 @@ def varied(images, variation):
 
 
 @pytest.mark.parametrize("name", VARIATIONS)
-def test_each_changes_something_and_stays_between_zero_and_one(name):
+def test_each_operation_changes_pixels_and_stays_between_zero_and_one(name):
     images = window()
     changed = varied(images, VARIATIONS[name])
     assert changes_intensity(VARIATIONS[name])
@@ -44,7 +44,7 @@ def test_each_changes_something_and_stays_between_zero_and_one(name):
 
 
 @pytest.mark.parametrize("name", [name for name in VARIATIONS if name != "noise"])
-def test_slices_and_channels_alike_stay_alike(name):
+def test_identical_slices_and_channels_stay_identical(name):
     images = np.repeat(np.repeat(window(shape=(1, 1, 20, 24)), 3, axis=0), 2, axis=1)
     changed = varied(images, VARIATIONS[name])
     assert all(np.array_equal(changed[0, 0], changed[s, c]) for s in range(3) for c in range(2))
@@ -57,7 +57,7 @@ def test_brighter_stays_brighter_over_the_whole_window(name):
     assert (np.diff(changed.ravel()[np.argsort(images, axis=None)]) >= 0).all()
 
 
-def test_nothing_to_do_changes_nothing():
+def test_neutral_variations_change_nothing():
     images = window()
     assert not changes_intensity(Variation(rotation_degrees=3.0, scale=2.0, flip="rows"))
     assert np.array_equal(varied(images, Variation()), images)
@@ -80,7 +80,7 @@ def test_values():
 
 
 @pytest.mark.parametrize("bits", [1, 4, 8])
-def test_posterize_keeps_black_white_and_so_many_levels(bits):
+def test_posterize_keeps_black_white_and_the_number_of_levels(bits):
     images = np.linspace(0, 1, 4096, dtype=np.float32).reshape(1, 1, 64, 64)
     changed = varied(images, Variation(posterize_bits=bits))
     levels, counts = np.unique(changed, return_counts=True)
@@ -106,7 +106,7 @@ def test_a_strip_of_two_pixels_is_not_sharpened():
     assert np.array_equal(varied(images, Variation(sharpness=0.1)), images)
 
 
-def test_blur_and_low_resolution_take_detail_away_but_no_light():
+def test_blur_and_low_resolution_reduce_variance_and_keep_the_mean():
     images = window(shape=(1, 1, 64, 64))
     for variation in (Variation(blur_pixels=1.5), Variation(low_resolution=2.0)):
         changed = varied(images, variation)
@@ -153,7 +153,7 @@ def test_the_box_has_its_area_and_lies_inside(place, aspect):
     assert 0 <= columns.start < columns.stop <= 512
 
 
-def test_a_box_longer_than_the_image_is_cut():
+def test_a_box_longer_than_the_image_is_clipped():
     rows, columns = erased_box(Erase(0.5, 3.3, (0.5, 0.5)), (40, 10))
     assert (columns.start, columns.stop) == (0, 10)
     assert rows.stop - rows.start == round((0.5 * 400 / 3.3) ** 0.5)

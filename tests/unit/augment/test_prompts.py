@@ -51,7 +51,7 @@ def test_boxes_of_a_class_stay_tight(variation):
 
 
 @pytest.mark.parametrize("variation", MOVES)
-def test_the_hull_holds_the_moved_mask_and_little_more(variation):
+def test_the_hull_contains_the_transformed_mask_and_little_more(variation):
     moved = move(variation)
     tight, loose = boxes_of(moved.labels == 2)[:2], moved.prompts.boxes[:2]
     # Nearest pixels lie up to half a pixel beyond, times the scale.
@@ -86,13 +86,13 @@ def test_points_stay_on_what_they_marked(variation):
     assert np.isnan(moved.prompts.boxes).all()
 
 
-def test_points_outside_are_no_points_any_more():
+def test_points_outside_become_padding():
     moved = move(Variation(translate=(-0.25, 0.0)))  # by 12 pixels to the left
     assert moved.prompts.point_labels.tolist() == [[1, -1, -1]] * 3
     np.testing.assert_array_equal(moved.prompts.points[0], [[8, 26], [0, 0], [0, 0]])
 
 
-def test_boxes_are_cut_to_the_image_and_end_outside():
+def test_boxes_are_clipped_to_the_image_and_removed_outside():
     y = np.full((1, SIDE, SIDE), 0)
     boxes = np.array([[2, 5, 20, 9]], np.float32)
     given = WindowPrompts(boxes, np.zeros((1, 0, 2), np.float32), np.zeros((1, 0), np.int64))
@@ -120,7 +120,7 @@ def test_a_slice_without_a_box_gets_none():
     assert np.isnan(moved.prompts.boxes).any(axis=1).tolist() == [True, False, True]
 
 
-def test_nothing_moved_leaves_them():
+def test_the_identity_leaves_prompts_unchanged():
     moved = move(Variation(gamma=2.0))
     expected = prompts(ellipses())
     np.testing.assert_array_equal(moved.prompts.boxes, expected.boxes)
@@ -128,7 +128,7 @@ def test_nothing_moved_leaves_them():
     np.testing.assert_array_equal(moved.prompts.point_labels, expected.point_labels)
 
 
-def test_shapes_that_do_not_fit_are_refused():
+def test_shapes_that_do_not_fit_are_rejected():
     boxes, points, kinds = np.zeros((2, 4), np.float32), np.zeros((2, 3, 2), np.float32), np.zeros((2, 3), np.int64)
     WindowPrompts(boxes, points, kinds)
     for wrong in ((boxes[:, :3], points, kinds), (boxes, points[:, :2], kinds), (boxes[:1], points, kinds)):

@@ -10,7 +10,7 @@ def read(values):
     return AugmentSettings.from_mapping(values, where="augmentation")
 
 
-def test_a_preset_fills_in_what_is_left_out():
+def test_a_preset_provides_omitted_keys():
     paper = read({"preset": "paper", "rotation_degrees": [-5, 5]})
     assert paper.rotation_degrees == (-5.0, 5.0)
     assert (paper.picks, paper.outside, paper.erase_label) == (2, "background", "background")
@@ -18,7 +18,7 @@ def test_a_preset_fills_in_what_is_left_out():
     assert paper.pick_from == OPERATIONS
 
 
-def test_a_name_stands_for_the_whole_group():
+def test_a_preset_name_replaces_the_group():
     assert TrainConfig.from_mapping({"augmentation": "paper"}, "x").augmentation == AugmentSettings(preset="paper")
 
 
@@ -29,7 +29,7 @@ def test_none_does_nothing():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_what_is_written_is_the_preset_and_what_differs(preset):
+def test_the_preset_and_the_differences_are_serialised(preset):
     plain = AugmentSettings(preset=preset)
     assert plain.model_dump(mode="json") == {"preset": preset}
     changed = AugmentSettings(preset=preset, gamma=(0.9, 1.1), picks=1)
@@ -37,7 +37,7 @@ def test_what_is_written_is_the_preset_and_what_differs(preset):
     assert read(changed.model_dump(mode="json")) == changed
 
 
-def test_it_survives_a_file(tmp_path):
+def test_settings_round_trip_through_a_file(tmp_path):
     config = TrainConfig(augmentation=AugmentSettings(preset="paper", noise_probability=0.1, noise=(0.0, 0.1)))
     config.to_yaml(tmp_path / "config.yaml")
     assert TrainConfig.from_yaml(tmp_path / "config.yaml") == config
@@ -67,7 +67,7 @@ def test_another_preset_can_be_set_in_a_written_configuration():
         ({"pick_from": ["turn"]}, r"pick_from.0: expected 'shear_x', "),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused(values, message):
+def test_invalid_settings_are_rejected(values, message):
     with pytest.raises(ConfigError, match=rf"^augmentation: {message}"):
         read(values)
 

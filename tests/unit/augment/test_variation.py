@@ -59,7 +59,7 @@ def test_the_default_draws_its_ranges(default):
     check_uniform(applied(default, "brightness_shift", 0.0), -0.08, 0.08)
 
 
-def test_the_default_mirrors_and_erases_nothing(default):
+def test_the_default_does_not_flip_or_erase(default):
     for one in default:
         assert (one.quarter_turns, one.flip, one.shear, one.erase, one.posterize_bits) == (0, None, (0, 0), None, None)
         assert (one.sharpness, one.blur_pixels, one.low_resolution, one.elastic, one.brightness) == (1, 0, 1, 0, 1)
@@ -118,7 +118,7 @@ def test_two_different_operations_of_ten(paper):
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_what_is_picked_happens_whatever_its_probability(operation):
+def test_picked_operations_are_applied_regardless_of_their_probability(operation):
     settings = AugmentSettings(
         preset="none", geometry_probability=1, picks=1, pick_from=(operation,), brightness=(0.5, 0.9)
     )
@@ -126,7 +126,7 @@ def test_what_is_picked_happens_whatever_its_probability(operation):
     assert ops_of(one) == ({operation} - {"identity"})
 
 
-def test_a_change_of_one_probability_shifts_no_other_draw():
+def test_changing_one_probability_does_not_shift_other_draws():
     one = draw_variation(AugmentSettings(noise_probability=0), sample_generator(0, 5))
     generator = sample_generator(0, 5)
     other = draw_variation(AugmentSettings(noise_probability=1, rotation_probability=0), generator)

@@ -59,7 +59,7 @@ def test_labels_follow_the_image(seed):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_what_comes_from_outside_has_no_label(seed):
+def test_pixels_from_outside_are_ignored(seed):
     images = np.ones((2, 1, 40, 40), np.float32)
     labels = np.full((2, 40, 40), 5)
     moved, moved_labels = augment(images, labels, sample_generator(3, seed), MOVING)
@@ -81,14 +81,14 @@ def test_the_papers_outside_and_box_are_background():
     assert (ours.labels[:, 0, 0] == -100).all()  # outside
 
 
-def test_pixels_without_a_label_stay_without_one():
+def test_unlabelled_pixels_stay_unlabelled():
     images, labels = window()
     _, moved = augment(images, np.full_like(labels, -100), sample_generator(0, 3), MOVING)
     assert (moved == -100).all()
 
 
 @pytest.mark.parametrize("preset", ["default", "paper"])
-def test_a_colour_is_varied_like_a_grey(preset):
+def test_colour_channels_are_varied_like_grey(preset):
     """Each channel of a colour window comes out as a window of that channel alone would."""
     settings = AugmentSettings(preset=preset, noise_probability=0, contrast_grey=0.5)
     images = np.random.default_rng(0).random((2, 3, 32, 32), np.float32)
@@ -100,7 +100,7 @@ def test_a_colour_is_varied_like_a_grey(preset):
             np.testing.assert_allclose(together[:, channel], alone[:, 0], atol=1e-6)
 
 
-def test_the_default_mirrors_nothing():
+def test_the_default_does_not_flip():
     """The left stays left: the mean column of a half-filled image stays on its side in every sample."""
     images = np.zeros((1, 1, 32, 32), np.float32)
     images[..., :12] = 1
@@ -110,14 +110,14 @@ def test_the_default_mirrors_nothing():
         assert (moved[0] == 1).sum(axis=0).argmax() < 16
 
 
-def test_nothing_drawn_is_the_input_itself():
+def test_a_neutral_variation_returns_the_input_itself():
     images, labels = window()
     found = augment(images, labels, sample_generator(0, 0), AugmentSettings(preset="none"))
     assert found[0] is images
     assert found[1] is labels
 
 
-def test_what_was_done_is_told_and_can_be_done_again():
+def test_the_returned_variation_reproduces_the_result():
     images, labels = window()
     settings = AugmentSettings(preset="paper", noise_probability=1)
     done = augment_window(images, labels, sample_generator(4, 2), settings)
@@ -131,6 +131,6 @@ def test_what_was_done_is_told_and_can_be_done_again():
 @pytest.mark.parametrize(
     ("images", "labels"), [((3, 8, 8), (3, 8, 8)), ((3, 1, 8, 8), (2, 8, 8)), ((3, 1, 8, 8), (3, 8, 9))]
 )
-def test_shapes_that_do_not_fit_are_refused(images, labels):
+def test_shapes_that_do_not_fit_are_rejected(images, labels):
     with pytest.raises(InputError, match=r"^window: expected images \[S, C, H, W\] and labels \[S, H, W\], got \("):
         augment(np.zeros(images, np.float32), np.zeros(labels, np.int64), sample_generator(0, 0))

@@ -35,7 +35,7 @@ def test_the_largest_error_is_an_error_of_one_kind(pair):
         np.testing.assert_array_equal(other, part)
 
 
-def test_of_equal_errors_the_missed_one_counts():
+def test_ties_go_to_the_false_negative_region():
     reference, answer = np.eye(2, dtype=bool)
     part, is_missed = largest_error(reference, answer)
     assert is_missed
@@ -43,7 +43,7 @@ def test_of_equal_errors_the_missed_one_counts():
 
 
 @given(SHAPES.flatmap(lambda shape: arrays(bool, shape)).filter(np.any), st.data())
-def test_the_deepest_place_is_no_nearer_to_the_rim_than_any_other(region, data):
+def test_no_voxel_is_deeper_than_the_deepest(region, data):
     spacing = data.draw(st.none() | st.tuples(*[st.sampled_from((0.5, 1.0, 4.0))] * region.ndim))
     outside = np.argwhere(~np.pad(region, 1)) - 1
     step = np.array(spacing or 1.0)

@@ -40,13 +40,13 @@ def test_prompts_of_each_case(tmp_path):
         ([{"click": [1, 2, "3"]}], "p.json: cases.a.0.click.2: expected a valid number, got '3'"),
     ],
 )
-def test_what_is_no_prompt_is_named_by_file_case_and_number(tmp_path, entries, message):
+def test_an_invalid_prompt_is_reported_with_file_case_and_number(tmp_path, entries, message):
     with pytest.raises(ConfigError) as refusal:
         read_prompts(written(tmp_path / "p.json", {"cases": {"a": entries}}))
     assert message in str(refusal.value)
 
 
-def test_a_file_that_is_no_json_is_refused(tmp_path):
+def test_a_file_that_is_not_json_is_rejected(tmp_path):
     (tmp_path / "p.json").write_text("{")
     with pytest.raises(InputError, match=r"p\.json: not valid JSON: "):
         read_prompts(tmp_path / "p.json")

@@ -47,18 +47,18 @@ def test_millimetres_are_the_positions_of_the_affine():
         assert (mm.span, mm.box.tolist()) == (voxels.span, voxels.box.tolist())
 
 
-def test_a_box_in_millimetres_may_reach_beyond_the_scan_and_is_cut_there():
+def test_a_box_in_millimetres_may_extend_beyond_the_scan_and_is_clipped():
     found = project([Box3D((-500, -500, 8, 500, 500, 12), "mm")], trace(), ONE).classes[1]
     assert (found.span, found.box.tolist()) == (range(2, 4), [0, 0, 19, 19])
 
 
-def test_a_box_thinner_than_a_pixel_of_the_image_is_its_middle():
+def test_a_box_thinner_than_a_pixel_becomes_its_middle():
     box = project([Box3D((9, 4, 1, 9, 4, 1))], trace(image_size=10), ONE).classes[1].box
     # Column 30 of 40 becomes 7.5 to 7.75 of ten, row 15 of 20 becomes 7.5 to 8.
     assert box.tolist() == [7.125, 7.25, 7.125, 7.25]
 
 
-def test_a_click_touches_the_slice_that_it_lies_in():
+def test_a_click_belongs_to_the_slice_that_contains_it():
     found = project([Click((10, 4, 2.4)), Click((12, 4, 2), positive=False), Click((0, 0, 5))], trace(), ONE)
     prompt = found.at(2)[1]
     assert prompt.box is None
@@ -70,7 +70,7 @@ def test_a_click_touches_the_slice_that_it_lies_in():
     assert found.needed(6) == range(6)
 
 
-def test_a_mask_goes_the_way_of_its_slice():
+def test_a_mask_is_processed_like_its_slice():
     drawn = np.zeros((40, 20), bool)
     drawn[0:8, 0:4] = True
     found = project([MaskOnSlice(2, 3, drawn)], trace(image_size=40), ONE)
@@ -95,14 +95,14 @@ def test_slices_that_prompts_may_change():
     assert changed(box, Box3D((10, 4, 3, 19, 7, 4), class_name="tumour")) == [range(1, 5)]
 
 
-def test_only_slices_of_some_box_are_needed_where_every_class_has_one():
+def test_only_slices_of_boxes_are_needed_if_every_class_has_one():
     both = [Box3D((0, 0, 1, 5, 5, 1), class_name="liver"), Box3D((0, 0, 4, 5, 5, 4), class_name="tumour")]
     assert project(both, trace(), TWO).needed(6) == range(1, 5)
     assert project(both[:1], trace(), TWO).needed(6) == range(6)
     assert not project(both[:1], trace(), TWO).is_decided(0)
 
 
-def test_the_crop_is_followed():
+def test_prompts_follow_the_crop():
     array = np.zeros(SHAPE, np.float32)
     array[10:30, 5:15, 2:5] = 1
     cropped = trace("content", 20, array)
@@ -164,18 +164,18 @@ def test_the_crop_is_followed():
         ),
     ],
 )  # fmt: skip
-def test_what_cannot_be_meant_is_refused(prompts, message):
+def test_contradictory_prompts_are_rejected(prompts, message):
     with pytest.raises(InputError) as refusal:
         project(prompts, trace(), ONE, where="scan")
     assert str(refusal.value) == message
 
 
-def test_beside_the_box_on_its_slices_there_may_be_a_click_that_is_not_the_object():
+def test_negative_clicks_may_lie_outside_the_box_on_its_slices():
     found = project([Box3D((0, 0, 0, 5, 5, 1)), Click((6, 1, 1), positive=False)], trace(), ONE)
     assert found.at(1)[1].point_labels.tolist() == [0]
 
 
-def test_a_prompt_must_say_which_class_of_several():
+def test_a_prompt_needs_a_class_if_there_are_several():
     box = (0, 0, 0, 5, 5, 1)
     assert list(project([Box3D(box, class_name="tumour")], trace(), TWO).classes) == [2]
     with pytest.raises(ConfigError, match=r"^prompts: expected a class for each prompt, .* 2 classes \(liver, tumour"):

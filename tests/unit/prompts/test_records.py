@@ -8,7 +8,7 @@ from masam.errors import ConfigError
 from masam.prompts import Box3D, Click, MaskOnSlice
 
 
-def test_what_is_fine_is_kept_as_it_is():
+def test_valid_prompts_are_unchanged():
     assert Box3D((0, 1, 2, 0, 1.5, 9)).corners == (0.0, 1.0, 2.0, 0.0, 1.5, 9.0)
     assert Box3D([-5.0, 1, 2, 3, 4, 5], "mm").corners == (-5.0, 1.0, 2.0, 3.0, 4.0, 5.0)
     assert Click((1, 2, 3), positive=False, class_name="liver").record() == {
@@ -29,13 +29,13 @@ def test_what_is_fine_is_kept_as_it_is():
         ((0, 0, 0, 1, 1, 1), "cm", "box: expected the unit voxel or mm, got 'cm'"),
     ],
 )
-def test_a_box_that_is_none_is_refused(corners, unit, message):
+def test_an_invalid_box_is_rejected(corners, unit, message):
     with without_type_checks(), pytest.raises(ConfigError) as refusal:
         Box3D(corners, unit)
     assert str(refusal.value) == message
 
 
-def test_a_click_that_is_none_is_refused():
+def test_an_invalid_click_is_rejected():
     with pytest.raises(ConfigError, match=r"^click: expected 3 numbers x,y,z, got 2$"):
         Click((1, 2))
     with pytest.raises(ConfigError, match=r"^click: expected finite numbers x,y,z, got nan$"):
@@ -44,7 +44,7 @@ def test_a_click_that_is_none_is_refused():
         Click((1, 2, 3), unit=None)
 
 
-def test_a_mask_that_is_none_is_refused():
+def test_an_invalid_mask_is_rejected():
     drawn = np.eye(4, dtype=bool)
     assert MaskOnSlice(2, 1, drawn).record()["mask"] == [[0, 0], [1, 1], [2, 2], [3, 3]]
     with pytest.raises(ConfigError, match=r"^mask: expected axis 0, 1 or 2, got 3$"):

@@ -42,7 +42,7 @@ def test_boxes_grow_by_fractions_of_each_side_along_three_axes():
     assert found["box relaxed by 20 %"] == (6, 3, 5, 33, 16, 10)
 
 
-def test_jitter_moves_each_side_by_itself_and_is_a_function_of_the_generator():
+def test_jitter_moves_each_side_independently_and_deterministically():
     moved = np.array([corners(ball(), seed=seed)["jittered box"] for seed in range(300)]) - (10, 5, 6, 29, 14, 9)
     # Rounding to whole voxels adds a twelfth to the variance; a side of four voxels seldom moves.
     np.testing.assert_allclose(moved[:, [0, 1, 3, 4]].std(axis=0), np.array([2, 1, 2, 1]) * JITTER * 10.3, rtol=0.15)
@@ -50,7 +50,7 @@ def test_jitter_moves_each_side_by_itself_and_is_a_function_of_the_generator():
     assert corners(ball(), seed=7) == corners(ball(), seed=7)
 
 
-def test_what_the_model_does_not_see_is_in_no_box():
+def test_boxes_exclude_what_is_cropped_away():
     seen = np.zeros(SHAPE, bool)
     seen[12:32, 4:12, 2:12] = True
     found = corners(ball(), seen)
@@ -60,7 +60,7 @@ def test_what_the_model_does_not_see_is_in_no_box():
 
 
 @given(arrays(bool, (4, 3, 5)).filter(np.any), st.integers(0, 99))
-def test_every_box_is_whole_voxels_in_the_scan_and_holds_those_that_are_smaller(mask, seed):
+def test_boxes_are_integer_nested_and_inside_the_scan(mask, seed):
     found = {name: np.reshape(box, (2, 3)) for name, box in corners(mask, seed=seed).items()}
     for low, high in found.values():
         assert (low >= 0).all()

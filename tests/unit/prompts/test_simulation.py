@@ -33,7 +33,7 @@ def test_a_relaxed_box_is_larger_on_each_side_by_one_fraction():
     assert 0.18 < grown.max() <= 0.2 + 1e-6
 
 
-def test_a_relaxed_box_may_reach_a_slice_further_than_the_object():
+def test_a_relaxed_box_may_include_an_extra_slice():
     bar = np.zeros((7, 8, 8), bool)
     bar[[2, 4], 3:5, 3:5] = True
     spans = set()
@@ -47,7 +47,7 @@ def test_a_relaxed_box_may_reach_a_slice_further_than_the_object():
         assert np.flatnonzero(boxed).tolist() == [2, 3, 4]
 
 
-def test_a_jittered_box_moves_its_sides_apart_and_stays_a_box_in_the_image():
+def test_a_jittered_box_moves_sides_independently_and_stays_valid():
     boxes = np.array([draw_box(labels() == 1, "jittered", generator(seed)).boxes[1] for seed in range(300)])
     moved = (boxes - [16, 8, 24, 16]) / 9
     np.testing.assert_allclose(moved.std(axis=0), 0.1, atol=0.02)
@@ -59,7 +59,7 @@ def test_a_jittered_box_moves_its_sides_apart_and_stays_a_box_in_the_image():
         assert 0 <= y0 <= y1 <= 7
 
 
-def test_clicks_say_what_the_labels_say():
+def test_clicks_agree_with_the_labels():
     classes = labels()
     counts = set()
     for seed in range(60):
@@ -76,13 +76,13 @@ def test_clicks_say_what_the_labels_say():
     assert counts == set(range(1, MOST_POINTS + 1))
 
 
-def test_a_window_without_a_class_or_without_luck_gets_none():
+def test_a_window_without_a_class_or_by_chance_gets_no_prompt():
     none = no_prompts(3, 32, 32)
     for prompts in (draw_prompts(labels(), 0.0, generator()), draw_prompts(labels().clip(max=0), 1.0, generator())):
         assert all(np.array_equal(one, other, equal_nan=True) for one, other in zip(prompts, none, strict=True))
 
 
-def test_a_mask_is_the_object_on_one_of_its_slices_give_or_take_a_pixel():
+def test_a_mask_is_the_object_on_one_slice_up_to_a_pixel():
     i, j = np.indices((128, 128))
     ball = np.stack([(i - 46) ** 2 + (j - 80) ** 2 < radius**2 for radius in (0, 22, 31)])
     areas, slices = set(), set()

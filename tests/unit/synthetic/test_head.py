@@ -29,7 +29,7 @@ def root(tmp_path_factory):
         return write_head(tmp_path_factory.mktemp("head"))
 
 
-def test_the_template_is_cropped_to_the_brain_at_its_place(template):
+def test_the_template_is_cropped_to_the_brain_with_the_right_affine(template):
     image, labels = template
     assert image.array.dtype == np.int16
     assert labels.array.dtype == np.uint8
@@ -90,13 +90,13 @@ def test_slabs_are_apart_and_inside(length, first, slab, gap, every):
 
 
 @pytest.mark.parametrize("wrong", [{"slab_slices": 0}, {"gap_slices": 0}, {"test_every": 1}])
-def test_wrong_numbers_are_refused(wrong):
+def test_wrong_numbers_are_rejected(wrong):
     key, value = next(iter(wrong.items()))
     with pytest.raises(ConfigError, match=f"slabs and gaps of 1 slice or more .*{key}={value}"):
         plan_slabs(0, 121, **wrong)
 
 
-def test_each_slab_lies_at_its_place_in_the_head(root, template):
+def test_each_slab_keeps_its_position_in_the_head(root, template):
     image, labels = template
     facts = json.loads((root / "slabs.json").read_text())
     assert (facts["slab_slices"], facts["gap_slices"], facts["test_every"]) == (14, 5, 3)
@@ -116,7 +116,7 @@ def test_each_slab_lies_at_its_place_in_the_head(root, template):
         assert set(np.unique(stored_labels.dataobj)) == {0, 1, 2}
 
 
-def test_the_folder_is_a_data_set_to_the_reader(root):
+def test_the_folder_is_readable_as_a_data_set(root):
     folder = read_dataset(root)
     assert [case.id for case in folder.training] == ["head_00", "head_01", "head_03", "head_04"]
     assert [case.id for case in folder.test] == ["head_02", "head_05"]
@@ -126,14 +126,14 @@ def test_the_folder_is_a_data_set_to_the_reader(root):
     assert load_case(folder.test[0])[0].shape == (157, 193, 14)
 
 
-def test_the_folder_says_what_it_is(root):
+def test_the_folder_has_a_readme(root):
     text = (root / "README.txt").read_text()
     assert "one average brain" in text
     assert "5 slices between two slabs are unused" in text
     assert "head_02   test   38 to 51" in text
 
 
-def test_without_nilearn_the_error_says_what_to_install(monkeypatch, tmp_path):
+def test_a_missing_nilearn_is_an_error_with_the_package_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "nilearn", None)
     with pytest.raises(ResourceError, match=r"needs nilearn, which is not installed; pip install 'masam\[demo\]'"):
         head.write_head(tmp_path / "head")

@@ -64,7 +64,7 @@ def test_types_and_grid(cases):
         assert image.geometry.spacing_mm[image.shape.index(32)] == pytest.approx(SLICE_MM)
 
 
-def test_cases_are_stored_in_the_orientations_that_they_say(cases):
+def test_cases_are_stored_in_their_orientations(cases):
     for (image, _), (letters, tilt) in zip(cases, STORAGE, strict=True):
         affine = image.geometry.affine
         assert "".join(nibabel.orientations.aff2axcodes(affine)) == letters
@@ -133,19 +133,19 @@ def test_tissues_attenuate_as_they_do(cases):
 
 @settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 2**32), index=st.integers(0, 500))
-def test_any_seed_gives_a_whole_case(seed, index):
+def test_every_seed_gives_a_complete_case(seed, index):
     image, labels = make_phantom_case(seed, index, (64, 64, 20))
     assert set(np.unique(labels.array)) == set(LABELS.values())
     assert image.array.std() > 100
 
 
 @pytest.mark.parametrize("shape", [(63, 64, 24), (128, 32, 24), (128, 128, 15), (128, 128, 37)])
-def test_a_wrong_shape_is_refused(shape):
+def test_a_wrong_shape_is_rejected(shape):
     with pytest.raises(ConfigError, match=r"shape: expected a phantom of at least 64 x 64 voxels and 16 to 36 slices"):
         make_phantom_case(0, 0, shape)
 
 
-def test_a_negative_seed_or_index_is_refused():
+def test_a_negative_seed_or_index_is_rejected():
     with pytest.raises(ConfigError, match="seed and an index of 0 or more, got -1 and 0"):
         make_phantom_case(-1, 0)
     with pytest.raises(ConfigError, match="got 0 and -2"):
@@ -191,7 +191,7 @@ def pairs_and_tolerance(request):
 
 
 @pytest.mark.parametrize("feature", range(6), ids=["area", "x", "y", "radius", "angle", "nearest"])
-def test_no_feature_of_a_section_tells_duodenum_from_loop(pairs_and_tolerance, feature):
+def test_no_feature_of_a_section_distinguishes_duodenum_and_loops(pairs_and_tolerance, feature):
     pairs, tolerance = pairs_and_tolerance
     duodena, loops = pairs[:, 0, feature], pairs[:, 1, feature]
     values, is_duodenum = np.concatenate([duodena, loops]), np.repeat([True, False], len(duodena))
@@ -219,7 +219,7 @@ def test_each_slice_shows_duodena_among_several_loops():
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**63), depth=st.integers(16, 36))
-def test_a_window_of_five_slices_tells_them_apart(seed, depth):
+def test_a_window_of_five_slices_distinguishes_them(seed, depth):
     courses = draw_courses(sample_generator(seed, 0), depth)
     for k in range(depth):
         window = courses.visible[:, max(0, k - 2) : min(depth, k + 3)]
@@ -303,7 +303,7 @@ def test_the_folder_is_read_back_with_its_geometry(tmp_path):
     np.testing.assert_array_equal(read_volume(root / "labelsTs" / "phantom_002.nii.gz").array, labels.array)
 
 
-def test_the_folder_is_a_data_set_to_the_reader(tmp_path):
+def test_the_folder_is_readable_as_a_data_set(tmp_path):
     root = write_phantom(tmp_path, train=2, test=1, shape=(64, 64, 16))
     folder = read_dataset(root)
     assert [case.id for case in folder.training] == ["phantom_000", "phantom_001"]
@@ -313,7 +313,7 @@ def test_the_folder_is_a_data_set_to_the_reader(tmp_path):
     assert len(load_case(folder.training[0])) == 2
 
 
-def test_writing_again_is_harmless_and_foreign_cases_are_refused(tmp_path):
+def test_writing_again_is_harmless_and_foreign_cases_are_rejected(tmp_path):
     write_phantom(tmp_path, train=1, test=1, shape=(64, 64, 16))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     write_phantom(tmp_path, train=1, test=1, shape=(64, 64, 16))
@@ -327,13 +327,13 @@ def test_writing_again_is_harmless_and_foreign_cases_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("train", "test"), [(0, 1), (1, -1)])
-def test_a_data_set_of_no_cases_is_refused(tmp_path, train, test):
+def test_a_data_set_of_no_cases_is_rejected(tmp_path, train, test):
     with pytest.raises(ConfigError, match=f"expected 1 training case or more .* got {train} and {test}"):
         write_phantom(tmp_path / "x", train=train, test=test)
     assert not (tmp_path / "x").exists()
 
 
-def test_a_root_that_is_a_file_is_refused(tmp_path):
+def test_a_root_that_is_a_file_is_rejected(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ResourceError, match=r"file: expected a writable folder \(File exists\)"):
         write_phantom(tmp_path / "file", train=1, test=0, shape=(64, 64, 16))

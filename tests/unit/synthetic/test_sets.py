@@ -57,7 +57,7 @@ def test_a_volume_is_a_pure_function_of_seed_and_index(name):
 
 
 @pytest.mark.parametrize("name", [name for name in VOLUMES if name != "nerves"])
-def test_volumes_are_stored_in_different_orientations_and_show_the_same_side_up(name):
+def test_volumes_have_different_orientations_and_consistent_affines(name):
     stored, means = set(), []
     for index in (0, 1, 2):
         image, labels = case(name, 3, index)
@@ -75,14 +75,14 @@ def test_volumes_are_stored_in_different_orientations_and_show_the_same_side_up(
 
 @pytest.mark.parametrize("make", [*VOLUMES.values(), make_instruments_video], ids=[*VOLUMES, "instruments"])
 @pytest.mark.parametrize(("seed", "index"), [(-1, 0), (0, -1)])
-def test_negative_numbers_are_refused(make, seed, index):
+def test_negative_numbers_are_rejected(make, seed, index):
     with pytest.raises(ConfigError, match=f"expected a seed and an index of 0 or more, got {seed} and {index}"):
         make(seed, index)
 
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000), low=st.floats(8, 20), high=st.floats(20, 40))
-def test_plane_waves_have_unit_variance_and_no_step_that_is_sharper_than_their_length(seed, low, high):
+def test_plane_waves_have_unit_variance_and_bounded_slope(seed, low, high):
     points = scan_points((48, 48, 16), (2.0, 2.0, 4.0))
     waves = plane_waves(points, np.random.default_rng(seed), (low, high))
     assert np.abs(waves).max() <= 4 / math.sqrt(2) + 1e-5
@@ -159,7 +159,7 @@ def tumours(tumours_and_lumps):
     return tumours_and_lumps[0]
 
 
-def test_a_case_has_one_tumour_that_the_scan_holds_whole(tumours):
+def test_a_case_has_one_tumour_completely_inside_the_scan(tumours):
     for _, labels in tumours:
         slices = axial(labels)
         parts, count = ndimage.label(slices, structure=np.ones((3, 3, 3)))
@@ -169,7 +169,7 @@ def test_a_case_has_one_tumour_that_the_scan_holds_whole(tumours):
         assert 1 < volume_ml < 20
 
 
-def test_the_tumour_is_little_darker_than_what_is_around_it(tumours):
+def test_the_tumour_is_slightly_darker_than_its_surroundings(tumours):
     for image, labels in tumours:
         hu, inside = axial(image).astype(float), axial(labels) > 0
         shell = ndimage.binary_dilation(inside, iterations=3) & ~ndimage.binary_dilation(inside)
@@ -224,12 +224,12 @@ def test_patients_differ_from_site_to_site():
     assert (first > 0).sum() != (other > 0).sum()
 
 
-def test_an_unknown_site_is_refused():
+def test_an_unknown_site_is_rejected():
     with pytest.raises(ConfigError, match="site: expected a site of A, B, C, D, E, F, got 'G'"):
         make_site_case(0, "G", 0)
 
 
-def test_a_folder_of_other_cases_is_no_site(tmp_path):
+def test_a_folder_of_other_cases_is_rejected(tmp_path):
     NERVES.write(tmp_path / "A", train=1, test=0)
     with pytest.raises(InputError, match="expected a new folder or one with this data set, found 2 other files"):
         write_sites(tmp_path, train=1, test=0)
@@ -297,7 +297,7 @@ def test_smoke_hides_parts_of_each_frame_which_the_next_one_shows():
     assert both == pytest.approx(share.mean(), abs=0.12), "smoke is independent between frames"
 
 
-def test_foreign_videos_and_files_are_refused(tmp_path):
+def test_other_videos_and_files_are_rejected(tmp_path):
     INSTRUMENTS.write(tmp_path / "set", train=1, test=1)
     before = json.loads((tmp_path / "set/dataset.json").read_text())
     assert (before["numTraining"], before["file_ending"]) == (1, ".png")

@@ -33,7 +33,7 @@ def test_the_two_fields_are_independent():
     assert abs(np.mean(correlations)) < 0.05
 
 
-def test_cut_goes_on_at_the_other_border():
+def test_cut_wraps_around():
     field = np.arange(20, dtype=np.float32).reshape(4, 5)
     np.testing.assert_array_equal(cut(field, slice(2, 4), slice(3, 5), (1, 1)), [[19, 15], [4, 0]])
     np.testing.assert_array_equal(cut(field, slice(0, 4), slice(0, 5), (0, 0)), field)

@@ -48,7 +48,7 @@ def test_thin_shapes_are_thin():
 
 
 @given(centre=st.tuples(st.floats(-80, 200), st.floats(-80, 200)), reach=st.floats(1, 60), side=st.integers(32, 128))
-def test_the_box_holds_the_circle(centre, reach, side):
+def test_the_box_contains_the_circle(centre, reach, side):
     rows, columns = box_around(centre, reach, side)
     y, x = np.mgrid[:side, :side]
     inside = np.hypot(x - centre[0], y - centre[1]) <= reach

@@ -96,7 +96,7 @@ def test_many_pictures_show_everything(many):
     assert any(any(picture.parents) for picture in many)
 
 
-def test_objects_stand_out_and_many_barely(many):
+def test_objects_have_varied_contrast(many):
     contrasts = []
     for picture in many:
         grey = picture.image.mean(axis=0)
@@ -110,6 +110,6 @@ def test_objects_stand_out_and_many_barely(many):
     assert (spread > 0.04).mean() > 0.95
 
 
-def test_a_side_without_room_is_refused():
+def test_too_small_a_side_is_rejected():
     with pytest.raises(ConfigError, match=r"^side: expected 32 pixels or more, got 31$"):
         make_picture(picture_generator(0, 0), 31)
