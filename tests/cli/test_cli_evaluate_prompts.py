@@ -6,24 +6,37 @@ import json
 from pathlib import Path
 
 import pytest
-from masam_cli import TINY, arrays, save
+from exported import PLAN
+from masam_cli import arrays, save
+from tiny import random_model
+
+from masam.preprocess.plan import Plan
+from masam.weights.card import ModelCard
+from masam.weights.model_file import save as save_model
 
 
 @pytest.fixture(scope="module")
-def prompted(dataset, tmp_path_factory) -> Path:
-    """A run folder of a model that was trained with prompts."""
-    from masam.cli import main
+def models(dataset, tmp_path_factory) -> tuple[Path, Path]:
+    """Random models whose cards state that they were trained with and without prompts."""
+    labels = json.loads((dataset / "dataset.json").read_text())["labels"]
+    plan = Plan.model_validate(PLAN.model_dump() | {"labels": labels})
+    folder = tmp_path_factory.mktemp("models")
+    for rate in (0.5, 0.0):
+        model = random_model(scale=0.5)
+        model.card = ModelCard(plan, training={"steps": 2, "prompt_rate": rate})
+        save_model(folder / f"{rate}.safetensors", model)
+    return folder / "0.5.safetensors", folder / "0.0.safetensors"
 
-    run = tmp_path_factory.mktemp("prompted") / "run"
-    words = ["train", str(dataset), "--out", str(run), "--epochs", "1", "--quiet", *TINY, "--set", "prompt_rate=0.5"]
-    assert main(words) == 0
-    return run
+
+@pytest.fixture
+def prompted(models) -> Path:
+    return models[0]
 
 
 @pytest.fixture
 def evaluate(masam, dataset, prompted):
     words = ("evaluate-prompts", dataset / "imagesTs", dataset / "labelsTs", "--labels", dataset, "--quiet")
-    return lambda *more: masam(*words, "--model", prompted, "--stride", 5, *more)
+    return lambda *more: masam(*words, "--model", prompted, "--stride", 3, *more)
 
 
 def test_a_table_a_record_and_a_curve(evaluate, tmp_path):
@@ -72,13 +85,14 @@ def test_a_model_is_required(masam, dataset):
     assert result.error == "error[USAGE]: Missing option '--model'; see masam evaluate-prompts --help"
 
 
-def test_what_is_given_must_fit(masam, dataset, prompted, trained, tmp_path):
+def test_what_is_given_must_fit(masam, dataset, models, tmp_path):
+    prompted, unprompted = models
     save(tmp_path / "labels/other.nii.gz", arrays()[1])
     for references, model, code, message in (
         (tmp_path / "labels", prompted, 3, f"{dataset / 'imagesTs'}: 1 of 1 references have no scan: other; give"),
         (
             dataset / "labelsTs",
-            trained,
+            unprompted,
             6,
             "the model was trained without prompts, so its response",
         ),
