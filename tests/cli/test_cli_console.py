@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from masam.cli import console
-from masam.cli.console import duration, listening, print_json, print_line, print_table, visible
+from masam.cli.console import duration, print_json, print_line, print_table, show_progress, visible
 
 
 def test_visible_leaves_words_alone_and_shows_control_characters():
@@ -20,7 +20,7 @@ def test_visible_leaves_words_alone_and_shows_control_characters():
 def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
     now = 100.0
     monkeypatch.setattr(console.time, "monotonic", lambda: now)
-    with listening() as progress:
+    with show_progress() as progress:
         progress.start("training", 1000)
         for second in range(1000):
             now = 100.0 + second
@@ -41,7 +41,7 @@ def test_times_as_people_say_them(seconds, text):
 
 
 def test_quiet_says_nothing(capsys):
-    with listening(quiet=True) as progress:
+    with show_progress(quiet=True) as progress:
         progress.start("training", 1)
         progress.advance("note")
         progress.say("line")
@@ -52,7 +52,7 @@ def test_a_terminal_gets_bars(monkeypatch):
     screen = io.StringIO()
     terminal = Console(file=screen, force_terminal=True, width=100)
     monkeypatch.setattr(console, "Console", lambda stderr: terminal)
-    with listening() as progress:
+    with show_progress() as progress:
         progress.start("windows", 3)
         progress.advance("loss [bold]0.1")
         time.sleep(0.3)  # the bars are drawn ten times a second

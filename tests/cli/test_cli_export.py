@@ -135,7 +135,7 @@ def test_the_official_format(masam, export, tmp_path):
     assert set(written) == set(expected)
     assert all(torch.equal(written[name], tensor) for name, tensor in expected.items())
     refused = export(ours, "--format", "reference", "--out", tmp_path / "x.pth", *base, "--merge")
-    assert (refused.code, "the official file holds no encoder; leave --merge" in refused.error) == (2, True)
+    assert (refused.code, "the official format contains no encoder; omit --merge" in refused.error) == (2, True)
 
 
 def test_a_model_that_stands_on_no_sam_file_has_no_official_format(export, trained, tmp_path):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from masam.cli.console import listening, print_json, print_line, print_table
+from masam.cli.console import print_json, print_line, print_table, show_progress
 from masam.cli.options import Json, Quiet
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def ablate(
     """Train every row of a table with every seed, score all on the same cases, and print the comparison."""
     from masam.ablation.run import prepare_ablation, run_ablation
 
-    with listening(quiet) as progress:
+    with show_progress(quiet) as progress:
         ablation = prepare_ablation(config, out, progress)
         if dry_run:
             cells = _list_cells(ablation, out, progress)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from masam.cli.console import listening, print_json, print_line
+from masam.cli.console import print_json, print_line, show_progress
 from masam.cli.options import Json, Quiet
 
 
@@ -25,7 +25,7 @@ def check(
     """Read every file of a data set and list all faults: pairing, grids, voxels, labels, duplicates."""
     from masam.cases.check import check_dataset
 
-    with listening(quiet) as progress:
+    with show_progress(quiet) as progress:
         result = check_dataset(dataset, progress, workers)
     if json:
         print_json(result.record())

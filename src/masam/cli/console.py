@@ -11,11 +11,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from masam.progress import Progress as Listener
-from masam.progress import Silent
+from masam.progress import Progress, Silent
 
 _LINE_INTERVAL_S = 30.0
 """Interval between progress lines if stderr is not a terminal."""
@@ -72,7 +72,7 @@ def duration(seconds: float) -> str:
 class _Bars:
     """Progress bars on stderr."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: RichProgress) -> None:
         self._progress = progress
         self._task: TaskID | None = None
 
@@ -114,7 +114,7 @@ class _Lines:
 
 
 @contextmanager
-def listening(quiet: bool = False) -> Iterator[Listener]:
+def show_progress(quiet: bool = False) -> Iterator[Progress]:
     """Show progress in this context: bars on a terminal, occasional lines elsewhere, nothing if ``quiet``."""
     console = Console(stderr=True)
     if quiet:
@@ -129,5 +129,5 @@ def listening(quiet: bool = False) -> Iterator[Listener]:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=console, transient=True) as progress:
+        with RichProgress(*columns, console=console, transient=True) as progress:
             yield _Bars(progress)

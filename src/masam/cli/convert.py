@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from masam.cli.console import listening, plural, print_json, print_line
+from masam.cli.console import plural, print_json, print_line, show_progress
 from masam.cli.options import Json, Quiet
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def relabel(
     from masam.convert.relabel import relabel_folder
 
     mapping = dict(_pair(change) for change in changes)
-    with listening(quiet) as progress:
+    with show_progress(quiet) as progress:
         written = relabel_folder(source, out, mapping, progress)
     if json:
         print_json({"written": [str(path) for path in written]})
@@ -158,7 +158,7 @@ def _convert(conversions: Sequence[Conversion], link: bool, partial: bool, json:
     """Make the data sets and print the results."""
     from masam.convert.conversion import convert
 
-    with listening(quiet) as progress:
+    with show_progress(quiet) as progress:
         results = convert(conversions, link=link, partial=partial, progress=progress)
     if json:
         print_json([result.record() for result in results])

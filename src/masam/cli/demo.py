@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from masam.cli.console import listening, plural, print_json, print_line, print_table
+from masam.cli.console import plural, print_json, print_line, print_table, show_progress
 from masam.cli.options import Json, Quiet, examples
 
 
@@ -28,7 +28,7 @@ def demo(
     """
     from masam.demo import run_demo
 
-    with listening(quiet) as progress:
+    with show_progress(quiet) as progress:
         results = run_demo(out, progress, only)
     if json:
         print_json(

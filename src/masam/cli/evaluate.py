@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from masam.cli.console import listening, plural, print_json, print_line, print_table
+from masam.cli.console import plural, print_json, print_line, print_table, show_progress
 from masam.cli.options import Json, Labels, Missing, Quiet, examples, labels_file, require_ending, require_writable
 
 
@@ -56,7 +56,7 @@ def evaluate(
         require_ending(out, ".json", ".csv")
         require_writable(out)
     predicted, expected = pair_single_cases(predictions, references)
-    with listening(quiet) as progress:
+    with show_progress(quiet) as progress:
         progress.start("cases", len(collect_cases(expected, "references")))
         evaluation = score(
             predicted,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from masam.cli.console import listening, plural, print_json, print_line, print_table
+from masam.cli.console import plural, print_json, print_line, print_table, show_progress
 from masam.cli.options import (
     Device,
     Json,
@@ -60,7 +60,7 @@ def evaluate_prompts(
     from masam.evaluation.prompted import evaluate_prompts as score
     from masam.predict.predictor import Predictor
 
-    with listening(quiet) as progress:
+    with show_progress(quiet) as progress:
         evaluation = score(
             Predictor(model, device=device, stride=stride, sam_checkpoint=sam_checkpoint),
             images,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from masam.cli.console import listening, print_json, print_line
+from masam.cli.console import print_json, print_line, show_progress
 from masam.cli.options import EmbedBase, Json, Licence, Quiet, SamCheckpoint, examples, require_new
 from masam.errors import ConfigError
 
@@ -50,7 +50,7 @@ def export(
     _require_extension(file_format, out)
     require_new(out)
     if file_format == "reference" and (merge or embed_base):
-        raise ConfigError("the official file holds no encoder; leave --merge and --embed-base out", where="--format")
+        raise ConfigError("the official format contains no encoder; omit --merge and --embed-base", where="--format")
     from masam.atomic import remove_stale
     from masam.weights.model_file import load
 
@@ -58,7 +58,7 @@ def export(
     loaded = load(model, sam_checkpoint)
     if licence is not None:
         loaded.card = replace(loaded.card, licence=licence)
-    with listening(quiet) as progress:
+    with show_progress(quiet) as progress:
         progress.say(f"writing {out} and comparing it with the model")
         exported = _write(file_format, loaded, out, merge=merge, embed_base=embed_base, sam_checkpoint=sam_checkpoint)
     has_plan = loaded.card.plan is not None

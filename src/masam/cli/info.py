@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from masam.cli.console import listening, print_json, print_line, print_table
+from masam.cli.console import print_json, print_line, print_table, show_progress
 from masam.cli.options import Json, examples
 
 
@@ -73,7 +73,7 @@ def _predict_memory(num_classes: int, image_size: int) -> dict[str, dict[str, fl
     from masam.training.memory import predict_memory
 
     record = {}
-    with listening() as progress:
+    with show_progress() as progress:
         progress.start("predicting memory", len(SIZES))
         for name, size in SIZES.items():
             spec = MasamSpec(size, num_classes, image_size)

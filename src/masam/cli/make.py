@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from masam.cli.console import listening, print_json, print_line
+from masam.cli.console import print_json, print_line, show_progress
 from masam.cli.options import Json, Quiet
 
 
@@ -37,7 +37,7 @@ def make(
 
     chosen = SYNTHETIC_SETS[name]
     train, test = chosen.train if train is None else train, chosen.test if test is None else test
-    with listening(quiet) as progress:
+    with show_progress(quiet) as progress:
         progress.say(f"writing {name}")
         chosen.write(out, train=train, test=test, seed=seed)
     roots = [str(out / part) for part in chosen.parts] or [str(out)]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from masam.cli.console import listening, print_json, print_line
+from masam.cli.console import print_json, print_line, show_progress
 from masam.cli.options import Json, Quiet, require_writable
 
 
@@ -52,7 +52,7 @@ def plan(
         raise ConfigError("expected --preview as well, the file to draw", where="--preview-config")
     config = TrainConfig() if preview_config is None else TrainConfig.from_yaml(preview_config)
     content = read_dataset(dataset)
-    with listening(quiet) as progress:
+    with show_progress(quiet) as progress:
         result = plan_dataset(content, progress, preset, memory)
         result.to_yaml(out)
         if preview is not None:

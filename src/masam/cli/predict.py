@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from masam.cli.console import listening, print_json, print_line
+from masam.cli.console import print_json, print_line, show_progress
 from masam.cli.options import Device, Json, Quiet, SamCheckpoint
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def predict(
         fill_holes=fill_holes or (),
     )
     require_modality(predictor.plan, is_video=are_videos, what=images)
-    with listening(quiet) as progress:
+    with show_progress(quiet) as progress:
         if are_videos:
             cohort = predict_videos(predictor, cases, out, progress, overlay=overlay)
         elif to_file:

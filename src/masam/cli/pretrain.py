@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from masam.cli.console import listening, print_json, print_line
+from masam.cli.console import print_json, print_line, show_progress
 from masam.cli.options import Json, Quiet
 from masam.cli.settings import parse_settings
 
@@ -55,7 +55,7 @@ def pretrain(
     pretrain_config = (
         settings if config is None else PretrainConfig.from_yaml(config).changed(settings, where="options")
     )
-    with listening(quiet) as progress:
+    with show_progress(quiet) as progress:
         result = run.pretrain(out, pretrain_config, resume=resume, progress=progress)
     if json:
         print_json({"run": str(out), "weights": str(result.folder.model), **result.facts()})

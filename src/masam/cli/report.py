@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from masam.cli.console import listening, plural, print_json, print_line
+from masam.cli.console import plural, print_json, print_line, show_progress
 from masam.cli.options import Json, Labels, Missing, Quiet, examples, labels_file, require_writable
 
 
@@ -48,7 +48,7 @@ def report(
     metrics = None if run is None else read_columns(run / "metrics.csv")
     if metrics == {}:
         raise InputError("expected a run folder with a metrics.csv", where=run, fix="check --run, or leave it out")
-    with listening(quiet) as progress:
+    with show_progress(quiet) as progress:
         evaluation = report_on(
             images,
             predictions,

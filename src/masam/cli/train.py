@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from masam.cli.console import listening, print_json, print_line
+from masam.cli.console import print_json, print_line, show_progress
 from masam.cli.options import Json, Quiet
 from masam.cli.settings import parse_number, parse_settings
 
@@ -89,7 +89,7 @@ def train(
     chosen_plan = None if plan is None else Plan.from_yaml(plan)
     # With several processes only the first one prints.
     is_first = find_process_rank(os.environ).is_first
-    with listening(quiet or not is_first) as progress:
+    with show_progress(quiet or not is_first) as progress:
         if fold == _ALL_FOLDS:
             results = run.train_folds(dataset, out, train_config, plan=chosen_plan, resume=resume, progress=progress)
         else:

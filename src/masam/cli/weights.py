@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from masam.cli.console import listening, print_json, print_line, print_table
+from masam.cli.console import print_json, print_line, print_table, show_progress
 from masam.cli.options import EmbedBase, Json, Licence, Quiet, examples, require_ending, require_writable
 
 Name = Annotated[str, typer.Argument(help="Name of published weights, such as sam-vit-b.")]
@@ -63,7 +63,7 @@ def get(
     """Download weights, verify them, and print their path. Existing files are not downloaded again."""
     from masam.weights import cache
 
-    with listening(quiet) as progress:
+    with show_progress(quiet) as progress:
         file = cache.get(name, progress=progress, offline=offline, sha256=sha256)
     if json:
         print_json(_record(name, "yes"))
@@ -81,7 +81,7 @@ def verify(
     """Verify the hashes of downloaded weights again."""
     from masam.weights import cache
 
-    with listening(quiet) as progress:
+    with show_progress(quiet) as progress:
         result = cache.verify(names or (), progress=progress)
     if json:
         failed = {name: str(error) for name, error in result.failed.items()}
