@@ -99,13 +99,6 @@ def round_loss(
     """Return the loss of one round.
 
     The best of the three masks counts for the first prompt; the single mask counts for a box and for several prompts.
-
-    Args:
-        out: Output of ``Sam.decode_all``.
-        masks: The objects.
-        config: Configuration with the weights.
-        is_first: Whether this is the first prompt.
-        by_box: Whether the first prompt was a box.
     """
     losses = mask_losses(out.logits, pool_masks(masks, out.logits.shape[-1]), config)
     iou = mask_iou(predicted_masks(out.logits.detach(), masks.shape[-1]), masks)

@@ -69,11 +69,6 @@ class PretrainState:
     scores: dict[str, float]
     pending: Sequence[PretrainStep]
 
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> PretrainState:
-        """Create the state from the values in ``state.json``."""
-        return cls(**{**record, "pending": [PretrainStep(*report) for report in record["pending"]]})
-
 
 def pretrain(
     out: Path | str,
@@ -160,7 +155,7 @@ class _Session:
     def restore(self) -> None:
         """Return to the saved state."""
         loop = self.loop
-        state = load_checkpoint(self.folder.root, loop.modules, loop.optimizer.adamw, PretrainState.from_record)
+        state = load_checkpoint(self.folder.root, loop.modules, loop.optimizer.adamw, PretrainState, PretrainStep)
         loop.step, self.scores, self._pending = state.step, dict(state.scores), list(state.pending)
         self.folder.drop_metrics_after(loop.step)
 

@@ -21,11 +21,6 @@ def score_prompts(sam: Sam, config: PretrainConfig, device: torch.device) -> dic
 
     Pictures and first prompts do not depend on the model. The pictures are normalised as SAM does.
 
-    Args:
-        sam: The model.
-        config: Configuration of the run.
-        device: Device of the model.
-
     Returns:
         ``miou_box`` for a tight box, ``miou_click`` for a click in the centre, ``miou_3_clicks`` after two corrections.
     """

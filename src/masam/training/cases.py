@@ -54,11 +54,6 @@ def predict_case(
 ) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.bool_] | None]:
     """Predict a labelled case.
 
-    Args:
-        predictor: Model and settings.
-        case: Case with labels.
-        progress: Gets the number of video frames without a label.
-
     Returns:
         Predicted label values, reference label values of the same shape, and where the reference is unknown.
 

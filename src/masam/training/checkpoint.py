@@ -28,11 +28,7 @@ State = TypeVar("State")
 
 
 def find_checkpoint(root: Path) -> Path | None:
-    """Return the folder of the complete state of a run, or None.
-
-    Args:
-        root: The run folder.
-    """
+    """Return the folder of the complete state of a run, or None."""
     # After a crash between two renames the complete state has one of the other names; the newer one comes first.
     candidates = (root / name for name in ("last", "last.new", "last.old"))
     return next((folder for folder in candidates if (folder / _STATE).is_file()), None)
@@ -71,7 +67,8 @@ def load_checkpoint(
     root: Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    build_state: Callable[[dict[str, Any]], State],
+    state_type: Callable[..., State],
+    report_type: Callable[..., Any],
     unchanged: Iterable[str] = (),
 ) -> State:
     """Restore a model and its optimiser from a saved state.
@@ -80,11 +77,10 @@ def load_checkpoint(
         root: The run folder.
         model: The model.
         optimizer: The optimiser of its parameters.
-        build_state: Creates the state from the plain values that were saved.
+        state_type: Data class of the saved values; its field ``pending`` is a list of reports. Values that older files
+            lack have defaults.
+        report_type: Named tuple of a report.
         unchanged: Names of weights that training does not change and the state may lack.
-
-    Returns:
-        The result of ``build_state``.
 
     Raises:
         InputError: The folder contains no saved state.
@@ -98,7 +94,8 @@ def load_checkpoint(
         version = record.pop("version")
         if version != STATE_VERSION:
             raise ModelError(f"expected state version {STATE_VERSION}, got {version}", where=folder)
-        state = build_state(record)
+        record["pending"] = [report_type(*report) for report in record["pending"]]
+        state = state_type(**record)
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError("the state file is damaged", where=folder / _STATE) from error
     weights, current = read_tensors(folder / _WEIGHTS, ours=True)[0], model.state_dict()

@@ -16,12 +16,7 @@ def has_clicks(prompts: Prompts) -> bool:
 
 
 def pad_clicks(prompts: Prompts, clicks: int) -> Prompts:
-    """Add empty entries for further clicks on each slice.
-
-    Args:
-        prompts: Prompts of some windows.
-        clicks: Number of entries to add.
-    """
+    """Add empty entries for further clicks on each slice."""
     windows, slices, _ = prompts.point_labels.shape
     return prompts._replace(
         points=torch.cat([prompts.points, torch.zeros(windows, slices, clicks, 2)], dim=2),

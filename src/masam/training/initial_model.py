@@ -1,4 +1,7 @@
-"""The model that a run starts from: a new one with SAM's weights, or a trained one, to which classes are added."""
+"""The model that a run starts from: a new one with SAM's weights, or a trained one, to which classes are added.
+
+The argument ``init`` names a trained model: a run folder or a model file.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +33,7 @@ _OPTIONS = tuple(entry.name for entry in fields(ModelOptions))
 
 
 def build_model(config: TrainConfig, plan: Plan, device: torch.device) -> Masam:
-    """Return the initial model of a run on the CPU, with frozen and trainable parameters set.
-
-    Args:
-        config: Configuration.
-        plan: Preprocessing plan.
-        device: Device that the model will be trained on.
+    """Return the initial model of a run, on the CPU, with frozen and trainable parameters set; it will train on ``device``.
 
     Raises:
         ConfigError: Settings contradict each other or the model to start from.
@@ -55,11 +53,6 @@ def build_model(config: TrainConfig, plan: Plan, device: torch.device) -> Masam:
 
 def shape_to_continue(settings: ModelSettings, init: str, plan: Plan) -> Masam:
     """Return the model that a run starts from, with added classes and without weights.
-
-    Args:
-        settings: Model settings of the run.
-        init: Trained model: a run folder or a model file.
-        plan: Plan of the run.
 
     Raises:
         ConfigError: The plan lacks a class of the model.
@@ -86,11 +79,6 @@ def content_of_init(init: str) -> str:
 
 def require_start(config: TrainConfig, plan: Plan, device: torch.device) -> None:
     """Refuse, before the data are prepared, what cannot be trained; only the header of a trained model is read.
-
-    Args:
-        config: Configuration.
-        plan: Preprocessing plan.
-        device: Device that the model will be trained on.
 
     Raises:
         ConfigError: Settings contradict each other or the model to start from.
@@ -122,10 +110,6 @@ def require_start(config: TrainConfig, plan: Plan, device: torch.device) -> None
 
 def plan_to_continue(init: str, dataset: CaseFolder) -> Plan:
     """Return the plan of a trained model for another data set: same preprocessing, name and labels of the data set.
-
-    Args:
-        init: Trained model: a run folder or a model file.
-        dataset: Data set.
 
     Raises:
         ConfigError: The data set has another number of channels.

@@ -35,14 +35,7 @@ class StopFlag:
 
     @staticmethod
     def error(signal_number: int, step: int, total_steps: int, state: Path) -> StoppedError:
-        """Return the error that ends a stopped run.
-
-        Args:
-            signal_number: The signal.
-            step: Completed steps.
-            total_steps: Steps of the whole run.
-            state: Folder of the saved state.
-        """
+        """Return the error that ends a stopped run."""
         what = f"stopped after step {step} of {total_steps}, the state is in {state}"
         return StoppedError(signal_number, what, fix="continue with --resume")
 

@@ -7,8 +7,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -129,22 +129,15 @@ class _Mlflow:
         # An unreachable server must not delay training for long.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         import mlflow
-        from mlflow.exceptions import MlflowException
 
-        self._failure: type[Exception] = MlflowException
         self._progress = progress
         self._client: Any = None
-        self._run = ""
-        try:
+        with self._disable_on_failure():
             self._client = mlflow.MlflowClient()
             self._run = self._find_run(root / _MLFLOW_FILE) or self._create_run(root, config)
-        except MlflowException as error:
-            self._disable(error)
 
     def write(self, row: Row) -> None:
         """Send a row."""
-        if self._client is None:
-            return
         from mlflow.entities import Metric
 
         now, step = round(1000 * time.time()), int(row["step"])
@@ -153,19 +146,15 @@ class _Mlflow:
             for key, value in row.items()
             if key != "step" and math.isfinite(value)
         ]
-        try:
-            self._client.log_batch(self._run, metrics=metrics)
-        except self._failure as error:
-            self._disable(error)
+        if self._client is not None:
+            with self._disable_on_failure():
+                self._client.log_batch(self._run, metrics=metrics)
 
     def end(self, *, succeeded: bool) -> None:
         """Set the final status of the run."""
-        if self._client is None:
-            return
-        try:
-            self._client.set_terminated(self._run, "FINISHED" if succeeded else "FAILED")
-        except self._failure as error:
-            self._disable(error)
+        if self._client is not None:
+            with self._disable_on_failure():
+                self._client.set_terminated(self._run, "FINISHED" if succeeded else "FAILED")
 
     def _find_run(self, file: Path) -> str | None:
         """Return the id of the run that an earlier process of the same run created."""
@@ -190,10 +179,16 @@ class _Mlflow:
             self._client.log_batch(run, params=params[first : first + _MOST_PARAMS])
         return run
 
-    def _disable(self, error: Exception) -> None:
-        self._client = None
-        reason = " ".join(str(error).split())[:200]
-        self._progress.say(f"warning: MLflow failed, the run continues without it ({reason})")
+    @contextmanager
+    def _disable_on_failure(self) -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            self._client = None
+            reason = " ".join(str(error).split())[:200]
+            self._progress.say(f"warning: MLflow failed, the run continues without it ({reason})")
 
 
 def _allowed_name(name: str) -> str:

@@ -102,13 +102,7 @@ def part_of_loss(part: LossSums, batch: LossSums, **weights: float) -> Float[Ten
 
 
 def segmentation_loss(logits: Float[Tensor, "N K H W"], labels: LabelMaps, **weights: float) -> LossParts:
-    """Return the loss of a batch.
-
-    Args:
-        logits: [N, K, H, W].
-        labels: [N, H, W] in 0..K-1, or ``IGNORE_INDEX``.
-        **weights: Weights of :func:`loss_of`.
-    """
+    """Return the loss of a batch."""
     return loss_of(loss_sums(logits, labels), **weights)
 
 

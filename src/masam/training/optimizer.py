@@ -72,10 +72,6 @@ class GuardedAdamW:
     def require_not_diverged(self, step: int, samples: str = "") -> None:
         """Refuse to continue after too many skipped steps.
 
-        Args:
-            step: Number of the last step.
-            samples: Description of its samples, for the message.
-
         Raises:
             DivergedError: The limit of consecutive skipped steps is reached.
         """

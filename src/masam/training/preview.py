@@ -53,12 +53,6 @@ class PreviewRow(NamedTuple):
 def draw_preview(dataset: CaseFolder, plan: Plan, config: TrainConfig, progress: Progress) -> bytes:
     """Draw 16 augmented training samples with their labels.
 
-    Args:
-        dataset: Data set.
-        plan: Preprocessing plan.
-        config: Configuration with augmentation and seed.
-        progress: Progress listener.
-
     Returns:
         A PNG file.
 

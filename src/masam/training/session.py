@@ -13,12 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from masam.cases.folder import Case
 from masam.errors import InputError, some_of
 from masam.model.masam import Masam
 from masam.preprocess.cache import PreparedCase
-from masam.preprocess.plan import Plan
-from masam.progress import Progress
 from masam.training.budget import Budget
 from masam.training.checkpoint import (
     changed_names,
@@ -27,43 +24,16 @@ from masam.training.checkpoint import (
     save_checkpoint,
     trained_weights,
 )
-from masam.training.config import TrainConfig
 from masam.training.dataset import WindowSamples
 from masam.training.initial_model import STARTED_FROM
 from masam.training.interrupt import StopFlag
 from masam.training.logs import LOG_STEPS, SAVE_SECONDS, Logs, mean_of_steps
 from masam.training.loop import Loop, StepReport
-from masam.training.processes import ProcessGroup
-from masam.training.run_folder import RunFolder
+from masam.training.setup import RunContext, RunSetup
 from masam.training.sharding import gather_full_tensor
 from masam.training.validate import mean_scores, score_cases
 from masam.weights.model_file import write_model
 from masam.weights.tensors import write_tensors
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """What a run is based on, in one of its processes.
-
-    Attributes:
-        folder: The run folder.
-        plan: Preprocessing plan.
-        config: Configuration.
-        validation: Validation cases; empty for no validation.
-        device: Device of this process.
-        group: Processes of the run.
-        progress: Progress listener; silent in all processes but the first.
-        started: Start of this process's work, by ``time.monotonic``.
-    """
-
-    folder: RunFolder
-    plan: Plan
-    config: TrainConfig
-    validation: Sequence[Case]
-    device: torch.device
-    group: ProcessGroup
-    progress: Progress
-    started: float
 
 
 @dataclass(frozen=True)
@@ -94,11 +64,6 @@ class RunState:
     worse: int = 0
     init: str | None = None
 
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> RunState:
-        """Create the state from the values in ``state.json``; older files lack the last keys."""
-        return cls(**{**record, "pending": [StepReport(*report) for report in record["pending"]]})
-
 
 class _Decision(NamedTuple):
     """What all processes do after a step."""
@@ -112,9 +77,11 @@ class Session:
     """The part of one process in a run.
 
     Args:
-        context: What the run is based on.
+        context: The run.
+        setup: Plan and split of the run.
         model: The model, on its device.
         samples: All windows of the run.
+        started: Start of this process's work, by ``time.monotonic``.
 
     Attributes:
         loop: The training loop.
@@ -125,8 +92,11 @@ class Session:
         ConfigError: Settings contradict each other or the number of processes.
     """
 
-    def __init__(self, context: RunContext, model: Masam, samples: WindowSamples) -> None:
+    def __init__(
+        self, context: RunContext, setup: RunSetup, model: Masam, samples: WindowSamples, started: float
+    ) -> None:
         self.context, self.config, self.group = context, context.config, context.group
+        self.plan, self.validation = setup.plan, setup.validation
         self.loop = Loop(model, samples, context.config, context.device, context.group, self._keep_bad_step)
         self.dataset = hash_cases(samples.cases)
         self.best_dice: float | None = None
@@ -134,7 +104,7 @@ class Session:
         self._pending: list[StepReport] = []
         self._saved_at = time.monotonic()
         # Start of the whole run, if earlier processes had run without interruption.
-        self._started = context.started
+        self._started = started
         self._budget = None if self.config.max_hours is None else Budget(self.config.max_hours * 3600)
 
     @property
@@ -157,7 +127,7 @@ class Session:
         """
         folder, model = self.context.folder, self.loop.model
         unchanged = set(model.state_dict()) - changed_names(model)
-        state = load_checkpoint(folder.root, model, self.loop.optimizer.adamw, RunState.from_record, unchanged)
+        state = load_checkpoint(folder.root, model, self.loop.optimizer.adamw, RunState, StepReport, unchanged)
         for is_same, what, where in (
             (state.dataset == self.dataset, "the training cases, their preprocessing or the split have", folder.root),
             (state.init == self._init, "the model that the run started from has", self.config.model.init),
@@ -209,7 +179,7 @@ class Session:
                     raise stop.error(decision.stop_signal, report.step, loop.total_steps, self.context.folder.last)
             logs.write(self._flush() if self._pending else {})
             # Inside the block, so that a signal does not interrupt the writing of the result.
-            if not self.context.validation or self.best_dice is None:
+            if not self.validation or self.best_dice is None:
                 self._save_model(None)
             self.save_state()
 
@@ -243,7 +213,7 @@ class Session:
         return self.loop.step % every == 0 or self.loop.step == self.loop.total_steps
 
     def _is_validation_due(self) -> bool:
-        if not self.context.validation:
+        if not self.validation:
             return False
         step, every = self.loop.step, self.config.validate_every
         starts_interval = self.loop.epoch_of(step) // every > self.loop.epoch_of(step - 1) // every
@@ -285,15 +255,15 @@ class Session:
         is_joint = self.config.sharing == "fsdp" and group.size > 1
         scores = score_cases(
             self.loop.model,
-            run.plan,
-            run.validation if is_joint else run.validation[group.rank :: group.size],
+            self.plan,
+            self.validation if is_joint else self.validation[group.rank :: group.size],
             device=str(run.device),
             precision=self.config.precision,
-            stride=self.config.validation_stride or run.plan.window,
+            stride=self.config.validation_stride or self.plan.window,
             progress=run.progress,
         )
         all_scores = scores if is_joint else [case for part in group.gather(scores) for case in part]
-        means = mean_scores(run.plan, all_scores)
+        means = mean_scores(self.plan, all_scores)
         present = [dice for dice in means.values() if not math.isnan(dice)]
         mean = sum(present) / len(present) if present else 0.0
         run.progress.say(f"step {self.loop.step}: validation Dice {mean:.4f}")
@@ -304,7 +274,7 @@ class Session:
         return {"validation_dice": mean, **{f"dice.{name}": dice for name, dice in means.items()}}
 
     def _save_model(self, dice: float | None) -> None:
-        model, plan = self.loop.model, self.context.plan
+        model, plan = self.loop.model, self.plan
         facts = {**model.card.training, "steps": self.loop.step, "validation_dice": dice, "dataset": plan.name}
         if self.config.prompt_rate > 0:
             # Prediction with prompts requires a model that was trained with them.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from masam.cases.folder import Case, CaseFolder, Split, make_splits, read_dataset, read_splits, write_splits
 from masam.errors import ConfigError, InputError
 from masam.preprocess.cache import PreparedCase, prepare_cases
@@ -12,10 +14,36 @@ from masam.preprocess.plan import Plan
 from masam.progress import Progress
 from masam.training.cases import are_videos, labelled_loader, preparation_of
 from masam.training.config import TrainConfig
-from masam.training.initial_model import plan_to_continue
+from masam.training.initial_model import plan_to_continue, require_start
+from masam.training.logs import require_logs
 from masam.training.planning import plan_dataset
 from masam.training.processes import ProcessGroup
 from masam.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """A run as the caller requested it, in one of its processes.
+
+    Attributes:
+        dataset: Data set folder.
+        folder: Run folder.
+        config: Configuration.
+        plan: Preprocessing plan; None to derive it from the data.
+        resume: Continue the run in the folder.
+        device: Device of this process.
+        group: Processes of the run.
+        progress: Progress listener; silent in all processes but the first.
+    """
+
+    dataset: Path
+    folder: RunFolder
+    config: TrainConfig
+    plan: Plan | None
+    resume: bool
+    device: torch.device
+    group: ProcessGroup
+    progress: Progress
 
 
 @dataclass(frozen=True)
@@ -26,7 +54,7 @@ class RunSetup:
         plan: Preprocessing plan.
         case_ids: All training cases of the data set.
         training: Cases to train on.
-        validation: Cases to validate on.
+        validation: Cases to validate on; empty for no validation.
         splits: All folds.
     """
 
@@ -48,36 +76,36 @@ class RunSetup:
             write_splits(folder.root / "splits.json", self.splits, self.case_ids)
 
 
-def set_up(root: Path, config: TrainConfig, plan: Plan | None, progress: Progress) -> RunSetup:
-    """Read a data set and determine plan and split of a run.
-
-    Args:
-        root: Data set folder.
-        config: Configuration.
-        plan: Preprocessing plan; None derives it.
-        progress: Progress listener.
+def set_up(run: RunContext) -> RunSetup:
+    """Read the data set and determine plan and split, after all checks that need no prepared data.
 
     Raises:
-        InputError: The data set or a case is refused.
-        ConfigError: The plan is for another data set, or the fold does not exist.
+        InputError: The data set or a case is refused, or the folder contains another run.
+        ConfigError: The plan is for another data set, the fold does not exist, or the settings are contradictory.
+        ModelError: The model to start from is damaged.
+        ResourceError: MLflow is requested but not installed.
     """
-    dataset = read_dataset(root)
+    if not run.resume:
+        run.folder.require_free()
+    require_logs(run.config)
+    dataset, plan = read_dataset(run.dataset), run.plan
     if plan is None:
-        plan = derive_plan(dataset, config, progress)
+        plan = derive_plan(dataset, run.config, run.progress)
     elif plan.labels != dataset.labels.to_mapping():
         raise ConfigError(
             f"the plan has the classes {plan.labels}, dataset.json has {dataset.labels.to_mapping()}",
-            where=root,
+            where=run.dataset,
             fix="give the plan of this data set",
         )
     if (plan.modality == "video") != are_videos(dataset.training):
         kinds = ("videos", "volumes") if plan.modality == "video" else ("volumes", "videos")
         raise ConfigError(
             f"the plan is for {kinds[0]}, the data set contains {kinds[1]}",
-            where=root,
+            where=run.dataset,
             fix="give the plan of this data set",
         )
-    return RunSetup(plan, [case.id for case in dataset.training], *split_cases(dataset, config))
+    require_start(run.config, plan, run.device)
+    return RunSetup(plan, [case.id for case in dataset.training], *split_cases(dataset, run.config))
 
 
 def derive_plan(dataset: CaseFolder, config: TrainConfig, progress: Progress) -> Plan:
@@ -119,30 +147,24 @@ def split_cases(dataset: CaseFolder, config: TrainConfig) -> tuple[list[Case], l
     return [by_id[case] for case in split["train"]], [by_id[case] for case in split["val"]], splits
 
 
-def prepare_training_cases(setup: RunSetup, cache: Path, group: ProcessGroup, progress: Progress) -> list[PreparedCase]:
+def prepare_training_cases(run: RunContext, setup: RunSetup) -> list[PreparedCase]:
     """Preprocess and cache the training cases, distributed over the processes of the run.
-
-    Args:
-        setup: Plan and split.
-        cache: Folder of the cached cases.
-        group: Processes of the run.
-        progress: Progress listener.
 
     Raises:
         InputError: A case is refused.
         ResourceError: The cache cannot be written.
     """
-    cases = setup.training[group.rank :: group.size]
-    progress.start("preparing cases", len(cases))
-    prepared = group.run_on_all_processes(
+    cases = setup.training[run.group.rank :: run.group.size]
+    run.progress.start("preparing cases", len(cases))
+    prepared = run.group.run_on_all_processes(
         lambda: prepare_cases(
             cases,
-            labelled_loader(setup.plan, progress),
+            labelled_loader(setup.plan, run.progress),
             preparation_of(setup.plan),
             setup.plan.scheme,
-            cache,
-            lambda case: progress.advance(case.id),
+            run.folder.root.parent / "prepared",
+            lambda case: run.progress.advance(case.id),
         )
     )
-    by_id = {case.case_id: case for part in group.gather(prepared) for case in part}
+    by_id = {case.case_id: case for part in run.group.gather(prepared) for case in part}
     return [by_id[case.id] for case in setup.training]

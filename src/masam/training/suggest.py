@@ -38,11 +38,6 @@ def suggest(plan: Plan, memory_bytes: int, progress: Progress | None = None) -> 
 
     A size that fits only with checkpointing is preferred to a smaller one that fits without.
 
-    Args:
-        plan: Plan with image size, window, classes and channels.
-        memory_bytes: Available memory.
-        progress: Progress listener.
-
     Raises:
         ConfigError: The smallest model does not fit.
     """

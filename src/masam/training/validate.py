@@ -29,15 +29,6 @@ def score_cases(
 ) -> list[list[float]]:
     """Predict cases and compute their Dice.
 
-    Args:
-        model: Model to validate; it is in evaluation mode afterwards.
-        plan: Preprocessing plan.
-        cases: Cases with labels.
-        device: Device of the model.
-        precision: Number format.
-        stride: Slices from one window to the next.
-        progress: Progress listener.
-
     Returns:
         Dice of each foreground class for each case; NaN for a class that is absent from both masks.
     """

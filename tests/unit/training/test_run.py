@@ -235,7 +235,7 @@ def test_all_folds_train_one_after_the_other_and_go_on(dataset, tmp_path):
     assert [result.folder.read_settings()[1].fold for result in results] == [0, 1, 2]
     assert_same_run(results[1].folder, train(dataset, tmp_path / "alone", config(epochs=1, fold=1), plan=PLAN).folder)
     with pytest.raises(
-        ModelError, match="expected one model, got a folder of 3 folds; name one of them, such as fold_0"
+        ModelError, match="expected one model, got a folder of 3 folds; give one of them, such as fold_0"
     ):
         load(out)
     scan = dataset / "imagesTr" / "case0_0000.nii.gz"

@@ -37,7 +37,7 @@ def save(folder, model, optimizer, state):
 
 def restore(folder, model, optimizer):
     unchanged = set(model.state_dict()) - changed_names(model)
-    return load_checkpoint(folder.root, model, optimizer, RunState.from_record, unchanged)
+    return load_checkpoint(folder.root, model, optimizer, RunState, StepReport, unchanged)
 
 
 def trained(seed, steps=2, everything=False):
