@@ -33,7 +33,7 @@ _OPTIONS = tuple(entry.name for entry in fields(ModelOptions))
 
 
 def build_model(config: TrainConfig, plan: Plan, device: torch.device) -> Masam:
-    """Return the initial model of a run, on the CPU, with frozen and trainable parameters set; it will train on ``device``.
+    """Return the initial model of a run, on the CPU; ``device`` is the one that it will be trained on.
 
     Raises:
         ConfigError: Settings contradict each other or the model to start from.
