@@ -65,6 +65,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return LINK.sub(rewrite, markdown)
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Show the Sphinx roles of docstrings, such as ``:func:`name```, as code."""
+    return re.sub(r":(?:attr|class|data|exc|func|meth|mod):<code>~?", "<code>", html)
+
+
 def _outside_links(origin: str, text: str) -> set[str]:
     """Return the repository paths outside ``docs`` that a text links to."""
     paths = {_resolve(origin, target) for target in LINK.findall(text)}
