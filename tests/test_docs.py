@@ -244,6 +244,23 @@ def test_error_page_has_every_kind_with_its_exit_code():
     assert written == {"-": "0", "BUG": "1", "USAGE": "2", "STOPPED": "130, 143"} | kinds
 
 
+def test_error_page_quotes_messages_of_the_code():
+    texts = set()
+    for source in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "..." for part in node.values]
+                texts.add("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.add(node.value)
+    page = (DOCS / "how-to/read-the-errors.md").read_text("utf-8")
+    for heading in re.findall(r"^\*\*(.*?)\*\*", page, re.DOTALL | re.MULTILINE):
+        for quote in re.findall(r"`([^`]+)`", heading):
+            # Numbers and ... stand for values that the message states.
+            for part in re.split(r"\.\.\.|\d+", " ".join(quote.split())):
+                assert any(part.strip() in text for text in texts), f"no message contains {part.strip()!r}"
+
+
 def test_python_page_has_every_public_name_with_its_signature():
     found = sections(DOCS / "reference/python.md")
     assert {heading.removeprefix("masam.") for heading in found if heading.startswith("masam.")} == set(masam.__all__)
