@@ -34,7 +34,7 @@ def test_a_second_process_is_refused_and_a_killed_one_holds_nothing(tmp_path):
     run = tmp_path / "run"
     with hold(run) as holder:
         for _ in range(10):
-            with pytest.raises(ResourceError, match=f"another process trains into this folder .pid {holder.pid} on "):
+            with pytest.raises(ResourceError, match=f"another process is writing to this folder .pid {holder.pid} on "):
                 locked(run).__enter__()
         assert (run / LOCK_FILE).exists(), "refused processes do not change the file"
         holder.send_signal(signal.SIGKILL)

@@ -73,7 +73,7 @@ def test_training_is_stopped_twice_resumed_twice_and_held_alone(masam, dataset, 
     second = masam("train", dataset, "--out", run, *TINY)
     assert second.code == 5
     assert second.error.startswith(
-        f"error[RESOURCE]: {run}: another process trains into this folder (pid {first.pid} on "
+        f"error[RESOURCE]: {run}: another process is writing to this folder (pid {first.pid} on "
     )
     first.send_signal(signal.SIGINT)
     stopped = finish(first)

@@ -65,7 +65,7 @@ def _acquire(lock: FileLock, file: Path) -> None:
         with contextlib.suppress(OSError):  # Windows does not let others read a locked file
             holder = file.read_text("utf-8", "replace").strip()
         raise ResourceError(
-            f"another process trains into this folder ({holder or 'it has just started'})",
+            f"another process is writing to this folder ({holder or 'it has just started'})",
             where=file.parent,
             fix="wait for it, stop it, or choose another --out",
         ) from None
