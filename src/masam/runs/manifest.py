@@ -37,7 +37,7 @@ def build_manifest(kind: str, *, started: datetime | None = None, **facts: Any) 
             without names of patients.
     """
     now = datetime.now(UTC)
-    manifest = {
+    return {
         "kind": kind,
         "masam": masam.__version__,
         "python": platform.python_version(),
@@ -49,9 +49,8 @@ def build_manifest(kind: str, *, started: datetime | None = None, **facts: Any) 
         "started_utc": _utc(started or now),
         "finished_utc": _utc(now),
         "command": [_without_folders(argument) for argument in sys.argv],
+        **{name: _plain(value) for name, value in facts.items()},
     }
-    plain = {name: _plain(value) for name, value in facts.items()}
-    return {**manifest, **plain}
 
 
 def write_manifest(path: Path | str, manifest: Mapping[str, Any]) -> None:
