@@ -21,7 +21,9 @@ from masam.model.spec import MasamSpec
 from masam.preprocess.plan import Plan
 from masam.training.config import TrainConfig
 from masam.training.initial_model import build_model, content_of_init, require_start, shape_to_continue
+from masam.training.loop import require_divisible
 from masam.training.memory import predict_memory
+from masam.training.setup import require_plan
 from masam.weights.card import Base
 from masam.weights.model_file import AUTO_SIZE, read_base
 from masam.windows import plan_windows
@@ -98,22 +100,13 @@ def apply_changes(config: TrainConfig, plan: Plan, changes: Mapping[str, object]
 
 def _check(config: TrainConfig, plan: Plan, table: AblationConfig, data: AblationData) -> None:
     """Refuse settings that training or prediction would refuse later."""
-    labels = data.dataset.labels.to_mapping()
-    if plan.labels != labels:
-        raise ConfigError(f"the plan has the classes {plan.labels}, dataset.json has {labels}", where="plan.labels")
+    require_plan(plan, data.dataset, where="plan")
     if len(plan.channels) != len(data.dataset.channel_names):
         raise ConfigError(
             f"expected {len(data.dataset.channel_names)} channels, as in dataset.json, got {len(plan.channels)}",
             where="plan.channels",
         )
-    if (plan.modality == "video") != data.holds_videos:
-        kinds = ("videos", "volumes") if data.holds_videos else ("volumes", "videos")
-        raise ConfigError(f"expected a plan for {kinds[0]}, got one for {kinds[1]}", where="plan.modality")
-    if config.batch_windows % config.micro_batch_windows:
-        raise ConfigError(
-            f"expected a divisor of batch_windows = {config.batch_windows}, got {config.micro_batch_windows}",
-            where="micro_batch_windows",
-        )
+    require_divisible(config, processes=1)
     require_start(config, plan, choose_device(config.device))
     plan_windows(1, plan.window, table.stride)
     for fold in table.folds or (config.fold,):

@@ -81,7 +81,7 @@ class Loop:
         self.model, self.samples, self.config, self.device = model, samples, config, device
         self.group = group or ProcessGroup(ProcessRank())
         self.on_bad_step = on_bad_step
-        _require_divisible(config, self.group.size)
+        require_divisible(config, self.group.size)
         self.step = 0
         self.total_steps = self._planned_steps = math.ceil(config.epochs * samples.per_epoch / config.batch_windows)
         self.schedule = self._schedule()
@@ -241,7 +241,12 @@ class Loop:
         return loss_sums(logits.flatten(0, 1), labels.flatten(0, 1))
 
 
-def _require_divisible(config: TrainConfig, processes: int) -> None:
+def require_divisible(config: TrainConfig, processes: int) -> None:
+    """Refuse batches that cannot be divided among processes and micro-batches.
+
+    Raises:
+        ConfigError: ``batch_windows`` is not a multiple, or ``precision`` does not work with ``sharing``.
+    """
     if config.batch_windows % (config.micro_batch_windows * processes):
         raise ConfigError(
             f"expected a divisor of batch_windows = {config.batch_windows}, got {config.micro_batch_windows}"

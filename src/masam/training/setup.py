@@ -91,21 +91,24 @@ def set_up(run: RunContext) -> RunSetup:
     dataset, plan = read_dataset(run.dataset), run.plan
     if plan is None:
         plan = derive_plan(dataset, run.config, run.progress)
-    elif plan.labels != dataset.labels.to_mapping():
-        raise ConfigError(
-            f"the plan has the classes {plan.labels}, dataset.json has {dataset.labels.to_mapping()}",
-            where=run.dataset,
-            fix="give the plan of this data set",
-        )
-    if (plan.modality == "video") != are_videos(dataset.training):
-        kinds = ("videos", "volumes") if plan.modality == "video" else ("volumes", "videos")
-        raise ConfigError(
-            f"the plan is for {kinds[0]}, the data set contains {kinds[1]}",
-            where=run.dataset,
-            fix="give the plan of this data set",
-        )
+    require_plan(plan, dataset, where=run.dataset)
     require_start(run.config, plan, run.device)
     return RunSetup(plan, [case.id for case in dataset.training], *split_cases(dataset, run.config))
+
+
+def require_plan(plan: Plan, dataset: CaseFolder, where: object) -> None:
+    """Refuse a plan for another data set; errors name ``where``.
+
+    Raises:
+        ConfigError: Classes or the kind of the cases differ.
+    """
+    fix = "give the plan of this data set"
+    labels = dataset.labels.to_mapping()
+    if plan.labels != labels:
+        raise ConfigError(f"the plan has the classes {plan.labels}, dataset.json has {labels}", where=where, fix=fix)
+    if (plan.modality == "video") != are_videos(dataset.training or dataset.test):
+        kinds = ("videos", "volumes") if plan.modality == "video" else ("volumes", "videos")
+        raise ConfigError(f"the plan is for {kinds[0]}, the data set contains {kinds[1]}", where=where, fix=fix)
 
 
 def derive_plan(dataset: CaseFolder, config: TrainConfig, progress: Progress) -> Plan:

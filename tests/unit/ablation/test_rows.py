@@ -111,7 +111,7 @@ def test_memory_is_that_of_the_deepest_windows_and_less_with_checkpointing(data)
         ({"plan.windw": 1}, r"plan: windw: unknown key; did you mean 'window'\?$"),
         ({"epochs": "many"}, "settings: epochs: expected a valid integer, got 'many'"),
         ({"epochs.x": 1}, "settings: epochs.x: epochs is a single value, not a group"),
-        ({"plan.labels": {"background": 0, "ball": 1}}, r"plan.labels: the plan has the classes .*, dataset.json has"),
+        ({"plan.labels": {"background": 0, "ball": 1}}, r"plan: the plan has the classes .*, dataset.json has"),
         ({"plan.channels": ["a", "b"]}, "plan.channels: expected 1 channels, as in dataset.json, got 2"),
         ({"micro_batch_windows": 4}, "micro_batch_windows: expected a divisor of batch_windows = 6, got 4"),
         ({"device": "gpu"}, "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
@@ -171,10 +171,10 @@ def test_data_that_cannot_be_scored_are_refused(data, tmp_path):
 def test_a_plan_of_the_other_kind_is_refused(data, tmp_path):
     videos = read_data(write_video_dataset(tmp_path / "set"), Silent())
     of_three_channels = replace(data, dataset=replace(data.dataset, channel_names=("T1", "T2", "FLAIR")))
-    with pytest.raises(ConfigError, match=r"plan.modality: expected a plan for volumes, got one for videos"):
+    with pytest.raises(ConfigError, match=r"plan: the plan is for videos, the data set contains volumes"):
         rows_of(of_three_channels, {"a": {}}, VIDEO_PLAN)
     of_three = PLAN.model_copy(update={"channels": ("R", "G", "B")})
-    with pytest.raises(ConfigError, match=r"plan.modality: expected a plan for videos, got one for volumes"):
+    with pytest.raises(ConfigError, match=r"plan: the plan is for volumes, the data set contains videos"):
         rows_of(videos, {"a": {}}, of_three)
     assert (data.holds_videos, videos.holds_videos) == (False, True)
 
