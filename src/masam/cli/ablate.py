@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from masam.cli.console import print_json, print_line, print_table, show_progress
-from masam.cli.options import Json, Quiet
+from masam.cli.options import Json, Quiet, examples
 
 if TYPE_CHECKING:
     from masam.ablation.run import Ablation
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Example: masam ablate ablation.yaml --out ablation")(ablate)
+    app.command(epilog=examples("masam ablate ablation.yaml --out ablation"))(ablate)
 
 
 def ablate(

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from masam.cli.console import print_json, print_line, show_progress
-from masam.cli.options import Json, Quiet
+from masam.cli.options import Json, Quiet, examples
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Example: masam check Dataset009_Spleen")(check)
+    app.command(epilog=examples("masam check Dataset009_Spleen"))(check)
 
 
 def check(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from masam.cli.console import plural, print_json, print_line, show_progress
-from masam.cli.options import Json, Quiet
+from masam.cli.options import Json, Quiet, examples
 
 if TYPE_CHECKING:
     from masam.convert.conversion import Conversion
@@ -26,19 +26,19 @@ def register(app: typer.Typer) -> None:
         name="convert",
         help="Convert a downloaded public data set to a folder that masam and nnU-Net read, with the split and classes "
         "of the paper.",
-        epilog="Example: masam convert btcv RawData Dataset101_BTCV --link",
+        epilog=examples("masam convert btcv RawData Dataset101_BTCV --link"),
         no_args_is_help=True,
     )
-    convert.command("btcv", epilog="Example: masam convert btcv RawData Dataset101_BTCV --link")(btcv)
+    convert.command("btcv", epilog=examples("masam convert btcv RawData Dataset101_BTCV --link"))(btcv)
     convert.command(
-        "amos22", epilog="Example: masam convert amos22 amos22 Dataset102_AMOS_CT --modality ct --labels btcv --link"
+        "amos22", epilog=examples("masam convert amos22 amos22 Dataset102_AMOS_CT --modality ct --labels btcv --link")
     )(amos22)
-    convert.command("prostate", epilog="Example: masam convert prostate SAML prostate --as six")(prostate)
-    convert.command("endovis18", epilog="Example: masam convert endovis18 EndoVis18 Dataset104_EndoVis18 --link")(
+    convert.command("prostate", epilog=examples("masam convert prostate SAML prostate --as six"))(prostate)
+    convert.command("endovis18", epilog=examples("masam convert endovis18 EndoVis18 Dataset104_EndoVis18 --link"))(
         endovis18
     )
-    convert.command("msd", epilog="Example: masam convert msd Task07_Pancreas Dataset105_Tumour --link")(msd)
-    convert.command("relabel", epilog="Example: masam convert relabel masks masks_of_11_organs --map 10=0")(relabel)
+    convert.command("msd", epilog=examples("masam convert msd Task07_Pancreas Dataset105_Tumour --link"))(msd)
+    convert.command("relabel", epilog=examples("masam convert relabel masks masks_of_11_organs --map 10=0"))(relabel)
     app.add_typer(convert)
 
 

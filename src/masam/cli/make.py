@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 import typer
 
 from masam.cli.console import print_json, print_line, show_progress
-from masam.cli.options import Json, Quiet
+from masam.cli.options import Json, Quiet, examples
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Example: masam make tumour Dataset201_Tumour --train 32 --test 16")(make)
+    app.command(epilog=examples("masam make tumour Dataset201_Tumour --train 32 --test 16"))(make)
 
 
 def make(

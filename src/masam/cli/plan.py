@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from masam.cli.console import print_json, print_line, show_progress
-from masam.cli.options import Json, Quiet, require_writable
+from masam.cli.options import Json, Quiet, examples, require_writable
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Example: masam plan Dataset009_Spleen --out plan.yaml --preview preview.png")(plan)
+    app.command(epilog=examples("masam plan Dataset009_Spleen --out plan.yaml --preview preview.png"))(plan)
 
 
 def plan(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from masam.cli.console import print_json, print_line, show_progress
-from masam.cli.options import Device, Json, Quiet, SamCheckpoint
+from masam.cli.options import Device, Json, Quiet, SamCheckpoint, examples
 
 if TYPE_CHECKING:
     from masam.prompts import Prompt, Unit
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
-        epilog="Examples: masam predict scans/ --model runs/spleen --out masks/ | "
-        "masam predict scan.nii.gz --model runs/spleen --out mask.nii.gz | "
-        "masam predict dicom/ --model runs/spleen --out masks/ --format dicom-seg | "
-        "masam predict scan.nii.gz --model runs/tumour --out mask.nii.gz --box 120,80,31,160,118,44 | "
-        "masam predict operation.mp4 --model runs/instruments --out masks --overlay"
+        epilog=examples(
+            "masam predict scans/ --model runs/spleen --out masks/",
+            "masam predict scan.nii.gz --model runs/spleen --out mask.nii.gz",
+            "masam predict dicom/ --model runs/spleen --out masks/ --format dicom-seg",
+            "masam predict scan.nii.gz --model runs/tumour --out mask.nii.gz --box 120,80,31,160,118,44",
+            "masam predict operation.mp4 --model runs/instruments --out masks --overlay",
+        )
     )(predict)
 
 

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from masam.cli.console import print_json, print_line, show_progress
-from masam.cli.options import Json, Quiet
+from masam.cli.options import Json, Quiet, examples
 from masam.cli.settings import parse_settings
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Example: masam pretrain --out runs/sam_t --steps 5000 --workers 1")(pretrain)
+    app.command(epilog=examples("masam pretrain --out runs/sam_t --steps 5000 --workers 1"))(pretrain)
 
 
 def pretrain(

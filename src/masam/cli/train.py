@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from masam.cli.console import print_json, print_line, show_progress
-from masam.cli.options import Json, Quiet
+from masam.cli.options import Json, Quiet, examples
 from masam.cli.settings import parse_number, parse_settings
 
 if TYPE_CHECKING:
@@ -22,8 +22,9 @@ _ALL_FOLDS = "all"
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
-        epilog="Example: masam train Dataset009_Spleen --out runs/spleen --size vit_b "
-        "--sam-checkpoint sam_vit_b_01ec64.pth"
+        epilog=examples(
+            "masam train Dataset009_Spleen --out runs/spleen --size vit_b --sam-checkpoint sam_vit_b_01ec64.pth"
+        )
     )(train)
 
 
