@@ -1,4 +1,4 @@
-"""A web server on this machine that serves one file, and does what networks do to it."""
+"""A local web server that serves one file and injects network faults."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from masam.weights.published import PublishedWeights
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to one request; without any of these it is answered as it should be."""
+    """The fault of one request; by default there is none."""
 
     status: int | None = None  # this status and an empty body
     headers: Mapping[str, str | None] = field(default_factory=dict)  # added or, by None, left out
     body: bytes | None = None  # in place of the file
     cut_after: int | None = None  # body bytes after which the connection ends
-    reset: bool = False  # and does so by a reset, not in good order
-    stall_after: int | None = None  # body bytes after which no more come
+    reset: bool = False  # by a reset, not by an orderly shutdown
+    stall_after: int | None = None  # body bytes after which the server stalls
     ignores_range: bool = False
-    shift: int = 0  # by which the range that is sent is beside the one that was asked for
+    shift: int = 0  # offset of the sent range from the requested one
     pace: tuple[int, float] | None = None  # bytes at a time, and seconds between
 
 
@@ -58,11 +58,11 @@ class FaultServer(ThreadingHTTPServer):
 
     @property
     def ranges(self) -> list[str | None]:
-        """The ranges that were asked for."""
+        """The requested ranges."""
         return [headers.get("range") for _, headers in self.requests]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has gone is no error of these tests."""
+        """Ignore clients that have disconnected."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -70,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: FaultServer
 
     def log_message(self, *arguments: Any) -> None:
-        """The tests look at ``requests``."""
+        """Log nothing; the tests read ``requests``."""
 
     def do_GET(self) -> None:
         server = self.server
@@ -113,14 +113,14 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.stall_after is not None:
             self.server.released.wait(10)
         if fault.reset:
-            time.sleep(0.05)  # what was sent arrives first
+            time.sleep(0.05)  # so that the sent bytes arrive first
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             os.close(self.connection.detach())
 
 
 @contextmanager
 def serving(content: bytes = b"", certificate: Path | None = None) -> Iterator[FaultServer]:
-    """Serve while inside."""
+    """Serve inside a ``with`` block."""
     with FaultServer(content, certificate) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -133,7 +133,7 @@ def serving(content: bytes = b"", certificate: Path | None = None) -> Iterator[F
 
 
 def published(name: str, filename: str, url: str, content: bytes) -> PublishedWeights:
-    """An entry of the registry for what a server serves."""
+    """Return a registry entry for the file of a server."""
     return PublishedWeights(
         name=name,
         title="for tests",
@@ -148,7 +148,7 @@ def published(name: str, filename: str, url: str, content: bytes) -> PublishedWe
 
 
 class Listener:
-    """Progress that remembers what it was told."""
+    """Progress that records its calls."""
 
     def __init__(self) -> None:
         self.tasks: list[tuple[str, int]] = []
@@ -167,7 +167,7 @@ class Listener:
 
 
 def free_port() -> int:
-    """Return a port of this machine at which nobody listens."""
+    """Return an unused local port."""
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Small models and tensors to write, and how to compare what comes back."""
+"""Small models and tensors to write, and comparisons of the files that are read back."""
 
 import hashlib
 
@@ -34,7 +34,7 @@ def same_state(one, other):
 
 
 def shake(model):
-    """Change what training changes."""
+    """Change the trained parameters."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -65,6 +65,6 @@ def sam_state(size=SAM, seed=3):
 
 
 def to_official(model):
-    """Return a model's trained tensors as an official epoch_N.pth has them (paper.md 4.1)."""
+    """Return the trained tensors of a model in the format of an official epoch_N.pth (paper.md 4.1)."""
     trained = model.trained_names()
     return rename({n: t for n, t in model.state_dict().items() if n in trained}, model.spec.sam.depth)

@@ -55,7 +55,7 @@ def import_words(out: Path, *more: object) -> tuple[object, ...]:
 
 
 def official_labels(volume: np.ndarray) -> np.ndarray:
-    """What the official test program does with a volume of 96 x 96 slices, written out plainly (paper.md 1.5, 1.8)."""
+    """Return the labels of the official test program for a volume of 96 x 96 slices (paper.md 1.5, 1.8)."""
     network = load_reference(SAM, ADAPTER, 96)
     padded = np.concatenate([volume[:, :, :1]] * 2 + [volume] + [volume[:, :, -1:]] * 2, axis=2)
     votes = np.zeros((padded.shape[2], 96, 96, 4))
@@ -73,7 +73,7 @@ def official_labels(volume: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("signs", [(1, 1), (-1, 1), (-1, -1)], ids=["RAS", "LAS", "LPS"])
 def test_an_imported_model_predicts_as_the_official_program(masam, tmp_path, plan, signs):
-    """Whatever the orientation in the header, as the official program ignores it."""
+    """The orientation in the header has no effect, because the official program ignores it."""
     rng = np.random.default_rng(0)
     volume = (rng.normal(0, 120, (96, 96, 7)) + 200 * np.linspace(-1, 1, 96)[:, None, None]).astype(np.int16)
     save(tmp_path / "scan.nii.gz", volume, np.diag([*signs, 3.0, 1.0]))
@@ -83,7 +83,7 @@ def test_an_imported_model_predicts_as_the_official_program(masam, tmp_path, pla
     facts = imported.json
     assert (facts["num_classes"], facts["fact_rank"], facts["adapter_channels"], facts["depth"]) == (3, 4, 24, 4)
     assert (facts["licence"], facts["encoder"]) == ("MIT", "in the file")
-    # The decoder of the golden files has four heads, which no tensor tells and no official file has.
+    # The decoder of the golden files has four heads, unlike official files; no tensor determines this.
     predicted = masam("predict", tmp_path / "scan.nii.gz", "--model", out, "--out", tmp_path / "mask.nii.gz")
     assert predicted.code == 0, predicted.err
     labels = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj)
@@ -147,7 +147,7 @@ def test_a_published_name_is_accepted_as_base_everywhere(masam, dataset, home, t
     facts = masam("info", run, "--json").json
     assert (facts["kind"], facts["base"]["file"], facts["steps_done"]) == ("masam run folder", "sam_tiny_256.pth", 2)
     assert masam("info", SAM, "--json").json["published_as"] == "sam-tiny"
-    # The base is found by its hash, without being named.
+    # The base is found by its hash.
     scan = next((dataset / "imagesTs").iterdir())
     assert masam("predict", scan, "--model", run, "--out", masks).code == 0
     (home / "sam_tiny_256.pth").unlink()
@@ -158,7 +158,7 @@ def test_a_published_name_is_accepted_as_base_everywhere(masam, dataset, home, t
 
 
 def plant(folder: Path, canary: Path) -> list[Path]:
-    """Write the payload into every kind of file that is accepted anywhere, and into some that are not."""
+    """Write the payload into every kind of accepted file, and into some others."""
     folder.mkdir()
     bomb, sam = Bomb(canary), torch.load(SAM, weights_only=True)
     files = []
@@ -197,7 +197,7 @@ def test_no_planted_code_runs_by_any_command(masam, dataset, tmp_path):
         ]
         for words in as_sam + as_model:
             result = masam(*words)
-            # A good SAM file with odd notes serves where SAM files do.
+            # A valid SAM file with unusual metadata is accepted.
             serves = path.name == "notes.safetensors" and words in as_sam
             assert result.code in ((0, 6) if serves else (3, 6)), (words, result.err)
             assert result.code == 0 or result.error.startswith(("error[INPUT]: ", "error[MODEL]: "))

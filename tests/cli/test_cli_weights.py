@@ -23,7 +23,7 @@ CONTENT = np.random.default_rng(0).bytes(2_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 NAME = "test-vit-b"
 
-# The real command in a process of its own, with one more name in its registry.
+# The real command in a child process, with an additional registry entry.
 RUN = """
 import json, sys
 from masam.weights import download
@@ -228,7 +228,7 @@ def test_two_processes_download_once(server, path):
     second = start("get", NAME)
     assert second.stderr is not None
     assert second.stderr.readline() == "another masam process is downloading test.pth; waiting for it\n"
-    # The first one is held up by the server; it ends, and the second one goes on with its part.
+    # The first process is stalled by the server and killed; the second one resumes its partial file.
     first.kill()
     assert finish(first).code == -signal.SIGKILL
     third = start("get", NAME)

@@ -7,7 +7,7 @@ from masam.model.adapter3d import Adapter3D, DepthConv
 
 
 def plain_adapter(adapter, x, slices):
-    """The paper's equation 3 written with a 3D convolution."""
+    """Equation 3 of the paper with a Conv3d."""
     n, h, w, dim = x.shape
     narrow = F.linear(F.layer_norm(x, (dim,), adapter.norm.weight, adapter.norm.bias, eps=1e-6), adapter.down.weight)
     volume = narrow.reshape(n // slices, slices, h, w, -1).permute(0, 4, 1, 2, 3)

@@ -59,7 +59,7 @@ def test_every_old_tensor_is_kept_and_only_the_new_class_has_others():
 def test_a_second_addition_leaves_the_first_as_it_is():
     model = random_model()
     once = with_classes(model, (0, 1, 2, None))
-    with torch.no_grad():  # the new class has learnt something
+    with torch.no_grad():  # as if the new class were trained
         for parameter in once.parameters():
             parameter += 0.01
     twice = with_classes(once, (0, 1, None, 2, 3))

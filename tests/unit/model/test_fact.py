@@ -32,7 +32,7 @@ def test_it_is_initially_the_identity_bit_for_bit():
     plain, adapted = encoder(torch.float32), encoder(torch.float32)
     adapted.fact = FacT(SAM.embed_dim, tuple(LAYERS), rank=4)
     assert not adapted.fact.v.any()
-    for mode in (True, False):  # dropout of nothing is nothing
+    for mode in (True, False):  # dropout of zeros is zero
         adapted.train(mode)
         assert torch.equal(plain(images(torch.float32)), adapted(images(torch.float32)))
 

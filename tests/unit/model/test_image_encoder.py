@@ -15,7 +15,7 @@ def relative_positions(side, table):
 
 
 def plain_attention(attn, x, increment=None):
-    """Attention as the paper of decomposed relative positions writes it: pad with zeros, cut, N x N scores."""
+    """Attention with decomposed relative positions as published: pad with zeros, split, N x N scores."""
     n, h, w, dim = x.shape
     side, heads = attn.side, attn.num_heads
     rows, columns = -(-h // side), -(-w // side)
@@ -138,7 +138,7 @@ def test_checkpointing_changes_no_bit_of_output_and_gradients(increments, frozen
         if not frozen:
             model.train_everything()
         model.image_encoder.checkpointing = checkpointing
-        torch.manual_seed(7)  # dropout is drawn once and again for the gradients
+        torch.manual_seed(7)  # dropout is drawn again for the gradients
         logits = model(random_windows()).logits
         logits.square().mean().backward()
         results.append((logits, {name: p.grad for name, p in model.named_parameters()}, torch.random.get_rng_state()))

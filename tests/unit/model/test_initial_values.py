@@ -75,7 +75,7 @@ def test_narrow_and_wide_encoders_are_initialised():
         encoder = ImageEncoder(size, 32)
         weight = encoder.patch_embed.proj.weight
         assert weight.shape[0] == width
-        # Beyond the waves of a patch the layer keeps its random start, whose colours differ.
+        # Rows beyond the waves of a patch keep their random initialisation, which differs between colours.
         grey = (weight == weight[:, :1]).all(dim=3).all(dim=2).all(dim=1)
         assert grey.sum() == patches
         assert weight.isfinite().all()
@@ -84,15 +84,15 @@ def test_narrow_and_wide_encoders_are_initialised():
 def test_prompts_initially_attend_to_their_own_position():
     torch.manual_seed(0)
     sam = Sam(SIZES["vit_t"], 256)
-    positions = sam.prompt_encoder.dense_positions().flatten(1).T  # 256 places of a grid of 16 x 16
+    positions = sam.prompt_encoder.dense_positions().flatten(1).T  # 256 positions of a 16 x 16 grid
     look = sam.mask_decoder.transformer.layers[0].cross_attn_token_to_image
-    places = torch.tensor([[8.0, 8], [40, 104], [200, 56]])  # centres of patches
-    prompts, _ = sam.prompt_encoder(3, points=places[:, None], point_labels=torch.ones(3, 1, dtype=torch.int64))
+    positions_xy = torch.tensor([[8.0, 8], [40, 104], [200, 56]])  # centres of patches
+    prompts, _ = sam.prompt_encoder(3, points=positions_xy[:, None], point_labels=torch.ones(3, 1, dtype=torch.int64))
     with torch.no_grad():
         query, key = look.q_proj(prompts[:, 0]), look.k_proj(positions)
     scores = torch.einsum("phc,lhc->phl", query.unflatten(-1, (8, -1)), key.unflatten(-1, (8, -1))).mean(dim=1)
     found = torch.stack([scores.argmax(dim=1) % 16, scores.argmax(dim=1) // 16], dim=1) * 16 + 8
-    assert (found - places).abs().max() <= 16  # the place itself, or the one beside it
+    assert (found - positions_xy).abs().max() <= 16  # the position itself or its neighbour
 
 
 def test_only_cross_attention_is_initialised_to_match_positions():

@@ -247,7 +247,7 @@ def test_images_of_any_number_of_channels(channels, wanted):
         with pytest.raises(ConfigError, match=rf"expected windows of shape \[B, S, {channels}, 32, 32\]"):
             model(torch.rand(1, 3, 3 if channels == 2 else 2, 32, 32))
     else:
-        # One channel is repeated: SAM sees grey.
+        # One channel is repeated as a grey image.
         assert channels == 3 or torch.equal(windows[:, :, 0], windows[:, :, 2])
 
 

@@ -68,7 +68,7 @@ def test_points_alone_are_padded_and_points_with_a_box_are_not():
 def test_coordinates_are_in_pixels_of_the_image():
     small, large = encoder(64), encoder(128)
     large.load_state_dict(small.state_dict())
-    # A pixel's centre is at (p + 1/2) / size of the side: pixel p of 64 is where 2 p + 1/2 of 128 is.
+    # The centre of a pixel is (p + 1/2) / size: pixel p of 64 corresponds to 2 p + 1/2 of 128.
     near, _ = small(1, points((10.0, 20.0)), labels(1))
     far, _ = large(1, points((20.5, 40.5)), labels(1))
     torch.testing.assert_close(near, far, rtol=0, atol=1e-12)

@@ -19,7 +19,7 @@ OTHER = hashlib.sha256(b"other").hexdigest()
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A server of ``pinned`` and ``stated``, whose hash only the server knows."""
+    """A server of ``pinned`` and ``stated``; the hash of the latter is not in the registry."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("MASAM_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("MASAM_OFFLINE", raising=False)

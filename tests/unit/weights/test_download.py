@@ -91,7 +91,7 @@ def test_a_file_with_a_receipt_is_not_requested_again(fetch, server, target):
     fetch()
     assert fetch() == fetch(sha256=None) == SHA256
     assert len(server.requests) == 1
-    # Another hash is asked for, or the file has changed its size: then it is.
+    # It is requested again with another hash, or if its size has changed.
     with pytest.raises(InputError, match=f"expected SHA-256 {OTHER}, got {SHA256}"):
         fetch(sha256=OTHER)
     assert target.read_bytes() == CONTENT, "the verified file stays until another one is verified"
@@ -110,7 +110,7 @@ def test_a_broken_connection_is_resumed_in_the_same_call(fetch, server, target, 
     assert server.ranges == [None, "bytes=1000-", "bytes=1000-", "bytes=1201000-"]
     assert [headers.get("if-range") for _, headers in server.requests] == [None, '"v1"', '"v1"', '"v1"']
     assert server.sent == len(CONTENT), "no byte was sent twice"
-    # The third attempt brought more than a megabyte, so the pauses begin anew.
+    # The third attempt transferred more than a megabyte, so the pauses start again.
     assert fetch.pauses == [1, 2, 1]
     reason = "the connection broke" if reset else "the connection ended 2999000 bytes early"
     assert fetch.progress.lines[0].startswith(reason)
@@ -354,7 +354,7 @@ def test_more_than_expected_is_refused(fetch, server):
     server.faults.append(Fault(headers={"Content-Length": None}))
     with pytest.raises(ResourceError, match="the server sends more than the expected 3000000 bytes"):
         fetch(size=len(CONTENT))
-    # Of a body that is longer than announced, what was announced is the file.
+    # If the body is longer than announced, the announced bytes are the file.
     server.faults.append(Fault(headers={"Content-Length": str(len(CONTENT))}))
     assert fetch(size=len(CONTENT)) == SHA256
     assert fetch.target.read_bytes() == CONTENT
@@ -486,7 +486,7 @@ def test_a_proxy_is_taken_from_the_environment(fetch, server, monkeypatch):
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    """A certificate for this machine that nobody trusts, with its key."""
+    """An untrusted local certificate with its key."""
     openssl = shutil.which("openssl")
     if not openssl:
         pytest.skip("openssl makes the certificate")
@@ -523,7 +523,7 @@ def test_too_little_space_is_reported_before_the_download(fetch, server, monkeyp
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_999_999))
     with pytest.raises(ResourceError, match="the download requires 3 MB more, the disk has 2 MB free; free space, or"):
         fetch()
-    # What is there already needs no space.
+    # Bytes that are already present need no space.
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     left_over(fetch, server, 1_000_001)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_999_999))
@@ -648,7 +648,7 @@ def test_any_sequence_of_faults_gives_the_right_bytes(shared_server, content, fa
     options = {"sha256": expected, "progress": Listener(), "timeout_s": 5.0, "sleep": lambda seconds: None}
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "weights.pth"
-        for _ in range(calls):  # calls that give up, as if killed
+        for _ in range(calls):  # calls that fail, as if killed
             try:
                 download(server.url, target, attempts=0, **options)
             except ResourceError:

@@ -202,7 +202,7 @@ def test_the_content_of_the_header(tmp_path, sam_file):
     assert set(header["versions"]) == {"masam", "torch"}
     assert header["plan"]["labels"] == LABELS
     assert header["spec"] == json.loads(json.dumps(asdict(model.spec)))
-    # The same model says the same of itself.
+    # Equal models have equal headers.
     save(tmp_path / "again.safetensors", model)
     assert read_header(tmp_path / "again.safetensors")[1] == read_header(path)[1]
 
@@ -251,7 +251,7 @@ def test_sams_own_decoder_takes_all_matching_tensors_of_sam(sam_file):
 
 
 def rewrite(path, change):
-    """Write a model's file anew, with a right hash but other metadata."""
+    """Rewrite a model file with other metadata and a valid hash."""
     tensors, metadata = read_tensors(path)
     header = json.loads(metadata["masam"])
     change(header)

@@ -50,7 +50,7 @@ def test_the_box_variant_loads_in_the_same_call():
 
 
 def test_the_box_variant_predicts_through_the_same_path_as_every_model():
-    """Whole tensors: a box in 3D gives a slice what the official code gives it for the box's rectangle."""
+    """A 3D box gives a slice the same probabilities as the official code gives for the box's rectangle."""
     model = golden_model(ADAPTERS[1])
     expected = load_file(GOLDEN / "masam_tiny_bbox_96_expected.safetensors")
     windows = expected["windows"][:, :, None].expand(-1, -1, 3, -1, -1)
@@ -58,7 +58,7 @@ def test_the_box_variant_predicts_through_the_same_path_as_every_model():
     logits = expected["low_res_logits"].unflatten(0, (2, 5))
     with torch.no_grad():
         for window, position in itertools.product(range(2), range(5)):
-            # The golden file has another box on each slice; a box in 3D has one, so each slice is asked by itself.
+            # The golden file has a different box on each slice; a 3D box has one, so each slice is predicted alone.
             one = range(position, position + 1)
             prompts = VolumePrompts({1: ClassPrompts(one, boxes[window, position])}, 2)
             found = prompted_probabilities(model, model.encode(windows[window : window + 1]), range(5), prompts, one)
@@ -68,7 +68,7 @@ def test_the_box_variant_predicts_through_the_same_path_as_every_model():
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=["automatic", "box"])
 def test_official_round_trip_bit_for_bit(tmp_path, adapter):
-    """Same names, same tensors, through our own format too: what is trained here runs in the official code."""
+    """Same names and tensors, also by way of our own format: models trained here run in the official code."""
     model = golden_model(adapter)
     save(tmp_path / "model.safetensors", model)
     save_reference(tmp_path / "epoch_1.pth", load(tmp_path / "model.safetensors", SAM_FILE))
@@ -87,7 +87,7 @@ def test_a_model_trained_here_survives_the_official_format(tmp_path, sam_file):
     save_reference(tmp_path / "epoch_9.pth", model)
     loaded = load_reference(sam_file, tmp_path / "epoch_9.pth", 32, decoder_heads=2)
     assert same_state(model, loaded)
-    assert loaded.spec == replace(model.spec, window=5)  # the official file does not tell the window
+    assert loaded.spec == replace(model.spec, window=5)  # the official file does not store the window
 
 
 def test_a_trained_encoder_is_refused_by_the_official_format(tmp_path, sam_file):
@@ -163,7 +163,7 @@ def test_stored_slices_are_turned_as_the_official_preprocessing_turns_them():
             expected = np.flip(np.rot90(volume[:, :, index], k=1, axes=(0, 1)), axis=1)
             np.testing.assert_array_equal(slices[index], expected)
         np.testing.assert_array_equal(view.invert(slices), volume)
-    # Stored towards right, front and head, it is the axial view.
+    # Stored towards right, front and head, slices are the axial view.
     assert Orientation.of(Geometry(np.eye(4)), "axial") == STORED
 
 

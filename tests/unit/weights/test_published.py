@@ -56,7 +56,7 @@ def test_the_registry_is_sound():
         assert urlsplit(entry.url).scheme == urlsplit(entry.page).scheme == "https"
         assert Path(entry.filename).name == entry.filename
         assert entry.sha256 is None or re.fullmatch("[0-9a-f]{64}", entry.sha256)
-        # Where nothing is pinned, the host must be one that states the hash.
+        # Without a pinned hash, the host must publish one.
         assert entry.sha256 or urlsplit(entry.url).hostname == "huggingface.co"
     assert len({entry.filename for entry in PUBLISHED.values()}) == len(PUBLISHED)
     assert len({entry.url for entry in PUBLISHED.values()}) == len(PUBLISHED)

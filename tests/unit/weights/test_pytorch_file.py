@@ -15,7 +15,7 @@ from masam.weights.tensors import read_tensors
 
 
 def rewrite(path, change, compression=zipfile.ZIP_STORED):
-    """Write the archive anew, each record through ``change(name, data)``."""
+    """Rewrite an archive, applying ``change(name, data)`` to each record."""
     with zipfile.ZipFile(path) as archive:
         records = [(info.filename, archive.read(info)) for info in archive.infolist()]
     with zipfile.ZipFile(path, "w", compression) as archive:
@@ -163,7 +163,7 @@ def claim(old, new):
 
 @pytest.mark.parametrize("numel", [11, 10**6, 2**31 - 1])
 def test_claims_beyond_the_records_are_refused(tmp_path, numel):
-    """The index says how many numbers a record holds, and which shape they have: both are made larger."""
+    """The index contains the size of each record and the shape of its tensor: both are increased."""
     path, large = tmp_path / "file.pth", b"J" + numel.to_bytes(4, "little")
     torch.save({"weight": torch.arange(10.0)}, path)
     rewrite(path, claim(b"K\ntq", large + b"tq"))  # the record

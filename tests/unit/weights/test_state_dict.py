@@ -80,7 +80,7 @@ def test_classes_start_as_sams_single_mask_and_the_background_as_its_negation():
     model = random_model(replace(SPEC, num_classes=1, image_size=64, decoder="sam", fact_rank=0, adapter_places="none"))
     load_sam_state(model, state, SAM)
     initialise_classes(model, state)
-    # SAM whose two masks are both the single one: tokens see each other, so their number counts.
+    # A SAM with two copies of the single mask: tokens attend to each other, so their number matters.
     single = {n: t for n, t in state.items() if "mask_tokens" not in n and "iou_prediction_head.layers.2" not in n}
     single["mask_decoder.mask_tokens.weight"] = state["mask_decoder.mask_tokens.weight"][[0, 0]]
     networks = "mask_decoder.output_hypernetworks_mlps"

@@ -122,7 +122,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
         write_tensors(tmp_path / "file" / "inside.safetensors", TENSORS, {})
 
 
-# Not getrusage, whose peak is handed down from the parent process.
+# Not getrusage, whose peak is inherited from the parent process.
 PEAK = r"""
 import re
 from pathlib import Path
@@ -182,7 +182,7 @@ def test_a_valid_handwritten_header_is_accepted(tmp_path):
 
 @pytest.mark.slow
 def test_mutants_are_refused_or_read_without_much_memory(tmp_path):
-    """Runs in a child: a crash of the reader would be its own."""
+    """Runs in a child process, because the reader could crash it."""
     code = f"""{PEAK}
 import random
 from pathlib import Path
@@ -234,5 +234,5 @@ def test_a_header_takes_no_memory_for_values(tmp_path):
         command = [sys.executable, "-c", f"{PEAK}\n{code}\nprint(peak_mib())"]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-    assert peak_mib("import torch; kept = torch.zeros(64 * 2**20, dtype=torch.uint8)") > 64  # it does measure
+    assert peak_mib("import torch; kept = torch.zeros(64 * 2**20, dtype=torch.uint8)") > 64  # the measurement works
     assert peak_mib(read) - peak_mib("import masam.weights.tensors") < 32
