@@ -90,7 +90,7 @@ class AugmentSettings(Settings):
     posterize_bits: Annotated[tuple[int, int], _limits("1 to 16 bits", 1.0, 16.0)] = Field(
         default=(4, 8), description="bits per grey value"
     )
-    contrast_probability: Probability = Field(default=0.5, description="difference to a grey value, times a factor")
+    contrast_probability: Probability = Field(default=0.5, description="difference from a grey value, times a factor")
     contrast: AmountSpan = Field(default=(0.8, 1.2), description="the factor")
     contrast_grey: float | None = Field(
         default=0.5, ge=0, le=1, description="the grey value that is preserved; null: mean of the window (paper)"

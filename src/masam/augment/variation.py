@@ -46,7 +46,7 @@ class Variation:
         gamma: The intensity is raised to the power of 1 / gamma.
         erase: Box of noise.
         posterize_bits: Bits per grey value.
-        contrast: Factor of the difference to ``contrast_grey``.
+        contrast: Factor of the difference from ``contrast_grey``.
         contrast_grey: The grey value that is preserved; None is the mean of the window.
         brightness: Factor of the intensity.
         brightness_shift: Offset of the intensity.
