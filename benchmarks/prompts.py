@@ -27,7 +27,7 @@ def main() -> None:
         parser.error("the files must contain the same cases and classes")
     names = [item["prompt"] for item in records[0]["summary"]]
     tables = {name: np.stack([table(record, number) for record in records]) for number, name in enumerate(names)}
-    print("| prompt | Dice | SD of seeds | 95 % interval | difference from automatic | 95 % interval of the difference |")
+    print("| prompt | Dice | SD of seeds | 95 % interval | minus automatic | 95 % interval of the difference |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name, values in tables.items():
         more = "" if name == "automatic" else "{:+.3f} | {:+.3f} to {:+.3f}".format(

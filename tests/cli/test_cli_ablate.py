@@ -48,7 +48,7 @@ def test_a_table_from_outside(masam, table, tmp_path):
     done = masam("ablate", table, "--out", out, "--quiet")
     assert (done.code, done.err) == (0, "")
     assert "Dice on 2 labelled test cases" in done.out
-    for word in ("three slices", "one slice", "difference from three slices", "1 of 1"):
+    for word in ("three slices", "one slice", "minus three slices", "1 of 1"):
         assert word in done.out
     assert {"table.md", "table.csv", "table.json"} <= {path.name for path in out.iterdir()}
     again = masam("ablate", table, "--out", out, "--json")

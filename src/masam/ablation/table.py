@@ -133,7 +133,7 @@ class AblationTable:
         """Return the header and the rows as text."""
         header = (
             "row", "Dice", "SD of seeds", "95 % interval",
-            f"difference from {self.baseline}", "95 % interval of the difference",
+            f"minus {self.baseline}", "95 % interval of the difference",
             "trained parameters", "training", "cells done",
         )  # fmt: skip
         return [header, *(self._text(row) for row in self.rows)]

@@ -109,7 +109,7 @@ def test_text_of_a_table():
     assert replace(table(full), scored_on="validation").caption == "Tiny: Dice on 2 validation cases"
     lines = found.markdown().splitlines()
     assert lines[2:6] == [
-        "| row | Dice | SD of seeds | 95 % interval | difference from full | 95 % interval of the difference "
+        "| row | Dice | SD of seeds | 95 % interval | minus full | 95 % interval of the difference "
         "| trained parameters | training | cells done |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         "| full | 0.650 | 0.071 | 0.600 to 0.700 |  |  | 1.23 M | 15 s | 2 of 2 |",
