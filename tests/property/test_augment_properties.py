@@ -76,7 +76,7 @@ def test_slices_and_channels_vary_alike(chosen, index, side):
 @given(indices, st.integers(16, 40))
 @settings(max_examples=60, deadline=None)
 def test_images_and_labels_move_together(index, side):
-    """An image that is its own label map: where it stays pure, the moved label is the moved value."""
+    """An image equal to its labels: where its values stay integers, they equal the transformed labels."""
     moves = EVERYTHING.model_copy(
         update={
             **{name: 0.0 for name in AugmentSettings.model_fields if name.endswith("_probability")},

@@ -1,4 +1,4 @@
-"""Prompts go the way that their voxels go: whatever the file's axes, the crop and the size of the model's image."""
+"""Prompts follow their voxels, for all orientations, crops and image sizes."""
 
 import itertools
 import random
@@ -43,7 +43,7 @@ def stored_as(array, affine, order, flips):
 
 
 def seen(prompts, depth):
-    """All that the model gets, as plain numbers."""
+    """The projected prompts as plain numbers."""
     return [
         [
             (
@@ -83,7 +83,7 @@ def test_projection_commutes_with_all_48_orientations(corners, inside, angles, v
     affine = affine_of(angles)
     low, high = np.array(corners[:3]), np.array(corners[3:])
     assume((high > [1, 2, 1]).all() and (low < [5, 7, 3]).all())
-    # Within the content: what is cropped away cannot be clicked on.
+    # Inside the content, since clicks in cropped regions are rejected.
     click = np.clip(low + np.array(inside) * (high - low), [1, 2, 1], [5, 7, 3])
     assume((click >= low).all() and (click <= high).all())
     mask = np.random.default_rng(seed).random(SHAPE) > 0.5

@@ -159,7 +159,7 @@ try:
 except ResourceError as error:
     print(error.line())
 """
-    # Not pytest's folder: that is closed to the user that the child becomes.
+    # Not pytest's folder, which the user of the child process cannot read.
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o555)
         result = run(code, f"{folder}/a")
@@ -169,7 +169,7 @@ except ResourceError as error:
 
 
 def test_full_disk_at_twenty_thresholds(tmp_path):
-    """RLIMIT_FSIZE stands for the full disk: the old file stays, nothing half-written is seen, each failure is told."""
+    """RLIMIT_FSIZE simulates a full disk: the old file stays, no incomplete file is visible, failures are reported."""
     code = """
 import resource, sys
 from pathlib import Path

@@ -15,12 +15,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from masam.errors import ConfigError, ResourceError
+from masam.errors import ResourceError
 from masam.synthetic.raw_folder import RawFolder
 from masam.volume import Geometry, Volume
 
 LABELS = {"background": 0, "grey_matter": 1, "white_matter": 2}
 """Class names and label values; cerebrospinal fluid and everything outside the brain are background."""
+
+SLAB_SLICES, GAP_SLICES, TEST_EVERY = 14, 5, 3
+"""Slices per case, slices between two cases, and one test case out of how many."""
 
 # Grey matter, white matter and fluid add up to one, so the larger tissue share is below 1/3 only where fluid dominates.
 TISSUE_FLOOR = 1 / 3
@@ -50,38 +53,15 @@ class Slab:
     last: int
 
 
-def plan_slabs(first: int, last: int, *, slab_slices: int = 14, gap_slices: int = 5, test_every: int = 3) -> list[Slab]:
-    """Cut a range of slices into slabs with unused slices between them.
+def plan_slabs(depth: int) -> list[Slab]:
+    """Cut a volume into slabs with unused slices between them, from the feet upwards.
 
-    Args:
-        first: First usable slice.
-        last: Last usable slice, inclusive.
-        slab_slices: Slices per slab, 1 or more.
-        gap_slices: Slices between two slabs, 1 or more. Neighbouring slices are similar, so a test slice must not be
-            adjacent to a training slice.
-        test_every: One slab out of this many is held out, 2 or more.
-
-    Returns:
-        Slabs from the feet upwards, as many as fit.
-
-    Raises:
-        ConfigError: A number is out of range, or the range contains no training or no test slab.
+    The gaps keep test slices away from training slices, since neighbouring slices are similar.
     """
-    if slab_slices < 1 or gap_slices < 1 or test_every < 2:
-        raise ConfigError(
-            "expected slabs and gaps of 1 slice or more and test_every of 2 or more, "
-            f"got slab_slices={slab_slices}, gap_slices={gap_slices}, test_every={test_every}"
-        )
-    starts = range(first, last - slab_slices + 2, slab_slices + gap_slices)
-    if len(starts) < test_every:
-        raise ConfigError(
-            f"expected room for {test_every} slabs, one of them held out; slices {first} to {last} hold {len(starts)}",
-            where="slab_slices",
-            fix="use thinner slabs, smaller gaps or a smaller test_every",
-        )
-    splits = ["test" if n % test_every == test_every - 1 else "train" for n in range(len(starts))]
+    starts = range(0, depth - SLAB_SLICES + 1, SLAB_SLICES + GAP_SLICES)
+    splits = ["test" if n % TEST_EVERY == TEST_EVERY - 1 else "train" for n in range(len(starts))]
     return [
-        Slab(f"head_{n:02d}", split, start, start + slab_slices - 1)
+        Slab(f"head_{n:02d}", split, start, start + SLAB_SLICES - 1)
         for n, (start, split) in enumerate(zip(starts, splits, strict=True))
     ]
 
@@ -135,45 +115,39 @@ def label_tissue(grey: NDArray[np.float32], white: NDArray[np.float32], brain: N
     return labels
 
 
-def write_head(root: Path, *, slab_slices: int = 14, gap_slices: int = 5, test_every: int = 3) -> Path:
+def write_head(root: Path) -> Path:
     """Write the data set as an nnU-Net raw folder, with the labels of the held-out slabs in ``labelsTs``.
 
     ``slabs.json`` and ``README.txt`` in the folder document the split.
 
     Args:
         root: Folder to write; created if missing.
-        slab_slices: Slices per case.
-        gap_slices: Slices between two cases.
-        test_every: One slab out of this many is held out.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: A number is out of range, see :func:`plan_slabs`.
         InputError: The folder contains cases of another data set.
         ResourceError: nilearn is not installed, or a file cannot be written.
     """
     from masam.atomic import write_text
 
     image, labels = load_head()
-    slabs = plan_slabs(0, image.shape[2] - 1, slab_slices=slab_slices, gap_slices=gap_slices, test_every=test_every)
+    slabs = plan_slabs(image.shape[2])
     train, test = (tuple(slab.name for slab in slabs if slab.split == split) for split in ("train", "test"))
     folder = RawFolder(root, train, test, ("T1",), LABELS)
     folder.begin()
     for slab in slabs:
         folder.write_case(slab.name, _cut(image, slab), _cut(labels, slab))
     facts = {
-        "slab_slices": slab_slices,
-        "gap_slices": gap_slices,
-        "test_every": test_every,
+        "slab_slices": SLAB_SLICES,
+        "gap_slices": GAP_SLICES,
+        "test_every": TEST_EVERY,
         "slabs": [{**asdict(slab), "z_mm": _z_range_mm(image, slab)} for slab in slabs],
     }
     write_text(root / "slabs.json", json.dumps(facts, indent=2) + "\n")
-    write_text(root / "README.txt", _readme(slabs, gap_slices))
-    folder.finish(
-        "Head", f"Slabs of the MNI152 T1 template (one average brain), {gap_slices} slices apart; see README.txt."
-    )
+    write_text(root / "README.txt", _readme(slabs))
+    folder.finish("Head", "Slabs of the MNI152 T1 template (one average brain); see README.txt.")
     return root
 
 
@@ -202,7 +176,7 @@ def _z_range_mm(volume: Volume, slab: Slab) -> list[float]:
     return [round(float(affine[2, 3] + affine[2, 2] * k), 3) for k in (slab.first, slab.last)]
 
 
-def _readme(slabs: list[Slab], gap_slices: int) -> str:
+def _readme(slabs: list[Slab]) -> str:
     lines = [
         "Head: slabs of the MNI152 T1 template (ICBM 2009, 1 mm) as distributed with nilearn.",
         "",
@@ -210,7 +184,7 @@ def _readme(slabs: list[Slab], gap_slices: int) -> str:
         f"0 where both are below {TISSUE_FLOOR:.2f} (fluid).",
         "",
         "This is one average brain. Training and test slabs come from the same head, so scores show that the pipeline",
-        f"works, not how a model generalises to other people. {gap_slices} slices between two slabs are unused, so",
+        f"works, not how a model generalises to other people. {GAP_SLICES} slices between two slabs are unused, so",
         "that no test slice is adjacent to a training slice.",
         "",
         "case      split  slices (of the cropped template)",

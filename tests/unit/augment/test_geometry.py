@@ -64,7 +64,7 @@ def test_images_that_are_not_square_are_rotated_by_half_turns(turns):
 def test_exact_and_interpolated_transforms_agree():
     images, labels = window()
     exact = Warp.of(Variation(quarter_turns=3, flip="columns", translate=(0.125, -0.25)), SIZE)
-    # A turn by a hair is read between pixels, at the same places.
+    # A tiny rotation is interpolated, at the same positions.
     hair = Warp.of(Variation(quarter_turns=3, flip="columns", translate=(0.125, -0.25), rotation_degrees=1.0e-5), SIZE)
     assert exact.is_exact
     assert not hair.is_exact
@@ -74,7 +74,7 @@ def test_exact_and_interpolated_transforms_agree():
 
 
 def coordinates(size):
-    """Images whose channels say where each pixel is."""
+    """Images whose channels are the coordinates of each pixel."""
     y, x = np.indices(size, dtype=np.float32)
     return np.stack([x / size[1], y / size[0]])[None]
 
@@ -101,7 +101,7 @@ def test_points_follow_their_pixels(variation, size):
     found = warp.points(points)
     inside = ((found >= 1) & (found <= [size[1] - 2, size[0] - 2])).all(axis=1)
     assert inside.mean() > 0.5
-    # The moved image at the point's new place shows the point's old place.
+    # The transformed image shows the old coordinates at the new position.
     x, y = found[inside].T
     left, top = x.astype(int), y.astype(int)
     for axis in (0, 1):

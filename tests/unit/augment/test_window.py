@@ -38,7 +38,7 @@ def test_the_same_generator_state_gives_the_same_sample(seed, preset):
 
 def test_other_states_give_other_samples():
     results = {augment(*window(), sample_generator(1, index))[0].tobytes() for index in range(30)}
-    # Each step is left out at times; all together in 1 of 38.
+    # Each step is omitted at times; all of them in 1 of 38.
     assert len(results) >= 25
 
 
@@ -89,7 +89,7 @@ def test_unlabelled_pixels_stay_unlabelled():
 
 @pytest.mark.parametrize("preset", ["default", "paper"])
 def test_colour_channels_are_varied_like_grey(preset):
-    """Each channel of a colour window comes out as a window of that channel alone would."""
+    """Each channel of a colour window is varied like a window of that channel alone."""
     settings = AugmentSettings(preset=preset, noise_probability=0, contrast_grey=0.5)
     images = np.random.default_rng(0).random((2, 3, 32, 32), np.float32)
     labels = np.zeros((2, 32, 32), np.int64)

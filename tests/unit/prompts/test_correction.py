@@ -28,7 +28,7 @@ def test_the_largest_error_is_an_error_of_one_kind(pair):
     assert (answer[part] != is_missed).all()
     wrong = reference & ~answer if is_missed else answer & ~reference
     assert part.sum() == largest_part(wrong).sum()
-    # The other way round the same place is taken too much; of equal parts the missed one counts.
+    # With roles exchanged the region is a false positive; ties go to the false negative.
     other, is_missed_too = largest_error(answer, reference)
     assert other.sum() == part.sum()
     if is_missed_too != is_missed:

@@ -80,7 +80,7 @@ def test_boxes_are_integer_nested_and_inside_the_scan(mask, seed):
 def test_a_click_goes_to_the_middle_of_the_largest_error():
     reference, answer = ball(), np.zeros(SHAPE, bool)
     answer[10:30, 5:15, 6:9] = True  # one slice is missing
-    answer[35:38, 20:25, 0:3] = True  # and less is too much
+    answer[35:38, 20:25, 0:3] = True  # a smaller false positive
     click = correct(reference, answer, (1.0, 1.0, 3.0), "liver")
     assert click.positive
     assert click.position == (19, 9, 9)

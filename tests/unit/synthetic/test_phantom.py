@@ -24,7 +24,7 @@ SMALL = (96, 96, 24)
 
 @pytest.fixture(scope="module")
 def cases():
-    """One case of each way of storing."""
+    """One case of each orientation."""
     return [make_phantom_case(7, index) for index in range(len(STORAGE))]
 
 
@@ -47,7 +47,7 @@ def test_a_case_is_a_pure_function_of_seed_and_index():
     np.testing.assert_array_equal(image.geometry.affine, again.geometry.affine)
     for other in (make_phantom_case(3, 8, SMALL), make_phantom_case(4, 2, SMALL)):
         assert (other[1].array != labels.array).mean() > 0.02
-    # From version to version too: the experiments of configs/evidence depend on these cases.
+    # Also from version to version: the experiments of configs/evidence depend on these cases.
     counts = np.bincount(labels.array.ravel()).tolist()
     assert counts == pytest.approx([203479, 9062, 896, 4734, 671, 1175, 433, 734], abs=2)
     assert image.array.mean() == pytest.approx(-531.880, abs=0.01)
@@ -84,7 +84,7 @@ def test_every_class_is_in_every_case(cases, more):
         assert len(counts) == len(LABELS)
         millilitres = counts * np.prod(labels.geometry.spacing_mm) / 1000
         smallest = {name: min(smallest[name], millilitres[value]) for name, value in LABELS.items()}
-    # Radiologists' lower ends for what is in the field of view, in ml.
+    # Lower limits of the volume in the field of view, in ml.
     for name, bound in {
         "liver": 400,
         "spleen": 25,
@@ -156,7 +156,7 @@ def test_a_negative_seed_or_index_is_rejected():
 
 
 def pair_of_each_slice(courses, generator):
-    """A duodenum's and a loop's section of each slice that shows both, as features that one slice shows."""
+    """Features of one section of the duodenum and one of a loop, for each slice that shows both."""
     distances = np.linalg.norm(courses.centres_mm[:, None] - courses.centres_mm[None], axis=-1)
     pairs = []
     for k in range(courses.visible.shape[1]):
@@ -318,7 +318,7 @@ def test_writing_again_is_harmless_and_foreign_cases_are_rejected(tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     write_phantom(tmp_path, train=1, test=1, shape=(64, 64, 16))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    # The second case is now to train on: its old place would leak it into the test set.
+    # The second case is now a training case, so its old files would leak it into the test set.
     with pytest.raises(
         InputError, match=r"expected a new folder or one with this data set, found 2 other files, first .*Ts"
     ):
@@ -359,7 +359,7 @@ def test_an_ellipsoid_has_its_volume_and_its_distance(radii):
     points = grid()
     distance = ellipsoid(points, radii)
     volume = np.count_nonzero(distance < 0)
-    # Voxels of 1 mm in radii of 4 mm: counting them is wrong by up to 9 %.
+    # Counting voxels of 1 mm in radii of 4 mm has an error of up to 9 %.
     assert volume == pytest.approx(4 / 3 * math.pi * math.prod(radii), rel=0.1)
     along = distance[20:, 20, 20]
     surface = np.interp(0, along, points.x[20:, 20, 20])

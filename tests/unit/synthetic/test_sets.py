@@ -39,7 +39,7 @@ def axial(volume):
     return Orientation.of(volume.geometry, "axial").apply(volume.array)
 
 
-# All of them.
+# All data sets.
 
 
 @pytest.mark.parametrize("name", VOLUMES)
@@ -67,10 +67,10 @@ def test_volumes_have_different_orientations_and_consistent_affines(name):
         assert slices.shape[1] == slices.shape[2]
         means.append(slices.mean(axis=0))
     assert len(stored) == 2
-    # The same anatomy, the same way up: mean slices are more alike than when one is turned over.
+    # The same orientation in the patient: mean slices correlate more than after a flip.
     turns = (means[2], means[2][::-1], means[2][:, ::-1])
-    alike, *turned = (np.corrcoef(means[0].ravel(), one.ravel())[0, 1] for one in turns)
-    assert alike > np.mean(turned)
+    same, *flipped = (np.corrcoef(means[0].ravel(), mean.ravel())[0, 1] for mean in turns)
+    assert same > np.mean(flipped)
 
 
 @pytest.mark.parametrize("make", [*VOLUMES.values(), make_instruments_video], ids=[*VOLUMES, "instruments"])
@@ -244,7 +244,7 @@ def matched(slices):
 
 
 def separation(values, inside, muscle):
-    """Difference of nerve and muscle beside the spread within the muscle."""
+    """Contrast of nerve and muscle relative to the standard deviation of muscle."""
     return (values[inside].mean() - values[muscle].mean()) / values[muscle].std()
 
 
