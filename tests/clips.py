@@ -1,4 +1,4 @@
-"""Videos that are small enough for tests: made frames with a known answer, as folders and as files."""
+"""Small synthetic videos with known labels for tests, as folders and files."""
 
 import json
 from dataclasses import replace
@@ -36,7 +36,7 @@ def frames(count=7, size=(20, 26), seed=0):
 
 
 def write_frames(folder, pixels, name="frame{}.png"):
-    """Write frames numbered from 0, without leading zeros, so that their order by letters is wrong."""
+    """Write frames numbered from 0 without leading zeros, so that alphabetical order is wrong."""
     folder.mkdir(parents=True)
     for t, one in enumerate(pixels):
         Image.fromarray(one).save(folder / name.format(t))
@@ -106,7 +106,7 @@ def write_video_dataset(root, cases=2, count=4, as_files=False):
 
 
 def video_model(path, plan=PLAN):
-    """Write a model for videos; weights this large make its predictions vary from pixel to pixel."""
+    """Write a model for videos, with weights large enough for predictions to vary between pixels."""
     model = random_model(replace(SPEC, image_channels=3), scale=0.5)
     model.card = ModelCard(plan=plan)
     save(path, model)

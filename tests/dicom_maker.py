@@ -1,4 +1,4 @@
-"""DICOM series made by pydicom, for tests: a known array, any geometry, and texts that must never come out."""
+"""Synthetic DICOM series for tests: a known array, any geometry, and patient data that must not be printed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CT, ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
 
 
 def voxels(shape=(12, 10, 8), seed=0):
-    """Stored numbers [columns, rows, slices]."""
+    """Stored values [columns, rows, slices]."""
     return np.random.default_rng(seed).integers(0, 3000, shape).astype(np.int16)
 
 
 def blank(sop_class=CT, uid=None):
-    """A data set with patient and study, and nothing of an image."""
+    """A data set with patient and study, without an image."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = sop_class
@@ -39,7 +39,7 @@ def blank(sop_class=CT, uid=None):
 
 
 def add_pixels(dataset, array):
-    """Put stored numbers [rows, columns] or [frames, rows, columns] into a data set."""
+    """Store values [rows, columns] or [frames, rows, columns] in a data set."""
     dataset.Rows, dataset.Columns = array.shape[-2:]
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.BitsAllocated = dataset.BitsStored = array.dtype.itemsize * 8
@@ -59,7 +59,7 @@ def make(
     series=None,
     zero=-1024,
 ):
-    """Return one data set a slice; ``spacing`` is of columns, rows and slices."""
+    """Return one data set per slice; ``spacing`` is that of columns, rows and slices."""
     array = voxels() if array is None else array
     row, column = np.array(orientation[:3]), np.array(orientation[3:])
     normal = np.cross(row, column)
@@ -80,7 +80,7 @@ def make(
 
 
 def make_enhanced(array=None, spacing=(0.8, 0.7, 2.0), origin=(-30.0, -40.0, 50.0), order=None):
-    """Return an Enhanced CT; its frames lie in ``order``."""
+    """Return an Enhanced CT with its frames in the given order."""
     array = voxels() if array is None else array
     order = list(range(array.shape[2])) if order is None else order
     dataset = blank(ENHANCED_CT)
@@ -114,7 +114,7 @@ def save(folder: Path, datasets, name: Callable[[int], str] = "{:03d}.dcm".forma
 
 
 def write(path: Path, dataset) -> Path:
-    """Write one data set, also one that pydicom finds wrong."""
+    """Write one data set, even if pydicom considers it invalid."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset.save_as(path, enforce_file_format=True)
@@ -122,7 +122,7 @@ def write(path: Path, dataset) -> Path:
 
 
 def affine_of(orientation=AXIAL, origin=(-30.0, -40.0, 50.0), spacing=(0.8, 0.7, 2.0)):
-    """The RAS affine of what ``make`` makes."""
+    """The RAS affine of the series that ``make`` returns."""
     affine = np.eye(4)
     row, column = np.array(orientation[:3]), np.array(orientation[3:])
     for axis, direction in enumerate((row, column, np.cross(row, column))):

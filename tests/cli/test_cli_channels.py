@@ -18,7 +18,7 @@ from masam.predict.predictor import Predictor
 
 @pytest.fixture(scope="module", params=[2, 3, 4])
 def sequences(request, tmp_path_factory) -> Path:
-    """A data set of so many sequences, the first of which shows nothing: what is to be seen is in the last."""
+    """A data set with 2 to 4 sequences; only the last one shows the classes."""
     root = tmp_path_factory.mktemp("mr") / f"Dataset{request.param}"
     for number in range(3):
         image, labels = arrays(seed=number)
@@ -45,7 +45,7 @@ def run(sequences, tmp_path_factory) -> Path:
     return folder
 
 
-def test_from_the_folder_to_masks(masam, sequences, run, tmp_path):
+def test_train_and_predict(masam, sequences, run, tmp_path):
     channels = len(json.loads((sequences / "dataset.json").read_text())["channel_names"])
     masks = tmp_path / "masks"
     facts = masam("info", run, "--json").json
@@ -58,7 +58,7 @@ def test_from_the_folder_to_masks(masam, sequences, run, tmp_path):
     mask, scan = nib.load(masks / "case0.nii.gz"), nib.load(sequences / "imagesTr/case0_0000.nii.gz")
     assert mask.shape == scan.shape
     np.testing.assert_array_equal(mask.affine, scan.affine)
-    # Any channel's bytes count for what a rerun keeps.
+    # A change of any channel is predicted again.
     again = tmp_path / "again"
     shutil.copytree(sequences / "imagesTr", again)
     rerun = masam("predict", again, "--model", run, "--out", masks, "--device", "cpu", "--json").json
@@ -89,7 +89,7 @@ def test_a_missing_sequence_is_named(masam, sequences, run, tmp_path):
 
 @pytest.fixture(scope="module")
 def stacked(sequences, tmp_path_factory) -> Path:
-    """The same sequences as MSD keeps them: in one file a case, along the fourth axis."""
+    """The same sequences in MSD's layout: one file per case, channels along the fourth axis."""
     facts = json.loads((sequences / "dataset.json").read_text())
     root = tmp_path_factory.mktemp("msd") / "Task01"
     names = [f"case{number}.nii.gz" for number in range(3)]
@@ -161,7 +161,7 @@ def test_a_file_of_other_channels_than_dataset_json_says(masam, stacked, tmp_pat
     assert "warning: case1: all values of channel 1 of case1.nii.gz are 7" in masam("check", root).out
 
 
-def test_a_time_series_is_no_scan_of_a_model_of_one_channel(masam, trained, tmp_path):
+def test_a_time_series_is_refused_by_a_model_of_one_channel(masam, trained, tmp_path):
     scan = save(tmp_path / "fmri.nii.gz", np.stack([arrays()[0]] * 4, axis=3))
     result = masam("predict", scan, "--model", trained, "--out", tmp_path / "masks")
     assert result.code == 3

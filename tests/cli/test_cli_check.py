@@ -1,4 +1,4 @@
-"""``masam check``: every fault of a data set in one call, each with its case."""
+"""``masam check``: all faults of a data set in one call."""
 
 from __future__ import annotations
 
@@ -56,23 +56,23 @@ def test_all_faults_come_at_once(masam, broken):
     errors = {(f["case"], f["what"]) for f in result.json["findings"] if f["severity"] == "error"}
     warnings = {(f["case"], f["what"]) for f in result.json["findings"] if f["severity"] == "warning"}
 
-    def said(findings, case, *words):
+    def reported(findings, case, *words):
         return any(who == case and all(word in what for word in words) for who, what in findings)
 
-    assert said(errors, None, "no label for image alone")
-    assert said(errors, None, "orphan.nii.gz: no image for this label")
-    assert said(errors, None, "noname.nii.gz: expected a name such as CASE_0000.nii.gz")
-    assert said(errors, None, "more_0001.nii.gz: unexpected channel 0001 of case more, dataset.json defines 1")
-    assert said(errors, None, "numTraining is 3, found 12 training cases")
-    assert said(errors, "nan", "nan_0000.nii.gz: 1 of 2880 voxels are not finite")
-    assert said(errors, "far", "the label's affine")
-    assert said(errors, "cut", "the gzip data is cut off")
-    assert said(errors, "seven", "label value 7 (432 voxels), 14 (216 voxels) is not in dataset.json, which defines [0")
+    assert reported(errors, None, "no label for image alone")
+    assert reported(errors, None, "orphan.nii.gz: no image for this label")
+    assert reported(errors, None, "noname.nii.gz: expected a name such as CASE_0000.nii.gz")
+    assert reported(errors, None, "more_0001.nii.gz: unexpected channel 0001 of case more, dataset.json defines 1")
+    assert reported(errors, None, "numTraining is 3, found 12 training cases")
+    assert reported(errors, "nan", "nan_0000.nii.gz: 1 of 2880 voxels are not finite")
+    assert reported(errors, "far", "the label's affine")
+    assert reported(errors, "cut", "the gzip data is cut off")
+    assert reported(errors, "seven", "label value 7 (432 voxels), 14 (216 voxels) is not in dataset.json")
     assert len(errors) == 9
-    assert said(warnings, "empty", "the label contains no foreground voxels")
-    assert said(warnings, "twin", "has the same image as Tr0")
-    assert said(warnings, "wide", "the spacing along axis 2 is 40 mm, the median is 4 mm")
-    assert said(warnings, "flat", "all values of flat_0000.nii.gz are 9")
+    assert reported(warnings, "empty", "the label contains no foreground voxels")
+    assert reported(warnings, "twin", "has the same image as Tr0")
+    assert reported(warnings, "wide", "the spacing along axis 2 is 40 mm, the median is 4 mm")
+    assert reported(warnings, "flat", "all values of flat_0000.nii.gz are 9")
     assert result.error.startswith("error[INPUT]: 9 errors in 14 cases, listed above")
     lines = masam("check", broken, "--quiet").out.splitlines()
     assert len(lines) == len(errors) + len(warnings)
@@ -103,7 +103,7 @@ def test_faults_of_the_dataset_json(masam, broken, changes, words):
     assert words in result.out
 
 
-def test_what_is_no_data_set(masam, tmp_path):
+def test_other_folders_are_refused(masam, tmp_path):
     assert masam("check", tmp_path).code == 3
     assert "expected a data set folder with a dataset.json" in masam("check", tmp_path / "nothing").error
     (tmp_path / "dataset.json").write_text("[")

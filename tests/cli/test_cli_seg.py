@@ -1,4 +1,4 @@
-"""masam evaluate and report on DICOM SEG: the scores of the same labels in NIfTI."""
+"""masam evaluate and report on DICOM SEG: scores equal those of the same labels in NIfTI."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = ("nifti", "seg")
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two series with references and predictions in either format, of which some slices are empty."""
+    """Two series with references and predictions in both formats; some slices are empty."""
     root = tmp_path_factory.mktemp("seg")
     (root / "dataset.json").write_text(json.dumps({"labels": SCHEME.to_mapping()}))
     for number in range(2):
@@ -52,7 +52,7 @@ def test_scores_do_not_depend_on_the_format(masam, labelled, prediction, referen
             assert one[key] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), key
 
 
-def test_one_file_each(masam, labelled):
+def test_a_single_pair_of_files(masam, labelled):
     words = ("--labels", labelled / "dataset.json", "--json")
     result = masam("evaluate", labelled / "seg/guess/case0.dcm", labelled / "seg/truth/case0.dcm", *words)
     assert [one["case"] for one in result.json["scores"]] == ["case0", "case0"], result.err

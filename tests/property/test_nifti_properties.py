@@ -42,7 +42,7 @@ def relative(found, expected):
     return max(axes, origin)
 
 
-def test_five_hundred_geometries_come_back(tmp_path, no_flush):
+def test_five_hundred_geometries_are_restored(tmp_path, no_flush):
     """To 1e-6 when first encoded (32-bit header), for all codes; every fifth again, without drift, in a file."""
     rng = np.random.default_rng(31)
     array = rng.integers(0, 9, (4, 3, 5)).astype(np.uint8)
@@ -63,7 +63,7 @@ def test_five_hundred_geometries_come_back(tmp_path, no_flush):
         assert (second.geometry.sform_code, second.geometry.qform_code) == (first.sform_code, first.qform_code)
 
 
-def test_geometries_from_a_qform_alone_come_back(tmp_path, no_flush):
+def test_geometries_from_a_qform_alone_are_restored(tmp_path, no_flush):
     """A qform from a file can be stored again, so its codes stay as they are."""
     rng = np.random.default_rng(32)
     for _ in range(100):
@@ -79,7 +79,7 @@ def test_geometries_from_a_qform_alone_come_back(tmp_path, no_flush):
         assert (found.sform_code, found.qform_code) == (0, 1)
 
 
-def test_three_readers_put_a_blob_at_one_place(tmp_path, no_flush):
+def test_masam_nibabel_and_simpleitk_agree_on_positions(tmp_path, no_flush):
     """The output's centroid by masam, nibabel and SimpleITK, to 0.01 voxel, with sform and qform given."""
     rng = np.random.default_rng(33)
     path = tmp_path / "a.nii"
@@ -113,7 +113,7 @@ def test_three_readers_put_a_blob_at_one_place(tmp_path, no_flush):
     compressed=st.booleans(),
     order=st.sampled_from("CF"),
 )
-def test_every_array_comes_back(array, compressed, order):
+def test_every_array_is_restored(array, compressed, order):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ("a.nii.gz" if compressed else "a.nii")
         write_volume(path, Volume(np.asarray(array, order=order)))
@@ -132,7 +132,7 @@ def mutants(content, seed, count, limit):
         yield bytes(mutant)
 
 
-def test_damaged_headers_are_refused_or_still_make_sense(tmp_path):
+def test_damaged_headers_are_refused_or_consistent(tmp_path):
     """A typed refusal, or a volume with a plausible geometry whose voxels are those a plain computation gives.
 
     Damage that looks right (another origin, another spacing) cannot be seen: a header has no checksum.
@@ -200,7 +200,7 @@ def test_damaged_gzip_never_changes_a_voxel(tmp_path):
     ending=st.sampled_from([".nii", ".nii.gz"]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_channels_in_one_file_are_those_of_files_of_their_own(shape, channels, dtype, slope, ending, seed):
+def test_channels_in_one_file_can_be_read_separately(shape, channels, dtype, slope, ending, seed):
     array = np.random.default_rng(seed).integers(0, 200, (*shape, channels)).astype(dtype)
     header = nib.Nifti1Header(endianness=np.dtype(dtype).byteorder if dtype != "u1" else "<")
     with tempfile.TemporaryDirectory() as folder:

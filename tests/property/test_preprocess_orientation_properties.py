@@ -22,7 +22,7 @@ STORED = [
 
 
 def stored_as(array, affine, order, flips):
-    """Store a volume with its axes permuted and mirrored, every voxel staying where it is in the patient."""
+    """Permute and mirror the axes of a volume without moving its voxels in the patient."""
     to_old = np.zeros((4, 4))
     to_old[3, 3] = 1
     for new, (old, flip) in enumerate(zip(order, flips, strict=True)):
@@ -52,7 +52,7 @@ OBLIQUES = [
 
 @pytest.mark.parametrize("slice_axis", ["axial", "coronal", "sagittal"])
 @pytest.mark.parametrize("affine", OBLIQUES, ids=["straight", "oblique", "45 degrees", "45 degrees thrice"])
-def test_all_48_give_one_canonical_array_and_come_back(affine, slice_axis):
+def test_all_48_orders_give_one_canonical_array_and_are_restored(affine, slice_axis):
     canonical = []
     for order, flips in STORED:
         volume = stored_as(ARRAY, affine, order, flips)
@@ -70,7 +70,7 @@ def test_all_48_give_one_canonical_array_and_come_back(affine, slice_axis):
     slice_axis=st.sampled_from(["axial", "coronal", "sagittal"]),
 )
 @settings(max_examples=150, deadline=None)
-def test_any_oblique_volume_is_seen_the_same_however_it_is_stored(angles_deg, spacing_mm, stored, slice_axis):
+def test_slices_of_oblique_volumes_do_not_depend_on_the_stored_order(angles_deg, spacing_mm, stored, slice_axis):
     affine = affine_of(angles_deg, spacing_mm)
     base, other = Volume(ARRAY, Geometry(affine)), stored_as(ARRAY, affine, *stored)
     seen = [Orientation.of(volume.geometry, slice_axis).apply(volume.array) for volume in (base, other)]
@@ -79,8 +79,8 @@ def test_any_oblique_volume_is_seen_the_same_however_it_is_stored(angles_deg, sp
 
 
 @pytest.mark.parametrize("slice_axis", ["axial", "coronal", "sagittal"])
-def test_canonical_axes_run_where_they_say(slice_axis):
-    # Identity affine: i runs to R, j to A, k to S. The value of a voxel says how far along each it lies.
+def test_directions_of_the_canonical_axes(slice_axis):
+    # Identity affine: i runs to R, j to A, k to S. The value of a voxel encodes its index.
     i, j, k = np.meshgrid(*map(np.arange, SHAPE), indexing="ij")
     towards = {"R": i, "L": -i, "A": j, "P": -j, "S": k, "I": -k}
     orientation = Orientation.of(Geometry(np.eye(4)), slice_axis)
@@ -109,9 +109,9 @@ def test_slices_were_cut_along_the_largest_spacing(spacing_mm, expected):
 @pytest.mark.parametrize("crop", ["none", "content"])
 @pytest.mark.parametrize("image_size", [16, 5])
 @pytest.mark.parametrize("affine", OBLIQUES[:2], ids=["straight", "oblique"])
-def test_pipeline_sees_one_anatomy_and_puts_labels_back_for_all_48(affine, image_size, crop):
+def test_slices_and_restored_labels_are_equal_for_all_48_orders(affine, image_size, crop):
     preprocessing = Preprocessing("axial", Percentiles(low=0, high=99), image_size, crop)
-    # With a black border on some sides, which holds no label.
+    # With a black border without labels on some sides.
     array, labels = ARRAY.copy(), (ARRAY % 7).astype(np.uint8)
     for dark in (np.s_[:, 0], np.s_[..., -1], np.s_[-1]):
         array[dark], labels[dark] = array.min(), 0
@@ -128,8 +128,8 @@ def test_pipeline_sees_one_anatomy_and_puts_labels_back_for_all_48(affine, image
         assert back.geometry is image.geometry
 
 
-def test_a_label_map_survives_the_way_to_the_model_and_back():
-    # Blocks of four pixels at native size are blocks of eight at the model's, so the resize loses nothing.
+def test_labels_survive_the_resize_and_its_inverse():
+    # Blocks of four pixels at native size are blocks of eight at the model's size, so the resize is lossless.
     blocks = np.random.default_rng(0).integers(0, 3, (3, 4, 5))
     labels = np.kron(blocks, np.ones((1, 4, 4), int)).transpose(2, 1, 0).astype(np.uint8)
     volume = Volume(labels[::-1], Geometry(np.diag([-1.0, 1, 3, 1])))

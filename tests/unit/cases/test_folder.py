@@ -186,7 +186,7 @@ def test_refused_msd(tmp_path, training, message):
         read_dataset(tmp_path)
 
 
-def test_ids_that_repeat_in_msd(tmp_path):
+def test_repeated_ids_in_msd(tmp_path):
     msd(tmp_path, ["a", "b", "a"])
     with pytest.raises(InputError, match=r"dataset.json: training: a.nii.gz and a.nii.gz have the same case id"):
         read_dataset(tmp_path)

@@ -1,4 +1,4 @@
-"""nnU-Net's layout with DICOM: a folder of slices a channel, labels in NIfTI or as SEG."""
+"""nnU-Net's layout with DICOM: one folder of slices per channel, labels as NIfTI or SEG."""
 
 import json
 
@@ -46,7 +46,7 @@ def seg_label(path, folder):
     return path
 
 
-def test_a_folder_a_case_with_either_label(tmp_path):
+def test_one_folder_per_case_with_nifti_or_seg_labels(tmp_path):
     describe(tmp_path, numTraining=3)
     images, labels = tmp_path / "imagesTr", tmp_path / "labelsTr"
     save(images / "a_0000", make(voxels(seed=1)))
@@ -70,7 +70,7 @@ def test_a_folder_a_case_with_either_label(tmp_path):
     assert take_inventory(tmp_path).faults == ()
 
 
-def test_a_folder_a_channel_with_a_seg_drawn_on_any_of_them(tmp_path):
+def test_one_folder_per_channel_with_a_seg_of_any_channel(tmp_path):
     describe(tmp_path, "T1", "T2")
     for channel in (0, 1):
         save(tmp_path / f"imagesTr/a_000{channel}", make(voxels(seed=channel)))
@@ -123,7 +123,7 @@ def test_what_does_not_pair_up(tmp_path, channels, folders, labels, message):
     assert take_inventory(tmp_path).faults
 
 
-def test_nifti_images_are_of_another_ending(tmp_path):
+def test_nifti_images_in_a_dicom_data_set_are_refused(tmp_path):
     describe(tmp_path)
     save(tmp_path / "imagesTr/a", make())
     nifti_label(tmp_path / "labelsTr/a.nii.gz")

@@ -51,7 +51,7 @@ def test_test_cases_need_no_labels(tmp_path):
     assert load_video_case(case)[1] is None
 
 
-def test_a_video_is_no_volume(tmp_path):
+def test_a_video_is_not_a_volume(tmp_path):
     (case,) = read_dataset(write_video_dataset(tmp_path, cases=1)).training
     with pytest.raises(InputError, match="case0: expected a volume, got a video; use load_video_case"):
         load_case(case)
@@ -144,7 +144,7 @@ def test_labels_of_another_size_or_kind_are_refused(tmp_path):
         load_video_case(case)
 
 
-def test_memory_is_judged_before_it_is_taken(tmp_path):
+def test_memory_is_checked_before_it_is_allocated(tmp_path):
     case = one_case(tmp_path)
     need = 4 * 20 * 26 * 5
     load_video_case(case, max_bytes=need)

@@ -57,7 +57,7 @@ def test_every_truncation_is_refused(packed):
         assert error.value.where == str(packed)
 
 
-def test_no_bit_flip_changes_content_in_silence(packed):
+def test_bit_flips_are_detected(packed):
     whole = packed.read_bytes()
     expected = read(packed, 1000)
     rng = np.random.default_rng(20230916)
@@ -147,12 +147,12 @@ def test_bombs_are_refused_fast_and_without_memory(bomb_of_200_mib, declared, me
     assert peak < 110 * 2**20
 
 
-def test_honest_bomb_of_four_gib_is_refused_by_its_ratio(tmp_path):
+def test_a_valid_file_with_an_implausible_ratio_is_refused(tmp_path):
     path = tmp_path / "a.gz"
     path.write_bytes(gzip.compress(CONTENT) + bytes(4 * 2**20 + 2**18))
     with pytest.raises(InputError, match=r"not plausible .* store it uncompressed"):
         read(path, 4 * 2**30)
-    # The same claim by a file of a scan's ratio passes this check.
+    # The same declared size with the compression ratio of a scan is accepted.
     os.truncate(path, 2**30)
     gate.check_declared_size(path, 4 * 2**30, compressed=True)
 
@@ -174,7 +174,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert int(result.stdout) < 70 * 2**10
 
 
-def test_too_little_memory_is_told(tmp_path):
+def test_too_little_memory_is_reported(tmp_path):
     path = tmp_path / "a.gz"
     with path.open("wb") as file:
         file.write(gzip.compress(CONTENT))
@@ -277,6 +277,6 @@ def test_json_with_a_byte_order_mark(tmp_path):
         (KeyboardInterrupt("stop"), KeyboardInterrupt, "stop"),
     ],
 )
-def test_border_leaves_only_our_errors(fault, kind, message):
+def test_library_errors_become_masam_errors(fault, kind, message):
     with pytest.raises(kind, match=message), gate.library_errors("a"):
         raise fault

@@ -1,4 +1,4 @@
-"""Which format a path is, and which scans lie in a folder."""
+"""The format of a path, and the scans of a folder."""
 
 import json
 
@@ -42,14 +42,14 @@ def test_what_is_dicom(tmp_path):
         read_image(tmp_path / "text")
 
 
-def test_notes_are_told(tmp_path):
+def test_notes_are_reported(tmp_path):
     folder = save(tmp_path / "series", make(voxels((12, 10, 1))))
     said = []
     read_image(folder, say=said.append)
     assert said == [f"{folder}: one slice: its thickness, 2 mm, is used as the slice spacing"]
 
 
-def test_hashes_follow_the_bytes_not_the_names(tmp_path):
+def test_hashes_depend_on_content_only(tmp_path):
     datasets = make()
     one, other = save(tmp_path / "a", datasets), save(tmp_path / "b", datasets[::-1], "x{}".format)
     assert image_sha256(one) == image_sha256(other)
@@ -149,7 +149,7 @@ def test_a_seg_of_another_series_is_refused(tmp_path):
         load_case(found.training[0])
 
 
-def test_a_list_names_nothing_else(tmp_path):
+def test_listed_paths_must_be_images_inside_the_data_set(tmp_path):
     data_set(tmp_path)
     content = json.loads((tmp_path / "dataset.json").read_text())
     for name in ("./imagesTr/none", ".", ""):

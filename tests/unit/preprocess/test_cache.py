@@ -128,7 +128,7 @@ def write_half(folder, root):
     prepare([Case(p.stem, (p,)) for p in sorted(folder.glob("*.bin"))], root)
 
 
-def test_a_kill_half_way_is_never_seen_and_is_cleared_by_the_next_run(tmp_path):
+def test_an_incomplete_case_is_never_used_and_removed_by_the_next_run(tmp_path):
     case, root = write_case(tmp_path), tmp_path / "cache"
     worker = multiprocessing.get_context("fork").Process(target=write_half, args=(tmp_path, root))
     worker.start()
@@ -141,7 +141,7 @@ def test_a_kill_half_way_is_never_seen_and_is_cleared_by_the_next_run(tmp_path):
     assert contents(root) == contents(tmp_path / "clean")
 
 
-def test_left_overs_of_other_machines_go_after_a_day_and_live_ones_stay(tmp_path):
+def test_temporary_folders_are_removed_if_stale(tmp_path):
     root = tmp_path / "cache"
     old, young = root / ".masam-tmp-00000000-1-00000000", root / ".masam-tmp-00000000-2-00000000"
     ours = root / atomic._temporary_name(Path())
@@ -188,7 +188,7 @@ def test_refused_cases_are_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["images.npy", "labels.npy"])
 @pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: b"", lambda data: b"\x93NUMPY" + data[6:40]])
-def test_damaged_files_are_refused_with_the_way_out(tmp_path, name, damage):
+def test_damaged_files_are_refused(tmp_path, name, damage):
     case, root = write_case(tmp_path), tmp_path / "cache"
     (prepared,) = prepare([case], root)
     path = prepared.folder / name
@@ -197,7 +197,7 @@ def test_damaged_files_are_refused_with_the_way_out(tmp_path, name, damage):
         prepare([case], root)
 
 
-def test_objects_in_a_cached_array_are_never_loaded(tmp_path):
+def test_pickled_objects_are_never_loaded(tmp_path):
     case, root = write_case(tmp_path), tmp_path / "cache"
     (prepared,) = prepare([case], root)
     np.save(prepared.folder / "images.npy", np.array([print], dtype=object), allow_pickle=True)
@@ -205,7 +205,7 @@ def test_objects_in_a_cached_array_are_never_loaded(tmp_path):
         prepared.read_window([0])
 
 
-def test_a_file_that_is_cut_off_later_is_refused_and_ends_no_process(tmp_path):
+def test_a_truncated_file_is_an_error_and_not_a_crash(tmp_path):
     (prepared,) = prepare([write_case(tmp_path)], tmp_path / "cache")
     path = prepared.folder / "images.npy"
     os.truncate(path, path.stat().st_size - 2 * 32 * 32 * 2 - 1)
@@ -223,7 +223,7 @@ def test_a_file_that_is_cut_off_later_is_refused_and_ends_no_process(tmp_path):
         ("labels.npy", np.zeros((7, 32, 32), np.int64), r"shape \(7, 32, 32\) of int64"),
     ],
 )
-def test_other_arrays_in_its_place_are_refused(tmp_path, name, array, words):
+def test_arrays_of_other_shape_or_type_are_refused(tmp_path, name, array, words):
     (prepared,) = prepare([write_case(tmp_path)], tmp_path / "cache")
     np.save(prepared.folder / name, array)
     with pytest.raises(InputError, match=rf"{name}: the cached case is damaged \(.*{words}.*\); delete its folder$"):
@@ -237,7 +237,7 @@ def test_slices_outside_are_refused(tmp_path, slices):
         prepared.read_window(slices)
 
 
-def test_it_takes_cases_of_the_nifti_reader(tmp_path):
+def test_cases_of_the_readers_are_accepted(tmp_path):
     from masam.cases.folder import Case as NiftiCase
 
     case = write_case(tmp_path)

@@ -23,14 +23,14 @@ BODY = np.s_[2:5, 8:14, 30:36]
 
 
 def test_the_box_holds_the_content_and_keeps_the_aspect_ratio_of_a_slice():
-    # Six rows of content ask for twelve columns.
+    # Six rows of content require twelve columns.
     assert crop_to_content(content(BODY)) == Crop(full_size=WHOLE, start=(2, 8, 27), size=(3, 6, 12))
     near_the_edge = crop_to_content(content(np.s_[:, 8:14, 38:40]))
     assert (near_the_edge.start, near_the_edge.size) == ((0, 8, 28), (6, 6, 12))
     assert crop_to_content(content(BODY, np.s_[0, :2, :2])).size == (5, 18, 36)
 
 
-def test_without_content_it_is_the_whole():
+def test_without_content_nothing_is_cropped():
     assert crop_to_content(content()) == Crop.full(WHOLE)
 
 
@@ -53,11 +53,11 @@ def test_the_widened_rectangle_is_the_smallest_of_its_shape_and_fits_the_slice(d
 
 
 @given(st.data())
-def test_all_that_is_cut_away_is_black_and_all_else_comes_back(data):
+def test_the_removed_border_is_black_and_the_rest_is_restored(data):
     shape = tuple(data.draw(st.integers(1, 9)) for _ in range(3))
     seed = data.draw(st.integers(0, 10_000))
     generator = np.random.default_rng(seed)
-    # Few bright voxels, so that there is a border to cut.
+    # Few bright voxels, so that there is a border to remove.
     array = np.where(generator.random((*shape, 2)) < 0.03, generator.integers(-9, 9, (*shape, 2)), -9).astype(np.int16)
     volume = Volume(array, Geometry(np.diag([-1.0, -1, 1, 1])))
     whole = Preprocessing("axial", Window(low=0, high=5), 9).prepare(volume)
@@ -71,7 +71,7 @@ def test_all_that_is_cut_away_is_black_and_all_else_comes_back(data):
 
 
 @given(st.integers(-100, 100), st.integers(-100, 100), st.sampled_from([np.int16, np.float32, np.float64]))
-def test_what_shows_is_what_becomes_more_than_zero(low, high, dtype):
+def test_nonzero_voxels_are_those_scaled_above_zero(low, high, dtype):
     array = np.arange(-120, 121).astype(dtype)
     scaling = Scaling(float(low), float(high))
     assert np.array_equal(scaling.is_nonzero(array), scaling.apply(array) > 0)
@@ -84,7 +84,7 @@ def test_a_stack_of_another_size_is_refused():
 
 
 @pytest.mark.parametrize("stored", [(1, 1, 1), (-1, 1, -1)])
-def test_a_cropped_volume_is_seen_larger_and_its_labels_come_back_to_their_place(stored):
+def test_a_cropped_volume_is_enlarged_and_its_labels_are_restored(stored):
     array = np.full((32, 32, 9), -1000, np.int16)
     array[8:24, 10:26, 2:7] = np.random.default_rng(0).integers(0, 100, (16, 16, 5))
     labels = np.zeros(array.shape, np.uint8)
@@ -115,7 +115,7 @@ def test_intensities_are_fitted_before_the_crop():
     assert cropped.native_size == (10, 10)
 
 
-def test_preparation_without_a_crop_keeps_its_name_in_the_cache():
+def test_settings_without_a_crop_do_not_change():
     settings = Preprocessing("axial", Window(low=0, high=1), 16).settings
     assert set(settings) == {"slice_axis", "intensity", "image_size"}
     assert Preprocessing("axial", Window(low=0, high=1), 16, "content").settings == settings | {"crop": "content"}

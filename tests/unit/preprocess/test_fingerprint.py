@@ -40,7 +40,7 @@ def test_fingerprint_is_in_anatomical_order_however_the_volume_is_stored(channel
 @pytest.mark.parametrize("slice_axis", ["axial", "coronal", "sagittal"])
 @pytest.mark.parametrize("rule", [Window(low=0, high=100), Window(low=70, high=100), Percentiles()])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_its_cropped_size_is_that_of_preparation(slice_axis, rule, channels):
+def test_the_cropped_size_agrees_with_preparation(slice_axis, rule, channels):
     volume = scan(channels=channels)
     prepared = Preprocessing(slice_axis, rule, 16, "content").prepare(volume)
     case = CaseFingerprint.of(volume)
@@ -49,12 +49,12 @@ def test_its_cropped_size_is_that_of_preparation(slice_axis, rule, channels):
     assert case.in_plane_size(slice_axis) == max(whole.native_size)
 
 
-def test_a_scan_of_nothing_has_its_own_size():
+def test_a_constant_scan_is_not_cropped():
     case = CaseFingerprint.of(Volume(np.zeros(SHAPE, np.int16)))
     assert case.in_plane_size("axial", Window(low=0, high=1)) == 50
 
 
-def test_what_is_no_scan_is_refused():
+def test_invalid_volumes_are_refused():
     with pytest.raises(InputError, match="NaN or infinite voxels"):
         fingerprint([(Volume(np.full(SHAPE, np.nan)), None)])
     with pytest.raises(InputError, match="the data set contains no volumes"):

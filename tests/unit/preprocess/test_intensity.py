@@ -63,7 +63,7 @@ def test_a_constant_volume_becomes_0(value):
     assert not Percentiles().fit(array).apply(array).any()
 
 
-def test_voxels_that_are_no_grey_values_are_refused():
+def test_voxels_that_are_not_real_numbers_are_refused():
     with pytest.raises(InputError, match="expected real voxel values, got type complex64"):
         Percentiles().fit(np.zeros((1, 1, 1), np.complex64))
     with pytest.raises(InputError, match="convert the volume to greyscale"):
@@ -105,7 +105,7 @@ def test_colours_become_0_to_1_or_what_sam_was_trained_on():
 
 
 @pytest.mark.parametrize("frame", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))])
-def test_what_is_no_frame_of_colours_is_refused(frame):
+def test_other_arrays_than_colour_frames_are_refused(frame):
     with pytest.raises(InputError, match=r"expected a frame \[H, W, 3\] of uint8, got"):
         Rgb().apply(frame)
 

@@ -14,7 +14,7 @@ def test_a_slice_is_oriented_scaled_and_resized():
     assert (prepared.depth, prepared.native_size) == (3, (8, 6))
     top = prepared.slice(2)[0]
     assert (top.shape, top.dtype) == ((16, 16), np.float32)
-    # Front is the first row, the patient's left the last column.
+    # Anterior is the first row, the patient's left the last column.
     assert top.argmax() // 16 in (0, 1)
     assert top.argmax() % 16 in (14, 15)
     assert not prepared.slice(0).any()

@@ -62,7 +62,7 @@ def test_image_size_is_the_median_rounded_up_to_32_and_at_most_512(sides, expect
 
 def test_scans_with_wide_black_borders_are_cropped_and_need_fewer_pixels():
     plan = plan_of(pair(shape=(80, 100, 12)))
-    # Twenty pixels of content; as wide as a slice of 80 x 100 they are 20 x 25.
+    # Twenty pixels of content; with the aspect ratio of an 80 x 100 slice: 20 x 25.
     assert (plan.crop, plan.image_size) == ("content", 32)
     assert plan.preprocessing.prepare(pair(shape=(80, 100, 12))[0]).native_size == (25, 20)
     whole = plan_of(pair(shape=(80, 100, 12)), crop="none")
@@ -79,7 +79,7 @@ def test_a_crop_must_show_slices_clearly_larger(border, crop):
     assert plan_of((image, None)).crop == crop
 
 
-def test_what_the_user_or_the_paper_decides_is_not_cropped_unasked():
+def test_presets_and_overrides_are_not_cropped_by_default():
     assert plan_of(pair()).crop == "content"
     for options in ({"preset": "paper-ct"}, {"intensity": Window(low=0, high=100)}):
         assert plan_of(pair(), **options).crop == "none"
@@ -108,7 +108,7 @@ def test_presets_are_the_papers(preset, modality, rule):
     assert set(PRESETS) == {"paper-ct", "paper-mr", "paper-tumor", "paper-video"}
 
 
-def test_what_the_user_decides_beats_preset_and_fingerprint():
+def test_overrides_replace_preset_and_fingerprint():
     plan = plan_of(pair(), preset="paper-ct", image_size=256, window=3, intensity=Percentiles())
     assert (plan.image_size, plan.window, plan.intensity) == (256, 3, Percentiles())
 
@@ -148,7 +148,7 @@ def test_yaml_round_trip(tmp_path, low, high, minmax, window, slice_axis, name):
     assert again.preprocessing.image_size == 512
 
 
-def test_each_field_says_what_it_is():
+def test_every_field_has_a_description():
     assert all(field.description for model in (Plan, Window, Percentiles) for field in model.model_fields.values())
 
 
@@ -182,7 +182,7 @@ def test_a_plan_is_read_without_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_plan_of_video_is_the_presets_and_needs_no_look_at_the_data():
+def test_a_video_plan_equals_its_preset():
     labels = LabelScheme.from_mapping({"background": 0, "shaft": 1})
     plan = make_video_plan(name="endo", labels=labels)
     assert (plan.modality, plan.intensity, plan.window_minmax) == ("video", Rgb(normalisation="unit"), True)

@@ -79,7 +79,7 @@ def test_shrinking_averages_instead_of_picking():
     assert (resize_probabilities(torch.from_numpy(checker)[None], (16, 16))[0, 2:-2, 2:-2] - 0.5).abs().max() < 0.02
 
 
-def test_there_and_back_a_smooth_image_changes_little():
+def test_a_smooth_image_survives_resizing_and_back():
     rows, columns = np.mgrid[0:48, 0:48] / 48
     image = (0.5 + 0.5 * np.sin(6 * rows) * np.cos(5 * columns)).astype(np.float32)
     assert np.abs(resize_image(resize_image(image, (96, 96)), (48, 48)) - image).max() < 0.01

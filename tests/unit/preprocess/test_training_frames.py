@@ -28,7 +28,7 @@ def prepared(tmp_path, intensity):
     return pixels, labels, prepare_cases([Clip()], load, preparation, SCHEME, tmp_path)
 
 
-def test_samples_are_what_prediction_feeds_the_model(tmp_path):
+def test_samples_equal_the_model_input_of_prediction(tmp_path):
     for normalisation in ("unit", "sam"):
         rule = Rgb(normalisation=normalisation)
         pixels, labels, cases = prepared(tmp_path, rule)
@@ -45,7 +45,7 @@ def test_samples_are_what_prediction_feeds_the_model(tmp_path):
             assert np.array_equal(classes.numpy(), np.stack([SCHEME.to_channels(one, where="") for one in values]))
 
 
-def test_windows_of_colours_are_stretched_together(tmp_path):
+def test_colour_windows_are_scaled_jointly(tmp_path):
     pixels, _, cases = prepared(tmp_path, Rgb())
     samples = WindowSamples(cases, 5, 0, window_minmax=True, augmentation=PLAIN, colours=Rgb())
     found = [samples[index][0].numpy() for index in range(samples.per_epoch)]

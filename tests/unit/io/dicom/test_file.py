@@ -1,4 +1,4 @@
-"""Damaged and hostile DICOM: a typed outcome, soon, in little memory, and never a word of the patient's."""
+"""Damaged and malicious DICOM: a typed error, quickly, in little memory, and without patient data."""
 
 import json
 import logging
@@ -39,21 +39,21 @@ def refused(path, message):
     return str(caught.value)
 
 
-def test_first_bytes_tell(tmp_path):
+def test_dicom_is_recognised_by_its_first_bytes(tmp_path):
     (tmp_path / "a").write_bytes(head())
     (tmp_path / "b").write_bytes(b"DICM")
     (tmp_path / "c").touch()
     assert [is_dicom(tmp_path / name) for name in "abc"] == [True, False, False]
 
 
-def test_where_pixels_lie(tmp_path):
+def test_position_of_the_pixels(tmp_path):
     path = write(tmp_path / "a", make(voxels((6, 5, 1)))[0])
     pixels = read_header(path).pixels
     assert (pixels.length, pixels.encapsulated, pixels.integers) == (60, False, True)
     assert path.read_bytes()[pixels.offset : pixels.offset + 60] == voxels((6, 5, 1))[..., 0].T.tobytes()
 
 
-def test_an_honest_deflated_file(tmp_path):
+def test_a_valid_deflated_file(tmp_path):
     dataset = make(voxels((6, 5, 1)))[0]
     dataset.file_meta.TransferSyntaxUID = DEFLATED
     assert read_dicom(write(tmp_path / "a", dataset)).shape == (6, 5, 1)
@@ -65,7 +65,7 @@ def test_an_honest_deflated_file(tmp_path):
 
 
 def test_a_deflated_bomb(tmp_path):
-    """Zeros, a thousand times their size."""
+    """Zeros that inflate to a thousand times their size."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     data = b"".join(packer.compress(bytes(2**20)) for _ in range(300)) + packer.flush()
     (tmp_path / "a").write_bytes(head(DEFLATED) + data)
@@ -109,7 +109,7 @@ def test_a_length_beyond_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(("syntax", "length"), [("1.2.840.10008.1.2.5", 4), ("1.2.840.10008.1.2.1", 2**32 - 1)])
-def test_pixels_that_contradict_the_syntax(tmp_path, syntax, length):
+def test_fragments_that_do_not_match_the_transfer_syntax(tmp_path, syntax, length):
     content = struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OW", 0, length) + bytes(4)
     (tmp_path / "a").write_bytes(head(syntax) + content)
     refused(tmp_path / "a", "in fragments")
@@ -118,8 +118,8 @@ def test_pixels_that_contradict_the_syntax(tmp_path, syntax, length):
 # ---- patient data ----
 
 
-def test_no_refusal_quotes_the_header(tmp_path, caplog, capfd):
-    """A text of the patient's in every element, one after the other, and what comes of it."""
+def test_errors_do_not_quote_the_header(tmp_path, caplog, capfd):
+    """Patient data is written into every element, one after the other."""
     caplog.set_level(logging.DEBUG)
     lines = []
     template = make(voxels((6, 5, 2)))
@@ -151,7 +151,7 @@ warnings.simplefilter("ignore")  # of codecs
 seed, count, folder, sources = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:]
 
 class Here:
-    # Codecs in this process, so that a mutant takes milliseconds: the process is a child itself.
+    # Codecs run in this process, which is a child itself, so that a mutant takes milliseconds.
     @staticmethod
     def decode(frames):
         import io
@@ -174,7 +174,7 @@ path = folder / "mutant"
 for n in range(count):
     content = bytearray(Path(sources[n % len(sources)]).read_bytes())
     kind = rng.randrange(4)
-    # Most of a file is pixels; half of the mutants hit its header.
+    # Most of a file is pixels; half of the mutants change its header.
     end = len(content) if rng.random() < 0.5 else min(len(content), 1500)
     at = rng.randrange(128, end)
     if kind == 0:

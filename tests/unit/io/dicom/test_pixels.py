@@ -1,4 +1,4 @@
-"""DICOM series to volumes: values and places against the maker's and SimpleITK's, every way of storing the numbers."""
+"""DICOM series to volumes: values and geometry compared with the source and SimpleITK, for all pixel formats."""
 
 import logging
 import os
@@ -53,7 +53,7 @@ def by_simpleitk(folder):
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS.values(), ids=ORIENTATIONS)
-def test_values_and_places_are_those_of_the_maker_and_of_simpleitk(tmp_path, orientation):
+def test_values_and_geometry_agree_with_simpleitk(tmp_path, orientation):
     folder = save(tmp_path / "series", make(orientation=orientation))
     volume = read_dicom(folder)
     assert volume.array.dtype == np.float32
@@ -65,7 +65,7 @@ def test_values_and_places_are_those_of_the_maker_and_of_simpleitk(tmp_path, ori
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_names_order_and_junk_change_nothing(tmp_path, seed):
+def test_file_names_their_order_and_other_files_have_no_effect(tmp_path, seed):
     datasets = make(series="1.2.3.4")
     expected = read_dicom(save(tmp_path / "plain", datasets))
     names = [f"{n}" for n in random.Random(seed).sample(range(100), len(datasets))]
@@ -101,8 +101,8 @@ def test_types(tmp_path, dtype):
 
 
 @pytest.mark.parametrize("signed", [0, 1])
-def test_bits_above_the_stored_ones_do_not_count(tmp_path, signed):
-    """Older files keep an overlay there."""
+def test_unused_bits_are_ignored(tmp_path, signed):
+    """Older files store an overlay there."""
     numbers = voxels() % 2048
     datasets = make(numbers + np.int16(-(2**15)))
     for dataset in datasets:
@@ -111,7 +111,7 @@ def test_bits_above_the_stored_ones_do_not_count(tmp_path, signed):
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_monochrome1_is_turned_round_as_by_simpleitk(tmp_path, signed):
+def test_monochrome1_is_inverted_as_in_simpleitk(tmp_path, signed):
     numbers = voxels().astype("i2" if signed else "u2")
     datasets = make(numbers)
     for dataset in datasets:
@@ -126,7 +126,7 @@ def test_monochrome1_is_turned_round_as_by_simpleitk(tmp_path, signed):
 
 @pytest.mark.parametrize(("value", "vr"), [(-2000, "SS"), (63536, "US")])
 def test_padding_gets_the_smallest_value_inside(tmp_path, value, vr):
-    """63536 is -2000 in the wrong type, which scanners do write."""
+    """63536 is -2000 in the wrong type, as some scanners write it."""
     numbers = voxels()
     numbers[0] = -2000
     datasets = make(numbers)
@@ -138,8 +138,8 @@ def test_padding_gets_the_smallest_value_inside(tmp_path, value, vr):
     assert "padding" in read_stack(tmp_path).notes[0]
 
 
-def test_padding_whose_type_the_file_does_not_say(tmp_path):
-    """Implicit VR leaves open whether it is signed."""
+def test_padding_of_ambiguous_type(tmp_path):
+    """With implicit VR, the sign is ambiguous."""
     numbers = voxels()
     numbers[0] = -2000
     datasets = make(numbers)
@@ -160,7 +160,7 @@ def test_a_range_of_padding(tmp_path):
     assert (read_dicom(save(tmp_path, datasets)).array[:2] == voxels()[2:].min() - 1024).all()
 
 
-def test_nothing_but_padding_is_refused(tmp_path):
+def test_padding_in_all_voxels_is_refused(tmp_path):
     datasets = make(np.full((4, 4, 2), -2000, np.int16))
     for dataset in datasets:
         dataset.add_new("PixelPaddingValue", "SS", -2000)
@@ -197,7 +197,7 @@ def test_compressed_syntaxes(tmp_path, syntax):
 
 @pytest.mark.parametrize("is_lossy", [False, True])
 def test_jpeg(tmp_path, is_lossy):
-    """Written by GDCM: what is lossless comes back as it was, the other as SimpleITK reads it."""
+    """Written by GDCM: lossless files are restored, lossy ones agree with SimpleITK."""
     kinds = gdcm.TransferSyntax
     syntax = kinds.JPEGBaselineProcess1 if is_lossy else kinds.JPEGLosslessProcess14_1
     smooth = np.add.outer(np.add.outer(np.arange(32), np.arange(24)), np.arange(3)).astype("u1" if is_lossy else "u2")
@@ -226,7 +226,7 @@ def test_jpeg(tmp_path, is_lossy):
     ["CT_small", "MR_small", "MR_small_RLE", "MR_small_implicit", "MR_small_bigendian", "MR_small_expb",
      "MR_small_padded", "MR_small_jp2klossless", "MR_small_jpeg_ls_lossless", "J2K_pixelrep_mismatch"],
 )  # fmt: skip
-def test_files_that_pydicom_ships(name):
+def test_files_of_pydicom(name):
     path = SHIPPED / f"{name}.dcm"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's remarks on its own odd files
@@ -253,7 +253,7 @@ def test_files_that_pydicom_ships(name):
         ("meta_missing_tsyntax", "file meta information is damaged"),
     ],
 )
-def test_files_that_pydicom_ships_and_that_are_no_scan(name, message):
+def test_files_of_pydicom_that_are_not_scans(name, message):
     with pytest.raises(InputError, match=message):
         read_dicom(SHIPPED / f"{name}.dcm")
 
@@ -271,7 +271,7 @@ def test_compressed_enhanced_multi_frame(tmp_path):
     np.testing.assert_array_equal(read_dicom(write(tmp_path / "a", dataset)).array, voxels() - 1024.0)
 
 
-def test_a_codec_that_crashes_ends_nothing_else(tmp_path, monkeypatch):
+def test_a_crash_of_a_codec_is_an_input_error(tmp_path, monkeypatch):
     datasets = make()
     for dataset in datasets:
         dataset.compress(RLELossless, generate_instance_uid=False)
@@ -289,7 +289,7 @@ def test_a_codec_that_crashes_ends_nothing_else(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("fault", "code"), [(MemoryError(), 6), (ValueError("CANARYNAME"), 3), (None, 5)], ids=["memory", "damage", "none"]
 )
-def test_what_the_decoder_process_answers(tmp_path, monkeypatch, fault, code):
+def test_exit_codes_of_the_decoder_process(tmp_path, monkeypatch, fault, code):
     class Decoder:
         def as_array(self, *_, **options):
             raise fault
@@ -332,7 +332,7 @@ def test_a_codestream_of_another_size_is_refused(tmp_path):
         read_dicom(save(tmp_path, datasets))
 
 
-def test_a_syntax_that_nobody_decodes(tmp_path):
+def test_a_transfer_syntax_without_a_decoder(tmp_path):
     datasets = make()
     for dataset in datasets:
         dataset.compress(RLELossless, generate_instance_uid=False)

@@ -1,4 +1,4 @@
-"""SEG made by highdicom: fractions, label maps, and the grid of files whose image is not at hand."""
+"""SEG written by highdicom: fractions, label maps, and the grid of files without their image."""
 
 import warnings
 
@@ -73,7 +73,7 @@ def test_a_label_map_with_a_palette_and_without_a_background(tmp_path, scan):
     np.testing.assert_array_equal(read_seg(write(tmp_path / "b.dcm", dataset), stack, SCHEME).array, values(numbers()))
 
 
-def test_a_label_map_among_the_images_is_no_scan(tmp_path, scan):
+def test_a_label_map_in_the_image_folder_is_skipped(tmp_path, scan):
     theirs(tmp_path / "scan/seg.dcm", scan[0], numbers(), "LABELMAP")
     (series,) = find_series(tmp_path / "scan")
     assert len(series.files) == 8
@@ -132,7 +132,7 @@ def test_damaged(tmp_path, scan, kind, elements, message):
         read_seg(path, stack, SCHEME)
 
 
-def test_probable_in_two_classes_at_once(tmp_path, scan):
+def test_overlapping_probabilities(tmp_path, scan):
     sources, stack = scan
     path = theirs(tmp_path / "a.dcm", sources, np.full((*SHAPE[::-1], 2), 0.6), "FRACTIONAL")
     with pytest.raises(InputError, match=r"segments overlap in slice \d: label values \d+ and \d+; export"):
@@ -160,14 +160,14 @@ def written(path, stack, drawn):
 
 
 def only(*slices):
-    """Labels in some slices alone; the others have no frame."""
+    """Labels in some slices only; the others have no frame."""
     drawn = np.zeros(SHAPE, np.uint16)
     drawn[2:5, 3:7, list(slices)] = 300
     return drawn
 
 
 @pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), (0, 1, 0, 0, 0, -1), (-1, 0, 0, 0, 1, 0)])
-def test_the_grid_of_two_spans_all_their_frames(tmp_path, orientation):
+def test_the_grid_of_two_files_contains_all_their_frames(tmp_path, orientation):
     stack = read_stack(save(tmp_path / "scan", make(orientation=orientation)))
     one = written(tmp_path / "one.dcm", stack, only(1, 5))
     two = written(tmp_path / "two.dcm", stack, only(3))
@@ -181,8 +181,8 @@ def test_the_grid_of_two_spans_all_their_frames(tmp_path, orientation):
 
 
 @pytest.mark.parametrize(("slices", "said", "count"), [((1, 2, 6), None, 6), ((1, 2, 6), 0.7, 6), ((4,), None, 1)])
-def test_a_grid_that_no_file_tells(tmp_path, scan, slices, said, count):
-    """Without SpacingBetweenSlices, or with one that its frames contradict, the smallest distance counts."""
+def test_slice_spacing_without_a_valid_declaration(tmp_path, scan, slices, said, count):
+    """Without a SpacingBetweenSlices that fits the frames, the smallest distance is used."""
     path = written(tmp_path / "a.dcm", scan[1], only(*slices))
     dataset = pydicom.dcmread(path)
     measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
@@ -212,6 +212,6 @@ def test_frames_too_far_apart_take_no_memory(tmp_path, scan, monkeypatch):
         seg_grid([write(path, dataset)])
 
 
-def test_the_grid_is_that_of_the_series_where_all_slices_have_frames(tmp_path, scan):
+def test_the_grid_equals_that_of_the_series_if_all_slices_have_frames(tmp_path, scan):
     path = written(tmp_path / "a.dcm", scan[1], only(*range(8)))
     np.testing.assert_allclose(seg_grid([path]).geometry.affine, affine_of(), atol=1e-4)

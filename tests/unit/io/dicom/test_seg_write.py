@@ -1,4 +1,4 @@
-"""DICOM SEG: what is written reads back by highdicom too, at the place of its scan; what does not fit is refused."""
+"""DICOM SEG: written files are read by highdicom with the same values and geometry; invalid ones are refused."""
 
 import warnings
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_labels_come_back_voxel_by_voxel_and_highdicom_agrees(tmp_path, orientat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = highdicom.seg.segread(path).get_volume(combine_segments=True)
-    # Their volume's axes are slices, rows, columns, with an affine of its own: compared by place, voxel by voxel.
+    # The axes of highdicom's volume are slices, rows, columns, so voxels are compared by their positions.
     index = np.argwhere(theirs.array)
     place = (theirs.affine @ np.c_[index, np.ones(len(index))].T)[:3] * [[-1], [-1], [1]]
     ours = np.linalg.inv(stack.geometry.affine) @ np.r_[place, np.ones((1, len(index)))]
@@ -62,7 +62,7 @@ def test_labels_come_back_voxel_by_voxel_and_highdicom_agrees(tmp_path, orientat
     np.testing.assert_array_equal(np.array([0, 2, 5, 300])[theirs.array[tuple(index.T)]], drawn()[i, j, k])
 
 
-def test_what_the_file_says(tmp_path):
+def test_content_of_the_file(tmp_path):
     stack = series(tmp_path / "scan")
     path, empty = written(tmp_path, stack, drawn(values=(2, 300)))
     assert empty == ("left kidney",)
@@ -86,14 +86,14 @@ def test_what_the_file_says(tmp_path):
     }
     assert dataset.PatientID == "CANARYID"  # here, and nowhere else
     assert [p.name for p in path.parent.iterdir()] == ["a.dcm"]
-    # Each frame names the image it was drawn on.
+    # Each frame refers to its source image.
     by_uid = {frame.file.dataset.SOPInstanceUID: frame.position_lps_mm for frame in stack.frames}
     for group in dataset.PerFrameFunctionalGroupsSequence:
         uid = group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
         np.testing.assert_allclose(by_uid[uid], group.PlanePositionSequence[0].ImagePositionPatient)
 
 
-def test_no_class_at_all(tmp_path):
+def test_labels_without_foreground(tmp_path):
     stack = series(tmp_path / "scan")
     path, empty = written(tmp_path, stack, np.zeros((12, 10, 8), np.uint8))
     assert empty == ("liver", "left kidney", "Tumour")
@@ -126,7 +126,7 @@ def test_values_without_a_scheme_are_numbers_of_segments(tmp_path):
     np.testing.assert_array_equal(read_seg(path, stack).array, np.searchsorted([0, 2, 5, 300], drawn()))
 
 
-def test_sources_without_optional_facts(tmp_path):
+def test_sources_without_optional_elements(tmp_path):
     datasets = make()
     for dataset in datasets:
         del dataset.PatientName, dataset.PatientSex, dataset.AccessionNumber, dataset.StudyDate
@@ -220,7 +220,7 @@ def test_damaged_segs(tmp_path, change, message):
     refused(message, changed(path, change), stack)
 
 
-def test_an_image_is_no_seg(tmp_path):
+def test_an_image_is_not_a_seg(tmp_path):
     stack = series(tmp_path / "scan")
     refused(
         r"expected a DICOM SEG \(BINARY, FRACTIONAL, LABELMAP\), got another object", tmp_path / "scan/000.dcm", stack
@@ -251,7 +251,7 @@ def test_labels_of_another_grid_are_not_written(tmp_path):
     assert not (tmp_path / "a.dcm").exists()
 
 
-def test_a_writer_that_lies_is_caught(tmp_path, monkeypatch):
+def test_a_file_that_differs_when_read_back_is_refused(tmp_path, monkeypatch):
     stack = series(tmp_path / "scan")
     monkeypatch.setattr("masam.io.dicom.seg_write._segment_numbers", lambda *_: np.ones((8, 10, 12), np.uint16))
     with pytest.raises(ResourceError, match=r"a\.dcm: the file did not read back .*\(voxels differ\)"):

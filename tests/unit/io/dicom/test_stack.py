@@ -1,4 +1,4 @@
-"""Which slices make a volume: every row of the table that SimpleITK's reader fails (reliability, 2.3), with twins."""
+"""Which slices form a volume: every row of the table that SimpleITK's reader fails (reliability, 2.3), with twins."""
 
 import re
 import shutil
@@ -59,7 +59,7 @@ def test_uneven_positions(tmp_path, shift, good):
 
 
 def test_small_errors_that_add_up(tmp_path):
-    """Each distance is within 1 % of the median; in the middle they are a third of a slice off."""
+    """Each distance is within 1 % of the median; in the middle, positions are a third of a slice off."""
     datasets = make(voxels((4, 4, 80)))
     for k, dataset in enumerate(datasets):
         move(dataset, 50 + 2 * k + 0.018 * min(k, 79 - k))
@@ -83,11 +83,11 @@ def test_gantry_tilt(tmp_path, degrees, good):
         refused(folder, rf"sheared by {degrees} degrees \(gantry tilt\); resample")
         return
     found = read_dicom(folder).geometry.affine
-    # The slices lie where they say, to the last one.
+    # All slices have their exact positions.
     np.testing.assert_allclose((found @ [0, 0, 7, 1])[:3] * (-1, -1, 1), datasets[7].ImagePositionPatient, atol=0.01)
 
 
-def test_slices_beside_one_another(tmp_path):
+def test_slices_that_are_not_on_a_line(tmp_path):
     datasets = make()
     move(datasets[3], 56, x=-25)
     refused(save(tmp_path, datasets), "the positions of the slices are not on a straight line")
@@ -105,7 +105,7 @@ def test_a_truncated_slice(tmp_path, keep):
 
 
 def test_any_cut_of_a_slice_is_refused(tmp_path):
-    """No length leaves a file that is passed over, which would lose the slice."""
+    """At no length is the file skipped, which would lose the slice."""
     folder = save(tmp_path, make(voxels((6, 5, 3))))
     path = folder / "001.dcm"
     content = path.read_bytes()
@@ -139,7 +139,7 @@ def test_two_series_in_a_folder(tmp_path):
         choose_series(tmp_path, "9")
 
 
-def test_two_series_of_one_number(tmp_path):
+def test_two_series_with_the_same_number(tmp_path):
     save(tmp_path, make())
     save(tmp_path, make(), "b{}.dcm".format)
     with pytest.raises(ConfigError, match="got 2 of that name"):
@@ -150,7 +150,7 @@ def test_two_series_of_one_number(tmp_path):
     "keyword", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SeriesInstanceUID", "Rows"]
 )
 @pytest.mark.parametrize("empty", [True, False])
-def test_a_fact_that_is_missing(tmp_path, keyword, empty):
+def test_a_missing_element(tmp_path, keyword, empty):
     datasets = make()
     setattr(datasets[3], keyword, None) if empty else delattr(datasets[3], keyword)
     refused(save(tmp_path, datasets), rf"003\.dcm: {keyword} is missing")
@@ -169,7 +169,7 @@ def test_a_localizer_in_the_stack(tmp_path):
     refused(save(tmp_path, datasets), r"006\.dcm: the orientation differs from that of .*000\.dcm; one of them may")
 
 
-def test_the_rounding_of_directions_is_no_other_direction(tmp_path):
+def test_rounded_orientations_are_equal(tmp_path):
     angle = np.radians(17)
     directions = (np.cos(angle), np.sin(angle), 0, -np.sin(angle), np.cos(angle), 0)
     datasets = make(orientation=directions)
@@ -180,7 +180,7 @@ def test_the_rounding_of_directions_is_no_other_direction(tmp_path):
 
 
 @pytest.mark.parametrize("directions", [(2, 0, 0, 0, 1, 0), (1, 0, 0, 1, 0, 0), (0, 0, 0, 0, 0, 0)])
-def test_directions_that_are_none(tmp_path, directions):
+def test_orientations_that_are_not_orthonormal(tmp_path, directions):
     datasets = make()
     for dataset in datasets:
         dataset.ImageOrientationPatient = list(directions)
@@ -227,8 +227,8 @@ def test_multi_frame_with_a_gap(tmp_path):
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_false_claims_are_refused_before_memory_is_taken(tmp_path, compressed):
-    """A few kilobytes that claim 4.5 billion voxels, as they stand and compressed."""
+def test_wrong_declared_sizes_are_refused_before_memory_is_allocated(tmp_path, compressed):
+    """A few kilobytes that declare 4.5 billion voxels, uncompressed and compressed."""
     dataset = make_enhanced()
     if compressed:
         dataset.compress("1.2.840.10008.1.2.5", generate_instance_uid=False)
@@ -271,13 +271,13 @@ def test_mixed_spacings(tmp_path):
         ("SliceThickness", "1e300", "a position or spacing is larger than"),
     ],
 )
-def test_headers_that_contradict_themselves(tmp_path, keyword, value, message):
+def test_inconsistent_headers(tmp_path, keyword, value, message):
     datasets = make()
     setattr(datasets[2], keyword, value)
     refused(save(tmp_path, datasets), r"002\.dcm: " + message)
 
 
-def test_other_objects_in_the_folder_are_passed_over(tmp_path):
+def test_other_objects_in_the_folder_are_skipped(tmp_path):
     folder = save(tmp_path, make())
     report, dose = make()[:2]
     report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"
@@ -287,13 +287,13 @@ def test_other_objects_in_the_folder_are_passed_over(tmp_path):
     assert read_dicom(folder).shape == (12, 10, 8)
 
 
-def test_the_directory_of_a_disk_is_passed_over(tmp_path):
+def test_a_dicomdir_is_skipped(tmp_path):
     folder = save(tmp_path, make())
     shutil.copy(Path(pydicom.__file__).parent / "data/test_files/dicomdirtests/DICOMDIR", folder / "DICOMDIR")
     assert read_dicom(folder).shape == (12, 10, 8)
 
 
-def test_a_dcm_file_that_is_no_dicom_is_not_passed_over(tmp_path):
+def test_a_dcm_file_without_dicom_content_is_refused(tmp_path):
     folder = save(tmp_path, make())
     (folder / "009.dcm").write_bytes(bytes(500))
     refused(folder, r"009\.dcm: the name ends in \.dcm but the content is not DICOM")

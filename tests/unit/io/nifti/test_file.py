@@ -30,7 +30,7 @@ def voxels(dtype="<i2", shape=(6, 5, 4)):
 
 
 def save(path, array=None, affine=AFFINE, **fields):
-    """Write a file with nibabel, then set header fields by their place."""
+    """Write a file with nibabel, then set header fields by their positions."""
     array = voxels() if array is None else array
     image = nib.Nifti1Image(array, affine, dtype=array.dtype)
     image.set_qform(affine, 1)
@@ -81,13 +81,13 @@ def test_both_versions_byte_orders_and_all_real_types(tmp_path, kind, order, dty
     [(2.0, -1024.0, lambda v: v * 2.0 - 1024), (0.0, 5.0, lambda v: v), (float("nan"), 5.0, lambda v: v)],
 )
 def test_scaling(tmp_path, slope, intercept, expected):
-    """A slope of 0 or NaN means that there is no scaling, so the intercept counts neither."""
+    """A slope of 0 or NaN means no scaling, so the intercept is ignored as well."""
     path = save(tmp_path / "a.nii", scl_slope=slope, scl_inter=intercept)
     np.testing.assert_array_equal(read_volume(path).array, expected(voxels("f4")))
 
 
 @pytest.mark.parametrize("name", ["anatomical.nii", "standard.nii.gz"])
-def test_files_that_nibabel_ships(name):
+def test_files_of_nibabel(name):
     path = Path(data_path) / name
     reference = nib.load(path)
     volume = read_volume(path)
@@ -144,7 +144,7 @@ def test_refused_channels(tmp_path, channels, dim, message):
     assert error.value.where == str(path)
 
 
-def test_what_a_compressed_file_of_channels_cannot_hold_is_refused_before_memory_is_taken(tmp_path):
+def test_implausible_numbers_of_channels_are_refused_before_memory_is_allocated(tmp_path):
     path = save(tmp_path / "a.nii.gz", voxels(shape=(6, 5, 4, 3)), dim=(4, 2000, 2000, 100, 16, 0, 0, 0))
     with pytest.raises(InputError, match=r"a\.nii\.gz: .*12800000352"):
         read_volume(path, channels=16)
@@ -290,7 +290,7 @@ def test_prefer_sform(tmp_path):
     assert volume.geometry.affine[0].tolist() == pytest.approx([0.8, 0, 0, 90.5])
     assert read_geometry(path, prefer_sform=True).geometry.matches(volume.geometry, volume.shape)
     assert read_labels(path, prefer_sform=True).geometry.matches(volume.geometry, volume.shape)
-    # Afterwards both transforms are the sform, so the result is accepted as it is.
+    # Both transforms now equal the sform, so the result is accepted.
     write_volume(tmp_path / "b.nii", volume)
     assert read_volume(tmp_path / "b.nii").geometry.matches(volume.geometry, volume.shape)
 
@@ -309,7 +309,7 @@ def test_assumed_orientation(tmp_path, letters, columns):
     assert (volume.geometry.sform_code, volume.geometry.qform_code) == (2, 0)
 
 
-def test_assumed_orientation_is_not_used_where_the_file_knows(tmp_path):
+def test_assumed_orientation_is_ignored_if_there_is_a_transform(tmp_path):
     volume = read_volume(save(tmp_path / "a.nii"), assume_orientation="RAS")
     np.testing.assert_allclose(volume.geometry.affine, AFFINE, rtol=1e-7)
 
@@ -352,7 +352,7 @@ def test_values_that_are_not_finite(tmp_path, bad):
     assert np.count_nonzero(filled != array) == 1
 
 
-def test_nothing_finite_is_not_filled(tmp_path):
+def test_volumes_without_finite_voxels_are_refused(tmp_path):
     path = save(tmp_path / "a.nii", np.full((3, 3, 3), np.nan, "<f4"))
     with pytest.raises(InputError, match="27 of 27 voxels are not finite"):
         read_volume(path, nan_fill=0.0)
@@ -390,7 +390,7 @@ def test_labels_in_any_type(tmp_path, dtype, values):
     np.testing.assert_array_equal(read_labels(save(tmp_path / "a.nii", array)).array, array)
 
 
-def test_scaled_labels_are_taken_if_they_come_out_whole(tmp_path):
+def test_scaled_labels_are_accepted_if_they_are_integers(tmp_path):
     path = save(tmp_path / "a.nii", scl_slope=2.0, scl_inter=1.0)
     np.testing.assert_array_equal(read_labels(path).array, voxels("i4") * 2 + 1)
     with pytest.raises(InputError, match="expected labels to be integers"):
@@ -428,8 +428,8 @@ def test_codes_are_kept(tmp_path, codes):
     np.testing.assert_allclose(found.affine, AFFINE, rtol=1e-6)
 
 
-def test_geometry_that_a_qform_would_lose_gets_an_sform(tmp_path):
-    # Nearly a half turn: the quaternion's real part drowns in the rounding of the other three.
+def test_geometry_that_a_qform_cannot_represent_gets_an_sform(tmp_path):
+    # Nearly a half turn: the real part of the quaternion is smaller than the rounding of the others.
     affine = nib.affines.from_matvec(nib.eulerangles.euler2mat(0, 0, np.pi - 3e-4), (1, 2, 3))
     shape = (200, 200, 4)
     write_volume(tmp_path / "a.nii.gz", Volume(np.zeros(shape, np.uint8), Geometry(affine, sform_code=0, qform_code=3)))
@@ -438,7 +438,7 @@ def test_geometry_that_a_qform_would_lose_gets_an_sform(tmp_path):
     np.testing.assert_allclose(found.affine, affine, atol=1e-6)
 
 
-def test_what_nifti1_cannot_hold_becomes_nifti2(tmp_path):
+def test_nifti2_is_written_if_nifti1_does_not_suffice(tmp_path):
     write_volume(tmp_path / "long.nii.gz", Volume(np.zeros((40_000, 1, 1), np.uint8), Geometry(np.eye(4))))
     fine = np.diag([1e-3, 1e-3, 1e-3, 1.0])
     fine[:3, 3] = 98_765.4321
@@ -474,7 +474,7 @@ def test_refused_to_write(tmp_path, array, geometry, name, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_writer_that_lies_is_caught(tmp_path, monkeypatch):
+def test_a_file_that_differs_when_read_back_is_refused(tmp_path, monkeypatch):
     def damaged(head, array):
         yield head
         yield bytes(array.nbytes)
@@ -486,7 +486,7 @@ def test_a_writer_that_lies_is_caught(tmp_path, monkeypatch):
 
 
 def test_full_disk_sweep(tmp_path):
-    """RLIMIT_FSIZE in a child: no threshold leaves a file at the final name, and none claims to have saved."""
+    """RLIMIT_FSIZE in a child: at no threshold is there a file at the final name, or a success reported."""
     code = """
 import resource, sys
 from pathlib import Path

@@ -38,7 +38,7 @@ def test_files_are_found_in_natural_order(tmp_path):
         label_files(folder)
 
 
-def test_pictures_are_told_from_labels(tmp_path):
+def test_colour_images_are_distinguished_from_labels(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "picture.png")
     write_labels(tmp_path / "labels.png", VALUES, SCHEME)
     Image.fromarray(VALUES).save(tmp_path / "grey.png")
@@ -98,7 +98,7 @@ def test_a_file_that_does_not_read_back_is_refused(tmp_path, monkeypatch):
         write_labels(tmp_path / "a.png", VALUES, SCHEME)
 
 
-def test_values_beyond_255_do_not_fit():
+def test_values_above_255_are_refused():
     require_indexable(LabelScheme.from_mapping({"background": 0, "a": 255}))
     with pytest.raises(ConfigError, match=r"labels: expected label values from 0 to 255 .*got 256"):
         require_indexable(LabelScheme.from_mapping({"background": 0, "a": 256}))

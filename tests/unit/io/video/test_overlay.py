@@ -68,13 +68,13 @@ def test_times_of_a_varying_rate_are_kept(tmp_path):
     assert [frame.time_s * 1000 for frame in written] == times
 
 
-def test_what_the_encoder_does_not_take_is_said(tmp_path):
+def test_unsupported_sizes_are_reported(tmp_path):
     source = replace(open_frames(write_lossless(tmp_path / "a.avi", PIXELS)), size=(0, 48))
     with pytest.raises(ResourceError, match=r"a.avi: the encoder does not support 48 x 0 pixels at .*; omit --overlay"):
         write(tmp_path / "b.mp4", source, VALUES)
 
 
-def test_mpeg4_is_taken_where_there_is_no_h264(tmp_path, monkeypatch):
+def test_mpeg4_is_used_without_h264(tmp_path, monkeypatch):
     source = open_frames(write_lossless(tmp_path / "a.avi", PIXELS))
     monkeypatch.setattr(av, "codecs_available", {"mpeg4"})
     assert write(tmp_path / "b.mp4", source, VALUES).count == 6

@@ -1,4 +1,4 @@
-"""Video files as cameras, converters and broken copies make them: each has a typed outcome."""
+"""Video files of cameras and converters, and damaged ones: frames or a typed error."""
 
 import builtins
 import os
@@ -26,7 +26,7 @@ PIXELS, _ = frames(9, size=(32, 48))
         ("a.MOV", {"codec": "png", "pix_fmt": "rgb24"}, 9),
     ],
 )
-def test_a_lossless_file_gives_its_frames_again_and_again(tmp_path, name, options, count):
+def test_frames_of_a_lossless_file_can_be_read_repeatedly(tmp_path, name, options, count):
     source = open_frames(write_lossless(tmp_path / name, PIXELS, **options))
     assert (source.size, source.count, source.frame_rate, source.is_constant) == ((32, 48), count, NTSC, True)
     assert source.notes == ()
@@ -41,7 +41,7 @@ def test_a_lossless_file_gives_its_frames_again_and_again(tmp_path, name, option
 @pytest.mark.parametrize(
     ("name", "codec", "rate"), [("a.mp4", "libx264", 25), ("a.m4v", "mpeg4", 10), ("a.webm", "libvpx-vp9", 60)]
 )
-def test_a_lossy_file_gives_frames_close_to_its_own(tmp_path, name, codec, rate):
+def test_frames_of_a_lossy_file_are_close_to_the_original(tmp_path, name, codec, rate):
     source = open_frames(write_clip(tmp_path / name, PIXELS, codec=codec, rate=rate))
     read = np.stack([frame.pixels for frame in source])
     assert (read.shape, source.frame_rate, source.is_constant) == (PIXELS.shape, rate, True)
@@ -53,7 +53,7 @@ def test_one_frame_is_a_video(tmp_path):
     assert (len(list(source)), source.frame_rate, source.notes) == (1, 25, ())
 
 
-def test_a_varying_frame_rate_is_said_and_times_are_kept(tmp_path):
+def test_a_varying_frame_rate_is_reported_and_times_are_kept(tmp_path):
     times = [0, 40, 80, 300, 340, 380, 1000, 1040, 1080]
     source = open_frames(write_lossless(tmp_path / "a.mkv", PIXELS, times=times))
     assert [frame.time_s * 1000 for frame in source] == times
@@ -69,7 +69,7 @@ def test_a_wrong_frame_rate_is_corrected_by_the_times(tmp_path):
     assert source.frame_rate == 10
 
 
-def test_an_impossible_frame_rate_is_said(tmp_path):
+def test_an_implausible_frame_rate_is_reported(tmp_path):
     source = open_frames(write_clip(tmp_path / "a.mov", PIXELS, codec="png", pix_fmt="rgb24", rate=5000))
     assert source.notes == ("the frame rate of 5000 frames per second is implausible; all frames are used in order",)
 
@@ -82,7 +82,7 @@ def test_an_impossible_frame_rate_is_said(tmp_path):
         ({"codec": "png", "pix_fmt": "gray"}, "the frames are grey"),
     ],
 )
-def test_other_kinds_of_pixels_are_said(tmp_path, options, note):
+def test_pixel_conversions_are_reported(tmp_path, options, note):
     source = open_frames(write_clip(tmp_path / "a.mov", PIXELS, **options))
     (first, *_) = source
     assert source.notes == (note,)
@@ -104,7 +104,7 @@ def turn(path, matrix):
 @pytest.mark.parametrize(
     ("matrix", "turns"), [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)], ids=["right", "over", "left"]
 )
-def test_a_video_is_turned_as_its_header_says(tmp_path, matrix, turns):
+def test_the_declared_rotation_is_applied(tmp_path, matrix, turns):
     path = turn(write_lossless(tmp_path / "a.mov", PIXELS, codec="png", pix_fmt="rgb24"), matrix)
     source = open_frames(path)
     expected = np.rot90(PIXELS, turns, axes=(1, 2))
@@ -120,7 +120,7 @@ def test_a_video_is_turned_as_its_header_says(tmp_path, matrix, turns):
         ((-1, 0, 0, 1), "frame 0 of 9 is mirrored, only quarter"),
     ],
 )
-def test_other_turns_are_refused(tmp_path, matrix, message):
+def test_unsupported_rotations_are_refused(tmp_path, matrix, message):
     with pytest.raises(InputError, match=message):
         open_frames(turn(write_lossless(tmp_path / "a.mov", PIXELS, codec="png", pix_fmt="rgb24"), matrix))
 
@@ -162,14 +162,14 @@ def test_an_avi_that_ends_after_a_whole_frame_is_refused(tmp_path):
         open_frames(path)
 
 
-def test_a_video_in_an_unknown_code_is_refused(tmp_path):
+def test_an_unknown_codec_is_refused(tmp_path):
     path = write_lossless(tmp_path / "a.mov", PIXELS, codec="png", pix_fmt="rgb24")
     path.write_bytes(path.read_bytes().replace(b"png ", b"zzzz"))
     with pytest.raises(InputError, match=r"PyAV does not support the codec of the video; convert it to H.264"):
         open_frames(path)
 
 
-def test_a_video_that_was_trimmed_without_new_coding_is_accepted(tmp_path):
+def test_a_video_trimmed_without_reencoding_is_accepted(tmp_path):
     path = write_clip(tmp_path / "a.mp4", PIXELS, rate=25)
     data = bytearray(path.read_bytes())
     at = data.index(b"elst") + 12
@@ -223,7 +223,7 @@ def test_a_playlist_under_a_videos_name_opens_nothing(tmp_path):
             open_frames(tmp_path / name)
 
 
-def test_a_file_of_sound_alone_is_refused(tmp_path):
+def test_a_file_without_a_video_stream_is_refused(tmp_path):
     with av.open(str(tmp_path / "a.mkv"), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000)
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
@@ -234,7 +234,7 @@ def test_a_file_of_sound_alone_is_refused(tmp_path):
         open_frames(tmp_path / "a.mkv")
 
 
-def test_what_is_no_video_is_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="expected a video or a folder of frames, found nothing; check the path"):
         open_frames(tmp_path / "missing.mp4")
     (tmp_path / "a.gif").write_bytes(b"GIF89a")
@@ -269,7 +269,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, package, name):
         open_frames(clip if package == "av" else folder)
 
 
-def test_videos_are_known_by_ending_or_frames(tmp_path):
+def test_videos_are_recognised_by_ending_or_frames(tmp_path):
     assert not is_video(tmp_path)
     assert not is_video(tmp_path / "missing.mp4")
     (tmp_path / "a.nii.gz").touch()
@@ -279,7 +279,7 @@ def test_videos_are_known_by_ending_or_frames(tmp_path):
     assert is_video(write_frames(tmp_path / "clip", PIXELS[:1]))
 
 
-def test_a_folders_hash_is_that_of_names_and_pixels(tmp_path):
+def test_the_hash_of_a_folder_depends_on_names_and_content(tmp_path):
     folder = write_frames(tmp_path / "clip", PIXELS[:3])
     before = video_sha256(folder)
     (folder / ".hidden.png").touch()
