@@ -31,53 +31,29 @@ class Erase:
 
 @dataclass(frozen=True)
 class Variation:
-    """Transforms of a window in order of application; the defaults are neutral.
+    """Transforms of a window in order of application, see :class:`AugmentSettings`; the defaults are neutral."""
 
-    Attributes:
-        quarter_turns: Turns by 90 degrees, counter-clockwise as displayed.
-        flip: Axis of the subsequent flip.
-        rotation_degrees: Rotation about the centre, clockwise as displayed.
-        shear: Displacement along x per pixel along y, then along y per pixel along x.
-        scale: Magnification about the centre.
-        translate: Displacement to the right and down, as fractions of width and height.
-        elastic: Maximum displacement of a control point, as a fraction of the shorter side.
-        elastic_points: Control points along a side.
-        shading: Natural logarithm of the ratio of the largest and smallest bias factor.
-        gamma: The intensity is raised to the power of 1 / gamma.
-        erase: Box of noise.
-        posterize_bits: Bits per grey value.
-        contrast: Factor of the difference from ``contrast_grey``.
-        contrast_grey: The grey value that is preserved; None is the mean of the window.
-        brightness: Factor of the intensity.
-        brightness_shift: Offset of the intensity.
-        sharpness: 0 is smoothed, 1 is neutral, above 1 is sharpened.
-        blur_pixels: Standard deviation of the blur.
-        low_resolution: Downsampling factor.
-        noise: Standard deviation of the noise.
-        seed: Seed of the per-pixel randomness: deformation, shading, noise in the box, noise.
-    """
-
-    quarter_turns: int = 0
+    quarter_turns: int = 0  # by 90 degrees, counter-clockwise as displayed
     flip: Literal["rows", "columns"] | None = None
-    rotation_degrees: float = 0.0
-    shear: tuple[float, float] = (0.0, 0.0)
+    rotation_degrees: float = 0.0  # clockwise as displayed
+    shear: tuple[float, float] = (0.0, 0.0)  # along x per pixel along y, then along y per pixel along x
     scale: float = 1.0
-    translate: tuple[float, float] = (0.0, 0.0)
-    elastic: float = 0.0
-    elastic_points: int = 8
-    shading: float = 0.0
+    translate: tuple[float, float] = (0.0, 0.0)  # to the right and down, as fractions of width and height
+    elastic: float = 0.0  # maximum displacement of a control point, as a fraction of the shorter side
+    elastic_points: int = 8  # control points along a side
+    shading: float = 0.0  # natural logarithm of largest by smallest factor
     gamma: float = 1.0
     erase: Erase | None = None
     posterize_bits: int | None = None
     contrast: float = 1.0
-    contrast_grey: float | None = 0.5
+    contrast_grey: float | None = 0.5  # None: the mean of the window
     brightness: float = 1.0
     brightness_shift: float = 0.0
     sharpness: float = 1.0
-    blur_pixels: float = 0.0
-    low_resolution: float = 1.0
-    noise: float = 0.0
-    seed: int = 0
+    blur_pixels: float = 0.0  # standard deviation
+    low_resolution: float = 1.0  # downsampling factor
+    noise: float = 0.0  # standard deviation
+    seed: int = 0  # of the per-pixel randomness: deformation, shading, noise in the box, noise
 
     def summary(self) -> list[str]:
         """Return short descriptions of the transforms, for a caption."""
