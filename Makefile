@@ -1,10 +1,11 @@
-# Everything a newcomer needs: `make demo` to see it work, `make test` to check it. Each makes the environment it needs.
+# `make demo` runs the demonstration, `make test` the tests, `make docs` builds the documentation. Each target creates the
+# environment that it needs.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
-# Two test processes on two cores: one thread each, or they wait for one another.
+# Two test processes on two cores: one thread each, so that they do not compete for the cores.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .PHONY: demo test test-slow lint format bench docs clean

@@ -1,4 +1,4 @@
-"""The documentation against the code: links, commands, keys, signatures, examples."""
+"""The documentation compared with the code: links, commands, keys, signatures, examples."""
 
 import ast
 import inspect
@@ -38,7 +38,7 @@ DECISIONS = sorted((DOCS / "decisions").glob("*.md"))
 
 
 def all_commands(group, prefix=""):
-    """Return name to command, of a group and of the groups in it: ``weights get`` is a name."""
+    """Return a mapping from names, such as ``weights get``, to the commands of a group and its subgroups."""
     found = {}
     for name, command in group.commands.items():
         words = f"{prefix}{name}"
@@ -58,7 +58,7 @@ PARAMETRISED_PAGES = pytest.mark.parametrize("page", PAGES, ids=lambda page: str
 
 
 def blocks(page, language):
-    """Return the fenced blocks of one language."""
+    """Return the fenced code blocks of one language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
 
 
@@ -68,7 +68,7 @@ def prose(page):
 
 
 def sections(page, level=2):
-    """Return heading to text, of one level; a section ends at the next heading of that level or above."""
+    """Return a mapping from the headings of one level to the text up to the next heading of that level or above."""
     found, heading, is_code = {}, None, False
     for line in page.read_text("utf-8").splitlines(keepends=True):
         is_code ^= line.startswith("```")
@@ -82,7 +82,7 @@ def sections(page, level=2):
 
 
 def rows(text):
-    """Return the cells of all table rows but heads and rules, code marks kept."""
+    """Return the cells of all table rows, without header rows and separators."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     rules = [n for n, row in enumerate(cells) if set("".join(row)) <= {"-"}]
@@ -95,13 +95,13 @@ def anchors(page):
 
 
 def split_command(words):
-    """Return the name of a command, of one word or two, and the words after it."""
+    """Return the name of a command, of one or two words, and its arguments."""
     length = 2 if " ".join(words[:2]) in COMMANDS else 1
     return " ".join(words[:length]), words[length:]
 
 
 def commands_in(page):
-    """Return the words of every ``masam`` command in a page's shell blocks."""
+    """Return the arguments of every ``masam`` command in the shell blocks of a page."""
     found = []
     for block in blocks(page, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
@@ -165,13 +165,13 @@ def test_command_line_page_has_every_option_with_its_default():
     assert examples == set(COMMANDS), "examples"
     for name, options in OPTIONS.items():
         written = {row[0].strip("`"): row[1] for row in rows(found[f"masam {name}"])}
-        expected = {word: shown(option) for word, option in options.items() if word != "--help"}
+        expected = {word: default_cell(option) for word, option in options.items() if word != "--help"}
         assert written == expected, f"masam {name}"
         arguments = [p.name.upper() for p in COMMANDS[name].params if p.param_type_name == "argument"]
         assert all(f"`{argument}`" in found[f"masam {name}"] for argument in arguments), f"arguments of masam {name}"
 
 
-def shown(option):
+def default_cell(option):
     if option.required:
         return "required"
     if option.default is None or option.default is False:
@@ -227,10 +227,10 @@ def test_configuration_examples_are_valid(tmp_path):
 
 def test_configuration_page_has_every_preset():
     written = {row[0].strip("`"): row[1:3] for row in rows(sections(DOCS / "reference/configuration.md", 3)["Presets"])}
-    assert written == {name: [one.modality, rule_in_words(one.intensity)] for name, one in PRESETS.items()}
+    assert written == {name: [one.modality, describe_intensity(one.intensity)] for name, one in PRESETS.items()}
 
 
-def rule_in_words(rule):
+def describe_intensity(rule):
     if isinstance(rule, Rgb):
         return f"{rule.kind} {rule.normalisation}"
     return f"{rule.kind} {rule.low:g} to {rule.high:g}"
@@ -279,8 +279,8 @@ def test_python_page_has_every_public_name_with_its_signature():
 
 
 @pytest.fixture
-def workplace(tmp_path, monkeypatch):
-    """Files of the names that the examples use: small weights, two folders of masks and their data set's labels."""
+def example_files(tmp_path, monkeypatch):
+    """Create the files that the examples use: small weights, two folders of masks, and the labels of their data set."""
     golden = ROOT / "tests/golden"
     shutil.copy(golden / "sam_tiny_256.pth", tmp_path / "sam_vit_h_4b8939.pth")
     shutil.copy(golden / "masam_tiny_96_adapter.pth", tmp_path / "epoch_159.pth")
@@ -289,13 +289,13 @@ def workplace(tmp_path, monkeypatch):
     for folder in ("masks", "labelsTs"):
         write_volume(tmp_path / folder / "case.nii.gz", Volume(mask))
     (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "liver": 1}}')
-    # More threads gain nothing on tensors this small, and lose much on a busy machine.
+    # More threads do not speed up tensors this small, and slow down a busy machine.
     torch.set_num_threads(1)
     monkeypatch.chdir(tmp_path)
 
 
 def write_exports():
-    """Exports of the names that the page on them uses."""
+    """Write the exports that the page about them uses."""
     model = model_with_plan()
     with without_type_checks():
         write_program(model, Path("spleen.pt2"))
@@ -303,8 +303,8 @@ def write_exports():
         write_bundle(model, Path("spleen_bundle"))
 
 
-@pytest.mark.usefixtures("workplace")
-# monai.bundle.load warns to load nothing but one's own bundles.
+@pytest.mark.usefixtures("example_files")
+# monai.bundle.load warns about untrusted bundles.
 @pytest.mark.filterwarnings("ignore:parsing config_file .*:UserWarning")
 @pytest.mark.parametrize(
     "page",
