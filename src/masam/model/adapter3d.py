@@ -56,8 +56,8 @@ class Adapter3D(nn.Module):
     Args:
         dim: Embedding width E.
         channels: Width of the bottleneck.
-        kernel: Kernel size of the convolution along the slices, odd.
-        dilation: Dilation of the convolution.
+        kernel: Kernel size of :class:`DepthConv`.
+        dilation: Its dilation.
 
     Source:
         Paper, equation 3; order, norm and default initialisation (no layer is zero) as in paper.md 1.2.

@@ -19,12 +19,8 @@ class FacT(Increments):
     All blocks share U and V; each block has two R x R matrices, Sigma_q and Sigma_v. V is initialised with zeros, so an
     untrained increment is exactly zero.
 
-    Args:
-        dim: Embedding width E.
-        blocks: Indices of the L blocks with increments, in order.
-        rank: R.
-        scale: s.
-        dropout: Dropout probability between Sigma and V.
+    The arguments are the embedding width E, the rank R, and those of :class:`Increments`; dropout is between Sigma and
+    V.
 
     Source:
         Paper, equations 1 and 2; FacT (arXiv 2212.03145), tensor-train form; initialisation as in paper.md 1.1.

@@ -15,9 +15,9 @@ class Increments(nn.Module, ABC):
     """Low-rank increments of query and value in some blocks of the encoder, zero before training.
 
     Args:
-        blocks: Indices of the blocks with increments, in order.
+        blocks: Indices of the L blocks with increments, in order.
         scale: Factor s.
-        dropout: Probability of the dropout inside the increments during training.
+        dropout: Dropout probability inside the increments during training.
     """
 
     def __init__(self, blocks: tuple[int, ...], scale: float, dropout: float) -> None:

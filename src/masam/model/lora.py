@@ -19,12 +19,8 @@ class LoRA(Increments):
     B is initialised with zeros, so an untrained increment is exactly zero. At equal rank, LoRA has about 2 L times the
     parameters of FacT.
 
-    Args:
-        dim: Embedding width E.
-        blocks: Indices of the L blocks with increments, in order.
-        rank: R.
-        scale: s.
-        dropout: Probability of the dropout between A and B during training; SAMed has none.
+    The arguments are the embedding width E, the rank R, and those of :class:`Increments`; dropout is between A and B,
+    where SAMed has none.
 
     Source:
         LoRA (arXiv 2106.09685), on q and v of SAM's encoder as in SAMed (arXiv 2304.13785): A is initialised

@@ -42,13 +42,13 @@ Parameters = ParamSpec("Parameters")
 def _show_options(build: Callable[Parameters, Masam]) -> Callable[Parameters, Masam]:
     """Replace ``**options`` by the single options in the signature that ``help`` and ``inspect`` show."""
     signature = inspect.signature(build)
-    explicit = {name: one for name, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD}
+    *explicit, _ = signature.parameters.values()
     options = [
-        inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type)
-        for one in fields(ModelOptions)
-        if one.name not in explicit
+        inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=option.type)
+        for option in fields(ModelOptions)
+        if option.name not in signature.parameters
     ]
-    vars(build)["__signature__"] = signature.replace(parameters=[*explicit.values(), *options])
+    vars(build)["__signature__"] = signature.replace(parameters=[*explicit, *options])
     return build
 
 
