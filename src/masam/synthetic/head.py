@@ -38,19 +38,12 @@ _MARGIN_VOXELS = 6
 
 @dataclass(frozen=True)
 class Slab:
-    """One case: consecutive axial slices of the template.
+    """One case: consecutive axial slices of the template."""
 
-    Attributes:
-        name: Case name.
-        split: ``train`` or ``test``.
-        first: Index of its lowest slice in the template.
-        last: Index of its highest slice, inclusive.
-    """
-
-    name: str
-    split: str
-    first: int
-    last: int
+    name: str  # case name
+    split: str  # ``train`` or ``test``
+    first: int  # index of its lowest slice in the template
+    last: int  # index of its highest slice, inclusive
 
 
 def plan_slabs(depth: int) -> list[Slab]:

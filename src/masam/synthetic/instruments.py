@@ -39,23 +39,14 @@ Image = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Tool:
-    """An instrument and its motion.
+    """An instrument and its motion."""
 
-    Attributes:
-        entry: Row and column where the shaft enters the frame.
-        length: Distance from there to the tip in pixels, [T].
-        angle: Direction of the shaft, in radians from the column axis, [T].
-        width: Width of the shaft in pixels.
-        colour: Red, green and blue of its brightest line, 0 to 1.
-        opening: Angle between the jaws, in radians.
-    """
-
-    entry: tuple[float, float]
-    length: NDArray[np.float64]
-    angle: NDArray[np.float64]
-    width: float
-    colour: tuple[float, float, float]
-    opening: float
+    entry: tuple[float, float]  # row and column where the shaft enters the frame
+    length: NDArray[np.float64]  # distance from there to the tip in pixels, [T]
+    angle: NDArray[np.float64]  # direction of the shaft, in radians from the column axis, [T]
+    width: float  # width of the shaft in pixels
+    colour: tuple[float, float, float]  # red, green and blue of its brightest line, 0 to 1
+    opening: float  # angle between the jaws, in radians
 
 
 def make_instruments_video(seed: int, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -34,23 +34,14 @@ _VERTEBRA_PITCH_MM = 34.0
 
 @dataclass(frozen=True, eq=False)
 class Abdomen:
-    """Arguments shared by the functions that paint organs.
+    """Arguments shared by the functions that paint organs."""
 
-    Attributes:
-        canvas: Canvas to paint on.
-        points: Deformed voxel positions.
-        texture: Smooth noise of unit variance, for fat, bone and parenchyma.
-        wall: Distance to the inner side of the abdominal wall, negative in the cavity.
-        bed: Distance to the fat that contains the loops of small bowel; organs stay out of it.
-        generator: Source of randomness of this patient.
-    """
-
-    canvas: Canvas
-    points: Points
-    texture: Field
-    wall: Field
-    bed: Field
-    generator: np.random.Generator
+    canvas: Canvas  # canvas to paint on
+    points: Points  # deformed voxel positions
+    texture: Field  # smooth noise of unit variance, for fat, bone and parenchyma
+    wall: Field  # distance to the inner side of the abdominal wall, negative in the cavity
+    bed: Field  # distance to the fat that contains the loops of small bowel; organs stay out of it
+    generator: np.random.Generator  # source of randomness of this patient
 
     def vary(self, mean: float, spread: float) -> float:
         """Draw a number from mean - spread to mean + spread."""

@@ -31,21 +31,13 @@ _PROPOSALS = 200
 
 @dataclass(frozen=True, eq=False)
 class Courses:
-    """Cross sections of N courses, one of which is the duodenum, on K slices.
+    """Cross sections of N courses, one of which is the duodenum, on K slices."""
 
-    Attributes:
-        centres_mm: [N, K, 2] centre on each slice, x right and y front.
-        radii_mm: [N, K, 2] half axes of the elliptic section.
-        angles: [N] direction of the first half axis, in radians.
-        visible: [N, K] whether the slice shows the course.
-        is_duodenum: [N] whether the course is the duodenum.
-    """
-
-    centres_mm: NDArray[np.float64]
-    radii_mm: NDArray[np.float64]
-    angles: NDArray[np.float64]
-    visible: NDArray[np.bool_]
-    is_duodenum: NDArray[np.bool_]
+    centres_mm: NDArray[np.float64]  # [N, K, 2] centre on each slice, x right and y front
+    radii_mm: NDArray[np.float64]  # [N, K, 2] half axes of the elliptic section
+    angles: NDArray[np.float64]  # [N] direction of the first half axis, in radians
+    visible: NDArray[np.bool_]  # [N, K] whether the slice shows the course
+    is_duodenum: NDArray[np.bool_]  # [N] whether the course is the duodenum
 
 
 def draw_courses(generator: np.random.Generator, depth: int, step_mm: float = 5.0) -> Courses:

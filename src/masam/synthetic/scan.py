@@ -30,23 +30,14 @@ _TEXTURE_MM = 5.0
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """Geometry of one scan.
+    """Geometry of one scan."""
 
-    Attributes:
-        points: Voxel centres in the frame of the scan.
-        patient: Voxel centres in the frame of the patient, who lies slightly rotated and shifted on the table.
-        step_mm: Voxel spacing.
-        orientation: Orientation of the stored array.
-        tilt_degrees: Tilt of the scan about the left-right axis.
-        generator: Source of randomness of the position.
-    """
-
-    points: Points
-    patient: Points
-    step_mm: Step
-    orientation: str
-    tilt_degrees: float
-    generator: np.random.Generator
+    points: Points  # voxel centres in the frame of the scan
+    patient: Points  # voxel centres in the frame of the patient, who lies slightly rotated and shifted on the table
+    step_mm: Step  # voxel spacing
+    orientation: str  # orientation of the stored array
+    tilt_degrees: float  # tilt of the scan about the left-right axis
+    generator: np.random.Generator  # source of randomness of the position
 
     @classmethod
     def draw(

@@ -16,19 +16,12 @@ from masam.synthetic.tumour import TUMOUR
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """An entry of ``SYNTHETIC_SETS``.
+    """An entry of ``SYNTHETIC_SETS``."""
 
-    Attributes:
-        write: Function that writes the data set, with the arguments of ``SyntheticDataset.write``.
-        train: Default number of training cases, per part if there are several.
-        test: Default number of test cases, likewise.
-        parts: Folders of the data sets that it consists of; empty if it is a single data set.
-    """
-
-    write: Callable[..., Path]
-    train: int
-    test: int
-    parts: tuple[str, ...] = ()
+    write: Callable[..., Path]  # function that writes the data set, with the arguments of ``SyntheticDataset.write``
+    train: int  # default number of training cases, per part if there are several
+    test: int  # default number of test cases, likewise
+    parts: tuple[str, ...] = ()  # folders of the data sets that it consists of; empty if it is a single data set
 
 
 # 720 to 800 windows for training: an experiment of configs/evidence is one pass over them.

@@ -15,19 +15,12 @@ ARRANGEMENTS: tuple[Arrangement, ...] = get_args(Arrangement)
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One shape.
+    """One shape."""
 
-    Attributes:
-        outline: Signed distance as a function of the position relative to the centre.
-        centre: x and y in pixels.
-        reach: Half the largest extent, in pixels.
-        parent: Index of the layer that it is part of and clipped to, or None.
-    """
-
-    outline: Outline
-    centre: tuple[float, float]
-    reach: float
-    parent: int | None = None
+    outline: Outline  # signed distance as a function of the position relative to the centre
+    centre: tuple[float, float]  # x and y in pixels
+    reach: float  # half the largest extent, in pixels
+    parent: int | None = None  # index of the layer that it is part of and clipped to, or None
 
 
 def draw_scene(generator: np.random.Generator, side: int, arrangement: Arrangement) -> list[Layer]:

@@ -13,27 +13,16 @@ from masam.synthetic.pictures.noise import Field, cut
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """Intensity and texture of a shape.
+    """Intensity and texture of a shape."""
 
-    Attributes:
-        level: [C] mean intensity, 0 to 1; one channel for grey, three for colour.
-        noise: [C] amplitude of the noise.
-        field: Index of the random field that provides the noise.
-        offset: Shift of that field in rows and columns.
-        slope: Change over the reach of the shape, along x and along y.
-        stripes: Amplitude of stripes.
-        stripe_wave: Wave vector of the stripes, x and y, in radians per pixel.
-        relief: Relative brightness of the middle compared with the rim, 0 to 1.
-    """
-
-    level: NDArray[np.float32]
-    noise: NDArray[np.float32]
-    field: int
-    offset: tuple[int, int]
-    slope: tuple[float, float] = (0.0, 0.0)
-    stripes: float = 0.0
-    stripe_wave: tuple[float, float] = (0.0, 0.0)
-    relief: float = 0.0
+    level: NDArray[np.float32]  # [C] mean intensity, 0 to 1; one channel for grey, three for colour
+    noise: NDArray[np.float32]  # [C] amplitude of the noise
+    field: int  # index of the random field that provides the noise
+    offset: tuple[int, int]  # shift of that field in rows and columns
+    slope: tuple[float, float] = (0.0, 0.0)  # change over the reach of the shape, along x and along y
+    stripes: float = 0.0  # amplitude of stripes
+    stripe_wave: tuple[float, float] = (0.0, 0.0)  # wave vector of the stripes, x and y, in radians per pixel
+    relief: float = 0.0  # relative brightness of the middle compared with the rim, 0 to 1
 
 
 def draw_surface(
