@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,9 +55,9 @@ class PretrainResult:
         return {"steps": self.steps, "seconds": round(self.seconds, 1), **self.scores}
 
 
-@dataclass(frozen=True)
+@dataclass
 class PretrainState:
-    """Plain values of a saved state; the fields are the keys of ``state.json``.
+    """Progress of a run; the fields are the keys of ``state.json``.
 
     Attributes:
         step: Completed optimiser steps.
@@ -67,7 +67,7 @@ class PretrainState:
 
     step: int
     scores: dict[str, float]
-    pending: Sequence[PretrainStep]
+    pending: list[PretrainStep]
 
 
 def pretrain(
@@ -112,7 +112,7 @@ def pretrain(
             # The run can be resumed from its first moment, and a full disk is noticed before hours of work.
             session.save_state()
         session.run()
-        result = PretrainResult(folder, session.loop.step, session.scores, time.monotonic() - started)
+        result = PretrainResult(folder, session.loop.step, session.state.scores, time.monotonic() - started)
         write_manifest(folder.manifest, build_manifest("pretrain", started=started_utc, **result.facts()))
     return result
 
@@ -148,15 +148,14 @@ class _Session:
     ) -> None:
         self.folder, self.config, self.device, self.progress = folder, config, device, progress
         self.loop = PretrainLoop(sam, config, device)
-        self.scores: dict[str, float] = {}
-        self._pending: list[PretrainStep] = []
+        self.state = PretrainState(0, {}, [])
         self._saved_at = time.monotonic()
 
     def restore(self) -> None:
         """Return to the saved state."""
         loop = self.loop
-        state = load_checkpoint(self.folder.root, loop.modules, loop.optimizer.adamw, PretrainState, PretrainStep)
-        loop.step, self.scores, self._pending = state.step, dict(state.scores), list(state.pending)
+        self.state = load_checkpoint(self.folder.root, loop.modules, loop.optimizer.adamw, PretrainState, PretrainStep)
+        loop.step = self.state.step
         self.folder.drop_metrics_after(loop.step)
 
     def run(self) -> None:
@@ -165,7 +164,7 @@ class _Session:
         with StopFlag() as stop, Logs(self.folder, loop.step, self.progress) as logs:
             self.progress.start("pre-training", total - loop.step)
             for report in loop.steps():
-                self._pending.append(report)
+                self.state.pending.append(report)
                 pace = self.config.batch_pictures / report.seconds
                 self.progress.advance(f"loss {report.loss:.3f} {pace:.3g} pictures/s")
                 is_due = report.step % self.config.validate_every == 0 or report.step == total
@@ -179,23 +178,23 @@ class _Session:
     def save_state(self) -> None:
         """Write the state from which the run can resume."""
         loop = self.loop
-        state = PretrainState(loop.step, self.scores, self._pending)
+        self.state.step = loop.step
         moments = optimizer_moments(loop.modules, loop.optimizer.adamw)
-        save_checkpoint(self.folder.root, loop.modules.state_dict(), moments, asdict(state))
+        save_checkpoint(self.folder.root, loop.modules.state_dict(), moments, asdict(self.state))
         self._saved_at = time.monotonic()
 
     def _flush(self) -> dict[str, float | int]:
         """Return the means over the steps since the last row."""
-        reports, self._pending = self._pending, []
+        reports, self.state.pending = self.state.pending, []
         return {"step": self.loop.step, **mean_of_steps(reports, "pictures", self.config.batch_pictures)}
 
     def _validate(self) -> dict[str, float]:
         """Score the model and write its weights."""
-        self.scores = score_prompts(self.loop.sam, self.config, self.device)
-        text = ", ".join(f"{name} {value:.4f}" for name, value in self.scores.items())
+        self.state.scores = scores = score_prompts(self.loop.sam, self.config, self.device)
+        text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         self.progress.say(f"step {self.loop.step}: {text}")
         facts: dict[str, Any] = {
-            "made_of": "pictures made by formula", "steps": self.loop.step, "seed": self.config.seed, **self.scores
+            "made_of": "pictures made by formula", "steps": self.loop.step, "seed": self.config.seed, **scores
         }  # fmt: skip
         write_tensors(self.folder.model, self.loop.sam.state_dict(), {_NOTES: json.dumps(facts)})
-        return self.scores
+        return scores

@@ -182,7 +182,7 @@ def _train(run: RunContext) -> TrainResult:
             session.save_state()
         session.run()
         seconds = time.monotonic() - started
-        result = TrainResult(folder, session.loop.step, session.best_dice, seconds, config.seed)
+        result = TrainResult(folder, session.loop.step, session.state.best_dice, seconds, config.seed)
         group.run_on_first_process(lambda: _write_manifest(result, session, started_utc))
     return result
 
@@ -214,8 +214,8 @@ def _write_manifest(result: TrainResult, session: Session, started: datetime) ->
         "train",
         started=started,
         dataset=session.context.dataset,
-        dataset_sha256=session.dataset,
-        base_tensors_sha256=session.base,
+        dataset_sha256=session.state.dataset,
+        base_tensors_sha256=session.state.base,
         processes=session.group.size,
         gpus=[torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
         **result.facts(),

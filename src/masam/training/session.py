@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,9 +36,9 @@ from masam.weights.model_file import write_model
 from masam.weights.tensors import write_tensors
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunState:
-    """Counters and other plain values of a saved state; the fields are the keys of ``state.json``.
+    """Progress of a run; the fields are the keys of ``state.json``, of which older files lack the last ones.
 
     Attributes:
         step: Completed optimiser steps.
@@ -57,7 +57,7 @@ class RunState:
     best_dice: float | None
     scaler: dict[str, Any]
     dataset: str
-    pending: Sequence[StepReport] = ()
+    pending: list[StepReport] = field(default_factory=list)
     base: str | None = None
     total_steps: int | None = None
     seconds: float = 0.0
@@ -85,8 +85,7 @@ class Session:
 
     Attributes:
         loop: The training loop.
-        best_dice: Best mean foreground Dice in validation so far; None without validation.
-        dataset: Hash of the training windows.
+        state: Progress of the run; step, scaler, total_steps and seconds are those of the last saved state.
 
     Raises:
         ConfigError: Settings contradict each other or the number of processes.
@@ -98,25 +97,19 @@ class Session:
         self.context, self.config, self.group = context, context.config, context.group
         self.plan, self.validation = setup.plan, setup.validation
         self.loop = Loop(model, samples, context.config, context.device, context.group, self._keep_bad_step)
-        self.dataset = hash_cases(samples.cases)
-        self.best_dice: float | None = None
-        self._worse = 0
-        self._pending: list[StepReport] = []
+        base, init = model.card.base, model.card.training.get(STARTED_FROM)
+        self.state = RunState(
+            step=0,
+            best_dice=None,
+            scaler={},
+            dataset=hash_cases(samples.cases),
+            base=None if base is None else base.tensors_sha256,
+            init=None if init is None else init["content_sha256"],
+        )
         self._saved_at = time.monotonic()
         # Start of the whole run, if earlier processes had run without interruption.
         self._started = started
         self._budget = None if self.config.max_hours is None else Budget(self.config.max_hours * 3600)
-
-    @property
-    def base(self) -> str | None:
-        """Hash of the tensors of the SAM file that the model is based on, or None."""
-        base = self.loop.model.card.base
-        return None if base is None else base.tensors_sha256
-
-    @property
-    def _init(self) -> str | None:
-        started = self.loop.model.card.training.get(STARTED_FROM)
-        return None if started is None else started["content_sha256"]
 
     def restore(self) -> None:
         """Return to the saved state.
@@ -125,13 +118,13 @@ class Session:
             InputError: There is no saved state, or the data or the SAM file have changed since it was saved.
             ModelError: The state is damaged.
         """
-        folder, model = self.context.folder, self.loop.model
+        folder, model, now = self.context.folder, self.loop.model, self.state
         unchanged = set(model.state_dict()) - changed_names(model)
         state = load_checkpoint(folder.root, model, self.loop.optimizer.adamw, RunState, StepReport, unchanged)
         for is_same, what, where in (
-            (state.dataset == self.dataset, "the training cases, their preprocessing or the split have", folder.root),
-            (state.init == self._init, "the model that the run started from has", self.config.model.init),
-            (state.base in (None, self.base), "the SAM file has", self.config.model.sam_checkpoint),
+            (state.dataset == now.dataset, "the training cases, their preprocessing or the split have", folder.root),
+            (state.init == now.init, "the model that the run started from has", self.config.model.init),
+            (state.base in (None, now.base), "the SAM file has", self.config.model.sam_checkpoint),
         ):
             if not is_same:
                 raise InputError(
@@ -139,8 +132,8 @@ class Session:
                     where=where,
                     fix="restore the original, or start a new run",
                 )
-        self.loop.step, self.best_dice, self._pending = state.step, state.best_dice, list(state.pending)
-        self._worse = state.worse
+        self.state = replace(state, base=now.base)
+        self.loop.step = state.step
         self._started -= state.seconds
         if state.total_steps is not None:
             self.loop.end_at(state.total_steps)
@@ -162,7 +155,7 @@ class Session:
         with StopFlag() as stop, Logs(log_folder, loop.step, progress, self.config) as logs:
             progress.start("training", loop.total_steps - loop.step)
             for report in loop.steps():
-                self._pending.append(report)
+                self.state.pending.append(report)
                 progress.advance(self._progress_note(report))
                 is_validated = self._is_validation_due()
                 row = self._flush() if is_validated or self._is_log_due() else {}
@@ -177,9 +170,9 @@ class Session:
                     self.save_state()
                 if decision.stop_signal is not None:
                     raise stop.error(decision.stop_signal, report.step, loop.total_steps, self.context.folder.last)
-            logs.write(self._flush() if self._pending else {})
+            logs.write(self._flush() if self.state.pending else {})
             # Inside the block, so that a signal does not interrupt the writing of the result.
-            if not self.validation or self.best_dice is None:
+            if not self.validation or self.state.best_dice is None:
                 self._save_model(None)
             self.save_state()
 
@@ -187,20 +180,10 @@ class Session:
         """Write the state from which the run can resume; all processes must call this."""
         loop, optimizer = self.loop, self.loop.optimizer
         weights, moments = trained_weights(loop.model), optimizer_moments(loop.model, optimizer.adamw)
-        state = RunState(
-            step=loop.step,
-            best_dice=self.best_dice,
-            scaler=optimizer.scaler.state_dict(),
-            dataset=self.dataset,
-            pending=self._pending,
-            base=self.base,
-            total_steps=loop.total_steps,
-            seconds=time.monotonic() - self._started,
-            worse=self._worse,
-            init=self._init,
-        )
-        root = self.context.folder.root
-        self.group.run_on_first_process(lambda: save_checkpoint(root, weights, moments, asdict(state)))
+        scaler, seconds = optimizer.scaler.state_dict(), time.monotonic() - self._started
+        self.state = replace(self.state, step=loop.step, scaler=scaler, total_steps=loop.total_steps, seconds=seconds)
+        root, record = self.context.folder.root, asdict(self.state)
+        self.group.run_on_first_process(lambda: save_checkpoint(root, weights, moments, record))
         self._saved_at = time.monotonic()
 
     def _progress_note(self, report: StepReport) -> str:
@@ -221,7 +204,7 @@ class Session:
 
     def _flush(self) -> dict[str, float | int]:
         """Return the means over the steps since the last row."""
-        reports, self._pending = self._pending, []
+        reports, self.state.pending = self.state.pending, []
         return {
             "step": self.loop.step,
             "epoch": self.loop.epoch_of(self.loop.step),
@@ -233,7 +216,7 @@ class Session:
         total = self.loop.total_steps
         if self._budget is not None:
             total = self._budget.affordable_steps(self.loop.step, total, time.monotonic() - self._started)
-        if self.config.patience is not None and self._worse >= self.config.patience:
+        if self.config.patience is not None and self.state.worse >= self.config.patience:
             total = self.loop.step
         save = is_validated or time.monotonic() - self._saved_at > SAVE_SECONDS
         decisions = self.group.gather(_Decision(stop_signal, total, save))
@@ -241,8 +224,8 @@ class Session:
         return decisions[0]._replace(stop_signal=signals[0] if signals else None)
 
     def _shorten(self, total_steps: int) -> None:
-        if self._worse:
-            why = f"{self._worse} validations without a better Dice"
+        if self.state.worse:
+            why = f"{self.state.worse} validations without a better Dice"
         else:
             why = f"no more fit into {self.config.max_hours:g} hours"
         self.context.progress.say(f"step {self.loop.step}: the run ends after {total_steps} steps ({why})")
@@ -267,9 +250,9 @@ class Session:
         present = [dice for dice in means.values() if not math.isnan(dice)]
         mean = sum(present) / len(present) if present else 0.0
         run.progress.say(f"step {self.loop.step}: validation Dice {mean:.4f}")
-        self._worse += 1
-        if self.best_dice is None or mean > self.best_dice:
-            self.best_dice, self._worse = mean, 0
+        self.state.worse += 1
+        if self.state.best_dice is None or mean > self.state.best_dice:
+            self.state.best_dice, self.state.worse = mean, 0
             self._save_model(mean)
         return {"validation_dice": mean, **{f"dice.{name}": dice for name, dice in means.items()}}
 
