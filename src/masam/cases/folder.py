@@ -205,12 +205,7 @@ def _dicom_cases(path: Path, scans: Sequence[tuple[str, Path, Series | None]]) -
 
 
 def open_case(case: Case) -> Case:
-    """Return a case with the headers of its DICOM series, so that they are read only once.
-
-    Raises:
-        InputError: A file is refused, or a folder holds several series.
-        ResourceError: A package is missing, or the system did not let us read.
-    """
+    """Return a case with the headers of its DICOM series, so that they are read only once."""
     return case if case.series else replace(case, series=tuple(map(open_series, case.images)))
 
 
@@ -226,7 +221,7 @@ def load_case(
     Args:
         case: The case.
         nan_fill: Value for image voxels that are not finite.
-        say: Called with each note on the image that the user should see.
+        say: Receives notes on the image for the user.
         **transform: See :class:`masam.io.nifti.transform.TransformOptions`.
 
     Returns:

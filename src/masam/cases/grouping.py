@@ -68,7 +68,7 @@ def group_cases(
         if case_id != first_id or channel in group:
             twin = group.get(channel) or next(iter(group.values()))
             faults.add(
-                f"{twin.name} and {path.name} have the same case id (upper and lower case are not distinguished)",
+                f"{twin.name} and {path.name} have the same case id (upper and lower case are equal)",
                 where=where,
                 fix="rename or remove one",
             )
