@@ -19,7 +19,7 @@ _MAX_SIDE, _MAX_FRAMES = 65535, 100_000
 _UNIT_TOLERANCE = 1e-3
 _MAX_MM = 1e6
 SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
-"""SOP classes of segmentation objects; pydicom 3.0 does not know the second, which was added in 2024."""
+"""SOP classes of segmentation objects; pydicom 3.0 does not define the second, which was added in 2024."""
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 # The values that an error may quote; any element of a damaged header may contain the patient's name.
 _COLOURS = (
