@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import io
 import re
+import string
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from email.message import Message
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.error import URLError
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from masam import __version__
 
@@ -156,7 +157,8 @@ def _send(url: str, headers: dict[str, str], timeout_s: float) -> HTTPResponse:
 
 def _redirect_target(url: str, location: str) -> str:
     try:
-        target = urljoin(url, location)
+        # Headers are decoded as Latin-1; characters that are not allowed in an address are percent-encoded.
+        target = urljoin(url, quote(location, safe=string.punctuation, encoding="iso-8859-1"))
         is_insecure = urlsplit(url).scheme == "https" != urlsplit(target).scheme
     except ValueError as error:
         raise RefusedError(f"the server redirects to an invalid address ({error})") from error

@@ -412,6 +412,12 @@ def test_every_kind_of_redirect_is_followed_and_checked(fetch, server, status):
         fetch()
 
 
+def test_the_address_of_a_redirect_is_percent_encoded(fetch, server):
+    server.faults.append(redirect("/a b/\xe9?x=%20"))
+    assert fetch() == SHA256
+    assert server.requests[1][0] == "/a%20b/%E9?x=%20"
+
+
 def test_endless_redirects_are_refused(fetch, server):
     server.faults.extend([redirect(server.url)] * 4)
     assert fetch() == SHA256
