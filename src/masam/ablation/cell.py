@@ -34,25 +34,15 @@ _IDENTITY_DIGITS = 10
 
 @dataclass(frozen=True)
 class Cell:
-    """One row with one seed and fold.
-
-    Attributes:
-        row: Name of the row.
-        seed: Seed of the run.
-        fold: Held-out fold, or None if the table does not vary the fold.
-        config: Settings of the run.
-        plan: Plan of the run.
-        training_sha256: Hash of everything that training reads, including the tensors of the SAM file.
-        scoring: Everything that decides the scores of a trained model: cases, labels, stride, rule for empty classes.
-    """
+    """One row with one seed and fold."""
 
     row: str
     seed: int
-    fold: int | None
+    fold: int | None  # held-out fold, or None if the table does not vary the fold
     config: TrainConfig
     plan: Plan
-    training_sha256: str
-    scoring: Mapping[str, Any]
+    training_sha256: str  # hash of everything that training reads, including the tensors of the SAM file
+    scoring: Mapping[str, Any]  # all that decides the scores of a trained model, such as cases and stride
 
     @property
     def title(self) -> str:
@@ -78,23 +68,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class CellResult:
-    """State and scores of a cell.
-
-    Attributes:
-        cell: The cell.
-        root: Its run folder.
-        state: Its state.
-        reason: Why it failed, or empty.
-        evaluation: Its scores, if it is done.
-        training_seconds: Time of all optimiser steps, without validation and preparation.
-    """
+    """State and scores of a cell."""
 
     cell: Cell
-    root: Path
+    root: Path  # its run folder
     state: State
-    reason: str = ""
-    evaluation: Evaluation | None = None
-    training_seconds: float = 0.0
+    reason: str = ""  # why it failed, or empty
+    evaluation: Evaluation | None = None  # None before it is done
+    training_seconds: float = 0.0  # time of all optimiser steps, without validation and preparation
 
     @property
     def dice(self) -> float:

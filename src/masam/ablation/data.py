@@ -28,19 +28,12 @@ ScoredOn = Literal["test", "validation"]
 
 @dataclass(frozen=True)
 class AblationData:
-    """A data set with hashes.
-
-    Attributes:
-        dataset: The data set.
-        scored_on: ``test``: labelled test cases; ``validation``: the held-out fold of each cell.
-        sha256: Hashes of each case's images and labels, by its first image; ids may repeat in training and test.
-        training_sha256: Hash of everything that training reads.
-    """
+    """A data set with hashes."""
 
     dataset: CaseFolder
-    scored_on: ScoredOn
-    sha256: dict[Path, tuple[str, str]]
-    training_sha256: str
+    scored_on: ScoredOn  # ``test``: labelled test cases; ``validation``: the held-out fold of each cell
+    sha256: dict[Path, tuple[str, str]]  # images and labels by first image, because ids may repeat
+    training_sha256: str  # hash of everything that training reads
 
     @property
     def holds_videos(self) -> bool:

@@ -31,18 +31,11 @@ from masam.windows import plan_windows
 
 @dataclass(frozen=True)
 class Row:
-    """One variant.
-
-    Attributes:
-        name: Its name.
-        cells: The row with every seed and fold.
-        parameters: Number of trainable parameters.
-        spec: The model.
-    """
+    """One variant."""
 
     name: str
-    cells: tuple[Cell, ...]
-    parameters: int
+    cells: tuple[Cell, ...]  # the row with every seed and fold
+    parameters: int  # number of trainable parameters
     spec: MasamSpec
 
     def steps(self, data: AblationData) -> int | None:

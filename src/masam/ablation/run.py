@@ -44,18 +44,11 @@ _RESUME = "the same command resumes from there"
 
 @dataclass(frozen=True)
 class Ablation:
-    """A table that has been checked and not run.
+    """A table that has been checked and not run."""
 
-    Attributes:
-        config: Settings of the table.
-        data: The data set.
-        plan: Plan to which the rows apply their changes.
-        rows: The rows.
-    """
-
-    config: AblationConfig
+    config: AblationConfig  # settings of the table
     data: AblationData
-    plan: Plan
+    plan: Plan  # plan to which the rows apply their changes
     rows: tuple[Row, ...]
 
     @property
@@ -66,17 +59,11 @@ class Ablation:
 
 @dataclass
 class AblationResult:
-    """The result of a table.
+    """The result of a table."""
 
-    Attributes:
-        table: The scores.
-        failed: Errors of failed cells, by the title of the cell.
-        stopped: The signal that stopped the run, or None.
-    """
-
-    table: AblationTable
-    failed: dict[str, MasamError]
-    stopped: StoppedError | None = None
+    table: AblationTable  # the scores
+    failed: dict[str, MasamError]  # errors of failed cells, by the title of the cell
+    stopped: StoppedError | None = None  # the signal that stopped the run, or None
 
     def raise_failures(self) -> None:
         """Raise if the table is incomplete.

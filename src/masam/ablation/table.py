@@ -38,37 +38,21 @@ _NOTES = (
 
 @dataclass(frozen=True)
 class TableRow:
-    """The statistics of one row; NaN where there are too few cells or cases.
-
-    Attributes:
-        name: Name of the row.
-        dice: Mean over seeds of the mean over classes of the mean over cases.
-        spread: Standard deviation of these means over seeds.
-        low: Lower end of the 95 % interval of ``dice`` over cases.
-        high: Upper end.
-        difference: ``dice`` minus the baseline's, over the seeds and folds that are done in both rows.
-        difference_low: Lower end of its 95 % interval over cases, paired.
-        difference_high: Upper end.
-        parameters: Number of trainable parameters.
-        seconds: Mean time of the optimiser steps of a run.
-        seeds: Mean Dice by seed.
-        classes: Mean Dice by class, over cases and seeds.
-        results: The cells of the row.
-    """
+    """The statistics of one row; NaN where there are too few cells or cases."""
 
     name: str
-    dice: float
-    spread: float
-    low: float
-    high: float
-    difference: float
-    difference_low: float
-    difference_high: float
-    parameters: int
-    seconds: float
-    seeds: dict[int, float]
-    classes: dict[str, float]
-    results: tuple[CellResult, ...]
+    dice: float  # mean over seeds of the mean over classes of the mean over cases
+    spread: float  # standard deviation of these means over seeds
+    low: float  # lower end of the 95 % interval of ``dice`` over cases
+    high: float  # upper end
+    difference: float  # ``dice`` minus the baseline's, over the seeds and folds that are done in both rows
+    difference_low: float  # lower end of its 95 % interval over cases, paired
+    difference_high: float  # upper end
+    parameters: int  # number of trainable parameters
+    seconds: float  # mean time of the optimiser steps of a run
+    seeds: dict[int, float]  # mean Dice by seed
+    classes: dict[str, float]  # mean Dice by class, over cases and seeds
+    results: tuple[CellResult, ...]  # the cells of the row
 
     def count(self, *states: str) -> int:
         """Return the number of cells in one of the states."""
@@ -101,19 +85,12 @@ class TableRow:
 
 @dataclass(frozen=True)
 class AblationTable:
-    """All rows of a table.
+    """All rows of a table."""
 
-    Attributes:
-        title: Name of the data set.
-        scored_on: Cases on which rows are scored.
-        baseline: Row with which the others are compared.
-        rows: The rows in their order.
-    """
-
-    title: str
-    scored_on: ScoredOn
-    baseline: str
-    rows: tuple[TableRow, ...]
+    title: str  # name of the data set
+    scored_on: ScoredOn  # cases on which rows are scored
+    baseline: str  # row with which the others are compared
+    rows: tuple[TableRow, ...]  # the rows in their order
 
     @property
     def is_complete(self) -> bool:

@@ -32,45 +32,25 @@ _MOST_REASONS = 5
 
 @dataclass(frozen=True)
 class Conversion:
-    """A data set to make, and how the download differs from the published one.
+    """A data set to make, and how the download differs from the published one."""
 
-    Attributes:
-        source: Folder of the download.
-        root: Folder to make.
-        layout: Layout of the download, for the error message if it is not found.
-        name: Name of the data set.
-        description: Description of the data set.
-        reference: Where it was published.
-        licence: Its terms, as far as they are known.
-        channel_names: Content of each image channel.
-        labels: Class name to label value.
-        products: Files to make.
-        training: Training cases.
-        test: Held-out cases.
-        validation: Training cases that the paper validates on; empty if it has no such set.
-        file_ending: Ending of the files.
-        options: The user's choices.
-        missing: Items of the published data set that the download lacks.
-        surplus: Items of the download that are not in the published data set; files of unknown names are not converted.
-    """
-
-    source: Path
-    root: Path
-    layout: str
-    name: str
+    source: Path  # folder of the download
+    root: Path  # folder to make
+    layout: str  # layout of the download, for the error message if it is not found
+    name: str  # name of the data set
     description: str
-    reference: str
-    licence: str
-    channel_names: tuple[str, ...]
-    labels: Mapping[str, int]
-    products: tuple[Product, ...]
-    training: tuple[str, ...]
-    test: tuple[str, ...]
-    validation: tuple[str, ...] = ()
+    reference: str  # where it was published
+    licence: str  # its terms, as far as they are known
+    channel_names: tuple[str, ...]  # content of each image channel
+    labels: Mapping[str, int]  # class name to label value
+    products: tuple[Product, ...]  # files to make
+    training: tuple[str, ...]  # training cases
+    test: tuple[str, ...]  # held-out cases
+    validation: tuple[str, ...] = ()  # training cases that the paper validates on; empty if it has no such set
     file_ending: str = ".nii.gz"
-    options: Mapping[str, str] = field(default_factory=dict)
-    missing: tuple[str, ...] = ()
-    surplus: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)  # the user's choices
+    missing: tuple[str, ...] = ()  # items of the published data set that the download lacks
+    surplus: tuple[str, ...] = ()  # items that are not in the published data set, which are not converted
 
 
 @dataclass

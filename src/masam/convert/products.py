@@ -27,15 +27,10 @@ _LINK = "link"
 
 
 class Rule(NamedTuple):
-    """How a file is made.
+    """How a file is made."""
 
-    Attributes:
-        description: Description for the record; a finished file with another description is made again.
-        rewrite: Called with the source and the path to write; None copies the bytes.
-    """
-
-    description: str
-    rewrite: Callable[[Path, Path], None] | None = None
+    description: str  # description for the record; a finished file with another description is made again
+    rewrite: Callable[[Path, Path], None] | None = None  # called with source and target; None copies
 
 
 COPY = Rule("copy")
@@ -43,16 +38,10 @@ COPY = Rule("copy")
 
 @dataclass(frozen=True)
 class Product:
-    """One file to make.
+    """One file to make."""
 
-    Attributes:
-        source: File of the download.
-        target: Path in the new folder, with forward slashes.
-        rule: How the file is made.
-    """
-
-    source: Path
-    target: str
+    source: Path  # file of the download
+    target: str  # path in the new folder, with forward slashes
     rule: Rule = COPY
 
 

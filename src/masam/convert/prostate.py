@@ -20,23 +20,14 @@ _LABEL = re.compile(r"Case(\d{2})_[Ss]egmentation\.nii\.gz")
 
 @dataclass(frozen=True)
 class Site:
-    """One hospital.
+    """One hospital."""
 
-    Attributes:
-        letter: Its letter in the paper.
-        name: Its folder in the download.
-        cases: Published number of cases.
-        test: Numbers of the held-out cases, as in the file names; all others are for training.
-        numbers: Numbers of all cases, if they are known.
-        other_names: Other names of its folder.
-    """
-
-    letter: str
-    name: str
-    cases: int
-    test: tuple[int, ...]
-    numbers: tuple[int, ...] = ()
-    other_names: tuple[str, ...] = ()
+    letter: str  # its letter in the paper
+    name: str  # its folder in the download
+    cases: int  # published number of cases
+    test: tuple[int, ...]  # numbers of the held-out cases, as in the file names; all others are for training
+    numbers: tuple[int, ...] = ()  # numbers of all cases, if they are known
+    other_names: tuple[str, ...] = ()  # other names of its folder
 
 
 SITES = (

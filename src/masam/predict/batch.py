@@ -27,17 +27,11 @@ _MOST_REASONS = 5
 
 @dataclass
 class Cohort:
-    """The result for each case.
+    """The result for each case."""
 
-    Attributes:
-        done: Case id to the sources and hashes of its files.
-        kept: Cases of ``done`` whose files were made by an earlier run.
-        failed: Case id to its error.
-    """
-
-    done: dict[str, dict[str, Any]] = field(default_factory=dict)
-    kept: list[str] = field(default_factory=list)
-    failed: dict[str, MasamError] = field(default_factory=dict)
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)  # case id to the sources and hashes of its files
+    kept: list[str] = field(default_factory=list)  # cases of ``done`` whose files were made by an earlier run
+    failed: dict[str, MasamError] = field(default_factory=dict)  # case id to its error
 
     def record(self) -> dict[str, Any]:
         """Return plain values."""

@@ -52,16 +52,11 @@ class EncodedVolume:
 
     It keeps the embeddings of all windows in memory: slices times window size over stride, each a few hundred channels
     at a sixteenth of the model's image size (ViT, 512 pixels, float32: 1 MB).
-
-    Attributes:
-        prepared: The slices of the volume.
-        by_start: Embeddings [S, D, h, w] of each model, by the first slice of the window.
-        automatic: [D, H, W] channel numbers predicted without prompts, before any cleaning; None before prediction.
     """
 
-    prepared: PreparedVolume
-    by_start: Mapping[int, Sequence[Tensor]]
-    automatic: NDArray[np.integer] | None = None
+    prepared: PreparedVolume  # the slices of the volume
+    by_start: Mapping[int, Sequence[Tensor]]  # embeddings [S, D, h, w] of each model, by the first slice of the window
+    automatic: NDArray[np.integer] | None = None  # [D, H, W] channels without prompts, before cleaning
 
     def embeddings(self, windows: Sequence[SliceWindow]) -> list[Embeddings]:
         """Return the embeddings [B * S, D, h, w] of B windows, of each model."""

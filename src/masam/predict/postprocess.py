@@ -20,17 +20,11 @@ _TOUCHING = np.ones((3, 3, 3), dtype=bool)
 
 @dataclass(frozen=True)
 class Cleaning:
-    """Record of a cleaning.
-
-    Attributes:
-        step: Name of the function.
-        removed: Number of voxels removed from each class, by channel number.
-        added: Number of voxels added to each class, by channel number.
-    """
+    """Record of a cleaning."""
 
     step: str
-    removed: dict[int, int] = field(default_factory=dict)
-    added: dict[int, int] = field(default_factory=dict)
+    removed: dict[int, int] = field(default_factory=dict)  # number of voxels removed from each class, by channel number
+    added: dict[int, int] = field(default_factory=dict)  # number of voxels added to each class, by channel number
 
 
 def most_probable(probabilities: Float[Tensor, "K H W"]) -> NDArray[np.uint8] | NDArray[np.uint16]:

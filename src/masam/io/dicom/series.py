@@ -27,21 +27,13 @@ _KEY_LENGTH = 8
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """The files of one series with their headers, which are read once.
+    """The files of one series with their headers, which are read once."""
 
-    Attributes:
-        root: Folder or file in which the series was found.
-        uid: Its SeriesInstanceUID.
-        number: Its number in the study; empty if it has none.
-        modality: ``CT``, ``MR`` and so on.
-        files: Its images, sorted by path.
-    """
-
-    root: Path
-    uid: str
-    number: str
-    modality: str
-    files: tuple[DicomFile, ...]
+    root: Path  # folder or file in which the series was found
+    uid: str  # its SeriesInstanceUID
+    number: str  # its number in the study; empty if it has none
+    modality: str  # ``CT``, ``MR`` and so on
+    files: tuple[DicomFile, ...]  # its images, sorted by path
 
     @property
     def key(self) -> str:
@@ -80,19 +72,12 @@ class Series:
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """The slices of a series that form a volume.
-
-    Attributes:
-        series: The series.
-        frames: Its slices, ordered along their normal.
-        geometry: Position of the voxels of an array [columns, rows, slices].
-        notes: Remarks for the user, one line each.
-    """
+    """The slices of a series that form a volume."""
 
     series: Series
-    frames: tuple[Frame, ...]
-    geometry: Geometry
-    notes: tuple[str, ...]
+    frames: tuple[Frame, ...]  # its slices, ordered along their normal
+    geometry: Geometry  # position of the voxels of an array [columns, rows, slices]
+    notes: tuple[str, ...]  # remarks for the user, one line each
 
     @property
     def shape(self) -> tuple[int, int, int]:
