@@ -31,12 +31,9 @@ _GRID_LENGTH, _LONGEST = 16.0, 100.0
 
 @torch.no_grad()
 def initialise_encoder(encoder: nn.Module, projection: nn.Conv2d, positions: nn.Parameter) -> None:
-    """Initialise an image encoder.
+    """Initialise an image encoder with its projection of patches [E, 3, p, p] and its positions [1, h, w, E].
 
-    Args:
-        encoder: The encoder, including projection and positions; its relative positions stay zero.
-        projection: Projection of patches to tokens, weight [E, 3, p, p].
-        positions: Position embedding [1, h, w, E].
+    Its relative positions stay zero.
     """
     for layer in encoder.modules():
         if isinstance(layer, nn.Linear):
@@ -57,11 +54,8 @@ def initialise_cross_attention(query: nn.Linear, key: nn.Linear) -> None:
 
     Prompts and image have the same position encoding. With equal projections, equal positions have equal queries and
     keys, so a click or the corner of a box attends to its position in the image from the first step. With independent
-    random projections, training needs thousands of steps for this.
-
-    Args:
-        query: Projection of the queries, whose weights are scaled up to focus attention on few positions.
-        key: Projection of the keys, which gets the same weights.
+    random projections, training needs thousands of steps for this. The weights are scaled up to focus attention on few
+    positions.
     """
     query.weight.mul_(_QUERY_SCALE)
     key.weight.copy_(query.weight)

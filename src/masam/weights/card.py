@@ -75,11 +75,7 @@ def write_header(spec: MasamSpec, card: ModelCard) -> dict[str, str]:
 
 
 def read_header(notes: Mapping[str, str], where: object) -> dict[str, Any]:
-    """Return the header of a model file of any version, migrated to the newest.
-
-    Args:
-        notes: Metadata of the file.
-        where: File for error messages.
+    """Return the header in the metadata of a model file of any version, migrated to the newest.
 
     Raises:
         ModelError: The header is missing or incomplete, or its version is unknown.

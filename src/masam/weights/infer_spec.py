@@ -17,16 +17,10 @@ USUAL_DECODER_HEADS = 8
 
 
 def infer_sam_size(state: State, decoder_heads: int | None = None, where: object = None) -> SamSize:
-    """Infer the architecture of a SAM from its tensors.
+    """Infer the architecture of a SAM, named as published or ``custom``, from its tensors under SAM's names.
 
-    Args:
-        state: Tensors under SAM's names.
-        decoder_heads: Heads of the decoder's transformer, which no shape determines; None uses those of the published
-            size, or the usual number.
-        where: File for error messages.
-
-    Returns:
-        The size, with its published name or ``custom``.
+    No shape determines the heads of the decoder's transformer. Without ``decoder_heads``, they are those of the
+    published size, or the usual number.
 
     Raises:
         ModelError: The tensors are not those of a SAM.
@@ -81,13 +75,7 @@ def infer_masam_spec(
 ) -> MasamSpec:
     """Infer the specification of an adapted model from the tensors of SAM and of an official adapter.
 
-    Args:
-        sam: Tensors of the SAM.
-        adapter: Tensors of an official ``epoch_N.pth`` (paper.md 4.1).
-        image_size: Input side in pixels, which no tensor determines.
-        fact_scale: Factor of FacT, which no tensor determines.
-        decoder_heads: Heads of the decoder's transformer, which no tensor determines.
-        where: Files of ``sam`` and ``adapter`` for error messages.
+    No tensor determines the image size, the factor of FacT and the heads of the decoder. ``where`` names the two files.
 
     Raises:
         ModelError: The two do not match, or one has the wrong content.

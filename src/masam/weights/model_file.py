@@ -104,13 +104,10 @@ def build_masam(
 
 
 def read_base(name_or_path: str | Path) -> tuple[dict[str, Tensor], Base]:
-    """Read the SAM file that a model is based on.
-
-    Args:
-        name_or_path: Weights of SAM or MedSAM: a file, or a published name such as ``sam-vit-b``.
+    """Read a file of SAM or MedSAM weights, given by path or published name.
 
     Returns:
-        The tensors under SAM's names, and the entry for the model's card.
+        The tensors under SAM's names, and the entry for the card of a model that is based on them.
 
     Raises:
         InputError: The file cannot be opened, or is not on this machine.

@@ -84,10 +84,6 @@ def write_archive(path: Path, save: Callable[[io.BytesIO], None]) -> None:
     On a full disk PyTorch's own writer ends the process (``torch.export.save``) or raises an error that does not
     mention the disk (``torch.save``). The cost is the archive's size in memory.
 
-    Args:
-        path: File to write.
-        save: Writes the archive to an open file.
-
     Raises:
         OSError: The file cannot be written.
     """

@@ -65,11 +65,6 @@ def resize_positions(state: State, size: SamSize, image_size: int) -> dict[str, 
 
     The absolute positions are resized bilinearly (no antialiasing), the relative positions of global blocks along their
     length; windowed blocks keep theirs (paper.md 1.4 and quirk 17).
-
-    Args:
-        state: SAM's tensors.
-        size: Its architecture.
-        image_size: New input side in pixels, a multiple of 16.
     """
     grid = image_size // IMAGE_SIZE_STEP
     resized = dict(state)
@@ -91,11 +86,7 @@ def resize_positions(state: State, size: SamSize, image_size: int) -> dict[str, 
 def load_sam_state(model: Sam | Masam, state: State, size: SamSize, where: object = None) -> None:
     """Load SAM's tensors into a plain SAM, or into the parts of MA-SAM that come from SAM.
 
-    Args:
-        model: Model of any image size, to which the position embeddings are resized.
-        state: SAM's tensors under their official names.
-        size: The model's architecture, which the state must have.
-        where: File for error messages.
+    The state must have the architecture ``size``; its position embeddings are resized to the model's image size.
 
     Raises:
         ModelError: A tensor is missing, unexpected, not finite or has the wrong shape; all of them are listed.
@@ -126,10 +117,6 @@ def initialise_classes(model: Masam, state: State) -> None:
     The published MA-SAM initialises tokens and networks of the classes randomly. With SAM's own decoder the model then
     responds to prompts as SAM does from the first step. The progressive decoder has different last layers, so it gets
     all layers of each network except the last.
-
-    Args:
-        model: Model into which SAM's other tensors are loaded.
-        state: SAM's tensors, under any of their names.
     """
     theirs, decoder = require_sam(state), model.mask_decoder
     decoder.mask_tokens.weight.copy_(
@@ -156,17 +143,9 @@ def load_official_state(model: Masam, adapter: State, where: object = None) -> N
 def load_strictly(
     model: nn.Module, state: State, kept: Iterable[str] = (), where: object = None, fix: str | None = None
 ) -> None:
-    """Copy a state into a model.
+    """Copy a state into a model, or assign copies if the model is on the meta device.
 
-    Args:
-        model: Model whose tensors are overwritten. On the meta device, copies of the tensors are assigned.
-        state: Tensors under the model's names.
-        kept: Names that may be missing; the model keeps these tensors.
-        where: File for error messages.
-        fix: Remedy for the error message.
-
-    Raises:
-        ModelError: As in :func:`require_matching_state`.
+    Arguments and errors are those of :func:`require_matching_state`.
     """
     present = model.state_dict()
     require_matching_state(present, state, kept, where, fix)
