@@ -10,8 +10,8 @@ from typing import Any
 
 from masam.errors import InputError, ModelError
 from masam.export.automatic import DESCRIPTION_FILE, DESCRIPTION_KEY
-from masam.export.packages import require
 from masam.io import gate
+from masam.io.packages import require_package
 
 KINDS = {".pt2": "torch.export program", ".onnx": "ONNX model"}
 BUNDLE = "MONAI bundle"
@@ -32,7 +32,7 @@ def read_description(path: Path) -> dict[str, Any] | None:
     """
     with gate.open_regular(path):
         pass
-    onnx = require("onnx") if path.suffix == ".onnx" else None
+    onnx = require_package("onnx") if path.suffix == ".onnx" else None
     try:
         with gate.library_errors(path):
             text = _read_program(path) if onnx is None else _read_onnx(onnx, path)

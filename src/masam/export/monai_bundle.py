@@ -19,7 +19,7 @@ from masam.errors import ModelError
 from masam.export.agreement import Exported, Run, require_agreement
 from masam.export.bundle_parts import BundleNetwork
 from masam.export.bundle_texts import bundle_metadata, inference_config, licence, readme
-from masam.export.packages import require
+from masam.io.packages import require_package
 from masam.model.masam import Masam
 from masam.model.merge import merged
 from masam.preprocess.plan import Plan
@@ -47,7 +47,7 @@ def write_bundle(model: Masam, path: Path, *, merge: bool = False) -> Exported:
             f"the model is for video ({plan.name}), but bundles segment volumes", fix="export it as onnx or torch"
         )
     with _quiet():
-        monai = require("monai")
+        monai = require_package("monai")
     written = merged(model) if merge else model
     texts = {
         "configs/metadata.json": _json(bundle_metadata(written.spec, plan, monai.__version__)),
@@ -72,7 +72,7 @@ def write_bundle(model: Masam, path: Path, *, merge: bool = False) -> Exported:
 
 def _runner(folder: Path) -> Run:
     with _quiet():
-        network = require("monai.bundle").load(
+        network = require_package("monai.bundle").load(
             folder.name, bundle_dir=folder.parent, workflow_type="inference", device="cpu"
         )
 

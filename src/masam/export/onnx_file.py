@@ -15,8 +15,8 @@ from torch import Tensor
 from masam import atomic
 from masam.export.agreement import Exported, Run, require_agreement
 from masam.export.automatic import DESCRIPTION_KEY, INPUT, OUTPUTS, describe, least_slices
-from masam.export.packages import require
 from masam.export.program import trace
+from masam.io.packages import require_package
 from masam.model.masam import Masam
 
 OPSET = 20
@@ -35,7 +35,7 @@ def write_onnx(model: Masam, path: Path) -> Exported:
         ModelError: The outputs of the file differ from the model.
         ResourceError: A file exists or cannot be written, or a package is not installed.
     """
-    onnx, _, _ = (require(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+    onnx, _, _ = (require_package(name) for name in ("onnx", "onnxscript", "onnxruntime"))
     graph = _convert(model)
 
     def write(file: Path) -> Exported:
@@ -66,7 +66,7 @@ def _convert(model: Masam) -> Any:
 
 
 def _runner(file: Path) -> Run:
-    session = require("onnxruntime").InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    session = require_package("onnxruntime").InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
     def run(windows: Tensor) -> tuple[Tensor, ...]:
         return tuple(torch.from_numpy(output) for output in session.run(list(OUTPUTS), {INPUT: windows.numpy()}))

@@ -1,4 +1,4 @@
-"""Import the packages of the ``dicom`` and ``video`` extras."""
+"""Import the packages of the optional extras."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from masam.errors import ResourceError
 _PACKAGES = {
     "pydicom": ("DICOM requires pydicom", "dicom"), "highdicom": ("DICOM SEG requires highdicom", "dicom"),
     "av": ("video requires PyAV", "video"), "PIL": ("video requires Pillow", "video"),
+    **{name: (f"this export requires {name}", "export") for name in ("onnx", "onnxscript", "onnxruntime", "monai")},
+    "nilearn": ("the head data set requires nilearn", "demo"),
+    "mlflow": ("the setting mlflow requires mlflow", "mlflow"),
 }  # fmt: skip
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from masam.errors import ResourceError
 from masam.synthetic.raw_folder import RawFolder
 from masam.volume import Geometry, Volume
 
@@ -68,13 +67,9 @@ def load_head() -> tuple[Volume, Volume]:
     Raises:
         ResourceError: nilearn is not installed.
     """
-    try:
-        from nilearn import datasets
-    except ImportError as error:
-        raise ResourceError(
-            "the head data set needs nilearn, which is not installed", fix="pip install 'masam[demo]'"
-        ) from error
+    from masam.io.packages import require_package
 
+    datasets = require_package("nilearn.datasets")
     template = datasets.load_mni152_template(resolution=1)
     t1 = np.asarray(template.dataobj, dtype=np.float32)
     grey = np.asarray(datasets.load_mni152_gm_template(resolution=1).dataobj, dtype=np.float32)

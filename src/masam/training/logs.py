@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import os
@@ -14,8 +13,8 @@ from types import TracebackType
 from typing import Any
 
 from masam import atomic
-from masam.errors import ResourceError
 from masam.io import gate
+from masam.io.packages import require_package
 from masam.progress import Progress
 from masam.training.config import TrainConfig, flatten
 from masam.training.run_folder import RunFolder
@@ -111,15 +110,8 @@ def require_logs(config: TrainConfig) -> None:
     Raises:
         ResourceError: MLflow is requested but not installed.
     """
-    if config.mlflow is None:
-        return
-    try:
-        importlib.import_module("mlflow")
-    except ImportError as error:
-        raise ResourceError(
-            f"the setting mlflow needs the package mlflow, which cannot be imported ({error})",
-            fix="pip install 'masam[mlflow]'",
-        ) from error
+    if config.mlflow is not None:
+        require_package("mlflow")
 
 
 class _Mlflow:
