@@ -11,8 +11,9 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +95,7 @@ class PreparedCase:
 
         A memory map would end the process with a bus error if the file is truncated or its disk is gone.
         """
-        with _damage_errors(self.folder / name) as file:
+        with _open_cached(self.folder / name) as file:
             found, fortran_order, dtype = _read_npy_header(file)
             if found != shape or fortran_order or dtype.name not in types:
                 raise ValueError(f"shape {found} of {dtype}{' in Fortran order' if fortran_order else ''}")
@@ -102,7 +103,7 @@ class PreparedCase:
             rows = np.empty((len(slices), *shape[1:]), dtype)
             for row, index in zip(rows, slices, strict=True):
                 file.seek(start + index * row.nbytes)
-                if file.readinto(row) != row.nbytes:  # type: ignore[attr-defined]
+                if file.readinto(row) != row.nbytes:
                     raise EOFError(f"it ends before slice {index} does")
         return rows
 
@@ -223,21 +224,21 @@ def _write_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], rows: I
 
 
 def _open(case_id: str, folder: Path) -> PreparedCase:
-    with _damage_errors(folder / "images.npy") as file:
+    with _open_cached(folder / "images.npy") as file:
         depth, channels, image_size, _ = _read_npy_header(file)[0]
     case = PreparedCase(case_id, folder, depth, image_size, channels)
     case.read_window([depth - 1])
     return case
 
 
-def _read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _read_npy_header(file: BufferedReader) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     np.lib.format.read_magic(file)
     return np.lib.format.read_array_header_1_0(file)
 
 
 @contextmanager
-def _damage_errors(path: Path) -> Iterator[BinaryIO]:
-    """Open a cached file and translate errors."""
+def _open_cached(path: Path) -> Iterator[BufferedReader]:
+    """Open a cached file; errors while it is read become an InputError."""
     try:
         with path.open("rb") as file:
             yield file
