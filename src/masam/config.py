@@ -24,7 +24,6 @@ MAX_CONFIG_BYTES = 1 << 20
 _MAX_SHOWN = 5
 _SENTENCES = {
     "missing": "missing key",
-    "extra_forbidden": "unknown key",
     "union_tag_not_found": "missing key that selects the variant",
 }
 
@@ -58,9 +57,9 @@ class Settings(BaseModel):
             # Via JSON, since pydantic's strict mode accepts lists for tuples only there.
             return cls.model_validate_json(json.dumps(dict(mapping), default=str))
         except ValidationError as error:
-            faults = [_fault(cls, mapping, detail) for detail in error.errors(include_url=False)]
-            more = f"; and {len(faults) - _MAX_SHOWN} more" if len(faults) > _MAX_SHOWN else ""
-            raise ConfigError("; ".join(faults[:_MAX_SHOWN]) + more, where=where) from error
+            errors = [_described(cls, mapping, detail) for detail in error.errors(include_url=False)]
+            more = f"; and {len(errors) - _MAX_SHOWN} more" if len(errors) > _MAX_SHOWN else ""
+            raise ConfigError("; ".join(errors[:_MAX_SHOWN]) + more, where=where) from error
         except (TypeError, ValueError, RecursionError) as error:
             raise ConfigError(f"expected plain values, got {error}", where=where) from error
 
@@ -182,19 +181,18 @@ def _load_yaml(text: str, where: Path) -> object:
         raise ConfigError(f"not readable as YAML ({error})", where=where, fix="correct the YAML") from error
 
 
-def _fault(model: type[BaseModel], mapping: object, detail: ErrorDetails) -> str:
+def _described(model: type[BaseModel], mapping: object, detail: ErrorDetails) -> str:
     """Format one of pydantic's errors: key path, expected value, actual value."""
     kind, loc = detail["type"], detail["loc"]
     key = _key_path(mapping, loc)
     prefix = f"{key}: " if key else ""
-    sentence = _SENTENCES.get(kind)
     if kind == "extra_forbidden":
         keys = sorted(_known_keys(model, loc[:-1]))
         near = difflib.get_close_matches(str(loc[-1]), keys, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(keys)}"
-        return f"{prefix}{sentence}; {hint}"
-    if sentence:
-        return prefix + sentence
+        return f"{prefix}unknown key; {hint}"
+    if kind in _SENTENCES:
+        return prefix + _SENTENCES[kind]
     expected = detail["msg"].removeprefix("Value error, ")
     expected = re.sub(r"^Input should be ", "expected ", expected)
     return f"{prefix}{expected}, got {brief(detail['input'])}"

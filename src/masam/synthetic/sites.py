@@ -4,7 +4,7 @@ The sites differ in tissue contrast, noise, coil, matrix, resolution and slice t
 six-site prostate data set do (docs/reference/paper.md 2.4). The anatomy follows one distribution at all sites, so a
 drop in scores between two sites is due to the scanner.
 
-A case is a pure function of (seed, site, index).
+A case is a pure function of (seed, index, site).
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ _URINE_INTENSITY = 900
 """Stored intensity of a signal of 1."""
 
 
-def make_site_case(seed: int, site: str, index: int) -> tuple[Volume, Volume]:
+def make_site_case(seed: int, index: int, site: str) -> tuple[Volume, Volume]:
     """Make one case.
 
     Args:
         seed: Seed of the data set, 0 or more.
-        site: Letter of the site, see ``SITES``.
         index: Index of the case at its site, 0 or more; it also selects the orientation (``scan.STORAGE``).
+        site: Letter of the site, see ``SITES``.
 
     Returns:
         T2-weighted image (int16, arbitrary units) and labels (uint8, ``LABELS``), on the same grid.
@@ -99,14 +99,10 @@ def write_sites(root: Path, *, train: int, test: int, seed: int = 0) -> Path:
     Arguments, result and errors are otherwise those of :meth:`SyntheticDataset.write`.
     """
     for site in SITES:
-        make_case = partial(_make_case_at, site)
+        make_case = partial(make_site_case, site=site)
         dataset = SyntheticDataset(f"Site {site}", f"Prostate T2 MRI, site {site}", ("T2",), LABELS, make_case)
         dataset.write(root / site, train=train, test=test, seed=seed)
     return root
-
-
-def _make_case_at(site: str, seed: int, index: int) -> tuple[Volume, Volume]:
-    return make_site_case(seed, site, index)
 
 
 def _paint_pelvis(canvas: Canvas, points: Points, texture: Field, how: Site, generator: np.random.Generator) -> Field:

@@ -25,7 +25,7 @@ from masam.synthetic.tumour import make_tumour_case
 VOLUMES = {
     "tumour": make_tumour_case,
     "nerves": make_nerves_case,
-    **{f"site {site}": lambda seed, index, site=site: make_site_case(seed, site, index) for site in "AE"},
+    **{f"site {site}": functools.partial(make_site_case, site=site) for site in "AE"},
 }
 
 
@@ -106,7 +106,7 @@ def test_every_set_is_written_as_a_data_set_of_its_kind(monkeypatch, tmp_path, n
             np.testing.assert_array_equal(labels, expected[1])
         else:
             image, labels = load_case(test)
-            expected = make_site_case(3, root.name, 1) if name == "sites" else case(name, 3, 1)
+            expected = make_site_case(3, 1, root.name) if name == "sites" else case(name, 3, 1)
             np.testing.assert_array_equal(image.array, expected[0].array)
             np.testing.assert_array_equal(labels.array, expected[1].array)
 
@@ -201,7 +201,7 @@ def test_other_lumps_have_the_tumours_size_and_lie_apart(tumours_and_lumps):
 def test_sites_differ_in_grid_and_contrast_and_not_in_anatomy(count):
     spacings, ratios, volumes = set(), [], []
     for site, how in SITES.items():
-        cases = [make_site_case(1, site, index) for index in range(count)]
+        cases = [make_site_case(1, index, site) for index in range(count)]
         ml = []
         for image, labels in cases:
             slices, gland = axial(image).astype(float), axial(labels) > 0
@@ -220,13 +220,13 @@ def test_sites_differ_in_grid_and_contrast_and_not_in_anatomy(count):
 
 
 def test_patients_differ_from_site_to_site():
-    first, other = (axial(make_site_case(0, site, 0)[1]).sum(axis=0) for site in ("A", "D"))
+    first, other = (axial(make_site_case(0, 0, site)[1]).sum(axis=0) for site in ("A", "D"))
     assert (first > 0).sum() != (other > 0).sum()
 
 
 def test_an_unknown_site_is_rejected():
     with pytest.raises(ConfigError, match="site: expected a site of A, B, C, D, E, F, got 'G'"):
-        make_site_case(0, "G", 0)
+        make_site_case(0, 0, "G")
 
 
 def test_a_folder_of_other_cases_is_rejected(tmp_path):
