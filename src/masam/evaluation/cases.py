@@ -149,10 +149,7 @@ def is_video(item: Path | Volume) -> bool:
 def load_labels(items: Sequence[Path | Volume], case: str, scheme: LabelScheme) -> list[Volume]:
     """Return the label volumes of a case, reading files where necessary.
 
-    Args:
-        items: Files or volumes. A DICOM SEG is placed on the grid of the first item that is not one.
-        case: Case id, for messages.
-        scheme: Classes, whose names identify the segments of a SEG.
+    A DICOM SEG, whose segments are identified by class names, is placed on the grid of the first item that is not one.
 
     Raises:
         InputError: A file is invalid, or label values are not integers.

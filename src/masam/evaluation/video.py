@@ -43,7 +43,7 @@ def score_video(
 
     Args:
         case: Case id.
-        prediction: Folder of label frames; None for a video that was not predicted.
+        prediction: Folder of label frames, or None.
         reference: Folder of label frames.
         scheme: The classes, with values up to 255.
         reference_empty: Score of a class absent from both videos, see ``overlap.py``.

@@ -93,13 +93,7 @@ def find_scans(folder: str) -> tuple[Case, ...]:
 
 
 class FolderSegmenter:
-    """Segments scans like ``masam predict``.
-
-    Args:
-        predictor: Model and settings.
-        scans: Scans to segment.
-        output_dir: Folder for the label files, ``CASE.nii.gz``.
-    """
+    """Segments scans like ``masam predict`` and writes ``CASE.nii.gz`` files to a folder."""
 
     def __init__(self, predictor: Predictor, scans: Sequence[Case], output_dir: str) -> None:
         self.predictor, self.scans, self.output_dir = predictor, scans, Path(output_dir)

@@ -72,11 +72,7 @@ def _channels(
 ) -> list[NDArray[np.uint16]]:
     """Return the channel numbers of a frame in each labelling; ignored pixels of the reference are background.
 
-    Args:
-        name: Name of the frame.
-        files: Label frames of each labelling by name, the reference first.
-        table: Channel number of each label value.
-        ignored: Whether a label value is the ignore value.
+    ``table`` and ``ignored`` map label values to channel numbers and to whether they are the ignore value.
     """
     reference = read_labels(files[0][name])
     channels = [table[reference]]
