@@ -12,18 +12,13 @@ import pytest
 import torch
 import typer
 import yaml
-from exported import model_with_plan
 from pydantic_core import PydanticUndefined
-from tiny import without_type_checks
 
 import masam
 from masam import errors
 from masam.ablation.config import AblationConfig
 from masam.augment import AugmentSettings
 from masam.cli import app
-from masam.export.monai_bundle import write_bundle
-from masam.export.onnx_file import write_onnx
-from masam.export.program import write_program
 from masam.io.nifti.file import write_volume
 from masam.preprocess.intensity import Percentiles, Rgb, Window
 from masam.preprocess.plan import PRESETS, Plan, Suggestion
@@ -294,13 +289,11 @@ def example_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def write_exports():
-    """Write the exports that the page about them uses."""
-    model = model_with_plan()
-    with without_type_checks():
-        write_program(model, Path("spleen.pt2"))
-        write_onnx(model, Path("spleen.onnx"))
-        write_bundle(model, Path("spleen_bundle"))
+def copy_exports(exports):
+    """Copy exports to the names that the page on them uses."""
+    shutil.copy(exports.torch, "spleen.pt2")
+    shutil.copy(exports.onnx, "spleen.onnx")
+    shutil.copytree(exports.bundle, "spleen_bundle")
 
 
 @pytest.mark.usefixtures("example_files")
@@ -311,10 +304,10 @@ def write_exports():
     [page for page in PAGES if page != ROOT / "README.md" and blocks(page, "python")],
     ids=lambda page: page.stem,
 )
-def test_python_examples_run(page):
+def test_python_examples_run(page, request):
     names = {"__name__": "__main__"}
     if page.stem == "export":
-        write_exports()
+        copy_exports(request.getfixturevalue("exports"))
     for number, block in enumerate(blocks(page, "python"), start=1):
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)  # noqa: S102 - the page's own code
 
