@@ -16,7 +16,7 @@ def generator(seed=0):
 
 
 @given(SOME)
-def test_a_tight_box_holds_the_mask_and_touches_it(mask):
+def test_a_tight_box_contains_the_mask_and_touches_it(mask):
     x0, y0, x1, y1 = tight_box(mask).astype(int)
     inside = mask[y0 : y1 + 1, x0 : x1 + 1]
     assert inside.sum() == mask.sum()
@@ -24,13 +24,13 @@ def test_a_tight_box_holds_the_mask_and_touches_it(mask):
 
 
 @given(SOME, st.integers(0, 1000))
-def test_a_loose_box_is_a_box_in_the_picture(mask, seed):
+def test_a_loose_box_is_inside_the_picture(mask, seed):
     x0, y0, x1, y1 = loose_box(mask, generator(seed))
     assert 0 <= x0 <= x1 <= mask.shape[1] - 1
     assert 0 <= y0 <= y1 <= mask.shape[0] - 1
 
 
-def test_a_loose_box_is_off_by_a_tenth_and_by_20_pixels_at_most():
+def test_the_noise_of_a_loose_box_is_a_tenth_of_its_size_and_at_most_20_pixels():
     small, large = np.zeros((2, 1000, 1000), bool)
     small[400:500, 300:500] = large[200:800, 200:800] = True
     for mask, expected in ((small, [20, 10, 20, 10]), (large, [20, 20, 20, 20])):
@@ -46,7 +46,7 @@ def test_a_click_is_in_its_region(mask, seed):
     assert click.label == 1
 
 
-def test_without_a_draw_the_click_is_where_the_region_is_deepest():
+def test_without_a_generator_the_click_is_in_the_middle_of_the_region():
     mask = np.zeros((9, 12), bool)
     mask[2:7, 1:6] = True
     mask[4, 6:] = True
@@ -54,7 +54,7 @@ def test_without_a_draw_the_click_is_where_the_region_is_deepest():
 
 
 @given(st.tuples(st.integers(1, 8), st.integers(1, 8)).flatmap(lambda s: st.tuples(arrays(bool, s), arrays(bool, s))))
-def test_a_correction_is_where_the_answer_is_wrong(pair):
+def test_a_corrective_click_is_on_an_error(pair):
     mask, answer = pair
     if not mask.any():
         return
@@ -64,7 +64,7 @@ def test_a_correction_is_where_the_answer_is_wrong(pair):
     assert (mask[y, x] != answer[y, x]) == (mask != answer).any()
 
 
-def test_a_correction_goes_to_the_largest_fault():
+def test_a_corrective_click_is_on_the_largest_error():
     mask, answer = np.zeros((2, 12, 12), bool)
     mask[0:3, 0:3] = mask[5, 5] = True  # missed: 9 and 1 pixels
     answer[8:12, 8:11] = True  # too much: 12 pixels

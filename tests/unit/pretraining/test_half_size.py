@@ -14,7 +14,7 @@ def sam():
     return randomise(Sam(SAM, 64), seed=3)
 
 
-def test_it_is_the_model_that_loading_at_half_the_side_gives(sam):
+def test_half_size_equals_the_weights_loaded_at_half_the_side(sam):
     loaded = Sam(SAM, 32)
     load_sam_state(loaded, sam.state_dict(), SAM)
     half, images = HalfSize(sam, SAM), torch.rand(2, 3, 32, 32)
@@ -42,7 +42,7 @@ def test_gradients_reach_every_weight_of_the_model(sam):
     assert {name for name in without if "k_proj.bias" not in name} == expected
 
 
-def test_it_holds_no_weights_of_its_own(sam):
+def test_half_size_has_no_weights_of_its_own(sam):
     half = HalfSize(sam, SAM)
     before = half.encode(torch.ones(1, 3, 32, 32))
     with torch.no_grad():

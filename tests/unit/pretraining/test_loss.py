@@ -14,14 +14,14 @@ def changed(**values):
     return CONFIG.changed(values, where="test")
 
 
-def test_shares_keep_what_is_thin():
+def test_pooled_masks_keep_thin_objects():
     mask = torch.zeros(1, 8, 8, dtype=torch.bool)
     mask[0, :, 3] = True
     got = pool_masks(mask, 2)
     torch.testing.assert_close(got, torch.tensor([[[0.25, 0.0], [0.25, 0.0]]]))
 
 
-def test_of_hard_targets_it_is_focal_loss_and_dice():
+def test_with_binary_targets_the_loss_is_focal_loss_and_dice():
     logits, target = torch.randn(2, 3, 6, 6), (torch.rand(2, 6, 6) < 0.4).float()
     probability, wanted = logits.sigmoid(), target[:, None].expand(-1, 3, -1, -1)
     right = torch.where(wanted == 1, probability, 1 - probability)
@@ -31,7 +31,7 @@ def test_of_hard_targets_it_is_focal_loss_and_dice():
     torch.testing.assert_close(mask_losses(logits, target, changed(dice_weight=0, focal_weight=1)), focal)
 
 
-def test_focal_loss_is_least_where_the_probability_is_the_share():
+def test_focal_loss_is_minimal_where_the_probability_equals_the_target():
     config = changed(dice_weight=0)
     grid = torch.linspace(0.02, 0.98, 97).logit().reshape(1, -1, 1, 1)
     for share in (0.1, 0.5, 0.85):
@@ -39,7 +39,7 @@ def test_focal_loss_is_least_where_the_probability_is_the_share():
         assert grid.flatten()[losses.argmin()].sigmoid() == pytest.approx(share, abs=0.011)
 
 
-def test_overlap_counts_pixels():
+def test_mask_iou_counts_pixels():
     masks = torch.zeros(1, 4, 4, dtype=torch.bool)
     masks[0, :2] = True
     answer = torch.zeros(1, 3, 4, 4, dtype=torch.bool)
@@ -47,7 +47,7 @@ def test_overlap_counts_pixels():
     torch.testing.assert_close(mask_iou(answer, masks), torch.tensor([[1 / 3, 0.0, 1.0]]))
 
 
-def test_answers_are_upsampled_logits_above_zero():
+def test_predicted_masks_are_upsampled_logits_above_zero():
     logits = torch.randn(1, 2, 4, 4)
     expected = F.interpolate(logits, size=(16, 16), mode="bilinear", align_corners=False) > 0
     assert torch.equal(predicted_masks(logits, 16), expected)

@@ -53,7 +53,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_both_and_ignores_what_lies_outsid
     torch.testing.assert_close(head(embeddings, visible, torch.rand(1, 3, 32, 48)), expected)
 
 
-def test_a_linear_layer_learns_what_the_embeddings_hold(visible):
+def test_the_layer_learns_what_the_embeddings_contain(visible):
     torch.manual_seed(0)
     head, embeddings = PatchHead(8, pixel_weight=0.0), torch.randn(1, 8, 2, 3)
     optimizer = torch.optim.Adam(head.parameters(), lr=0.1)
@@ -67,7 +67,7 @@ def test_a_linear_layer_learns_what_the_embeddings_hold(visible):
     assert losses[-1] < 0.02 * losses[0]
 
 
-def test_the_pixels_cost_the_shares_that_are_not_known_of_means_and_within_patches(visible):
+def test_the_pixel_term_is_the_unexplained_variance_between_and_within_patches(visible):
     torch.manual_seed(0)
     without, asked = PatchHead(8, pixel_weight=0.0), PatchHead(8, pixel_weight=2.0)
     with torch.no_grad():
@@ -82,7 +82,7 @@ def test_the_pixels_cost_the_shares_that_are_not_known_of_means_and_within_patch
     torch.testing.assert_close(asked(embeddings, visible, images), expected, rtol=1e-4, atol=0)
 
 
-def test_knowing_nothing_costs_one_share_each_and_weak_contrast_counts_like_strong():
+def test_a_constant_prediction_leaves_all_variance_unexplained_at_any_contrast():
     torch.manual_seed(0)
     pixels = torch.rand(1, 4, 4, 256)
     pixels[:, :2] = 0.5 + 0.5 * (pixels[:, :2] - 0.5)
@@ -96,7 +96,7 @@ def test_knowing_nothing_costs_one_share_each_and_weak_contrast_counts_like_stro
     assert 0.7 < unexplained(only_strong, pixels) / unexplained(only_weak, pixels) < 1
 
 
-def test_pixels_are_told_in_their_places(visible):
+def test_pixels_are_predicted_in_their_order(visible):
     torch.manual_seed(0)
     head, images = PatchHead(6, pixel_weight=1.0), torch.rand(1, 3, 32, 48)
     embeddings = torch.eye(6).reshape(1, 6, 2, 3)  # each patch by itself

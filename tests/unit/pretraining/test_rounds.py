@@ -41,7 +41,7 @@ def test_first_prompts_are_boxes_or_clicks_on_the_object(masks):
         assert mask[y, x]
 
 
-def test_clicks_add_up_and_the_last_answer_replaces_the_one_before():
+def test_clicks_accumulate_and_the_last_logits_replace_earlier_ones():
     first, last = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
     prompts = Prompts(boxes=torch.tensor([[1.0, 2, 3, 4]]))
     prompts = prompts.with_clicks([Click(1, 2, 1)], first).with_clicks([Click(3, 4, 0)], last)
@@ -51,7 +51,7 @@ def test_clicks_add_up_and_the_last_answer_replaces_the_one_before():
     assert prompts.boxes.tolist() == [[1, 2, 3, 4]]
 
 
-def test_after_one_click_the_best_of_three_by_its_own_word_is_seen():
+def test_after_one_click_the_mask_with_the_largest_predicted_iou_is_selected():
     logits = torch.arange(8.0).reshape(2, 4, 1, 1)
     out = SamOutput(logits, torch.tensor([[0.9, 0.1, 0.5, 0.2], [0.0, 0.7, 0.5, 0.6]]))
     assert select_mask(out, is_ambiguous=True).flatten().tolist() == [2, 5]
@@ -59,7 +59,7 @@ def test_after_one_click_the_best_of_three_by_its_own_word_is_seen():
 
 
 @pytest.mark.parametrize(("is_first", "by_box"), [(True, False), (True, True), (False, False), (False, True)])
-def test_the_loss_is_of_the_answers_that_count(masks, is_first, by_box):
+def test_the_loss_uses_the_masks_that_count(masks, is_first, by_box):
     out = SamOutput(torch.randn(3, 4, 16, 16), torch.rand(3, 4))
     losses = mask_losses(out.logits, pool_masks(masks, 16), CONFIG)
     errors = (out.iou - mask_iou(predicted_masks(out.logits, 64), masks)) ** 2
@@ -69,7 +69,7 @@ def test_the_loss_is_of_the_answers_that_count(masks, is_first, by_box):
     torch.testing.assert_close(round_loss(out, masks, CONFIG, is_first=is_first, by_box=by_box), expected)
 
 
-def test_three_masks_are_free_to_differ(masks):
+def test_only_the_best_of_three_masks_gets_a_gradient(masks):
     logits = torch.randn(3, 4, 16, 16, requires_grad=True)
     iou = torch.zeros(3, 4)
     round_loss(SamOutput(logits, iou), masks, CONFIG, is_first=True, by_box=False).backward()
@@ -79,7 +79,7 @@ def test_three_masks_are_free_to_differ(masks):
 
 
 @pytest.mark.parametrize("by_box", [True, False])
-def test_rounds_say_more_each_time_and_reach_the_pictures(sam, masks, by_box, monkeypatch):
+def test_rounds_add_prompts_and_have_gradients_for_the_pictures(sam, masks, by_box, monkeypatch):
     asked = []
     decode = sam.decode_all
 

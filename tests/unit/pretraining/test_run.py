@@ -89,14 +89,14 @@ def test_the_pictures_of_some_steps_have_half_the_side():
         assert training_objects(config, step).images.shape[-1] == side
 
 
-def test_large_objects_are_asked_for_more_often():
+def test_large_objects_are_drawn_more_often():
     masks = np.zeros((2, 20, 20), bool)
     masks[0, :16, :16] = masks[1, 18:, 18:] = True  # 256 and 4 pixels: diameters of 16 and 2
     chosen = objects_module._choose(masks, 2000, np.random.Generator(np.random.Philox(0)))
     assert chosen[:, 0, 0].mean() == pytest.approx(16 / 18, abs=0.03)
 
 
-def test_a_run_leaves_a_sam_that_every_path_reads(whole, tmp_path):
+def test_the_weights_of_a_run_can_be_used_as_a_sam_file(whole, tmp_path):
     folder = whole.folder.root
     assert sorted(path.name for path in folder.iterdir()) == [
         "config.yaml", "last", "manifest.json", "metrics.csv", "model.safetensors", "tensorboard"
@@ -123,7 +123,7 @@ def test_the_log_has_every_step_and_the_scores(whole):
 
 
 @pytest.mark.parametrize(("stop_after", "number"), [(1, signal.SIGTERM), (5, signal.SIGINT)])
-def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path, monkeypatch, stop_after, number):
+def test_a_stopped_run_resumes_bit_for_bit(whole, tmp_path, monkeypatch, stop_after, number):
     steps = PretrainLoop.steps
 
     def stopping(self):
@@ -160,7 +160,7 @@ def test_it_learns():
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
-def test_the_encoder_sees_both_ranges():
+def test_the_encoder_gets_both_ranges():
     sam = Sam(TINY, 64)
     images = torch.rand(2, 3, 64, 64)
     got = sam.image_encoder(normalised(sam, images, torch.tensor([True, False])))
@@ -168,14 +168,14 @@ def test_the_encoder_sees_both_ranges():
     torch.testing.assert_close(got[1:], sam.encode(images[1:] * 255))
 
 
-def test_scores_are_those_of_the_same_prompts_each_time():
+def test_scores_are_deterministic():
     torch.manual_seed(0)
     sam, config = Sam(TINY, 64), CONFIG.changed({"validation_pictures": 1}, where="test")
     first, again = (score_prompts(sam, config, torch.device("cpu")) for _ in range(2))
     assert first == again
 
 
-def test_numbers_that_stay_bad_end_the_run_and_change_nothing(monkeypatch):
+def test_persistent_nan_values_end_the_run_and_change_no_weights(monkeypatch):
     torch.manual_seed(0)
     sam = Sam(TINY, 64)
     before = {name: tensor.clone() for name, tensor in sam.state_dict().items()}
@@ -186,7 +186,7 @@ def test_numbers_that_stay_bad_end_the_run_and_change_nothing(monkeypatch):
     assert_same(sam.state_dict(), before)
 
 
-def test_taken_empty_and_damaged_folders_are_refused(whole, tmp_path):
+def test_used_empty_and_damaged_folders_are_refused(whole, tmp_path):
     with pytest.raises(InputError, match="the folder holds a run already; use --resume, or another --out"):
         pretrain(whole.folder.root, CONFIG)
     with pytest.raises(ConfigError, match=r"config\.yaml"):
@@ -200,7 +200,7 @@ def test_taken_empty_and_damaged_folders_are_refused(whole, tmp_path):
         pretrain(copy, resume=True)
 
 
-def test_a_size_that_its_file_would_not_tell_is_refused(tmp_path, monkeypatch):
+def test_a_size_that_its_file_does_not_determine_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(SIZES, "vit_t", replace(TINY, attention_window=4))
     with pytest.raises(ConfigError, match=r"^image_size: at 64 pixels an attention window of vit_t covers .*64"):
         pretrain(tmp_path / "run", CONFIG.changed({"image_size": 64}, where="test"))
@@ -209,7 +209,7 @@ def test_a_size_that_its_file_would_not_tell_is_refused(tmp_path, monkeypatch):
         CONFIG.changed({"image_size": 40}, where="test")
 
 
-def test_the_first_values_depend_on_the_seed_alone():
+def test_the_initial_weights_depend_only_on_the_seed():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)

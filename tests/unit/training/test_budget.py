@@ -25,21 +25,21 @@ def test_a_run_that_does_not_fit_is_shortened_early_and_once():
     assert 0.95 * 1000 <= spent <= 1000
 
 
-def test_what_comes_later_is_seen_later():
+def test_slow_validations_are_noticed_by_later_forecasts():
     # Validations of 100 s every 200 steps, which the first forecast knows nothing of.
     _, spent, totals = run(1000, 5000, lambda step: 1.0 + 100 * (step % 200 == 0))
     assert 0.9 * 1000 <= spent <= 1000
     assert totals == sorted(totals, reverse=True)
 
 
-def test_an_earlier_process_has_spent_time_too():
+def test_time_of_earlier_processes_counts():
     steps, _, _ = run(1000, 5000, lambda step: 1.0, before=600.0)
     assert 340 <= steps <= 400
     assert run(1000, 5000, lambda step: 1.0, before=1000.0)[0] == 1
 
 
 @given(st.floats(50, 1e5), st.integers(1, 3000), st.floats(0.01, 10), st.floats(0, 1))
-def test_it_ends_in_time_and_never_grows(seconds, total, pace, noise):
+def test_the_run_ends_in_time_and_is_never_extended(seconds, total, pace, noise):
     steps, spent, totals = run(seconds, total, lambda step: pace * (1 + noise * (step % 7) / 7))
     assert totals == sorted(totals, reverse=True)
     assert steps <= total
@@ -49,5 +49,5 @@ def test_it_ends_in_time_and_never_grows(seconds, total, pace, noise):
         assert spent >= 0.8 * seconds - 25 * 2 * pace
 
 
-def test_a_step_is_never_taken_back():
+def test_completed_steps_are_kept_when_time_is_over():
     assert Budget(10.0).affordable_steps(7, 100, 10.0) == 7

@@ -38,7 +38,7 @@ def made(prompts, index):
     ]
 
 
-def test_what_was_missed_gets_a_click_on_it_and_what_was_too_much_one_beside():
+def test_a_missed_region_gets_a_positive_click_and_a_false_one_a_negative_click():
     labels = scene()
     start = clicked((0, 2, 3, 1))
     answers = labels.clamp_min(0).long()
@@ -53,7 +53,7 @@ def test_what_was_missed_gets_a_click_on_it_and_what_was_too_much_one_beside():
     assert made(start, 1) == [], "what was given is not changed"
 
 
-def test_other_classes_and_what_has_no_label_are_no_errors():
+def test_other_classes_and_unlabelled_pixels_are_not_errors():
     labels = scene()
     answers = labels.clamp_min(0).long()
     answers[0, :, 0] = 2  # no label there
@@ -78,7 +78,7 @@ def test_only_windows_with_clicks_are_corrected():
 
 
 @given(st.integers(0, 10_000))
-def test_a_correction_is_on_an_error_and_a_slices_own_come_first(seed):
+def test_a_corrective_click_is_on_an_error_and_follows_the_given_clicks(seed):
     generator = np.random.default_rng(seed)
     labels = generator.integers(-1, 3, (DEPTH, SIDE, SIDE)).astype(np.int16)
     labels[labels < 0] = -100

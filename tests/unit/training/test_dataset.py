@@ -33,7 +33,7 @@ def equal(one, other):
     return torch.equal(one[0], other[0]) and torch.equal(one[1], other[1]) and one[2] == other[2]
 
 
-def test_a_sample_is_a_function_of_its_number(cases):
+def test_a_sample_is_a_function_of_its_index(cases):
     one, other = samples(cases), samples(cases)
     order = np.random.default_rng(0).permutation(20).tolist()
     seen = {index: one[index] for index in order}
@@ -60,7 +60,7 @@ def test_each_epoch_is_a_permutation_of_all_windows(cases):
     assert epochs[1] == [ordered[i] for i in epoch_order(5, 1, 7)]
 
 
-def test_a_window_again_is_augmented_anew(cases):
+def test_a_repeated_window_is_augmented_differently(cases):
     data = samples(cases[:1])
     first = {data[index][0].numpy().tobytes() for index in range(4)}
     second = {data[index][0].numpy().tobytes() for index in range(4, 8)}
@@ -77,7 +77,7 @@ def test_labels_and_types(cases):
     assert images.max() <= 1
 
 
-def test_windows_are_stretched_only_where_asked_for(cases):
+def test_windows_are_scaled_to_their_range_only_if_requested(cases):
     plain = samples(cases, augmentation=NONE, window_minmax=False)
     stretched = samples(cases, augmentation=NONE)
     for index in range(7):
@@ -88,7 +88,7 @@ def test_windows_are_stretched_only_where_asked_for(cases):
         assert images.max() < 1
 
 
-def test_batches_carry_labels_in_few_bits(cases):
+def test_batches_have_labels_of_8_bits(cases):
     for batch in load_batches(samples(cases), 0, 4, 2, workers=0):
         assert (batch.labels.dtype, batch.images.dtype) == (torch.int8, torch.float32)
         assert batch.images[:, :, 0].shape == batch.labels.shape == (2, 3, 32, 32)
@@ -148,7 +148,7 @@ def readers():
     return {thread.name for thread in threading.enumerate() if thread.name.startswith("samples")}
 
 
-def test_samples_come_in_order_whichever_is_ready_first(cases):
+def test_samples_are_in_order_whichever_is_ready_first(cases):
     expected = samples(cases)
     for index, batch in enumerate(load_batches(Watched(cases, slow={0, 3}), 0, 8, 1, workers=3)):
         assert torch.equal(batch.images[0], expected[index][0])
@@ -181,7 +181,7 @@ def test_workers_are_threads_of_one_core_that_make_two_batches_ahead(cases):
         assert [torch.get_num_threads(), pool.submit(torch.get_num_threads).result()] == [2, 2]
 
 
-def test_nothing_is_begun_after_the_end(cases):
+def test_no_sample_is_started_after_the_end(cases):
     data = Watched(cases, slow=range(1000))
     batches = load_batches(data, 0, 1000, 1, workers=1)
     next(batches)
@@ -190,7 +190,7 @@ def test_nothing_is_begun_after_the_end(cases):
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_an_error_comes_in_place_of_its_batch(cases, workers):
+def test_an_error_replaces_its_batch(cases, workers):
     batches = load_batches(Watched(cases, failing={4}), 0, 12, 1, workers)
     assert [len(next(batches).cases) for _ in range(4)] == [1] * 4
     with pytest.raises(InputError, match=r"^sample 4; take another$"):
@@ -216,12 +216,12 @@ def test_starting_in_the_middle_gives_the_tail(cases, start, batch):
     assert equal(tail, (whole[0][start:], whole[1][start:], whole[2][start:]))
 
 
-def test_no_case_is_refused():
+def test_an_empty_list_of_cases_is_refused():
     with pytest.raises(InputError, match=r"^expected at least one training case, got none$"):
         samples([])
 
 
-def test_the_windows_of_a_step_are_as_deep_as_the_step_draws(cases):
+def test_the_depth_of_windows_is_drawn_per_step(cases):
     data = samples(cases, depths=(2, 6), batch_windows=3, augmentation=NONE, window_minmax=False)
     plain = samples(cases, augmentation=NONE, window_minmax=False)
     found = [data[index][0].shape[0] for index in range(60)]
@@ -243,7 +243,7 @@ def test_workers_change_no_depth(cases):
     assert len({batch.images.shape[1] for batch in one}) > 1
 
 
-def test_prompts_are_drawn_from_the_varied_labels_and_a_function_of_the_samples_number(cases):
+def test_prompts_are_drawn_from_the_augmented_labels_and_are_a_function_of_the_index(cases):
     data = samples(cases, prompt_rate=0.7)
     whole, parts = data.batch(range(12)), [samples(cases, prompt_rate=0.7).batch([index]) for index in range(12)]
     for name in Prompts._fields:

@@ -107,14 +107,14 @@ def test_classes_are_matched_by_name():
         ({}, {"labels": {"background": 0, "ball": 1}}, "has the classes ball, box, the data set ball: box cannot"),
     ],
 )
-def test_what_does_not_fit_the_model_to_start_from_is_refused(trained, sam, changes, plan, message):
+def test_settings_that_contradict_the_initial_model_are_refused(trained, sam, changes, plan, message):
     with pytest.raises(ConfigError, match=message):
         require_start(settings(trained, sam, **changes), PLAN.model_copy(update=plan), CPU)
     # What is said again of the model is no contradiction.
     require_start(settings(trained, sam, model={"increments": "lora", "fact_rank": 2, "size": "vit_t"}), PLAN, CPU)
 
 
-def test_a_model_without_a_plan_has_no_names_of_classes(tmp_path):
+def test_an_initial_model_without_a_plan_is_refused(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "x.safetensors"
     save(path, build_masam("vit_t", 2, 32, 3, 2, 1.0, 4))
@@ -124,7 +124,7 @@ def test_a_model_without_a_plan_has_no_names_of_classes(tmp_path):
         require_start(settings(tmp_path / "nothing.safetensors"), PLAN, CPU)
 
 
-def test_a_model_that_holds_its_encoder_needs_no_sam_file(tmp_path, trained, sam):
+def test_an_initial_model_with_its_encoder_refuses_a_sam_file(tmp_path, trained, sam):
     model = load(trained, sam)
     save(tmp_path / "whole.safetensors", model, embed_base=True)
     with pytest.raises(
@@ -136,7 +136,7 @@ def test_a_model_that_holds_its_encoder_needs_no_sam_file(tmp_path, trained, sam
     assert again.card.base is None
 
 
-def test_the_decoder_alone_trains_on_an_encoder_that_is_finished(trained, sam):
+def test_decoder_training_needs_an_encoder_without_new_parts(trained, sam):
     model = build(settings(trained, sam, model={"trained": "decoder"}))
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {
         name for name, _ in model.named_parameters() if not name.startswith("image_encoder.")
@@ -148,7 +148,7 @@ def test_the_decoder_alone_trains_on_an_encoder_that_is_finished(trained, sam):
     assert not [name for name in plain.trained_names() if name.startswith("image_encoder.")]
 
 
-def test_blocks_that_are_not_there_are_refused_before_data_are_prepared():
+def test_missing_blocks_are_refused_before_data_are_prepared():
     for key in ("fact_blocks", "adapter_blocks"):
         with pytest.raises(ConfigError, match=rf"^{key}: expected all, or different .* from 0 to 1, got \(2,\)$"):
             require_start(config(model={**MODEL, key: [2]}), PLAN, CPU)
@@ -179,7 +179,7 @@ def test_settings_reach_the_model():
         ({"precision": "bf16", "model": {**MODEL, "trained": "everything"}}, "compute, got trained everything; leave"),
     ],
 )
-def test_frozen_layers_in_bf16_need_something_frozen_and_a_pass_in_bf16(changes, message):
+def test_frozen_layers_in_bf16_need_frozen_layers_and_precision_bf16(changes, message):
     with pytest.raises(ConfigError, match=message):
         require_start(config(frozen_dtype="bf16", **changes), PLAN, CPU)
 
@@ -221,7 +221,7 @@ def test_a_run_that_adds_a_class_from_start_to_prediction(tmp_path, trained, sam
     assert load(again.root, sam).spec.class_groups == model.spec.class_groups
 
 
-def test_a_data_set_of_other_channels_cannot_go_on(trained, dataset):
+def test_a_data_set_with_other_channels_is_refused(trained, dataset):
     folder = replace(read_dataset(dataset), channel_names=("T1", "T2"))
     message = r"the model to start from is for 1 image channels \(image\), the data set has 2 \(T1, T2\)$"
     with pytest.raises(ConfigError, match=message):
@@ -246,7 +246,7 @@ def test_another_model_to_start_from_is_refused_on_resume(tmp_path, trained, sam
     assert train(dataset, out, resume=True).steps > 2
 
 
-def test_a_run_with_halved_frozen_layers_goes_on_as_if_nothing_had_been(tmp_path, sam, dataset):
+def test_a_run_with_bf16_layers_resumes_bit_for_bit(tmp_path, sam, dataset):
     model = {**MODEL, "sam_checkpoint": str(sam)}
     halved = config(precision="bf16", frozen_dtype="bf16", epochs=1, validate_every=0, model=model)
     whole = train(dataset, tmp_path / "whole", halved, plan=PLAN).folder

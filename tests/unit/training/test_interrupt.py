@@ -8,7 +8,7 @@ from masam.training.interrupt import StopFlag
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_sets_the_flag_and_nothing_else(number):
+def test_a_signal_only_sets_the_flag(number):
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     with StopFlag() as stop:
         assert stop.signal_number is None
@@ -26,7 +26,7 @@ def test_a_second_ctrl_c_acts_at_once():
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_signals_are_given_back_after_an_error():
+def test_handlers_are_restored_after_an_error():
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(ValueError, match="inside"), StopFlag():
         raise ValueError("inside")

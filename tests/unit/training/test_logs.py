@@ -108,7 +108,7 @@ def fail_after(row, folder, told):
         raise KeyError
 
 
-def test_figures_and_settings_go_to_mlflow_and_a_resumed_run_goes_on_there(server, tmp_path):
+def test_metrics_and_settings_are_sent_to_mlflow_and_a_resumed_run_continues_there(server, tmp_path):
     folder, told = RunFolder(tmp_path / "spleen"), Told()
     row = {"step": 2, "epoch": 1, "loss": 0.5, "dice.grey/white: 1": 0.25, "validation_dice": float("nan")}
     with pytest.raises(KeyError):
@@ -127,7 +127,7 @@ def test_figures_and_settings_go_to_mlflow_and_a_resumed_run_goes_on_there(serve
     assert told.lines == []
 
 
-def test_a_server_that_fails_is_said_once_and_left_alone(server, tmp_path):
+def test_a_failing_server_is_reported_once_and_not_used_again(server, tmp_path):
     folder, told = RunFolder(tmp_path / "spleen"), Told()
     with Logs(folder, 0, told, CONFIG) as logs:
         server.is_down = True
@@ -139,7 +139,7 @@ def test_a_server_that_fails_is_said_once_and_left_alone(server, tmp_path):
     assert [row["step"] for row in read_rows(folder.metrics)] == ["1", "2", "3"]
 
 
-def test_without_it_nothing_is_asked(server, tmp_path):
+def test_without_mlflow_no_request_is_sent(server, tmp_path):
     with Logs(RunFolder(tmp_path), 0, Silent(), TrainConfig()) as logs:
         logs.write({"step": 1, "loss": 0.5})
     with Logs(None, 0, Silent(), CONFIG) as logs:
@@ -148,7 +148,7 @@ def test_without_it_nothing_is_asked(server, tmp_path):
     assert (tmp_path / "metrics.csv").exists()
 
 
-def test_a_missing_package_is_said_before_the_start(monkeypatch):
+def test_a_missing_package_is_reported_before_the_start(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     require_logs(TrainConfig())
     message = r"^the setting mlflow requires mlflow, which is not installed \(.*\); pip install 'masam\[mlflow\]'$"

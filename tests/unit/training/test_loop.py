@@ -126,7 +126,7 @@ def test_dropout_and_augmentation_differ_in_each_step_and_are_the_same_after_a_r
         assert tail == values[4:]
 
 
-def test_a_micro_batch_is_a_part_of_the_batch(samples):
+def test_micro_batches_divide_the_batch_and_average_their_gradients(samples):
     message = "^micro_batch_windows: expected a divisor of batch_windows = 6, got 4$"
     with pytest.raises(ConfigError, match=message):
         make(samples, batch_windows=6, micro_batch_windows=4)
@@ -155,7 +155,7 @@ def broken_loss(at):
     return loss
 
 
-def test_loss_that_stays_nan_ends_training_with_sound_weights(samples, monkeypatch):
+def test_a_persistent_nan_loss_ends_training_with_finite_weights(samples, monkeypatch):
     monkeypatch.setattr(loop_module, "loss_sums", broken_loss(range(3, 10_000)))
     loop = make(samples, epochs=100, batch_windows=1)
     done = []
@@ -201,7 +201,7 @@ def test_half_precision_trains(samples, precision):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
-def test_lack_of_memory_says_what_to_lower(samples, monkeypatch, error):
+def test_the_memory_error_suggests_what_to_lower(samples, monkeypatch, error):
     def fail(self, *arguments):
         raise error
 
@@ -211,7 +211,7 @@ def test_lack_of_memory_says_what_to_lower(samples, monkeypatch, error):
         list(make(samples).steps())
 
 
-def test_our_own_bugs_stay_visible(samples, monkeypatch):
+def test_other_runtime_errors_are_not_converted(samples, monkeypatch):
     def fail(self, *arguments):
         raise RuntimeError("shapes do not match")
 
@@ -239,7 +239,7 @@ class Failing(WindowSamples):
         (OSError("the network is gone"), r"^the network is gone$"),
     ],
 )
-def test_what_stops_a_reader_stops_training_alike(tmp_path, workers, error, message):
+def test_errors_of_reader_threads_end_training_like_others(tmp_path, workers, error, message):
     samples = Failing([prepared_case(tmp_path)], 3, seed=1, window_minmax=False, augmentation=NONE)
     samples.error = error
     expected = ResourceError if "memory" in message else type(error)
@@ -247,7 +247,7 @@ def test_what_stops_a_reader_stops_training_alike(tmp_path, workers, error, mess
         list(make(samples, workers=workers).steps())
 
 
-def test_a_system_without_threads_says_so(samples, monkeypatch):
+def test_a_system_without_threads_is_reported(samples, monkeypatch):
     def refuse(self):
         raise RuntimeError("can't start new thread")
 
@@ -256,7 +256,7 @@ def test_a_system_without_threads_says_so(samples, monkeypatch):
         list(make(samples, workers=2).steps())
 
 
-def test_a_run_that_is_left_ends_its_readers(samples):
+def test_closing_a_run_ends_its_reader_threads(samples):
     steps = make(samples, workers=2).steps()
     next(steps)
     steps.close()
@@ -301,7 +301,7 @@ def prompted(tmp_path, rate):
     return WindowSamples(cases, 3, seed=1, window_minmax=False, augmentation=NONE, prompt_rate=rate)
 
 
-def test_prompts_train_what_they_go_through(tmp_path):
+def test_prompts_train_the_prompt_encoder(tmp_path):
     model = random_model()
     before = state(model)
     list(make(prompted(tmp_path, 1.0), model, epochs=6, prompt_rate=1.0, weight_decay=0.0).steps())
@@ -346,14 +346,14 @@ def corrections(monkeypatch):
     return seen
 
 
-def test_steps_train_with_none_to_all_corrections_in_turn(tmp_path, monkeypatch):
+def test_the_number_of_corrections_cycles_over_the_steps(tmp_path, monkeypatch):
     seen = corrections(monkeypatch)
     reports = list(make(prompted(tmp_path, 1.0), micro_batch_windows=6, **CORRECTED).steps())
     assert len(reports) == 3
     assert seen == [4, 5, 6], "four clicks that are drawn at most, and room for the corrections"
 
 
-def test_corrections_change_a_step_and_only_by_its_number(tmp_path):
+def test_corrections_change_only_the_steps_that_have_them(tmp_path):
     losses = {}
     for clicks in (0, 2):
         settings = {**CORRECTED, "corrective_clicks": clicks}
@@ -363,7 +363,7 @@ def test_corrections_change_a_step_and_only_by_its_number(tmp_path):
 
 
 @pytest.mark.parametrize("pooling", ["batch", "micro_batch"])
-def test_a_corrected_run_goes_on_bit_for_bit(tmp_path, pooling):
+def test_a_run_with_corrections_resumes_bit_for_bit(tmp_path, pooling):
     samples, settings = prompted(tmp_path, 1.0), {**CORRECTED, "dice_pooling": pooling}
     whole = make(samples, random_model(), **settings)
     steps = whole.steps()

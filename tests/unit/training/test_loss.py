@@ -31,7 +31,7 @@ def sample(n=2, classes=4, side=6, ignored=0.2, seed=0, dtype=torch.float64):
 
 @pytest.mark.parametrize("ignored", [0.0, 0.2, 0.9])
 @pytest.mark.parametrize("classes", [2, 4])
-def test_it_is_the_formula(classes, ignored):
+def test_the_loss_matches_the_formula(classes, ignored):
     logits, labels = sample(classes=classes, ignored=ignored)
     cross_entropy, dice = plain_loss(logits, labels)
     loss = segmentation_loss(logits, labels)
@@ -46,14 +46,14 @@ def test_weights_of_the_parts():
     torch.testing.assert_close(loss.total, 3.0 * loss.cross_entropy + 0.5 * loss.dice)
 
 
-def test_pixels_without_a_label_count_for_nothing():
+def test_unlabelled_pixels_are_ignored():
     logits, labels = sample(ignored=0.5)
     changed = torch.where((labels == IGNORE_INDEX)[:, None], torch.randn_like(logits) * 10, logits)
     for ours, theirs in zip(segmentation_loss(logits, labels), segmentation_loss(changed, labels), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
-def test_a_batch_without_any_label_is_finite_and_moves_nothing():
+def test_a_batch_without_labels_has_zero_loss_and_gradient():
     logits, labels = sample()
     logits.requires_grad_()
     loss = segmentation_loss(logits, torch.full_like(labels, IGNORE_INDEX))

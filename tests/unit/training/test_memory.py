@@ -29,7 +29,7 @@ def _as_users_run_it():
         yield
 
 
-def test_what_is_counted():
+def test_predicted_memory_has_the_expected_parts():
     spec = replace(SPEC, image_size=64)
     model = empty_model(spec)
     trained = 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -53,7 +53,7 @@ def test_what_is_counted():
     assert 2 * trained + frozen < checkpointed.tensor_bytes < two.tensor_bytes
 
 
-def test_halved_frozen_layers_take_half_of_their_memory():
+def test_frozen_layers_in_bf16_need_half_of_their_memory():
     # Frozen from its start, the encoder keeps no activations. The pass in bf16 also copies what trains, which is less.
     wide = replace(SIZES["vit_t"], embed_dim=768, num_heads=12, mlp_dim=3072)
     spec = MasamSpec(wide, 1, 32, window=1, fact_rank=0, adapter_places="none")
@@ -71,7 +71,7 @@ def peak_of_spec():
 
 
 @pytest.mark.parametrize("change", [{"image_size": 64}, {"num_classes": 40}, {"window": 7}, {"adapter_channels": 900}])
-def test_more_of_anything_takes_more(change):
+def test_larger_models_and_inputs_need_more_memory(change):
     assert predict_memory(replace(SPEC, **change), 1).peak_bytes > peak_of_spec()
 
 
@@ -86,12 +86,12 @@ def test_the_prediction_is_close_to_a_real_step():
 @pytest.mark.parametrize(
     ("text", "expected"), [("8GB", 8 * 10**9), (" 7.5 GiB ", 8053063680), ("512mb", 512 * 10**6), ("1TiB", 2**40)]
 )
-def test_sizes_as_people_write_them(text, expected):
+def test_sizes_in_several_notations(text, expected):
     assert parse_memory(text) == expected
 
 
 @pytest.mark.parametrize("text", ["8", "GB", "8 bytes", "-1GB", "", "8KB"])
-def test_what_is_no_size_is_refused(text):
+def test_invalid_sizes_are_refused(text):
     with pytest.raises(ConfigError, match=r"^--memory: expected a size such as 8GB or 24GiB, got"):
         parse_memory(text)
 

@@ -27,7 +27,7 @@ def rows_of(dataset, plan, settings=PAPER, seed=5, **changes):
     return preview_samples(dataset, plan, settings, seed, Silent(), **changes)
 
 
-def test_rows_are_the_first_cases_prepared_and_varied(dataset, plan):
+def test_rows_are_the_first_cases_prepared_and_augmented(dataset, plan):
     rows = rows_of(dataset, plan)
     assert [row.title.split("\n")[0] for row in rows] == ["case0", "case1", "case2", "case0"]
     for row in rows:
@@ -51,7 +51,7 @@ def test_the_first_panel_is_the_real_preparation(dataset, plan):
     assert (expected > 0).any()
 
 
-def test_the_seed_decides_all(dataset, plan):
+def test_the_seed_determines_the_preview(dataset, plan):
     one, same, other = rows_of(dataset, plan), rows_of(dataset, plan), rows_of(dataset, plan, seed=6)
     words = [[sample.caption for row in rows for sample in row.samples] for rows in (one, same, other)]
     assert words[0] == words[1] != words[2]
@@ -85,7 +85,7 @@ def test_videos_are_shown_in_their_colours(tmp_path):
     assert any(not np.array_equal(stretched[0].image, sample.image) for sample in stretched[1:])
 
 
-def test_windows_are_stretched_as_in_training(dataset, plan):
+def test_windows_are_scaled_as_in_training(dataset, plan):
     plan = plan.model_copy(update={"intensity": Window(low=-1000, high=1000)})
     stretched = plan.model_copy(update={"window_minmax": True})
     settings = AugmentSettings(preset="none")

@@ -161,7 +161,7 @@ def runs(dataset, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_two_processes_come_to_what_one_comes_to(runs, name):
+def test_two_processes_have_the_result_of_one(runs, name):
     one, two = runs.root / f"one/{name}", runs.root / f"two/{name}"
     assert {p.name for p in one.iterdir()} == {p.name for p in two.iterdir()}
     ours, theirs = (read_rows(root / "metrics.csv") for root in (one, two))
@@ -184,7 +184,7 @@ def test_two_processes_come_to_what_one_comes_to(runs, name):
 
 @pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1)])
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_processes(runs, dataset, tmp_path, first, second):
+def test_a_run_resumes_with_another_number_of_processes(runs, dataset, tmp_path, first, second):
     name = "fsdp"
     out = tmp_path / "run"
     for processes, resume in ((first, False), (second, True)):
@@ -210,7 +210,7 @@ def test_an_error_of_one_process_ends_all_and_is_printed_once(runs):
     assert not (runs.root / "refused").exists()
 
 
-def test_a_process_that_dies_ends_the_run_with_a_line(runs):
+def test_a_lost_process_ends_the_run_with_one_line(runs):
     assert runs.code == 5
     (line,) = runs.lost.splitlines()
     assert line.startswith("error[RESOURCE]: training: another process of the run was lost (")
@@ -238,7 +238,7 @@ def test_slurm_starts_a_run_too(dataset, tmp_path):
         ({"RANK": "0", "WORLD_SIZE": "2", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4"}, ProcessRank(0, 2, 0)),
     ],
 )
-def test_the_environment_says_which_process_this_is(environment, place):
+def test_the_rank_is_read_from_the_environment(environment, place):
     assert find_process_rank(environment) == place
 
 
@@ -249,7 +249,7 @@ def test_the_environment_says_which_process_this_is(environment, place):
         ({"RANK": "2", "WORLD_SIZE": "2"}, "^environment: expected RANK below WORLD_SIZE, got 2 of 2$"),
     ],
 )
-def test_an_environment_that_makes_no_sense_is_refused(environment, message):
+def test_an_invalid_environment_is_refused(environment, message):
     with pytest.raises(ConfigError, match=message):
         find_process_rank(environment)
 
@@ -258,11 +258,11 @@ def test_an_environment_that_makes_no_sense_is_refused(environment, message):
     ("nodes", "first"),
     [("gpu7", "gpu7"), ("gpu[03-05,11],login1", "gpu03"), ("a1,b2", "a1"), ("n[7]", "n7"), ("x-[12,14-15]", "x-12")],
 )
-def test_the_first_of_slurm_s_nodes(nodes, first):
+def test_first_node_of_a_slurm_list(nodes, first):
     assert first_node(nodes) == first
 
 
-def test_processes_must_know_where_to_meet():
+def test_a_missing_master_address_is_refused():
     with (
         pytest.raises(
             ConfigError, match="needs MASTER_ADDR and MASTER_PORT, the address of its first process; start them with"

@@ -45,7 +45,7 @@ def whole(dataset, tmp_path_factory):
         return train(dataset, tmp_path_factory.mktemp("whole") / "run", config(), plan=PLAN)
 
 
-def test_a_published_split_goes_before_one_of_our_own(dataset, tmp_path):
+def test_a_published_split_has_priority(dataset, tmp_path):
     copy = tmp_path / "set"
     shutil.copytree(dataset, copy)
     splits = [{"train": ["case0"], "val": ["case2"]}]
@@ -103,7 +103,7 @@ def test_the_model_of_a_run_predicts(whole, dataset):
     ("step", "number", "code", "workers"),
     [(1, signal.SIGINT, 130, 2), (3, signal.SIGTERM, 143, 0), (4, signal.SIGINT, 130, 1)],
 )
-def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(whole, dataset, tmp_path, step, number, code, workers):
+def test_a_stopped_run_resumes_bit_for_bit(whole, dataset, tmp_path, step, number, code, workers):
     out = tmp_path / "run"
     message = rf"^stopped after step {step} of 6, the state is in {out / 'last'}; continue with --resume$"
     with pytest.raises(StoppedError, match=message) as caught:
@@ -185,7 +185,7 @@ def test_patience_ends_a_run_that_gets_no_better(dataset, tmp_path, monkeypatch)
     assert (again.steps, again.best_dice) == (15, 0.5)
 
 
-def test_patience_counts_on_after_a_resume(dataset, tmp_path, monkeypatch):
+def test_patience_continues_after_a_resume(dataset, tmp_path, monkeypatch):
     dices = iter([0.5, 0.4, 0.3, 0.2])
     monkeypatch.setattr("masam.training.session.score_cases", lambda *_, **__: [[next(dices), float("nan")]])
     with pytest.raises(StoppedError):
@@ -219,7 +219,7 @@ def test_a_run_is_shortened_to_its_hours_and_stays_so(dataset, tmp_path, monkeyp
     assert found[-1]["validation_dice"]
 
 
-def test_all_folds_train_one_after_the_other_and_go_on(dataset, tmp_path):
+def test_all_folds_train_one_after_the_other_and_resume(dataset, tmp_path):
     out = tmp_path / "runs"
     settings = config(epochs=1)
     with pytest.raises(StoppedError):
@@ -265,12 +265,12 @@ def test_a_refused_run_leaves_no_folder(dataset, tmp_path, changes, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_is_no_run_cannot_be_resumed(dataset, tmp_path):
+def test_a_folder_without_a_run_cannot_be_resumed(dataset, tmp_path):
     with pytest.raises(ConfigError, match=r"plan.yaml: settings file not found"):
         train(dataset, tmp_path / "run", resume=True)
 
 
-def test_one_case_alone_trains_without_validation_only(tmp_path):
+def test_a_single_case_trains_only_without_validation(tmp_path):
     dataset = write_dataset(tmp_path / "data", cases=1)
     message = "data: expected at least 2 training cases to hold one out, got 1; add cases, or set validate_every to 0$"
     with pytest.raises(InputError, match=message):
@@ -322,7 +322,7 @@ def test_the_windows_of_a_bad_step_are_named_and_kept(dataset, tmp_path, monkeyp
     assert first.max_bad_steps == 20
 
 
-def test_the_first_bad_step_ends_a_run_that_says_so(dataset, tmp_path, monkeypatch):
+def test_a_run_can_end_at_the_first_bad_step(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(loop_module, "loss_sums", lambda *args: LossSums(*(v * torch.inf for v in loss_sums(*args))))
     with pytest.raises(DivergedError, match="not finite for 1 step in a row, the last at step 0 with windows of case"):
         train(dataset, tmp_path / "run", config(max_bad_steps=1), plan=PLAN)

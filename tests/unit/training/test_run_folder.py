@@ -62,7 +62,7 @@ def same_moments(model, optimizer, other_model, other_optimizer):
 
 
 @pytest.mark.parametrize("everything", [False, True])
-def test_the_state_comes_back_bit_for_bit(tmp_path, everything):
+def test_the_state_is_restored_bit_for_bit(tmp_path, everything):
     folder = RunFolder(tmp_path)
     model, optimizer = trained(1, everything=everything)
     save(folder, model, optimizer, STATE)
@@ -80,7 +80,7 @@ def test_the_state_comes_back_bit_for_bit(tmp_path, everything):
     same_moments(model, optimizer, target, target_optimizer)
 
 
-def test_training_goes_on_as_if_nothing_had_been(tmp_path):
+def test_training_continues_bit_for_bit(tmp_path):
     folder = RunFolder(tmp_path)
     model, optimizer = trained(1)
     save(folder, model, optimizer, STATE)
@@ -106,7 +106,7 @@ def test_a_run_killed_between_two_renames_has_its_state(tmp_path, name):
     assert restore(folder, *trained(2, steps=0)).step == 5
 
 
-def test_a_half_written_state_does_not_count(tmp_path):
+def test_an_incomplete_state_is_ignored(tmp_path):
     folder = RunFolder(tmp_path)
     save(folder, *trained(1), STATE)
     shutil.copytree(folder.last, tmp_path / "last.new")
@@ -193,7 +193,7 @@ def test_settings_are_kept(tmp_path):
             refuse()
 
 
-def test_a_folder_that_is_no_run_has_no_settings(tmp_path):
+def test_a_folder_without_a_run_has_no_settings(tmp_path):
     with pytest.raises(ConfigError, match=r"plan.yaml: settings file not found"):
         RunFolder(tmp_path).read_settings()
 
