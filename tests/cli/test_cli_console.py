@@ -1,4 +1,4 @@
-"""What progress looks like: bars on a terminal, now and then a line in a log, and no name that gives orders."""
+"""Console output: progress bars and lines, and escaping of names."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from masam.cli import console
 from masam.cli.console import duration, print_json, print_line, print_table, show_progress, visible
 
 
-def test_visible_leaves_words_alone_and_shows_control_characters():
+def test_visible_escapes_control_characters_only():
     assert visible("Übung 日本 [bold]") == "Übung 日本 [bold]"
     assert visible("a\nb\x1b[31m\udcff") == "a\\x0ab\\x1b[31m\\xdcff"
 
 
-def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
+def test_a_log_gets_occasional_lines(capsys, monkeypatch):
     now = 100.0
     monkeypatch.setattr(console.time, "monotonic", lambda: now)
     with show_progress() as progress:
@@ -36,11 +36,11 @@ def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
     ("seconds", "text"),
     [(0.2, "0 s"), (29, "29 s"), (31, "1 min"), (3540, "59 min"), (3600, "1 h 0 min"), (19_200, "5 h 20 min")],
 )
-def test_times_as_people_say_them(seconds, text):
+def test_durations(seconds, text):
     assert duration(float(seconds)) == text
 
 
-def test_quiet_says_nothing(capsys):
+def test_quiet_prints_nothing(capsys):
     with show_progress(quiet=True) as progress:
         progress.start("training", 1)
         progress.advance("note")
@@ -67,7 +67,7 @@ def test_a_terminal_gets_bars(monkeypatch):
     assert "1/2" in shown
 
 
-def test_what_goes_to_stdout(capsys):
+def test_stdout(capsys):
     print_json({"name": "Übung \udcff", "dice": None})
     assert capsys.readouterr().out == '{\n  "name": "\\u00dcbung \\udcff",\n  "dice": null\n}\n'
     with pytest.raises(ValueError, match="Out of range float"):

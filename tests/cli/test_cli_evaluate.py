@@ -1,4 +1,4 @@
-"""Evaluation and report: nothing dropped in silence, no name that a page or a terminal would obey."""
+"""``masam evaluate`` and ``masam report``: missing cases, invalid input, escaping of names."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_prediction_left_over_is_an_error_or_ignored(evaluate, folders):
     assert evaluate("--extra", "ignore", "--json").json["mean_dice"] == 1
 
 
-def test_a_class_that_neither_holds(evaluate, folders):
+def test_a_class_absent_from_both_masks(evaluate, folders):
     for folder in folders:
         for case in ("a", "b"):
             save(folder / f"{case}.nii.gz", np.minimum(arrays()[1], 1))
@@ -58,7 +58,7 @@ def test_a_class_that_neither_holds(evaluate, folders):
     assert [score["dice"] for score in paper["scores"]] == [1, 1, 1, 1]
 
 
-def test_nothing_to_score_is_json_all_the_same(evaluate, folders):
+def test_json_without_scores(evaluate, folders):
     for folder in folders:
         for case in ("a", "b"):
             save(folder / f"{case}.nii.gz", np.zeros((4, 4, 2), np.uint8))
@@ -89,12 +89,12 @@ def test_a_prediction_that_is_refused(evaluate, folders, tmp_path, array, affine
     assert not (tmp_path / "scores.json").exists()
 
 
-def test_the_rounding_of_a_header_is_no_other_grid(evaluate, folders):
+def test_rounding_of_the_header_is_accepted(evaluate, folders):
     save(folders[0] / "b.nii.gz", arrays()[1], SPACING * (1 + 1e-6))
     assert evaluate("--json").json["mean_dice"] == 1
 
 
-def test_what_is_given_must_be_there(masam, dataset, folders, tmp_path):
+def test_missing_files_are_refused(masam, dataset, folders, tmp_path):
     masks, references = folders
     labels = ("--labels", dataset)
     for words, message in (
@@ -111,7 +111,7 @@ def test_what_is_given_must_be_there(masam, dataset, folders, tmp_path):
         assert masam("evaluate", *folders, *labels, *words).code == 2
 
 
-def test_the_report_obeys_no_name(masam, dataset, tmp_path):
+def test_names_cannot_inject_markup(masam, dataset, tmp_path):
     case, label = "<img src=x onerror=alert(1)>", "<script>alert(2)</script>"
     image, labels = arrays()
     save(tmp_path / f"scans/{case}_0000.nii.gz", image)

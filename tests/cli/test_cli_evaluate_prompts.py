@@ -85,7 +85,7 @@ def test_a_model_is_required(masam, dataset):
     assert result.error == "error[USAGE]: Missing option '--model'; see masam evaluate-prompts --help"
 
 
-def test_what_is_given_must_fit(masam, dataset, models, tmp_path):
+def test_mismatched_input_is_refused(masam, dataset, models, tmp_path):
     prompted, unprompted = models
     save(tmp_path / "labels/other.nii.gz", arrays()[1])
     for references, model, code, message in (

@@ -1,4 +1,4 @@
-"""Exports as a user makes and runs them: other software alone, on the files that the command has written."""
+"""``masam export``, and its exports in other software."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_the_official_format(masam, export, tmp_path):
     assert (refused.code, "the official format contains no encoder; omit --merge" in refused.error) == (2, True)
 
 
-def test_a_model_that_stands_on_no_sam_file_has_no_official_format(export, trained, tmp_path):
+def test_the_official_format_requires_a_sam_file(export, trained, tmp_path):
     refused = export(trained, "--format", "reference", "--out", tmp_path / "epoch_1.pth")
     assert refused.code == 6
     assert "and with the frozen encoder of a SAM file" in refused.error
@@ -162,7 +162,7 @@ def test_the_name_must_fit_the_format(export, tmp_path, name, out, expected):
 
 @pytest.mark.parametrize(("name", "out"), [("onnx", "a.onnx"), ("monai-bundle", "a")])
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_nothing_is_written_over(export, tmp_path, name, out, kind):
+def test_existing_files_are_not_overwritten(export, tmp_path, name, out, kind):
     there = tmp_path / out
     there.write_text("mine") if kind == "file" else there.mkdir()
     result = export(tmp_path / "not_read", "--format", name, "--out", there)
@@ -173,7 +173,7 @@ def test_nothing_is_written_over(export, tmp_path, name, out, kind):
     assert [path.name for path in tmp_path.iterdir()] == [out]
 
 
-def test_a_place_that_cannot_be_written_to(export, model, unwritable):
+def test_an_unwritable_folder_is_refused(export, model, unwritable):
     result = export(model, "--format", "torch", "--out", unwritable / "a.pt2")
     assert result.code == 5
     assert result.error.startswith(f"error[RESOURCE]: --out {unwritable}/a.pt2: cannot write to ")
@@ -187,7 +187,7 @@ def test_a_missing_package_is_named(export, model, tmp_path, monkeypatch):
     assert result.error.endswith("; pip install 'masam[export]'")
 
 
-def test_an_unknown_format_names_the_known(export, model, tmp_path):
+def test_an_unknown_format_is_refused_with_the_known_ones(export, model, tmp_path):
     result = export(model, "--format", "coreml", "--out", tmp_path / "a")
     assert result.code == 2
     assert "Invalid value for '--format'" in result.error
@@ -195,7 +195,7 @@ def test_an_unknown_format_names_the_known(export, model, tmp_path):
         assert f"'{name}'" in result.error
 
 
-def test_what_a_killed_export_left_is_removed(export, model, tmp_path, monkeypatch):
+def test_leftovers_of_a_killed_export_are_removed(export, model, tmp_path, monkeypatch):
     code = (
         "import os, sys, torch\nfrom pathlib import Path\nfrom masam.export import model_file\n"
         "model_file.require_same_tensors = lambda *_, **__: os.kill(os.getpid(), 9)\n"

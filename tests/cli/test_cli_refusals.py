@@ -1,4 +1,4 @@
-"""What the commands refuse: one clear line, the documented exit code, nothing left behind."""
+"""Invalid input of the commands: one error line, the documented exit code, no files left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Videos from their frames to scores and a page: what masam predict writes is what masam evaluate and report read."""
+"""Scores and reports of the videos that ``masam predict`` writes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def perfect(root, tmp_path) -> Path:
     return tmp_path / "masks"
 
 
-def test_predictions_with_overlays_are_scored_as_they_lie(masam, model, root, tmp_path):
+def test_predictions_with_overlays_are_scored(masam, model, root, tmp_path):
     out = tmp_path / "out"
     assert masam("predict", root / "imagesTr", "--model", model, "--out", out, "--overlay", "--quiet").code == 0
     assert (out / "case0.overlay/frame0.png").exists()
@@ -53,7 +53,7 @@ def test_predictions_with_overlays_are_scored_as_they_lie(masam, model, root, tm
     assert {row["nsd"] + row["hd95_mm"] + row["reference_ml"] for row in rows} == {""}
 
 
-def test_the_tables_say_what_counted(masam, root, perfect):
+def test_the_tables_count_frames(masam, root, perfect):
     for t in (1, 2):
         (root / f"labelsTr/case1/frame{t}.png").unlink()
     result = masam("evaluate", perfect, root / "labelsTr", "--labels", root, "--quiet")
@@ -65,7 +65,7 @@ def test_the_tables_say_what_counted(masam, root, perfect):
         assert absent not in words
 
 
-def test_one_video_each_is_one_case(masam, root, perfect):
+def test_single_videos_are_one_case(masam, root, perfect):
     masks = perfect / "case0"
     masks.rename(perfect / "mine")
     words = ("--labels", root, "--json", "--quiet")

@@ -1,4 +1,4 @@
-"""What prompts gain, with an oracle whose answers are known and with a model."""
+"""Evaluation with prompts, with an oracle of known answers and with a model."""
 
 import json
 import math
@@ -102,7 +102,7 @@ def test_a_class_that_the_reference_lacks_has_no_score(predictor, oracle):
     assert first.mean_dice == pytest.approx((2 / 5 + 2 / 3) / 2)
 
 
-def test_what_is_not_labelled_counts_nowhere_and_is_not_clicked_on(predictor, oracle):
+def test_ignored_voxels_are_neither_scored_nor_clicked(predictor, oracle):
     labels = {**LABELS, "ignore": 9}
     reference = truth()
     reference.array[..., 1:4][reference.array[..., 1:4] == 1] = 9
@@ -113,7 +113,7 @@ def test_what_is_not_labelled_counts_nowhere_and_is_not_clicked_on(predictor, or
     assert [click.position[2] for click in oracle[6]] == [4]
 
 
-def test_what_the_plan_crops_away_is_asked_for_with_nothing():
+def test_cropped_objects_are_not_prompted():
     cropping = Predictor(
         random_model(scale=0.5), device="cpu", plan=Plan(**{**PLAN.model_dump(), "crop": "content"}), stride=3
     )
@@ -138,7 +138,7 @@ def test_scores_are_those_of_the_same_prompts_by_hand(predictor):
             assert count_overlap(mask, answer).dice() == dice
 
 
-def test_a_case_has_its_scores_whatever_else_is_scored(predictor):
+def test_scores_of_a_case_do_not_depend_on_other_cases(predictor):
     scans = {case: scan(seed) for seed, case in enumerate("ab")}
     references = dict.fromkeys(scans, truth())
     together = evaluate_prompts(predictor, scans, references, clicks=1)
@@ -146,7 +146,7 @@ def test_a_case_has_its_scores_whatever_else_is_scored(predictor):
     assert [score for score in together.scores if score.case == "b"] == list(alone.scores)
 
 
-def test_the_seed_moves_the_jittered_boxes_alone(predictor, oracle):
+def test_the_seed_only_changes_jittered_boxes(predictor, oracle):
     one, same, other = (evaluate_prompts(predictor, {"a": scan()}, {"a": truth()}, clicks=1, seed=n) for n in (0, 0, 1))
     assert one.scores == same.scores
     assert [score.boxes["jittered box"] for score in one.scores] != [s.boxes["jittered box"] for s in other.scores]
@@ -176,14 +176,14 @@ def test_scans_and_references_come_from_files_folders_or_memory(predictor, oracl
         evaluate_prompts(predictor, tmp_path / "images", {"a": truth()})
 
 
-def test_a_scan_of_other_channels_is_known_before_any_is_scored(predictor, oracle):
+def test_channels_are_checked_before_scoring(predictor, oracle):
     two = Volume(np.zeros((*SHAPE, 2), np.float32), GRID)
     with pytest.raises(InputError, match="expected 1 channel"):
         evaluate_prompts(predictor, {"a": scan(), "b": two}, {"a": truth(), "b": truth()})
     assert not oracle
 
 
-def test_classes_are_known_by_name(predictor, oracle):
+def test_classes_are_matched_by_name(predictor, oracle):
     """A data set may number the model's classes otherwise, and lack some."""
     result = evaluate_prompts(predictor, {"a": scan()}, {"a": truth(box=False)}, {"background": 0, "ball": 1}, clicks=1)
     assert result.labels == ("ball",)
@@ -194,7 +194,7 @@ def test_classes_are_known_by_name(predictor, oracle):
         evaluate_prompts(predictor, {"a": scan()}, {"a": truth()}, {**renamed, "cube": 2})
 
 
-def test_what_does_not_fit_is_refused(predictor, tmp_path):
+def test_invalid_input_is_refused(predictor, tmp_path):
     scans, references = {"a": scan()}, {"a": truth()}
     for options, message in (({"clicks": 0}, "clicks: expected 1 click or more, got 0"), ({"seed": -1}, "seed: exp")):
         with pytest.raises(ConfigError, match=f"^{message}"):
@@ -218,7 +218,7 @@ def score(case, label, automatic, clicks):
     return PromptScore(case, label, automatic, dict.fromkeys(BOXES, 0.9), clicks)
 
 
-def test_label_frames_of_a_video_are_no_reference(predictor, tmp_path):
+def test_label_frames_of_a_video_are_refused(predictor, tmp_path):
     frames = write_label_frames(tmp_path / "labels/clip", [np.zeros((4, 4), np.uint8)] * 2)
     with pytest.raises(InputError, match="prompts are supported for scans, but this reference is a video") as caught:
         evaluate_prompts(predictor, {"clip": scan()}, tmp_path / "labels")
@@ -243,7 +243,7 @@ def test_the_record_has_means_over_classes_and_intervals_over_cases(tmp_path):
     assert rows[-1][3:] == ("0.800", "0.200")
 
 
-def test_without_a_class_in_any_reference_there_is_no_number():
+def test_without_any_class_scores_are_undefined():
     result = PromptEvaluation((), ("a",), ("ball",), BOXES, 2, 0)
     assert math.isnan(result.automatic.mean_dice)
     assert result.rows()[1] == ("automatic", "-", "-")

@@ -1,4 +1,4 @@
-"""Several seeds of the same cases: hand-made numbers, and what must hold for all."""
+"""Statistics of repeated training: known values and invariants."""
 
 import math
 
@@ -35,7 +35,7 @@ def test_means_by_hand():
     assert spread_over_seeds(SCORES) == pytest.approx(0.05 / math.sqrt(2))
 
 
-def test_too_little_gives_no_figure():
+def test_too_few_scores_are_undefined():
     assert math.isnan(spread_over_seeds(SCORES[:1]))
     assert all(math.isnan(end) for end in interval_over_cases(SCORES[:, :1]))
     nothing = np.zeros((0, 0, 0))
@@ -46,7 +46,7 @@ def test_too_little_gives_no_figure():
     assert all(math.isnan(end) for end in interval_over_cases(without))
 
 
-def test_a_seed_is_no_further_case():
+def test_seeds_are_not_counted_as_cases():
     """The same scores twice say no more about other cases than once."""
     values = np.random.default_rng(0).normal(0.8, 0.1, (1, 20, 3))
     once, twice = interval_over_cases(values), interval_over_cases(np.repeat(values, 5, axis=0))
@@ -72,7 +72,7 @@ def test_a_difference_is_paired_by_case():
     assert paired_difference(values + 0.1, values) == pytest.approx((0.1, 0.1, 0.1))
 
 
-def test_a_class_that_one_side_misses_counts_where_it_is():
+def test_a_class_scored_by_one_configuration_only():
     other = SCORES.copy()
     other[0, 2, 1] = 0.4
     difference, low, high = paired_difference(other, SCORES)
@@ -83,7 +83,7 @@ def test_a_class_that_one_side_misses_counts_where_it_is():
 
 @settings(max_examples=25, deadline=None)
 @given(SOME, SOME)
-def test_what_holds_for_all_scores(ours, theirs):
+def test_invariants(ours, theirs):
     low, high = interval_over_cases(ours)
     assert ours.min() - 1e-9 <= low <= high <= ours.max() + 1e-9
     order = [2, 0, 1]

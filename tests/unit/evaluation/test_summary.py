@@ -1,4 +1,4 @@
-"""Evaluation of whole sets of cases: pairing, the R46 table of empties, sums and files."""
+"""Evaluation of sets of cases: pairing, empty masks, summaries and files."""
 
 import csv
 import json
@@ -97,7 +97,7 @@ def test_means_over_cases_then_classes_and_the_other_way():
     assert liver.dice.median == 0.5
 
 
-def test_missing_prediction_is_an_error_or_the_worst_score_and_never_dropped():
+def test_missing_prediction_is_an_error_or_the_worst_score():
     references, predictions = {"a": row(1, 0), "b": row(1, 0), "c": row(1, 0)}, {"a": row(1, 0)}
     with pytest.raises(
         InputError,
@@ -151,12 +151,12 @@ def test_ids_that_differ_in_case_or_unicode_form_are_refused(names):
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\udcff", "a\tb"])
-def test_ids_that_cannot_be_printed_are_refused(name):
+def test_unprintable_ids_are_refused(name):
     with pytest.raises(InputError, match="contains unprintable characters; rename the file"):
         evaluate({name: row(1)}, {name: row(1)}, LABELS)
 
 
-def test_two_files_are_one_case_whatever_their_names(tmp_path):
+def test_two_single_files_are_one_case(tmp_path):
     for name in ("mask", "truth"):
         write_volume(tmp_path / f"{name}.nii.gz", row(1, 0))
     assert evaluate(tmp_path / "mask.nii.gz", tmp_path / "truth.nii.gz", LABELS).case_dice == {"truth": 1.0}
@@ -247,7 +247,7 @@ def test_files_of_version_1_stay_readable(tmp_path):
     assert repr(Evaluation.from_json(path)) == repr(evaluation)
 
 
-def test_volumes_have_no_table_of_videos():
+def test_volumes_have_no_video_table():
     evaluation = small_evaluation()
     assert evaluation.video_rows() == []
     assert math.isnan(evaluation.miou_per_frame)
@@ -271,7 +271,7 @@ def test_other_json_is_refused(tmp_path, text, message):
         Evaluation.from_json(path)
 
 
-def test_csv_has_a_row_a_case_and_class(tmp_path):
+def test_csv_has_one_row_per_case_and_class(tmp_path):
     small_evaluation().to_csv(tmp_path / "scores.csv")
     with (tmp_path / "scores.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -1,4 +1,4 @@
-"""Surface distances against hand computation, a distance transform, and the surface-distance package."""
+"""Surface distances against known values, a distance transform and the surface-distance package."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Scores of videos: which frames count, the mIoU per frame by hand, and what a folder of cases is."""
+"""Scores of videos: pairing of frames, known values of the mIoU per frame, and folders of cases."""
 
 import csv
 import json
@@ -136,12 +136,12 @@ def test_a_frame_that_is_refused(tmp_path, prediction, reference, message):
         score(tmp_path, [prediction], [reference], {**LABELS, "ignore": 9})
 
 
-def test_classes_that_no_label_frame_can_hold_are_refused(tmp_path):
+def test_label_values_above_255_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="labels: expected label values from 0 to 255"):
         score(tmp_path, [(1,)], [(1,)], {"background": 0, "organ": 256})
 
 
-def test_labels_of_colours_are_refused(tmp_path):
+def test_colour_images_are_refused_as_labels(tmp_path):
     guess = video(tmp_path / "masks/case", (1,))
     (tmp_path / "labels/case").mkdir(parents=True)
     Image.new("RGB", (1, 1)).save(tmp_path / "labels/case/frame0.png")
@@ -162,7 +162,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
     assert peaks[1] < peaks[0] + frame.size
 
 
-def test_one_folder_of_frames_each_is_one_case(tmp_path):
+def test_single_folders_of_frames_are_one_case(tmp_path):
     guess, truth = video(tmp_path / "mine", (1, 0)), video(tmp_path / "seq.1", (1, 0))
     (guess / "notes.txt").write_text("")
     assert evaluate(guess, truth, LABELS).cases == ("seq.1",)
@@ -171,7 +171,7 @@ def test_one_folder_of_frames_each_is_one_case(tmp_path):
     assert evaluate({"x": guess}, {"x": truth}, LABELS).cases == ("x",)
 
 
-def test_overlays_beside_the_predictions_are_no_cases(tmp_path):
+def test_overlays_beside_the_predictions_are_not_cases(tmp_path):
     reference = video(tmp_path / "labels/case", (1, 0))
     for name in ("case.overlay", "other.overlay"):
         (tmp_path / "masks" / name).mkdir(parents=True)
@@ -201,7 +201,7 @@ def test_volumes_and_videos_are_not_mixed(tmp_path):
         evaluate({"a": volume}, only, LABELS)
 
 
-def test_pictures_beside_volumes_are_no_video(tmp_path):
+def test_images_beside_volumes_are_not_a_video(tmp_path):
     write_volume(tmp_path / "masks/a.nii.gz", Volume(np.ones((1, 2, 1), np.uint8)))
     Image.new("RGB", (1, 1)).save(tmp_path / "masks/preview.png")
     assert evaluate(tmp_path / "masks", tmp_path / "masks", LABELS).videos == ()
@@ -237,7 +237,7 @@ def test_the_tables_hold_no_millimetres(tmp_path):
     assert found.table().splitlines()[-1].split() == ["all", "1.000", "1.000", "-", "2", "0", "0"]
 
 
-def test_files_keep_what_there_is(tmp_path):
+def test_files_of_video_scores_round_trip(tmp_path):
     found = score(tmp_path, PREDICTION, REFERENCE)
     found.to_json(tmp_path / "scores.json")
     again = Evaluation.from_json(tmp_path / "scores.json")
@@ -253,7 +253,7 @@ def test_files_keep_what_there_is(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_file_whose_videos_are_of_other_cases_is_refused(tmp_path):
+def test_a_file_with_different_cases_in_videos_and_scores_is_refused(tmp_path):
     record = score(tmp_path, [(1,)], [(1,)]).record()
     record["videos"][0]["case"] = "another"
     (tmp_path / "scores.json").write_text(json.dumps(record))

@@ -25,7 +25,7 @@ def test_it_is_a_merged_copy_that_takes_windows_alone():
     assert next(model.parameters()).dtype == torch.float64
 
 
-def test_the_description_says_all_that_a_reader_needs():
+def test_the_description_is_complete():
     assert json.loads(describe(model_with_plan())) == {
         "format_version": 1,
         "masam_version": masam.__version__,

@@ -57,7 +57,7 @@ def test_a_class_that_monai_would_run_is_refused(name):
 
 
 @pytest.mark.parametrize("name", ["50% stenosis", "a@b", "cost $", "Größe"])
-def test_other_signs_are_text(name):
+def test_other_characters_are_text(name):
     plan = PLAN.model_copy(update={"labels": {"background": 0, name: 1, "box": 4}})
     metadata = bundle_metadata(SPEC, plan, "1.0")
     parser = monai.bundle.ConfigParser(metadata)

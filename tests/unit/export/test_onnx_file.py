@@ -40,7 +40,7 @@ def sides(values):
     return {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
 
 
-def test_the_file_says_what_it_is(exports):
+def test_the_file_describes_itself(exports):
     content = onnx.load(exports.onnx)
     assert [opset.version for opset in content.opset_import if opset.domain == ""] == [OPSET]
     assert sides(content.graph.input) == {"windows": ["B", "S", 3, 32, 32]}
@@ -50,7 +50,7 @@ def test_the_file_says_what_it_is(exports):
 
 
 @pytest.mark.usefixtures("convert_once")
-def test_an_export_that_fails_or_is_stopped_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_or_stopped_export_leaves_no_files(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_file, "EXTERNAL_ABOVE_BYTES", 0)
     with pytest.raises(ModelError, match=r"^.*model.onnx: the outputs of the export differ from the model by"):
         write_onnx(model_with_plan(scale=0.2), tmp_path / "model.onnx")
@@ -65,7 +65,7 @@ def test_an_export_that_fails_or_is_stopped_leaves_nothing(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_of_another_file_are_not_written_over(convert_once, tmp_path, monkeypatch):
+def test_existing_weights_are_not_overwritten(convert_once, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_file, "EXTERNAL_ABOVE_BYTES", 0)
     (tmp_path / "model.onnx.data").write_text("mine")
     with pytest.raises(ResourceError, match=r"model.onnx.data: the path already exists"):

@@ -74,7 +74,7 @@ def test_a_program_that_differs_is_not_kept(exports, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_is_not_written_over(exports, tmp_path, monkeypatch):
+def test_existing_files_are_not_overwritten(exports, tmp_path, monkeypatch):
     monkeypatch.setattr(program, "trace", lambda _: exports.traced)
     (tmp_path / "model.pt2").write_text("mine")
     with pytest.raises(ResourceError, match=r"model.pt2: the path already exists"):

@@ -1,4 +1,4 @@
-"""The figures are PNG files of what they claim to show."""
+"""Content of the figures."""
 
 import io
 
@@ -70,7 +70,7 @@ def _args(volumes):
 
 
 @pytest.mark.parametrize("constant", [0.0, np.nan])
-def test_overlay_of_nothing_is_still_a_picture(constant):
+def test_overlay_without_labels(constant):
     image = Volume(np.full((8, 9, 3), constant, dtype=np.float32))
     labels = Volume(np.zeros((8, 9, 3), dtype=np.uint8))
     assert pixels(overlay(image, [("Prediction", labels)], SCHEME)).std() > 0

@@ -1,4 +1,4 @@
-"""The HTML report: right numbers, hostile names harmless, nothing loaded from outside."""
+"""HTML report: numbers, escaping of names, no external resources."""
 
 import base64
 import hashlib
@@ -174,7 +174,7 @@ def test_images_decode_and_are_the_given_ones(report):
         assert image["alt"]
 
 
-def test_a_page_of_videos_knows_no_millimetres(tmp_path):
+def test_a_page_of_videos_has_no_millimetres(tmp_path):
     scores = (
         CaseScore("seq_1", "liver", 0.5, 0.25, *[NAN] * 6), CaseScore("seq_1", HOSTILE, 0.75, 0.5, *[NAN] * 6),
         CaseScore("seq_2", "liver", 0.25, 0.125, *[NAN] * 6), CaseScore("seq_2", HOSTILE, NAN, NAN, *[NAN] * 6),

@@ -1,4 +1,4 @@
-"""Which way up a slice is shown: every orientation of the same head shows the same page."""
+"""Display of slices: all orientations of a volume look the same."""
 
 from itertools import permutations, product
 

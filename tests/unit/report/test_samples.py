@@ -43,7 +43,7 @@ def test_frames_of_videos_are_shown_in_their_colours():
     assert close(pixels, np.array((0, 0, 255))) > 0.3 * pixels.shape[0] * pixels.shape[1]
 
 
-def test_what_has_no_label_is_shaded():
+def test_unlabelled_pixels_are_shaded():
     shaded, plain = sheet(block(-100)), sheet(block(0))
     changed = (shaded != plain).any(axis=-1).mean()
     assert changed > 0.05
@@ -56,7 +56,7 @@ def test_the_sheet_grows_with_rows_and_columns():
     assert many.shape[1] > 2.5 * one.shape[1]
 
 
-def test_a_title_with_signs_is_no_formula():
+def test_titles_are_not_parsed_as_formulas():
     sheet(block(2), title="$x^ {")
 
 

@@ -103,7 +103,7 @@ def test_ignored_pixels_and_frames_without_prediction(case, monkeypatch):
     np.testing.assert_array_equal(by_title["frame2"][0], by_title["frame2"][1])
 
 
-def test_a_video_with_nothing_to_see_is_still_a_picture(tmp_path):
+def test_a_video_without_labels(tmp_path):
     video = write_frames(tmp_path / "video", np.zeros((3, 8, 9, 3), np.uint8))
     labels = write_label_frames(tmp_path / "labels", np.zeros((3, 8, 9), np.uint8))
     assert pixels(frame_overlay(video, [("reference", labels)], SCHEME)).std() > 0
@@ -132,7 +132,7 @@ def test_a_long_name_is_cut_at_its_start(tmp_path, monkeypatch):
     assert (row.title, len(row.title)) == (f"...{name[-37:]}", 40)
 
 
-def test_what_does_not_belong_together_is_refused(case, tmp_path):
+def test_mismatched_files_are_refused(case, tmp_path):
     video, labels = case
     with pytest.raises(InputError, match="labels: expected at least one folder of label frames to draw"):
         frame_overlay(video, [], SCHEME)
