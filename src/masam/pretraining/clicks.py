@@ -15,17 +15,11 @@ _BOX_NOISE, _MOST_BOX_NOISE = 0.1, 20.0
 
 
 class Click(NamedTuple):
-    """One click.
+    """One click."""
 
-    Attributes:
-        x: Column in pixels.
-        y: Row in pixels.
-        label: 1 on the object, 0 off the object.
-    """
-
-    x: float
-    y: float
-    label: int
+    x: float  # column in pixels
+    y: float  # row in pixels
+    label: int  # 1 on the object, 0 off the object
 
 
 def tight_box(mask: Bool[NDArray[np.bool_], "H W"]) -> NDArray[np.float32]:

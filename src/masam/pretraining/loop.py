@@ -29,17 +29,10 @@ from masam.training.schedule import WarmupPolynomial
 
 
 class PretrainStep(NamedTuple):
-    """Result of one optimiser step.
+    """Result of one optimiser step."""
 
-    Attributes:
-        step: Completed steps, including this one.
-        loss: Mean loss of the prompt rounds.
-        learning_rate: Learning rate of the step.
-        seconds: Duration.
-    """
-
-    step: int
-    loss: float
+    step: int  # completed steps, including this one
+    loss: float  # mean loss of the prompt rounds
     learning_rate: float
     seconds: float
 

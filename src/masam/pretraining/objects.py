@@ -18,12 +18,10 @@ from masam.synthetic.pictures.picture import make_picture
 class Objects(NamedTuple):
     """Pictures, and some objects of each, in the order of the pictures."""
 
-    images: Float[Tensor, "B 3 H W"]
-    """Pictures in 0..1."""
+    images: Float[Tensor, "B 3 H W"]  # pictures in 0..1
+    # objects; N is a multiple of B, and the first N / B objects belong to the first picture
     masks: Bool[Tensor, "N H W"]
-    """Objects; N is a multiple of B, and the first N / B objects belong to the first picture."""
-    visible: Int[Tensor, "B H W"]
-    """Number of the object that is visible at each pixel, 0 for none."""
+    visible: Int[Tensor, "B H W"]  # number of the object that is visible at each pixel, 0 for none
 
 
 def training_objects(config: PretrainConfig, step: int) -> Objects:

@@ -27,19 +27,12 @@ _SINGLE, _MULTI = slice(0, 1), slice(1, None)
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """Prompts of some objects so far; each may be None.
+    """Prompts of some objects so far; each may be None."""
 
-    Attributes:
-        points: [N, P, 2] x and y in pixels.
-        point_labels: [N, P] 1 on the object, 0 off the object.
-        boxes: [N, 4] x0, y0, x1, y1 in pixels.
-        masks: [N, 1, h, w] logits of the last prediction.
-    """
-
-    points: Points | None = None
-    point_labels: PointLabels | None = None
-    boxes: Boxes | None = None
-    masks: MaskPrompts | None = None
+    points: Points | None = None  # [N, P, 2] x and y in pixels
+    point_labels: PointLabels | None = None  # [N, P] 1 on the object, 0 off the object
+    boxes: Boxes | None = None  # [N, 4] x0, y0, x1, y1 in pixels
+    masks: MaskPrompts | None = None  # [N, 1, h, w] logits of the last prediction
 
     def with_clicks(self, clicks: list[Click], masks: MaskPrompts | None) -> Prompts:
         """Return the prompts with another click per object and the logits of the last prediction, or None."""

@@ -57,17 +57,11 @@ class PretrainResult:
 
 @dataclass
 class PretrainState:
-    """Progress of a run; the fields are the keys of ``state.json``.
+    """Progress of a run; the fields are the keys of ``state.json``."""
 
-    Attributes:
-        step: Completed optimiser steps.
-        scores: Scores of the last validation.
-        pending: Steps that ``metrics.csv`` does not include yet.
-    """
-
-    step: int
-    scores: dict[str, float]
-    pending: list[PretrainStep]
+    step: int  # completed optimiser steps
+    scores: dict[str, float]  # scores of the last validation
+    pending: list[PretrainStep]  # steps that ``metrics.csv`` does not include yet
 
 
 def pretrain(

@@ -24,57 +24,39 @@ from masam.windows import SliceWindow, plan_windows
 class Prompts(NamedTuple):
     """Prompts of some windows, in the format of ``Masam.decode_each``."""
 
-    boxes: Tensor
-    """[B, S, 4] in pixels; NaN for a slice without a box."""
-    points: Tensor
-    """[B, S, P, 2] in pixels."""
-    point_labels: Tensor
-    """[B, S, P] 1 on the object, 0 off the object, -1 for padding."""
-    masks: Tensor
-    """[B, S, 1, H / 4, W / 4] logits; NaN for a slice without a mask."""
+    boxes: Tensor  # [B, S, 4] in pixels; NaN for a slice without a box
+    points: Tensor  # [B, S, P, 2] in pixels
+    point_labels: Tensor  # [B, S, P] 1 on the object, 0 off the object, -1 for padding
+    masks: Tensor  # [B, S, 1, H / 4, W / 4] logits; NaN for a slice without a mask
 
 
 class Batch(NamedTuple):
     """Some windows and their labels."""
 
-    images: Tensor
-    """[B, S, C, H, W] in 0..1."""
-    labels: Tensor
-    """[B, S, H, W] channel numbers in the cache's 8 or 16 bits; -100 where the label is unknown."""
-    cases: tuple[str, ...]
-    """Case of each window."""
-    prompts: Prompts | None = None
-    """Prompts of each window; None in a run without prompts."""
+    images: Tensor  # [B, S, C, H, W] in 0..1
+    labels: Tensor  # [B, S, H, W] channel numbers in the cache's 8 or 16 bits; -100 where the label is unknown
+    cases: tuple[str, ...]  # case of each window
+    prompts: Prompts | None = None  # prompts of each window; None in a run without prompts
 
 
 @dataclass(eq=False)
 class WindowSamples:
     """All windows of all cases, in a new order in each epoch.
 
-    Attributes:
-        cases: Cached training cases.
-        window: Slices per window.
-        seed: Seed of order and augmentation.
-        window_minmax: Scale each window to 0..1, as the paper does.
-        augmentation: Augmentation of the samples.
-        colours: Scaling of the colours of video frames; None for volumes.
-        depths: Smallest and largest number of slices per window, drawn for each optimiser step; None for ``window``.
-        batch_windows: Windows per optimiser step; with ``depths`` it determines the step of a sample.
-        prompt_rate: Fraction of the windows that get prompts, 0 to 1.
-
     Raises:
         InputError: There are no cases.
     """
 
     cases: Sequence[PreparedCase]
-    window: int
-    seed: int
-    window_minmax: bool
+    window: int  # slices per window
+    seed: int  # seed of order and augmentation
+    window_minmax: bool  # scale each window to 0..1, as the paper does
     augmentation: AugmentSettings
-    colours: Rgb | None = None
+    colours: Rgb | None = None  # scaling of the colours of video frames; None for volumes
+    # smallest and largest number of slices per window, drawn for each optimiser step; None for ``window``
     depths: tuple[int, int] | None = None
-    batch_windows: int = 1
-    prompt_rate: float = 0.0
+    batch_windows: int = 1  # windows per optimiser step; with ``depths`` it determines the step of a sample
+    prompt_rate: float = 0.0  # fraction of the windows that get prompts, 0 to 1
 
     def __post_init__(self) -> None:
         if not self.cases:

@@ -28,21 +28,12 @@ from masam.training.sharding import distribute_model, gradient_sync
 
 
 class StepReport(NamedTuple):
-    """Result of one optimiser step.
+    """Result of one optimiser step."""
 
-    Attributes:
-        step: Completed steps, including this one.
-        loss: Mean loss of the windows.
-        cross_entropy: Cross-entropy term, unweighted.
-        dice_loss: Dice term, unweighted.
-        learning_rate: Learning rate of the step.
-        seconds: Duration.
-    """
-
-    step: int
-    loss: float
-    cross_entropy: float
-    dice_loss: float
+    step: int  # completed steps, including this one
+    loss: float  # mean loss of the windows
+    cross_entropy: float  # cross-entropy term, unweighted
+    dice_loss: float  # Dice term, unweighted
     learning_rate: float
     seconds: float
 

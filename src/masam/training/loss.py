@@ -28,16 +28,11 @@ class LossParts(NamedTuple):
 class LossSums(NamedTuple):
     """Sums over pixels that determine the loss; the sums of a batch are the sums of its parts added up."""
 
-    entropy: Float[Tensor, ""]
-    """Cross-entropy."""
-    known: Float[Tensor, ""]
-    """Number of labelled pixels."""
-    intersection: Float[Tensor, "K"]
-    """Probability of each class on the pixels of that class."""
-    prediction: Float[Tensor, "K"]
-    """Squared probability of each class."""
-    target: Float[Tensor, "K"]
-    """Number of pixels of each class."""
+    entropy: Float[Tensor, ""]  # cross-entropy
+    known: Float[Tensor, ""]  # number of labelled pixels
+    intersection: Float[Tensor, "K"]  # probability of each class on the pixels of that class
+    prediction: Float[Tensor, "K"]  # squared probability of each class
+    target: Float[Tensor, "K"]  # number of pixels of each class
 
 
 def loss_sums(logits: Float[Tensor, "N K H W"], labels: LabelMaps) -> LossSums:

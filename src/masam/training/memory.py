@@ -32,15 +32,10 @@ _PROCESS_BYTES = 350 * 2**20
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Memory of one training process.
+    """Memory of one training process."""
 
-    Attributes:
-        tensor_bytes: Peak of all tensors in a step, including weights and gradients.
-        optimizer_bytes: The two moments of AdamW.
-    """
-
-    tensor_bytes: int
-    optimizer_bytes: int
+    tensor_bytes: int  # peak of all tensors in a step, including weights and gradients
+    optimizer_bytes: int  # the two moments of AdamW
 
     @property
     def peak_bytes(self) -> int:

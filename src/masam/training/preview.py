@@ -25,29 +25,18 @@ _LEAST_SHARE = 0.5
 
 
 class Sample(NamedTuple):
-    """The middle slice, or frame, of a window.
+    """The middle slice, or frame, of a window."""
 
-    Attributes:
-        image: [H, W], 0 to 1, the first channel; for video [H, W, 3], red, green and blue.
-        labels: [H, W] channel numbers; -100 where the label is unknown.
-        caption: The operations that were applied.
-    """
-
-    image: NDArray[np.float32]
-    labels: NDArray[np.signedinteger]
-    caption: str
+    image: NDArray[np.float32]  # [H, W], 0 to 1, the first channel; for video [H, W, 3], red, green and blue
+    labels: NDArray[np.signedinteger]  # [H, W] channel numbers; -100 where the label is unknown
+    caption: str  # the operations that were applied
 
 
 class PreviewRow(NamedTuple):
-    """One window without and with augmentation.
+    """One window without and with augmentation."""
 
-    Attributes:
-        title: Its case and slice, or frame.
-        samples: The preprocessed window, then its augmented versions.
-    """
-
-    title: str
-    samples: list[Sample]
+    title: str  # its case and slice, or frame
+    samples: list[Sample]  # the preprocessed window, then its augmented versions
 
 
 def draw_preview(dataset: CaseFolder, plan: Plan, config: TrainConfig, progress: Progress) -> bytes:

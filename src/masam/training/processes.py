@@ -31,17 +31,11 @@ _PORTS = range(20_000, 40_000)
 
 @dataclass(frozen=True)
 class ProcessRank:
-    """The position of a process in its run.
+    """The position of a process in its run."""
 
-    Attributes:
-        rank: Index of the process, from 0.
-        size: Number of processes.
-        local_rank: Index of the process on its machine, which selects its GPU.
-    """
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
+    rank: int = 0  # index of the process, from 0
+    size: int = 1  # number of processes
+    local_rank: int = 0  # index of the process on its machine, which selects its GPU
 
     @property
     def is_first(self) -> bool:

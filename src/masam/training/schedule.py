@@ -9,20 +9,14 @@ from dataclasses import dataclass
 class WarmupPolynomial:
     """Linear warm-up, then polynomial decay.
 
-    Attributes:
-        base: Largest learning rate.
-        warmup_steps: Steps until the largest learning rate.
-        decay_steps: Steps from there to zero.
-        power: Exponent of the decay.
-
     Source:
         paper.md 1.6: base * (1 - (step - 250) / max_steps) ** 7 after 250 steps of warm-up.
     """
 
-    base: float
-    warmup_steps: int
-    decay_steps: int
-    power: float
+    base: float  # largest learning rate
+    warmup_steps: int  # steps until the largest learning rate
+    decay_steps: int  # steps from there to zero
+    power: float  # exponent of the decay
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step; steps start at 0."""

@@ -38,30 +38,18 @@ from masam.weights.tensors import write_tensors
 
 @dataclass
 class RunState:
-    """Progress of a run; the fields are the keys of ``state.json``, of which older files lack the last ones.
+    """Progress of a run; the fields are the keys of ``state.json``, of which older files lack the last ones."""
 
-    Attributes:
-        step: Completed optimiser steps.
-        best_dice: Best validation Dice so far, or None.
-        scaler: State of the fp16 loss scaler; empty for other precisions.
-        dataset: Hash of the training windows, which must be the same when the run resumes.
-        pending: Steps that ``metrics.csv`` does not include yet.
-        base: Hash of the tensors of the SAM file, which must be the same when the run resumes, or None.
-        total_steps: Steps of the run, if fewer than its epochs have.
-        seconds: Duration of the run so far.
-        worse: Validations since the best one.
-        init: Hash of the trained model that the run started from, which must be the same when it resumes, or None.
-    """
-
-    step: int
-    best_dice: float | None
-    scaler: dict[str, Any]
-    dataset: str
-    pending: list[StepReport] = field(default_factory=list)
-    base: str | None = None
-    total_steps: int | None = None
-    seconds: float = 0.0
-    worse: int = 0
+    step: int  # completed optimiser steps
+    best_dice: float | None  # best validation Dice so far, or None
+    scaler: dict[str, Any]  # state of the fp16 loss scaler; empty for other precisions
+    dataset: str  # hash of the training windows, which must be the same when the run resumes
+    pending: list[StepReport] = field(default_factory=list)  # steps that ``metrics.csv`` does not include yet
+    base: str | None = None  # hash of the tensors of the SAM file, which must be the same when the run resumes, or None
+    total_steps: int | None = None  # steps of the run, if fewer than its epochs have
+    seconds: float = 0.0  # duration of the run so far
+    worse: int = 0  # validations since the best one
+    # hash of the trained model that the run started from, which must be the same when it resumes, or None
     init: str | None = None
 
 

@@ -23,46 +23,27 @@ from masam.training.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run as the caller requested it, in one of its processes.
+    """A run as the caller requested it, in one of its processes."""
 
-    Attributes:
-        dataset: Data set folder.
-        folder: Run folder.
-        config: Configuration.
-        plan: Preprocessing plan; None to derive it from the data.
-        resume: Continue the run in the folder.
-        device: Device of this process.
-        group: Processes of the run.
-        progress: Progress listener; silent in all processes but the first.
-    """
-
-    dataset: Path
+    dataset: Path  # data set folder
     folder: RunFolder
     config: TrainConfig
-    plan: Plan | None
-    resume: bool
-    device: torch.device
-    group: ProcessGroup
-    progress: Progress
+    plan: Plan | None  # preprocessing plan; None to derive it from the data
+    resume: bool  # continue the run in the folder
+    device: torch.device  # device of this process
+    group: ProcessGroup  # processes of the run
+    progress: Progress  # progress listener; silent in all processes but the first
 
 
 @dataclass(frozen=True)
 class RunSetup:
-    """Plan and split of a run.
-
-    Attributes:
-        plan: Preprocessing plan.
-        case_ids: All training cases of the data set.
-        training: Cases to train on.
-        validation: Cases to validate on; empty for no validation.
-        splits: All folds.
-    """
+    """Plan and split of a run."""
 
     plan: Plan
-    case_ids: list[str]
-    training: list[Case]
-    validation: list[Case]
-    splits: list[Split]
+    case_ids: list[str]  # all training cases of the data set
+    training: list[Case]  # cases to train on
+    validation: list[Case]  # cases to validate on; empty for no validation
+    splits: list[Split]  # all folds
 
     def create_folder(self, folder: RunFolder, config: TrainConfig) -> None:
         """Write the settings and the split of a new run.
