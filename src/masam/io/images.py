@@ -141,7 +141,7 @@ def require_same_grid(what: str, volume: Volume, path: Path, image: Volume, imag
 
 def is_dicom_image(path: Path) -> bool:
     """Return whether a path is read as DICOM; InputError if the file does not exist or is not regular."""
-    return path.is_dir() or not (path.name.lower().endswith(ENDINGS) or not is_dicom(path))
+    return path.is_dir() or (not path.name.lower().endswith(ENDINGS) and is_dicom(path))
 
 
 def count_channels(path: Path) -> int:
