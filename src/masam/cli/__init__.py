@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -46,19 +47,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_PANELS = {
-    "Data sets": (make, convert, check, plan),
-    "Training": (train, pretrain, ablate),
-    "Prediction and evaluation": (predict, evaluate, evaluate_prompts, report),
-    "Models": (weights, export, info),
-    "Demonstration": (demo,),
+_PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
+    "Data sets": (make.make, convert.app, check.check, plan.plan),
+    "Training": (train.train, pretrain.pretrain, ablate.ablate),
+    "Prediction and evaluation": (predict.predict, evaluate.evaluate, evaluate_prompts.evaluate_prompts, report.report),
+    "Models": (weights.app, export.export, info.info),
+    "Demonstration": (demo.demo,),
 }
 for panel, commands in _PANELS.items():
     for command in commands:
-        command.register(app)
-    registered: list[Any] = [*app.registered_commands, *app.registered_groups]
-    for entry in registered:
-        entry.rich_help_panel = entry.rich_help_panel or panel
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, rich_help_panel=panel)
+        else:
+            app.command(epilog=vars(command)["epilog"], rich_help_panel=panel)(command)
 
 # Recent Typer versions bundle click, so the base class of usage errors cannot be imported from click.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")

@@ -15,11 +15,7 @@ if TYPE_CHECKING:
     from masam.progress import Progress
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(epilog=examples("masam ablate ablation.yaml --out ablation"))(ablate)
-
-
+@examples("masam ablate ablation.yaml --out ablation")
 def ablate(
     config: Annotated[Path, typer.Argument(help="YAML file with data set, seeds, and changes of each row.")],
     out: Annotated[Path, typer.Option(help="Folder for the runs and the table; existing runs are resumed.")],

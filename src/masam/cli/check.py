@@ -11,11 +11,7 @@ from masam.cli.console import print_json, print_line, show_progress
 from masam.cli.options import Json, Quiet, examples
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(epilog=examples("masam check Dataset009_Spleen"))(check)
-
-
+@examples("masam check Dataset009_Spleen")
 def check(
     dataset: Annotated[Path, typer.Argument(help="Data set folder: nnU-Net v2 or MSD layout, or videos.")],
     workers: Annotated[int | None, typer.Option(min=1, help="Cases read in parallel; default: all cores.")] = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from masam.cli.console import plural, print_json, print_line, show_progress
-from masam.cli.options import Json, Quiet, examples
+from masam.cli.options import Json, Quiet, epilog
 
 if TYPE_CHECKING:
     from masam.convert.conversion import Conversion
@@ -20,28 +20,16 @@ Link = Annotated[bool, typer.Option("--link", help="Link unchanged files instead
 Partial = Annotated[bool, typer.Option("--partial", help="Convert an incomplete download, and note what is missing.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    convert = typer.Typer(
-        name="convert",
-        help="Convert a downloaded public data set to a folder that masam and nnU-Net read, with the split and classes "
-        "of the paper.",
-        epilog=examples("masam convert btcv RawData Dataset101_BTCV --link"),
-        no_args_is_help=True,
-    )
-    convert.command("btcv", epilog=examples("masam convert btcv RawData Dataset101_BTCV --link"))(btcv)
-    convert.command(
-        "amos22", epilog=examples("masam convert amos22 amos22 Dataset102_AMOS_CT --modality ct --labels btcv --link")
-    )(amos22)
-    convert.command("prostate", epilog=examples("masam convert prostate SAML prostate --as six"))(prostate)
-    convert.command("endovis18", epilog=examples("masam convert endovis18 EndoVis18 Dataset104_EndoVis18 --link"))(
-        endovis18
-    )
-    convert.command("msd", epilog=examples("masam convert msd Task07_Pancreas Dataset105_Tumour --link"))(msd)
-    convert.command("relabel", epilog=examples("masam convert relabel masks masks_of_11_organs --map 10=0"))(relabel)
-    app.add_typer(convert)
+app = typer.Typer(
+    name="convert",
+    help="Convert a downloaded public data set to a folder that masam and nnU-Net read, with the split and classes of "
+    "the paper.",
+    epilog=epilog("masam convert btcv RawData Dataset101_BTCV --link"),
+    no_args_is_help=True,
+)
 
 
+@app.command(epilog=epilog("masam convert btcv RawData Dataset101_BTCV --link"))
 def btcv(
     source: Source,
     out: Out,
@@ -59,6 +47,7 @@ def btcv(
     _convert(survey_btcv(source, out, adrenal), link, partial, json, quiet)
 
 
+@app.command(epilog=epilog("masam convert amos22 amos22 Dataset102_AMOS_CT --modality ct --labels btcv --link"))
 def amos22(
     source: Source,
     out: Out,
@@ -82,6 +71,7 @@ def amos22(
     _convert(survey_amos22(source, out, modality, labels, held_out), link, partial, json, quiet)
 
 
+@app.command(epilog=epilog("masam convert prostate SAML prostate --as six"))
 def prostate(
     source: Source,
     out: Out,
@@ -103,6 +93,7 @@ def prostate(
     _convert(survey_prostate(source, out, form, held_out), link, partial, json, quiet)
 
 
+@app.command(epilog=epilog("masam convert endovis18 EndoVis18 Dataset104_EndoVis18 --link"))
 def endovis18(
     source: Source,
     out: Out,
@@ -117,6 +108,7 @@ def endovis18(
     _convert(survey_endovis18(source, out), link, partial, json, quiet)
 
 
+@app.command(epilog=epilog("masam convert msd Task07_Pancreas Dataset105_Tumour --link"))
 def msd(
     source: Source,
     out: Out,
@@ -135,6 +127,7 @@ def msd(
     _convert(survey_msd(source, out, labels), link, partial, json, quiet)
 
 
+@app.command(epilog=epilog("masam convert relabel masks masks_of_11_organs --map 10=0"))
 def relabel(
     source: Annotated[Path, typer.Argument(help="Folder of label files, CASE.nii.gz, or one file.")],
     out: Annotated[Path, typer.Argument(help="Folder to write to.")],

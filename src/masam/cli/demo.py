@@ -11,11 +11,7 @@ from masam.cli.console import plural, print_json, print_line, print_table, show_
 from masam.cli.options import Json, Quiet, examples
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(epilog=examples("masam demo --out demo"))(demo)
-
-
+@examples("masam demo --out demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for data, runs, predictions and reports.")] = Path("demo"),
     only: Annotated[Literal["phantom", "head"] | None, typer.Option(help="Run only this data set.")] = None,

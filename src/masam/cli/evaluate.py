@@ -11,16 +11,10 @@ from masam.cli.console import plural, print_json, print_line, print_table, show_
 from masam.cli.options import Json, Labels, Missing, Quiet, examples, labels_file, require_ending, require_writable
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        epilog=examples(
-            "masam evaluate masks/ labelsTs/ --labels Dataset009_Spleen --out scores.json",
-            "masam evaluate mask.nii.gz reference.nii.gz --labels dataset.json",
-        )
-    )(evaluate)
-
-
+@examples(
+    "masam evaluate masks/ labelsTs/ --labels Dataset009_Spleen --out scores.json",
+    "masam evaluate mask.nii.gz reference.nii.gz --labels dataset.json",
+)
 def evaluate(
     predictions: Annotated[
         Path,

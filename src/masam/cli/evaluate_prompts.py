@@ -20,16 +20,7 @@ from masam.cli.options import (
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        "evaluate-prompts",
-        epilog=examples(
-            "masam evaluate-prompts imagesTs/ labelsTs/ --model runs/tumour --out prompts.json --plot clicks.png"
-        ),
-    )(evaluate_prompts)
-
-
+@examples("masam evaluate-prompts imagesTs/ labelsTs/ --model runs/tumour --out prompts.json --plot clicks.png")
 def evaluate_prompts(
     images: Annotated[Path, typer.Argument(help="Folder of scans, or a single scan.")],
     references: Annotated[Path, typer.Argument(help="Folder of references with the same names, or a single one.")],

@@ -21,16 +21,10 @@ Format = Literal["safetensors", "onnx", "torch", "monai-bundle", "reference"]
 _EXTENSIONS = {"safetensors": ".safetensors", "onnx": ".onnx", "torch": ".pt2", "monai-bundle": "", "reference": ".pth"}
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        epilog=examples(
-            "masam export runs/spleen --format onnx --out spleen.onnx",
-            "masam export runs/spleen --format monai-bundle --out spleen_bundle",
-        )
-    )(export)
-
-
+@examples(
+    "masam export runs/spleen --format onnx --out spleen.onnx",
+    "masam export runs/spleen --format monai-bundle --out spleen_bundle",
+)
 def export(
     model: Annotated[Path, typer.Argument(help="Run folder or model.safetensors.")],
     file_format: Annotated[Format, typer.Option("--format", help="Format to write.")],

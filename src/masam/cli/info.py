@@ -11,13 +11,7 @@ from masam.cli.console import print_json, print_line, print_table, show_progress
 from masam.cli.options import Json, examples
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(epilog=examples("masam info --image-size 512", "masam info runs/spleen", "masam info sam.pth --json"))(
-        info
-    )
-
-
+@examples("masam info --image-size 512", "masam info runs/spleen", "masam info sam.pth --json")
 def info(
     model: Annotated[
         Path | None,

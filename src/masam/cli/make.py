@@ -11,11 +11,7 @@ from masam.cli.console import print_json, print_line, show_progress
 from masam.cli.options import Json, Quiet, examples
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(epilog=examples("masam make tumour Dataset201_Tumour --train 32 --test 16"))(make)
-
-
+@examples("masam make tumour Dataset201_Tumour --train 32 --test 16")
 def make(
     name: Annotated[
         Literal["phantom", "tumour", "sites", "instruments", "nerves"],

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import typer
 
 from masam.errors import ConfigError, ResourceError
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
@@ -31,9 +34,19 @@ Missing = Annotated[
 ]
 
 
-def examples(*commands: str) -> str:
-    """Return the epilog of a command's help, with one example per line."""
+def epilog(*commands: str) -> str:
+    """Return the end of a help text, with one example per line."""
     return "\n\n".join(["Examples:" if len(commands) > 1 else "Example:", *commands])
+
+
+def examples(*commands: str) -> Callable[[Command], Command]:
+    """Return a decorator that sets the epilog of a command to examples."""
+
+    def decorate(command: Command) -> Command:
+        vars(command)["epilog"] = epilog(*commands)
+        return command
+
+    return decorate
 
 
 def require_ending(path: Path, *endings: str, option: str = "--out") -> None:

@@ -11,11 +11,7 @@ from masam.cli.console import print_json, print_line, show_progress
 from masam.cli.options import Json, Quiet, examples, require_writable
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(epilog=examples("masam plan Dataset009_Spleen --out plan.yaml --preview preview.png"))(plan)
-
-
+@examples("masam plan Dataset009_Spleen --out plan.yaml --preview preview.png")
 def plan(
     dataset: Annotated[Path, typer.Argument(help="Data set folder, nnU-Net v2 or MSD layout.")],
     out: Annotated[Path, typer.Option(help="YAML file to write, for masam train --plan; it may be edited.")],

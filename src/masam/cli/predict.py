@@ -15,19 +15,13 @@ if TYPE_CHECKING:
     from masam.prompts import Prompt, Unit
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        epilog=examples(
-            "masam predict scans/ --model runs/spleen --out masks/",
-            "masam predict scan.nii.gz --model runs/spleen --out mask.nii.gz",
-            "masam predict dicom/ --model runs/spleen --out masks/ --format dicom-seg",
-            "masam predict scan.nii.gz --model runs/tumour --out mask.nii.gz --box 120,80,31,160,118,44",
-            "masam predict operation.mp4 --model runs/instruments --out masks --overlay",
-        )
-    )(predict)
-
-
+@examples(
+    "masam predict scans/ --model runs/spleen --out masks/",
+    "masam predict scan.nii.gz --model runs/spleen --out mask.nii.gz",
+    "masam predict dicom/ --model runs/spleen --out masks/ --format dicom-seg",
+    "masam predict scan.nii.gz --model runs/tumour --out mask.nii.gz --box 120,80,31,160,118,44",
+    "masam predict operation.mp4 --model runs/instruments --out masks --overlay",
+)
 def predict(
     images: Annotated[
         Path,

@@ -12,11 +12,7 @@ from masam.cli.options import Json, Quiet, examples
 from masam.cli.settings import parse_settings
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(epilog=examples("masam pretrain --out runs/sam_t --steps 5000 --workers 1"))(pretrain)
-
-
+@examples("masam pretrain --out runs/sam_t --steps 5000 --workers 1")
 def pretrain(
     out: Annotated[Path, typer.Option(help="Run folder: a new one, or with --resume an existing one.")],
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,

@@ -12,15 +12,7 @@ from masam.cli.console import plural, print_json, print_line, show_progress
 from masam.cli.options import Json, Labels, Missing, Quiet, examples, labels_file, require_writable
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        epilog=examples(
-            "masam report --images imagesTs --predictions masks --references labelsTs --labels Dataset009_Spleen"
-        )
-    )(report)
-
-
+@examples("masam report --images imagesTs --predictions masks --references labelsTs --labels Dataset009_Spleen")
 def report(
     images: Annotated[Path, typer.Option(help="Folder of scans or videos, or a single one.")],
     predictions: Annotated[

@@ -19,15 +19,7 @@ if TYPE_CHECKING:
 _ALL_FOLDS = "all"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        epilog=examples(
-            "masam train Dataset009_Spleen --out runs/spleen --size vit_b --sam-checkpoint sam_vit_b_01ec64.pth"
-        )
-    )(train)
-
-
+@examples("masam train Dataset009_Spleen --out runs/spleen --size vit_b --sam-checkpoint sam_vit_b_01ec64.pth")
 def train(
     dataset: Annotated[Path, typer.Argument(help="Data set folder, nnU-Net v2 or MSD layout.")],
     out: Annotated[Path, typer.Option(help="Run folder: a new one, or with --resume an existing one.")],

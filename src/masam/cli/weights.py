@@ -9,32 +9,20 @@ from typing import Annotated, Any, Literal
 import typer
 
 from masam.cli.console import print_json, print_line, print_table, show_progress
-from masam.cli.options import EmbedBase, Json, Licence, Quiet, examples, require_ending, require_writable
+from masam.cli.options import EmbedBase, Json, Licence, Quiet, epilog, require_ending, require_writable
 
 Name = Annotated[str, typer.Argument(help="Name of published weights, such as sam-vit-b.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    weights = typer.Typer(
-        name="weights",
-        help="Download and verify published SAM weights, and import official MA-SAM models.",
-        epilog=examples("masam weights list", "masam weights get sam-vit-b"),
-        no_args_is_help=True,
-    )
-    weights.command("list", epilog=examples("masam weights list"))(list_weights)
-    weights.command("get", epilog=examples("masam weights get sam-vit-b"))(get)
-    weights.command("verify", epilog=examples("masam weights verify", "masam weights verify sam-vit-b"))(verify)
-    weights.command("path", epilog=examples("masam weights path sam-vit-b"))(path)
-    weights.command(
-        "import",
-        epilog=examples(
-            "masam weights import --sam sam-vit-h --adapter epoch_159.pth --trained-on btcv --out btcv.safetensors"
-        ),
-    )(import_reference)
-    app.add_typer(weights)
+app = typer.Typer(
+    name="weights",
+    help="Download and verify published SAM weights, and import official MA-SAM models.",
+    epilog=epilog("masam weights list", "masam weights get sam-vit-b"),
+    no_args_is_help=True,
+)
 
 
+@app.command("list", epilog=epilog("masam weights list"))
 def list_weights(json: Json = False) -> None:
     """List the published weights and whether they are on this machine."""
     from masam.weights.published import PUBLISHED, cache_folder, state
@@ -51,6 +39,7 @@ def list_weights(json: Json = False) -> None:
     print_table(rows, title=f"Published weights; downloads are in {cache_folder()}")
 
 
+@app.command(epilog=epilog("masam weights get sam-vit-b"))
 def get(
     name: Name,
     offline: Annotated[bool, typer.Option("--offline", help="Do not use the network.")] = False,
@@ -71,6 +60,7 @@ def get(
         print_line(str(file))
 
 
+@app.command(epilog=epilog("masam weights verify", "masam weights verify sam-vit-b"))
 def verify(
     names: Annotated[
         list[str] | None, typer.Argument(help="Names of published weights; default: all on this machine.")
@@ -92,6 +82,7 @@ def verify(
     result.raise_failures()
 
 
+@app.command(epilog=epilog("masam weights path sam-vit-b"))
 def path(name: Name) -> None:
     """Print the path of weights, for scripts; the exit code is 3 if they are not on this machine."""
     from masam.weights.published import require_cached
@@ -99,6 +90,12 @@ def path(name: Name) -> None:
     print_line(str(require_cached(name)))
 
 
+@app.command(
+    "import",
+    epilog=epilog(
+        "masam weights import --sam sam-vit-h --adapter epoch_159.pth --trained-on btcv --out btcv.safetensors"
+    ),
+)
 def import_reference(
     sam: Annotated[str, typer.Option(help="SAM weights for the adapter's backbone: a file or a published name.")],
     adapter: Annotated[Path, typer.Option(help="epoch_N.pth of the official MA-SAM, automatic or box variant.")],
