@@ -80,9 +80,9 @@ def report_on(
     progress.start("drawing", len(drawn))
     overlays = []
     for case in drawn:
-        labels = [("reference", expected[case])]
+        labels = [("Reference", expected[case])]
         if case not in evaluation.missing:
-            labels.append(("prediction", predicted[case]))
+            labels.append(("Prediction", predicted[case]))
         overlays.append((case, _draw(scans[case], labels, scheme), _caption(case, evaluation)))
         progress.advance(case)
     write_report(

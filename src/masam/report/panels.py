@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.patches import Patch
 
 # Not in the class palette, distinguishable for colour-blind readers, and bright on a dark image.
-ERRORS = (("missed", "#3df2ff"), ("false", "#ff2d78"), ("wrong class", "#b48cff"))
+ERRORS = (("missed", "#3df2ff"), ("false positive", "#ff2d78"), ("wrong class", "#b48cff"))
 
 BACKGROUND, INK, DIM = "#0d1117", "#e6edf3", "#8b949e"
 _DPI = 140
