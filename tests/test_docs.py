@@ -166,6 +166,17 @@ def test_command_line_page_has_every_option_with_its_default():
         assert all(f"`{argument}`" in found[f"masam {name}"] for argument in arguments), f"arguments of masam {name}"
 
 
+def test_command_line_page_repeats_the_help_of_every_option():
+    """A cell starts with the text of ``--help``; formats, choices and links may be added."""
+    found = sections(DOCS / "reference/command-line.md")
+    for name, options in OPTIONS.items():
+        text = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", found[f"masam {name}"])
+        written = {row[0].strip("`"): row[2] for row in rows(text)}
+        for word, option in options.items():
+            if word not in ("--help", "--max-epochs"):  # the latter refers to --epochs
+                assert written[word].startswith(option.help), f"masam {name} {word}: expected {option.help}"
+
+
 def default_cell(option):
     if option.required:
         return "required"

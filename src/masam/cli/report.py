@@ -26,7 +26,7 @@ def report(
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
     run: Annotated[Path | None, typer.Option(help="Run folder whose training curves are shown.")] = None,
     missing: Missing = "error",
-    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Segmentation report",
+    title: Annotated[str, typer.Option(help="Heading of the report.")] = "Segmentation report",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
