@@ -84,11 +84,7 @@ class CellResult:
 
 
 def read_cell(cell: Cell, runs: Path) -> CellResult:
-    """Return the result of a cell that earlier runs of the table left.
-
-    Raises:
-        InputError: The run folder belongs to another cell, or a file in it is damaged.
-    """
+    """Return the result of a cell that earlier runs of the table left."""
     root = runs / cell.folder
     record = _read_record(root / CELL_FILE)
     if record is None:
@@ -105,11 +101,7 @@ def read_cell(cell: Cell, runs: Path) -> CellResult:
 
 
 def write_cell(cell: Cell, root: Path, state: State, reason: str = "") -> None:
-    """Write settings and state of a cell to its run folder.
-
-    Raises:
-        ResourceError: The file cannot be written.
-    """
+    """Write settings and state of a cell to its run folder."""
     record = {
         "format": _FORMAT,
         "version": _VERSION,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -41,12 +41,7 @@ class AblationData:
         return are_videos(self.dataset.training or self.dataset.test)
 
     def scored_cases(self, config: TrainConfig) -> list[Case]:
-        """Return the cases on which a run with these settings is scored, sorted by id.
-
-        Raises:
-            InputError: There are too few cases, or the published split is refused.
-            ConfigError: The fold does not exist, or nothing is held out.
-        """
+        """Return the cases on which a run with these settings is scored, sorted by id."""
         validation = split_cases(self.dataset, config)[1]
         if self.scored_on == "test":
             return [case for case in self.dataset.test if case.label is not None]
@@ -64,16 +59,7 @@ class AblationData:
 
 
 def read_data(root: Path, progress: Progress) -> AblationData:
-    """Find the cases of a data set and hash their files.
-
-    Args:
-        root: Folder of the data set.
-        progress: Receives each case.
-
-    Raises:
-        InputError: The data set or a file is refused, or labels of volumes are not NIfTI files.
-        ResourceError: A file cannot be read.
-    """
+    """Find the cases of a data set and hash their files."""
     dataset = read_dataset(root)
     labelled = [case for case in dataset.test if case.label is not None]
     scored = [] if are_videos(dataset.training or dataset.test) else labelled or list(dataset.training)
@@ -112,11 +98,6 @@ def count_windows(data: AblationData, config: TrainConfig, plan: Plan) -> int | 
     headers = [read_geometry(case.images[0]) for case in training]
     depths = [header.shape[Orientation.of(header.geometry, plan.slice_axis).order[0]] for header in headers]
     return sum(len(plan_windows(depth, plan.window)) for depth in depths)
-
-
-def without_labels(cases: Sequence[Case]) -> list[Case]:
-    """Return cases as prediction receives them."""
-    return [replace(case, label=None) for case in cases]
 
 
 def _case_sha256(case: Case) -> tuple[str, str]:

@@ -58,14 +58,7 @@ class Row:
 
 
 def make_rows(table: AblationConfig, plan: Plan, data: AblationData, where: object) -> list[Row]:
-    """Build every row of a table and check that it can be trained and scored; errors name the file ``where``.
-
-    Raises:
-        ConfigError: Settings of a row are wrong, or do not fit the data set.
-        InputError: The data set is too small, or a SAM file cannot be opened.
-        ModelError: A SAM file is damaged or of another size.
-        ResourceError: A device is not available.
-    """
+    """Build every row of a table and check that it can be trained and scored; errors name the file ``where``."""
     base = TrainConfig() if table.config is None else TrainConfig.from_yaml(Path(table.config))
     bases: dict[str, Base] = {}
     rows = []
@@ -82,11 +75,7 @@ def make_rows(table: AblationConfig, plan: Plan, data: AblationData, where: obje
 
 
 def apply_changes(config: TrainConfig, plan: Plan, changes: Mapping[str, object]) -> tuple[TrainConfig, Plan]:
-    """Return configuration and plan with the changes of one row or of all rows.
-
-    Raises:
-        ConfigError: A key is unknown, or its value is not valid.
-    """
+    """Return configuration and plan with the changes of one row or of all rows."""
     config_changes, plan_changes = split_changes(changes)
     return config.changed(config_changes, "settings"), plan.changed(plan_changes, "plan")
 
@@ -120,11 +109,7 @@ def _read_base(config: TrainConfig, read: dict[str, Base]) -> Base | None:
 
 
 def model_shape(config: TrainConfig, plan: Plan, base: Base | None) -> Masam:
-    """Build a row's model without weights, to check its settings and count its parameters.
-
-    Raises:
-        ConfigError: A setting is out of its range.
-    """
+    """Build a row's model without weights, to check its settings and count its parameters."""
     device = choose_device(config.device)
     if config.model.init is not None:
         return shape_to_continue(config.model, config.model.init, plan)

@@ -17,7 +17,7 @@ from masam.ablation.cell import (
     write_cell,
 )
 from masam.ablation.config import AblationConfig
-from masam.ablation.data import AblationData, read_data, without_labels
+from masam.ablation.data import AblationData, read_data
 from masam.ablation.rows import Row, make_rows
 from masam.ablation.table import AblationTable, make_row
 from masam.errors import BatchError, DivergedError, MasamError, StoppedError, some_of
@@ -38,8 +38,6 @@ RUNS = "runs"
 
 PREDICTIONS = "predictions"
 """Folder of the label files, in a run folder."""
-
-_RESUME = "the same command resumes from there"
 
 
 @dataclass(frozen=True)
@@ -154,7 +152,8 @@ def _run(ablation: Ablation, out: Path, progress: Progress) -> AblationResult:
             progress.say(f"{title}: Dice {results[cell.title].dice:.3f}")
         except StoppedError as stop:
             results[cell.title] = replace(before, state="unfinished")
-            outcome.stopped = StoppedError(stop.exit_code - 128, f"{title}: {stop.what}", fix=_RESUME)
+            fix = "the same command resumes from there"
+            outcome.stopped = StoppedError(stop.exit_code - 128, f"{title}: {stop.what}", fix=fix)
         except MasamError as error:
             state: State = "diverged" if isinstance(error, DivergedError) else "failed"
             write_cell(cell, before.root, state, str(error))
@@ -190,6 +189,7 @@ def _run_cell(before: CellResult, data: AblationData, progress: Progress) -> Cel
 def _score(cell: Cell, root: Path, data: AblationData, progress: Progress) -> None:
     """Predict and evaluate a cell's cases as ``masam predict`` and ``masam evaluate`` do."""
     cases = data.scored_cases(cell.config)
+    unlabelled = [replace(case, label=None) for case in cases]
     predictor = Predictor(
         root,
         device=cell.config.device,
@@ -198,7 +198,7 @@ def _score(cell: Cell, root: Path, data: AblationData, progress: Progress) -> No
         sam_checkpoint=cell.config.model.sam_checkpoint,
     )
     predict, ending = (predict_videos, "") if data.holds_videos else (predict_cohort, ".nii.gz")
-    predict(predictor, without_labels(cases), root / PREDICTIONS, progress).raise_failures()
+    predict(predictor, unlabelled, root / PREDICTIONS, progress).raise_failures()
     progress.start("scoring", len(cases))
     evaluation = evaluate(
         {case.id: root / PREDICTIONS / f"{case.id}{ending}" for case in cases},

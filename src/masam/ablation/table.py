@@ -169,25 +169,14 @@ class AblationTable:
         }
 
     def write(self, out: Path) -> None:
-        """Write ``table.md``, ``table.csv`` and ``table.json``.
-
-        Raises:
-            ResourceError: A file cannot be written.
-        """
+        """Write ``table.md``, ``table.csv`` and ``table.json``."""
         atomic.write_text(out / "table.md", self.markdown())
         atomic.write_text(out / "table.csv", self.csv())
         write_record(out / "table.json", self.record())
 
 
 def make_row(name: str, parameters: int, results: Sequence[CellResult], baseline: Sequence[CellResult]) -> TableRow:
-    """Compute the statistics of a row.
-
-    Args:
-        name: Name of the row.
-        parameters: Number of trainable parameters.
-        results: Cells of the row, done or not.
-        baseline: Cells of the row with which it is compared.
-    """
+    """Compute the statistics of a row from its cells and those of the baseline, done or not."""
     done = [result for result in results if result.evaluation is not None]
     seeds, values, labels = _scores(done, done)
     low, high = interval_over_cases(values)

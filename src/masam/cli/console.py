@@ -109,8 +109,7 @@ class _Lines:
             self.say(f"{self._task} {self._done}/{self._total}, {duration(remaining)} left {note}".rstrip())
 
     def say(self, line: str) -> None:
-        sys.stderr.write(visible(line) + "\n")
-        sys.stderr.flush()
+        print_error(line)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import typer
 
 from masam.cli.console import plural, print_json, print_line, show_progress
 from masam.cli.options import Json, Quiet, epilog
+from masam.errors import ConfigError
 
 if TYPE_CHECKING:
     from masam.convert.conversion import Conversion
@@ -168,8 +169,6 @@ def _convert(conversions: Sequence[Conversion], link: bool, partial: bool, json:
 
 
 def _pair(change: str) -> tuple[int, int]:
-    from masam.errors import ConfigError
-
     old, equals, new = change.partition("=")
     if not (equals and old.strip().isdecimal() and new.strip().isdecimal()):
         raise ConfigError(f"expected OLD=NEW with two label values, got {change!r}", where="--map")

@@ -50,21 +50,13 @@ def examples(*commands: str) -> Callable[[Command], Command]:
 
 
 def require_ending(path: Path, *endings: str, option: str = "--out") -> None:
-    """Check the extension of a file name.
-
-    Raises:
-        ConfigError: The name does not end in one of ``endings``.
-    """
+    """Check the extension of a file name."""
     if path.suffix not in endings:
         raise ConfigError(f"expected a name that ends in {' or '.join(endings)}, got {path.name}", where=option)
 
 
 def require_writable(path: Path, option: str = "--out") -> None:
-    """Check before the work starts that a file can be written.
-
-    Raises:
-        ResourceError: The path is a folder, or its parent folder is not writable.
-    """
+    """Check before the work starts that a file can be written."""
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if path.is_dir():
         raise ResourceError("expected a file to write, got a folder", where=f"{option} {path}", fix="add a file name")
@@ -79,11 +71,7 @@ def require_writable(path: Path, option: str = "--out") -> None:
 
 
 def require_new(path: Path, option: str = "--out") -> None:
-    """Check before the work starts that a file or folder does not exist and can be written.
-
-    Raises:
-        ResourceError: The path exists, or its parent folder is not writable.
-    """
+    """Check before the work starts that a file or folder does not exist and can be written."""
     if path.exists() or path.is_symlink():
         raise ResourceError("the path already exists", where=f"{option} {path}", fix="choose another name or remove it")
     require_writable(path, option)

@@ -10,6 +10,7 @@ import typer
 
 from masam.cli.console import print_json, print_line, show_progress
 from masam.cli.options import Device, Json, Quiet, SamCheckpoint, examples
+from masam.errors import ConfigError
 
 if TYPE_CHECKING:
     from masam.prompts import Prompt, Unit
@@ -85,7 +86,6 @@ def predict(
     """Segment scans or videos on their original grid. A rerun keeps finished cases that are unchanged."""
     from masam.cases.folder import find_images
     from masam.cases.video import find_videos, holds_videos
-    from masam.errors import ConfigError
     from masam.io.dicom.file import DICOM_ENDING
     from masam.io.nifti.file import ENDINGS
 
@@ -146,7 +146,6 @@ def _prompts(
     scans: list[str],
 ) -> Mapping[str, tuple[Prompt, ...]]:
     """Return the prompts by case, from a file or from the options, which are for a single scan."""
-    from masam.errors import ConfigError
     from masam.prompts import Box3D, Click
     from masam.prompts.file import read_prompts
 
@@ -170,8 +169,6 @@ def _prompts(
 
 
 def _numbers(text: str, option: str) -> tuple[float, ...]:
-    from masam.errors import ConfigError
-
     try:
         return tuple(float(number) for number in text.split(","))
     except ValueError as error:

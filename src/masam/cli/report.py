@@ -10,6 +10,7 @@ import typer
 
 from masam.cli.console import plural, print_json, print_line, show_progress
 from masam.cli.options import Json, Labels, Missing, Quiet, examples, labels_file, require_writable
+from masam.errors import InputError
 
 
 @examples("masam report --images imagesTs --predictions masks --references labelsTs --labels Dataset009_Spleen")
@@ -31,7 +32,6 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Write a self-contained HTML page with scores, and overlays on scans or video frames."""
-    from masam.errors import InputError
     from masam.evaluation.summary import read_scheme
     from masam.report.assemble import report_on
     from masam.runs.metrics import read_columns

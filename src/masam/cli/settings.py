@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from masam.errors import ConfigError
+
 
 def parse_settings(options: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:
-    """Return the settings that a command line gives.
+    """Return the settings of a command line by key; ``a.b`` is key b of the group a.
 
-    Args:
-        options: Values of the command's own options by key; ``a.b`` is key b of the group a. None is not given.
-        assignments: Texts ``KEY=VALUE`` of ``--set``, which have priority.
-
-    Raises:
-        ConfigError: A text is not an assignment of a plain value.
+    ``options`` are those of the command, None if not given; the texts ``KEY=VALUE`` of ``--set`` have priority.
     """
     import yaml
-
-    from masam.errors import ConfigError
 
     settings = {key: value for key, value in options.items() if value is not None}
     for assignment in assignments or []:

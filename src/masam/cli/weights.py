@@ -10,6 +10,7 @@ import typer
 
 from masam.cli.console import print_json, print_line, print_table, show_progress
 from masam.cli.options import EmbedBase, Json, Licence, Quiet, epilog, require_ending, require_writable
+from masam.errors import ConfigError
 
 Name = Annotated[str, typer.Argument(help="Name of published weights, such as sam-vit-b.")]
 
@@ -112,7 +113,6 @@ def import_reference(
     json: Json = False,
 ) -> None:
     """Convert an official MA-SAM model; all hyperparameters but two are inferred from its tensors."""
-    from masam.errors import ConfigError
     from masam.export.identify import identify
     from masam.preprocess.plan import Plan
     from masam.weights.model_file import save

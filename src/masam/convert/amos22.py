@@ -48,16 +48,9 @@ def survey_amos22(
 ) -> tuple[Conversion, ...]:
     """Return the conversion of a download.
 
-    Args:
-        source: The download, with ``imagesTr``, ``imagesVa``, ``imagesTs``, ``labelsTr`` and ``labelsVa``.
-        root: Folder to make.
-        modality: Scans to convert.
-        labels: The 15 classes of AMOS, or the 11 shared with BTCV, with the values of the 12-class BTCV model.
-        held_out: ``validation`` holds out the labelled validation set and omits the unlabelled test set; ``test`` holds
-            out the test set, and training uses the other two with their published split.
-
-    Raises:
-        InputError: There is no such folder.
+    Labels are the 15 classes of AMOS, or the 11 shared with BTCV, with the values of the 12-class BTCV model. Held out
+    is the labelled validation set, without the unlabelled test set; or the test set, and training uses the other two
+    with their published split.
     """
     within(source)
     rule = relabelling(TO_BTCV) if labels == "btcv" else COPY

@@ -32,16 +32,7 @@ MERGING = {value: min(value, 12) for value in range(14)}
 
 
 def survey_btcv(source: Path, root: Path, adrenal: Adrenal = "merged") -> tuple[Conversion, ...]:
-    """Return the conversion of a download.
-
-    Args:
-        source: The download, or its folder ``RawData`` or ``Training``, with ``img`` and ``label``.
-        root: Folder to make.
-        adrenal: Whether the adrenal glands are one class, as in the paper, or two.
-
-    Raises:
-        InputError: There is no such folder.
-    """
+    """Return the conversion of a download; the adrenal glands are one class, as in the paper, or two."""
     folder = within(source, "RawData/Training", "Training")
     rule = relabelling(MERGING) if adrenal == "merged" else COPY
     images, labels = nifti_names(folder / "img"), nifti_names(folder / "label")

@@ -23,29 +23,15 @@ _MOST_SHOWN = 8
 
 
 def rewrite_colours(source: Path, target: Path, *, colours: Mapping[Colour, int], labels: LabelScheme) -> None:
-    """Convert a PNG in RGB, RGBA or with a palette to an indexed PNG of label values.
-
-    Raises:
-        InputError: The file is not such an image, or holds a colour that does not belong to a class.
-        ResourceError: A file cannot be written, or Pillow is not installed.
-    """
+    """Convert a PNG in RGB, RGBA or with a palette to an indexed PNG of label values."""
     values = values_of(_read_rgb(source), colours, source)
     atomic.write_with(target, lambda temporary: write_labels(temporary, values, labels))
 
 
 def values_of(colours: NDArray[np.uint8], scheme: Mapping[Colour, int], where: object = None) -> NDArray[np.uint8]:
-    """Convert colours to label values.
+    """Convert colours [H, W, C] to label values [H, W]; errors name the file ``where``.
 
-    Args:
-        colours: [H, W, C] red, green and blue; further channels, such as opacity, are ignored.
-        scheme: Label value, 0 to 255, by colour.
-        where: File to name in an error.
-
-    Returns:
-        [H, W] label values.
-
-    Raises:
-        InputError: Colours are not in the scheme; each is listed with its number of pixels.
+    Channels after red, green and blue, such as opacity, are ignored.
     """
     by_code = {red << 16 | green << 8 | blue: value for (red, green, blue), value in sorted(scheme.items())}
     codes, values = np.array(list(by_code)), np.array(list(by_code.values()), np.uint8)

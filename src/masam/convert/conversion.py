@@ -73,15 +73,9 @@ class Contents:
         *,
         channels: int = 1,
     ) -> None:
-        """Add a case with one NIfTI image and its labels.
+        """Add a case with one NIfTI image, and its labels with the rule by which they are made.
 
-        Args:
-            case: Name of the case.
-            split: ``Tr`` for training, ``Ts`` for held out.
-            image: Its image, which is copied; an image of several channels becomes one file per channel.
-            label: Its labels, or None.
-            rule: How the labels are made.
-            channels: Number of channels of the image, along its fourth axis.
+        An image of several channels, which are along its fourth axis, becomes one file per channel.
         """
         for n in range(channels):
             take = Rule(f"channel {n} of {channels}", partial(take_channel, index=n, channels=channels))
@@ -148,11 +142,7 @@ def convert(
 
 
 def within(source: Path, *folders: str) -> Path:
-    """Return the first of several subfolders of a download that exists, or the download itself.
-
-    Raises:
-        InputError: There is no such download.
-    """
+    """Return the first of several subfolders of a download that exists, or the download itself."""
     if not source.is_dir():
         raise InputError("expected the folder of the download, got none", where=source, fix="check the path")
     return next((source / folder for folder in folders if (source / folder).is_dir()), source)

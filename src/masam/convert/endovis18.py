@@ -38,15 +38,7 @@ _FRAME = re.compile(r"frame(\d+)\.png")
 
 
 def survey_endovis18(source: Path, root: Path) -> tuple[Conversion, ...]:
-    """Return the conversion of a download: one folder of frames and one of label images per case.
-
-    Args:
-        source: The download, with ``Train`` and ``Test``.
-        root: Folder to make.
-
-    Raises:
-        InputError: There is no such folder.
-    """
+    """Return the conversion of a download, with one folder of frames and one of label images per case."""
     within(source)
     rewrite = partial(rewrite_colours, colours=VALUES, labels=LabelScheme.from_mapping(LABELS))
     rule = Rule("colours to classes", rewrite)

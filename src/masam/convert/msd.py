@@ -34,17 +34,7 @@ PANCREAS_AND_TUMOUR = {"background": 0, "pancreas": 1, "tumour": 2}
 
 
 def survey_msd(source: Path, root: Path, labels: PancreasLabels | None = None) -> tuple[Conversion, ...]:
-    """Return the conversion of a download.
-
-    Args:
-        source: The download of one task.
-        root: Folder to make.
-        labels: Classes of Task07_Pancreas, by default the tumour alone; not for other tasks.
-
-    Raises:
-        InputError: There is no such folder, or its dataset.json is not in MSD's format.
-        ConfigError: Classes are chosen for another task.
-    """
+    """Return the conversion of one task; ``labels`` are for Task07_Pancreas only, by default the tumour alone."""
     content = _content(within(source))
     channels = channel_names(content["modality"], source / "dataset.json")
     name = str(content.get("name", source.name))

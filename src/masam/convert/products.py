@@ -79,12 +79,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def make(product: Product, root: Path, link: bool) -> dict[str, Any]:
-    """Make one file in ``root``, as a link if requested and its bytes are not changed; returns its entry of the record.
-
-    Raises:
-        InputError: The source is refused.
-        ResourceError: A file cannot be read or written.
-    """
+    """Make one file, as a link if requested and its bytes are not changed, and return its entry of the record."""
     target, sha256 = root / product.target, None
     if product.rule.rewrite is not None:
         product.rule.rewrite(product.source, target)

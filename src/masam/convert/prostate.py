@@ -46,16 +46,9 @@ LABELS = {"background": 0, "prostate": 1}
 def survey_prostate(
     source: Path, root: Path, form: Form = "six", held_out: HeldOut = "paper"
 ) -> tuple[Conversion, ...]:
-    """Return the conversions of a download.
+    """Return the conversions of a download: six in ``root``, because the paper trains one model per site, or one.
 
-    Args:
-        source: The download, with one folder per site.
-        root: Folder to make; for six data sets their common parent.
-        form: Six data sets, because the paper trains one model per site; or one of all sites.
-        held_out: The paper's test cases, or all cases, to test the model of another site (paper.md 2.4).
-
-    Raises:
-        InputError: There is no such folder.
+    Held out are the paper's test cases, or all cases, to test the model of another site (paper.md 2.4).
     """
     within(source)
     of_sites = {site: _contents(source, site, held_out) for site in SITES}

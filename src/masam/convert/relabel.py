@@ -26,20 +26,7 @@ _MOST_SHOWN = 8
 def relabelled(
     values: NDArray[np.integer], mapping: Mapping[int, int], others: Others, where: object = None
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Map label values to new values.
-
-    Args:
-        values: Integers from 0 to 65535, of any shape.
-        mapping: New value by old value.
-        others: Treatment of all other values.
-        where: File to name in an error.
-
-    Returns:
-        The same shape, in the smallest type.
-
-    Raises:
-        InputError: There is a value that the mapping does not name, and others are refused.
-    """
+    """Map label values, 0 to 65535, to new values in the smallest type; errors name the file ``where``."""
     table = np.full(_VALUES, others, np.int32) if isinstance(others, int) else np.arange(_VALUES, dtype=np.int32)
     if others == "refuse":
         table[:] = -1
@@ -72,21 +59,9 @@ def relabelling(mapping: Mapping[int, int], others: Others = "refuse") -> Rule:
 def relabel_folder(
     source: Path, root: Path, mapping: Mapping[int, int], progress: Progress | None = None
 ) -> list[Path]:
-    """Write ``CASE.nii.gz`` with new values for each label file; values that are not named are kept.
+    """Write ``root/CASE.nii.gz`` with new values for each label file of a folder, or for one file.
 
-    Args:
-        source: Folder of label files, or one file.
-        root: Folder to write to.
-        mapping: New value by old value.
-        progress: Receives every file.
-
-    Returns:
-        The files written.
-
-    Raises:
-        ConfigError: The mapping is empty or out of range, or the folder is the source.
-        InputError: A file is refused.
-        ResourceError: A file cannot be read or written.
+    Values that the mapping does not name are kept. Returns the files written.
     """
     if not mapping or not all(0 <= value < _VALUES for pair in mapping.items() for value in pair):
         raise ConfigError(f"expected at least one pair of values from 0 to {_VALUES - 1}, got {dict(mapping)}")

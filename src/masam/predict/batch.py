@@ -13,16 +13,16 @@ from masam import atomic
 from masam.cases.case import Case
 from masam.errors import BatchError, ConfigError, InputError, MasamError, ResourceError
 from masam.io import gate
+from masam.io.video.reader import video_sha256
 from masam.predict.predictor import Predictor
 from masam.progress import Progress
-from masam.runs.finished import is_finished, output_sha256, values_sha256
+from masam.runs.finished import is_finished, values_sha256
 from masam.weights.tensors import content_sha256
 
 RECORD = "predictions.json"
 """Record of a folder of predictions: the sources of each file."""
 
 _MOST_REASONS = 5
-"""Number of failed scans whose reasons are in the error message; the record has all."""
 
 
 @dataclass
@@ -79,15 +79,12 @@ def run_cases(work: CaseWork, cases: Sequence[Case], out: Path, progress: Progre
     Args:
         work: The work on each case.
         cases: Cases to segment.
-        out: Folder to write to, created if necessary.
+        out: Folder to write to, created if necessary; one that cannot be written is refused at once.
         progress: Receives each case that failed.
-
-    Raises:
-        ResourceError: The folder cannot be written, or memory ran out; a scan that cannot be read is a failed case.
     """
     atomic.remove_stale(out)
     cohort, earlier = Cohort(), _read_record(out / RECORD)
-    _write_record(out, cohort, earlier)  # a folder that cannot be written is refused at once
+    _write_record(out, cohort, earlier)
     for number, case in enumerate(cases, start=1):
         title = f"{number} of {len(cases)}"
         try:
@@ -111,7 +108,7 @@ def run_cases(work: CaseWork, cases: Sequence[Case], out: Path, progress: Progre
 def segment_case(work: CaseWork, case: Case, sources: Mapping[str, Any], title: str | None = None) -> dict[str, Any]:
     """Segment an opened case and return its entry of the record: sources, facts and the SHA-256 of its files."""
     facts = work.write(case, title)
-    return {**sources, **facts, **{key: output_sha256(path) for key, path in work.files(case).items()}}
+    return {**sources, **facts, **{key: video_sha256(path) for key, path in work.files(case).items()}}
 
 
 def settings_sha256(predictor: Predictor) -> str:

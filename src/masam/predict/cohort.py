@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 from masam.cases.folder import Case, load_case, open_case
@@ -37,8 +36,6 @@ ENDINGS: dict[Format, str] = {"nifti": ".nii.gz", "dicom-seg": DICOM_ENDING}
 CasePrompts = Mapping[str, Sequence[Prompt]]
 """Case id to the user's prompts for its scan."""
 
-_NO_PROMPTS: CasePrompts = MappingProxyType({})
-
 
 def predict_cohort(
     predictor: Predictor,
@@ -46,7 +43,7 @@ def predict_cohort(
     out: Path,
     progress: Progress,
     file_format: Format = "nifti",
-    prompts: CasePrompts = _NO_PROMPTS,
+    prompts: CasePrompts | None = None,
 ) -> Cohort:
     """Segment cases and write ``out/CASE.nii.gz``, or ``out/CASE.dcm``, for each.
 
@@ -78,7 +75,7 @@ def predict_cohort(
         below=[image for image in images if image.is_dir()],  # a DICOM folder is searched with its subfolders
         what="scans",
     )
-    return run_cases(_scan_work(predictor, cases, targets, prompts, progress), cases, out, progress)
+    return run_cases(_scan_work(predictor, cases, targets, prompts or {}, progress), cases, out, progress)
 
 
 def predict_file(

@@ -21,11 +21,8 @@ from masam.windows import SliceWindow
 class VolumeEncoder:
     """A prepared volume whose windows are encoded when they are needed.
 
-    Args:
-        prepared: The slices of the volume.
-        ensemble: The models.
-        window_minmax: Whether each window is scaled to its minimum and maximum.
-        cached_slices: Number of slices to keep in memory for the next windows.
+    If ``window_minmax``, each window is scaled to its minimum and maximum. The last ``cached_slices`` slices are kept
+    for the next windows.
     """
 
     automatic = None

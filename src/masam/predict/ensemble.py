@@ -20,17 +20,7 @@ from masam.weights.model_file import load_folds
 
 
 class Ensemble:
-    """Models that share a plan, on one device; every call sets evaluation mode, which training may have changed.
-
-    Args:
-        models: At least one model, all with the same plan.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto``, ``float32``, ``bf16`` or ``fp16``.
-
-    Raises:
-        ConfigError: The name of the device is not valid.
-        ResourceError: The device is not available.
-    """
+    """Models that share a plan, on one device; calls set evaluation mode, which training may have changed."""
 
     def __init__(self, models: Sequence[Masam], device: str, precision: Precision) -> None:
         self.device = choose_device(device)
@@ -80,12 +70,7 @@ class Ensemble:
 
 
 def load_models(model_or_path: Masam | Sequence[Masam] | str | Path, sam_checkpoint: str | Path | None) -> list[Masam]:
-    """Return the models of a :class:`masam.Predictor`'s arguments.
-
-    Raises:
-        InputError: A file cannot be opened.
-        ModelError: A file is damaged, or there is no model.
-    """
+    """Return the models of a :class:`masam.Predictor`'s arguments."""
     if isinstance(model_or_path, str | Path):
         return load_folds(model_or_path, sam_checkpoint)
     models = [model_or_path] if isinstance(model_or_path, Masam) else list(model_or_path)

@@ -44,9 +44,6 @@ def keep_largest_component(labels: NDArray[np.integer], classes: Sequence[int]) 
 
     Returns:
         The cleaned copy, and the voxels removed by class.
-
-    Raises:
-        ConfigError: A class is not a foreground class, or comes twice.
     """
     _check_classes(classes)
     cleaned = labels.copy()
@@ -66,8 +63,8 @@ def keep_largest_component(labels: NDArray[np.integer], classes: Sequence[int]) 
 def fill_holes(labels: NDArray[np.integer], classes: Sequence[int]) -> tuple[NDArray[np.integer], Cleaning]:
     """Fill background that a class encloses in 3D; other classes inside it are kept, such as a tumour in a liver.
 
-    A hole has no path through voxel faces, outside the class, to the border of the volume. Arguments and errors are
-    those of :func:`keep_largest_component`; classes are filled in order.
+    A hole has no path through voxel faces, outside the class, to the border of the volume. Arguments are those of
+    :func:`keep_largest_component`; classes are filled in order.
     """
     _check_classes(classes)
     filled = labels.copy()
@@ -82,11 +79,7 @@ def fill_holes(labels: NDArray[np.integer], classes: Sequence[int]) -> tuple[NDA
 def clean(
     labels: NDArray[np.integer], keep_largest: Sequence[int], filled: Sequence[int]
 ) -> tuple[NDArray[np.integer], tuple[Cleaning, ...]]:
-    """Run :func:`keep_largest_component` and then :func:`fill_holes` on [D, H, W], each if it has classes.
-
-    Raises:
-        ConfigError: A class is not a foreground class, or comes twice.
-    """
+    """Run :func:`keep_largest_component` and then :func:`fill_holes` on [D, H, W], each if it has classes."""
     cleanings = []
     for step, classes in ((keep_largest_component, keep_largest), (fill_holes, filled)):
         if classes:
@@ -96,11 +89,7 @@ def clean(
 
 
 def channels_of_classes(scheme: LabelScheme, names: Sequence[str]) -> tuple[int, ...]:
-    """Return the channel numbers of foreground classes; repeated names count once.
-
-    Raises:
-        ConfigError: A name is unknown.
-    """
+    """Return the channel numbers of foreground classes; repeated names count once."""
     channels = {label.name: channel for channel, label in enumerate(scheme.labels) if channel > 0}
     if unknown := [name for name in names if name not in channels]:
         raise ConfigError(

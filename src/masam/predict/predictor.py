@@ -12,20 +12,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from masam.aggregate import WindowAggregator
+from masam.cases.folder import Case, load_case
 from masam.device import Precision
 from masam.errors import ConfigError
 from masam.model.masam import Masam
 from masam.predict.encoded import EncodedVolume, VolumeEncoder
 from masam.predict.ensemble import Ensemble, load_models
 from masam.predict.postprocess import Cleaning, channels_of_classes, clean, most_probable
-from masam.predict.requirements import common_plan, require_promptable
-from masam.predict.scan import Scan, read_scan
+from masam.predict.requirements import (
+    common_plan,
+    match_channels,
+    require_channels,
+    require_modality,
+    require_promptable,
+)
 from masam.preprocess.plan import Plan
 from masam.progress import Progress, Silent
 from masam.prompts import Prompt
 from masam.prompts.projection import VolumePrompts, project
 from masam.volume import Volume
 from masam.windows import SliceWindow, plan_windows
+
+Scan = Volume | str | Path | Sequence[str | Path]
+"""A volume, a file, or one file per channel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +166,12 @@ class Predictor:
         return replace(encoded, automatic=self._channels(encoded, Silent()))
 
     def _open(self, scan: Scan) -> VolumeEncoder:
-        prepared = self.plan.preprocessing.prepare(read_scan(self.plan, scan))
+        require_modality(self.plan, is_video=False, what="a volume")
+        if not isinstance(scan, Volume):
+            paths = tuple(Path(path) for path in ([scan] if isinstance(scan, str | Path) else scan))
+            scan, _ = load_case(match_channels(self.plan, Case(paths[0].name, paths), where=paths[0]))
+        require_channels(self.plan, scan.channels)
+        prepared = self.plan.preprocessing.prepare(scan)
         cached = self.plan.window + self.batch * self.stride
         return VolumeEncoder(prepared, self.ensemble, window_minmax=self.plan.window_minmax, cached_slices=cached)
 

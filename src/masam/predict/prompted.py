@@ -25,14 +25,8 @@ def prompted_probabilities(
     """Run a model's decoder on windows with the prompts of their slices.
 
     The automatic decoder runs only on slices that prompts do not fully decide, so a model that was trained with a box
-    on every slice is never used without.
-
-    Args:
-        model: The model, in evaluation mode.
-        embeddings: [N, D, h, w] of ``Masam.encode``, N = B * S, on the model's device.
-        slices: Index in the volume of each of the N slices.
-        prompts: Prompts of the volume.
-        within: Slices to decode; the others become background.
+    on every slice is never used without. The N slices, of which ``slices`` are the indices in the volume, may be of
+    several windows; those outside ``within`` become background.
     """
     side = model.spec.image_size
     touched = [prompts.at(index) if index in within else {} for index in slices]
@@ -61,12 +55,7 @@ class PromptTensors(NamedTuple):
 
 
 def stack_prompts(prompts: Sequence[SlicePrompt], device: torch.device) -> PromptTensors:
-    """Stack the prompts of slices; missing boxes and masks are NaN, missing points have label -1.
-
-    Args:
-        prompts: One prompt per slice, at least one.
-        device: Device of the tensors.
-    """
+    """Stack the prompts of slices; missing boxes and masks are NaN, missing points have label -1."""
     n, most = len(prompts), max(len(prompt.points) for prompt in prompts)
     boxes = torch.full((n, 4), torch.nan)
     points, labels = torch.zeros(n, most, 2), torch.full((n, most), -1)

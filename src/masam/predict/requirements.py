@@ -16,11 +16,7 @@ from masam.weights.card import require_matching_plan
 
 
 def common_plan(models: Sequence[Masam], plan: Plan | None = None) -> Plan:
-    """Return the given plan, or the plan stored with all models.
-
-    Raises:
-        ModelError: The models have no plan or different plans, or the plan does not fit a model.
-    """
+    """Return the given plan, or the plan stored with all models."""
     plans = [plan] if plan else [model.card.plan if model.card else None for model in models]
     if plans[0] is None:
         raise ModelError(
@@ -37,11 +33,7 @@ def common_plan(models: Sequence[Masam], plan: Plan | None = None) -> Plan:
 
 
 def require_modality(plan: Plan, *, is_video: bool, what: object) -> None:
-    """Refuse a video for a model of volumes, and a volume for a model of videos; errors name the input ``what``.
-
-    Raises:
-        ModelError: The model is for the other kind of input.
-    """
+    """Refuse a video for a model of volumes, and a volume for a model of videos; errors name the input ``what``."""
     if is_video != (plan.modality == "video"):
         kind = "video" if plan.modality == "video" else f"{plan.modality} volumes"
         raise ModelError(
@@ -52,11 +44,7 @@ def require_modality(plan: Plan, *, is_video: bool, what: object) -> None:
 
 
 def require_channels(plan: Plan, count: int, where: object = None) -> None:
-    """Refuse a scan whose number of channels is not the model's; errors name the scan ``where``.
-
-    Raises:
-        InputError: The numbers differ.
-    """
+    """Refuse a scan whose number of channels is not the model's; errors name the scan ``where``."""
     channels = plan.channels
     if count != len(channels):
         raise InputError(
@@ -73,10 +61,6 @@ def match_channels(plan: Plan, case: Case, where: object = None) -> Case:
         plan: Plan of the model.
         case: Case to segment.
         where: Scan to name in the error, by default the id of the case.
-
-    Raises:
-        InputError: The case has another number of channels than the model, or its file is refused.
-        ResourceError: A file cannot be read.
     """
     count = len(case.images)
     if count == 1 < len(plan.channels):
@@ -87,22 +71,13 @@ def match_channels(plan: Plan, case: Case, where: object = None) -> Case:
 
 
 def require_promptable(models: Sequence[Masam], plan: Plan, prompts: Sequence[Prompt], where: object = None) -> None:
-    """Refuse prompts that the models cannot use in any scan; errors name the scan ``where``.
-
-    Raises:
-        ConfigError: There is no prompt, or a prompt is for a class that the model does not have.
-        ModelError: A model was trained without prompts.
-    """
+    """Refuse prompts that the models cannot use in any scan; errors name the scan ``where``."""
     channels_of(prompts, plan.scheme, where)
     require_trained_with_prompts(models, where)
 
 
 def require_trained_with_prompts(models: Sequence[Masam], where: object = None) -> None:
-    """Refuse models that were trained without prompts; errors name the scan ``where``.
-
-    Raises:
-        ModelError: A model was trained without prompts.
-    """
+    """Refuse models that were trained without prompts; errors name the scan ``where``."""
     for model in models:
         # Untrained models and models of other projects do not record how they were trained.
         training = model.card.training if model.card else {}

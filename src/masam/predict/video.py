@@ -61,12 +61,7 @@ def predict_video(predictor: Predictor, source: FrameSource, sink: Sink, progres
 
 
 def require_predictable(predictor: Predictor, what: object) -> None:
-    """Refuse a predictor that cannot segment videos; errors name the video ``what``.
-
-    Raises:
-        ConfigError: A cleaning is requested, or a label value is above 255.
-        ModelError: The model is not for video.
-    """
+    """Refuse a predictor that cannot segment videos; errors name the video ``what``."""
     require_modality(predictor.plan, is_video=True, what=what)
     if predictor.keep_largest or predictor.fill_holes:
         raise ConfigError(

@@ -23,26 +23,13 @@ def is_finished(entry: Mapping[str, Any] | None, sources: Mapping[str, Any], fil
         entry: Entry of the record; None if there is none.
         sources: What the output would be made from now, by key of the entry.
         files: Files, or folders of frames, of the output, by the key of the entry that holds their SHA-256.
-
-    Raises:
-        ResourceError: A file cannot be read.
     """
     if entry is None or not sources.items() <= entry.items():
         return False
     try:
-        return all(path.exists() and output_sha256(path) == entry.get(key) for key, path in files.items())
+        return all(path.exists() and video_sha256(path) == entry.get(key) for key, path in files.items())
     except InputError:
         return False  # an empty or irregular file
-
-
-def output_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, or of the names and bytes of a folder of frames, in hex.
-
-    Raises:
-        InputError: A file is empty or not a regular file.
-        ResourceError: A file cannot be read.
-    """
-    return video_sha256(path)
 
 
 def values_sha256(values: object) -> str:

@@ -29,9 +29,6 @@ def locked(folder: Path) -> Iterator[None]:
 
     Args:
         folder: Run folder.
-
-    Raises:
-        ResourceError: Another process holds the folder, or it cannot be written to.
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]  # the deepest first
     file = folder / LOCK_FILE

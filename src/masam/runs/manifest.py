@@ -54,11 +54,7 @@ def build_manifest(kind: str, *, started: datetime | None = None, **facts: Any) 
 
 
 def write_manifest(path: Path | str, manifest: Mapping[str, Any]) -> None:
-    """Write a manifest of :func:`build_manifest`, perhaps with further values, as JSON.
-
-    Raises:
-        ResourceError: The file cannot be written.
-    """
+    """Write a manifest of :func:`build_manifest`, perhaps with further values, as JSON."""
     write_text(Path(path), json.dumps(_plain(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

@@ -13,11 +13,7 @@ from masam.io import gate
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a ``metrics.csv``; empty if there is no such file.
-
-    Raises:
-        InputError: The file is not text, or a row has no step or more cells than the header.
-    """
+    """Return the rows of a ``metrics.csv``; empty if there is no such file."""
     if not path.exists():
         return []
     with gate.library_errors(path):
@@ -33,22 +29,14 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def read_columns(path: Path) -> dict[str, list[float | None]]:
-    """Return the columns of a ``metrics.csv`` as numbers; None for empty cells.
-
-    Raises:
-        InputError: The file cannot be read, or a value is not a number.
-    """
+    """Return the columns of a ``metrics.csv`` as numbers; None for empty cells."""
     rows = read_rows(path)
     with gate.library_errors(path):
         return {key: [float(row[key]) if row[key] else None for row in rows] for key in (rows[0] if rows else {})}
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    """Write all rows; a row may lack columns that others have.
-
-    Raises:
-        ResourceError: The file cannot be written.
-    """
+    """Write all rows; a row may lack columns that others have."""
     text = io.StringIO()
     fields = list(dict.fromkeys(key for row in rows for key in row))
     writer = csv.DictWriter(text, fields, restval="", lineterminator="\n")

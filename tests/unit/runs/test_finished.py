@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from masam.runs.finished import is_finished, output_sha256, values_sha256
+from masam.io.video.reader import video_sha256
+from masam.runs.finished import is_finished, values_sha256
 
 SOURCES = {"scan_sha256": "a", "settings_sha256": "b"}
 
@@ -17,7 +18,7 @@ def files(tmp_path):
 
 @pytest.fixture
 def entry(files):
-    return {**SOURCES, **{key: output_sha256(path) for key, path in files.items()}, "note": "kept"}
+    return {**SOURCES, **{key: video_sha256(path) for key, path in files.items()}, "note": "kept"}
 
 
 def test_same_sources_and_intact_files(entry, files):
