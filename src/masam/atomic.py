@@ -64,7 +64,7 @@ def write_with(path: Path, write: Callable[[Path], None], verify: Callable[[Path
     _refuse_zero_byte(path)
     temporary = path.with_name(_temporary_name(path))
     try:
-        with _os_errors(path):
+        with os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             _require_file_name(path)
             write(temporary)
@@ -86,7 +86,7 @@ def put_in_place(temporary: Path, path: Path) -> None:
     Raises:
         ResourceError: The operating system refuses; ``path`` is unchanged.
     """
-    with _os_errors(path):
+    with os_errors(path):
         _require_file_name(path)
         _flush(temporary, os.O_RDWR)
         temporary.replace(path)
@@ -113,7 +113,7 @@ def write_aside(path: Path, write: Callable[[Path], Result], *, replace: bool = 
     _refuse_zero_byte(path)
     aside = path.with_name(_temporary_name(Path()))
     try:
-        with _os_errors(path):
+        with os_errors(path):
             if not replace:
                 _refuse_existing(path)
             aside.mkdir(parents=True)
@@ -172,7 +172,8 @@ def _refuse_zero_byte(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _os_errors(path: Path) -> Iterator[None]:
+def os_errors(path: Path) -> Iterator[None]:
+    """Convert system errors of writes to a ResourceError that names the file."""
     try:
         yield
     except OSError as error:

@@ -29,7 +29,6 @@ State = Literal["not begun", "unfinished", "trained", "done", "failed", "diverge
 """State of a cell; ``trained`` has no scores yet, or scores of another rule or of other cases."""
 
 _FORMAT, _VERSION = "masam-ablation-cell", 1
-_IDENTITY_DIGITS = 10
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Cell:
     @property
     def folder(self) -> str:
         """Name of the run folder, which differs for other settings."""
-        return f"{self.stem}.{values_sha256(self.identity)[:_IDENTITY_DIGITS]}"
+        return f"{self.stem}.{values_sha256(self.identity)[:10]}"
 
 
 @dataclass(frozen=True)

@@ -86,16 +86,7 @@ class AblationResult:
 def prepare_ablation(file: Path, out: Path, progress: Progress) -> Ablation:
     """Read the file of a table and check it, including whether the model of every row can be built.
 
-    Args:
-        file: YAML file of an :class:`AblationConfig`; its paths are relative to the working folder.
-        out: Folder of the table, which may hold a plan derived by an earlier run.
-        progress: Receives each case.
-
-    Raises:
-        ConfigError: Settings are wrong, or do not fit the data set.
-        InputError: The data set or a file is refused.
-        ModelError: A SAM file is damaged or of another size.
-        ResourceError: A device is not available, or a file cannot be read.
+    Paths in the file are relative to the working folder. A plan that an earlier run derived is read from ``out``.
     """
     config = AblationConfig.from_yaml(file)
     data = read_data(Path(config.dataset), progress)
@@ -117,15 +108,6 @@ def run_ablation(ablation: Ablation, out: Path, progress: Progress) -> AblationR
     """Train, predict and score every cell that is not done, and write the table after each.
 
     A cell that fails does not stop the table. After a signal, the same call resumes and yields the same weights.
-
-    Args:
-        ablation: The table.
-        out: Folder to write to, created if necessary.
-        progress: Receives each step.
-
-    Raises:
-        ResourceError: The folder cannot be written, or another process uses it.
-        InputError: The run folder of a cell holds something else.
     """
     with locked(out):
         ablation.config.to_yaml(out / "ablation.yaml")

@@ -42,14 +42,14 @@ class TableRow:
 
     name: str
     dice: float  # mean over seeds of the mean over classes of the mean over cases
-    spread: float  # standard deviation of these means over seeds
+    sd_of_seeds: float  # standard deviation of these means over seeds
     low: float  # lower end of the 95 % interval of ``dice`` over cases
     high: float  # upper end
     difference: float  # ``dice`` minus the baseline's, over the seeds and folds that are done in both rows
     difference_low: float  # lower end of its 95 % interval over cases, paired
     difference_high: float  # upper end
-    parameters: int  # number of trainable parameters
-    seconds: float  # mean time of the optimiser steps of a run
+    trained_parameters: int
+    training_seconds: float  # mean time of the optimiser steps of a run
     seeds: dict[int, float]  # mean Dice by seed
     classes: dict[str, float]  # mean Dice by class, over cases and seeds
     results: tuple[CellResult, ...]  # the cells of the row
@@ -66,17 +66,10 @@ class TableRow:
 
     def figures(self) -> dict[str, Any]:
         """Return the statistics by their names in files."""
+        others = ("name", "seeds", "classes", "results")
         return {
             "row": self.name,
-            "dice": self.dice,
-            "sd_of_seeds": self.spread,
-            "low": self.low,
-            "high": self.high,
-            "difference": self.difference,
-            "difference_low": self.difference_low,
-            "difference_high": self.difference_high,
-            "trained_parameters": self.parameters,
-            "training_seconds": self.seconds,
+            **{key: value for key, value in vars(self).items() if key not in others},
             "cells": len(self.results),
             "cells_done": self.count("done"),
             "cells_failed": self.count(*_FAILED),
@@ -120,12 +113,12 @@ class AblationTable:
         return (
             row.name,
             _number(row.dice),
-            _number(row.spread),
+            _number(row.sd_of_seeds),
             _interval(row.low, row.high),
             "" if is_baseline else _number(row.difference, "+"),
             "" if is_baseline else _interval(row.difference_low, row.difference_high, "+"),
-            f"{row.parameters / 1e6:.2f} M",
-            _time(row.seconds),
+            f"{row.trained_parameters / 1e6:.2f} M",
+            _time(row.training_seconds),
             row.cells,
         )
 

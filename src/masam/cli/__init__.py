@@ -118,7 +118,9 @@ def _describe(error: BaseException) -> tuple[str, int]:
         case MasamError():
             return error.line(), error.exit_code
         case _ if isinstance(error, _UsageError):
-            return _usage_line(error), 2
+            context: Any = getattr(error, "ctx", None)
+            what = error.format_message().strip().rstrip(".") or "expected a command"
+            return f"error[USAGE]: {what}; see {context.command_path if context else 'masam'} --help", 2
         case _Stopped(number=number):
             return f"error[STOPPED]: {_STOPPED[signal.Signals(number)]}", 128 + number
         case KeyboardInterrupt() | typer.Abort():
@@ -164,9 +166,3 @@ def _flush(code: int) -> int:
             print_error(f"error[RESOURCE]: standard output: {error.strerror}; free disk space or redirect the output")
             return 5
     return code
-
-
-def _usage_line(error: Any) -> str:
-    context = getattr(error, "ctx", None)
-    what = error.format_message().strip().rstrip(".") or "expected a command"
-    return f"error[USAGE]: {what}; see {context.command_path if context else 'masam'} --help"

@@ -33,7 +33,11 @@ def info(
         facts = identify(model)
         print_json(facts) if json else _print_facts(facts)
         return
-    record = _sizes(num_classes)
+    from masam.model.parameters import count_parameters
+    from masam.model.sizes import SIZES
+    from masam.model.spec import MasamSpec
+
+    record = {name: count_parameters(MasamSpec(size, num_classes))._asdict() for name, size in SIZES.items()}
     memory = {} if image_size is None else _predict_memory(num_classes, image_size)
     if json:
         print_json({name: count | memory[name] for name, count in record.items()} if memory else record)
@@ -51,14 +55,6 @@ def info(
         rows = [head, *((name, *(f"{value:.1f}" for value in row.values())) for name, row in memory.items())]
         title = f"Predicted memory of training in GB (float32, one window of {image_size} pixels)"
         print_table(rows, title=title)
-
-
-def _sizes(num_classes: int) -> dict[str, Any]:
-    from masam.model.parameters import count_parameters
-    from masam.model.sizes import SIZES
-    from masam.model.spec import MasamSpec
-
-    return {name: count_parameters(MasamSpec(size, num_classes))._asdict() for name, size in SIZES.items()}
 
 
 def _predict_memory(num_classes: int, image_size: int) -> dict[str, dict[str, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -80,3 +80,32 @@ def require_new(path: Path, option: str = "--out") -> None:
 def labels_file(path: Path) -> Path:
     """Return the ``dataset.json`` of a data set folder, or the given file."""
     return path / "dataset.json" if path.is_dir() else path
+
+
+def parse_settings(options: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:
+    """Return the settings of a command line by key; ``a.b`` is key b of the group a.
+
+    ``options`` are those of the command, None if not given; the texts ``KEY=VALUE`` of ``--set`` have priority.
+    """
+    import yaml
+
+    settings = {key: value for key, value in options.items() if value is not None}
+    for assignment in assignments or []:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"expected KEY=VALUE, got {assignment!r}", where="--set")
+        try:
+            settings[key.strip()] = parse_number(yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"expected a plain value for {key}, got {value!r}", where="--set") from error
+    return settings
+
+
+def parse_number(value: Any) -> Any:
+    """Convert a text such as 1e-4, which YAML 1.1 does not recognise, to a number; return other values unchanged."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value

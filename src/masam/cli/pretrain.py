@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from masam.cli.console import print_json, print_line, show_progress
-from masam.cli.options import Json, Quiet, examples
-from masam.cli.settings import parse_settings
+from masam.cli.options import Json, Quiet, examples, parse_settings
 
 
 @examples("masam pretrain --out runs/sam_t --steps 5000 --workers 1")

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from masam.cli.console import print_json, print_line, show_progress
-from masam.cli.options import Json, Quiet, examples
-from masam.cli.settings import parse_number, parse_settings
+from masam.cli.options import Json, Quiet, examples, parse_number, parse_settings
 
 if TYPE_CHECKING:
     from masam.training.run import TrainResult

@@ -40,7 +40,6 @@ LABELS_AS_BTCV = {name: value for name, value in BTCV_LABELS.items() if value in
 """The 11 organs of both data sets. AMOS lacks BTCV's veins (10), so predictions of them become background."""
 
 _NAME = re.compile(r"amos_(\d{4})\.nii\.gz")
-_KINDS: tuple[Modality, ...] = ("ct", "mr")
 
 
 def survey_amos22(
@@ -103,10 +102,10 @@ def _contents(source: Path, folder: str, modality: Modality, split: SplitName, r
     missing += [f"{label_folder}/{name}" for name in sorted((named | images) - labels) if needs_labels]
     surplus = [f"{folder}/{name}" for name in sorted(names) if not _NAME.fullmatch(name)]
     surplus += [f"{folder}/{name}" for name in sorted(images - named) if named]
-    for kind in _KINDS:
+    for kind, expected in COUNTS[folder].items():
         if named or modality not in (kind, "both"):
             continue
-        expected, found = COUNTS[folder][kind], sum(_is_scan(name, kind) for name in images | labels)
+        found = sum(_is_scan(name, kind) for name in images | labels)
         if found < expected:
             missing.append(f"{expected - found} of {expected} {kind.upper()} scans in {folder}")
         elif found > expected:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from masam import __version__, atomic
 from masam.cases.splits import Split, write_splits
-from masam.convert.products import COPY, Product, Rule, add_to_record, begin_record, finished, make, writing
+from masam.convert.products import COPY, Product, Rule, add_to_record, begin_record, finished, make
 from masam.errors import InputError, some_of
 from masam.io.nifti.file import read_channel, write_volume
 from masam.progress import Progress, Silent
@@ -116,22 +116,11 @@ class Converted:
 def convert(
     conversions: Sequence[Conversion], *, link: bool = False, partial: bool = False, progress: Progress | None = None
 ) -> list[Converted]:
-    """Make data sets from downloads, which are never changed.
+    """Make data sets from downloads, which are never changed; all are checked before anything is written.
 
-    Args:
-        conversions: Data sets to make; all are checked before anything is written.
-        link: Link files whose bytes are not changed instead of copying them: hard links, or symbolic ones to another
-            disk.
-        partial: Convert an incomplete download, and note in ``dataset.json`` what is missing.
-        progress: Receives every file.
-
-    Returns:
-        One result per conversion.
-
-    Raises:
-        InputError: The download is not the published one, files of it are refused, or a folder to make holds files of
-            another data set; finished files are kept, ``dataset.json`` is not written.
-        ResourceError: A file cannot be read or written.
+    ``link`` makes hard links to files whose bytes are not changed, or symbolic ones to another disk, instead of copies.
+    ``partial`` converts an incomplete download, and notes in ``dataset.json`` what is missing. After an error, finished
+    files are kept and there is no ``dataset.json``.
     """
     _check_downloads(conversions, partial)
     for one in conversions:
@@ -212,7 +201,7 @@ def _make(one: Conversion, link: bool, progress: Progress) -> Converted:
         atomic.remove_stale(folder)
     # Removed first: an interrupted conversion must not look complete.
     for name in ("dataset.json", SPLITS):
-        with writing(one.root / name):
+        with atomic.os_errors(one.root / name):
             (one.root / name).unlink(missing_ok=True)
     begin_record(one.root, done.values())
     refused: list[InputError] = []

@@ -9,13 +9,13 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from masam import atomic
-from masam.errors import InputError, ResourceError
+from masam.errors import InputError
 from masam.io import gate
 from masam.runs.finished import is_finished
 
@@ -23,7 +23,6 @@ RECORD = "conversion.jsonl"
 """Record of the finished files, one JSON object per line."""
 
 _CHUNK_BYTES = 2**20
-_LINK = "link"
 
 
 class Rule(NamedTuple):
@@ -62,20 +61,8 @@ def begin_record(root: Path, entries: Iterable[Mapping[str, Any]]) -> None:
 
 def add_to_record(root: Path, entry: Mapping[str, Any]) -> None:
     """Add a finished file to the record."""
-    with writing(root / RECORD), (root / RECORD).open("a", encoding="utf-8") as file:
+    with atomic.os_errors(root / RECORD), (root / RECORD).open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Convert system errors of writes that bypass ``atomic`` to a ResourceError that names the file."""
-    try:
-        yield
-    except OSError as error:
-        fix = "free space or choose another folder" if error.errno in atomic.NO_SPACE else "name another folder"
-        raise ResourceError(
-            f"cannot write the file ({error.strerror or type(error).__name__})", where=path, fix=fix
-        ) from error
 
 
 def make(product: Product, root: Path, link: bool) -> dict[str, Any]:
@@ -123,7 +110,7 @@ def _sources(product: Product, link: bool) -> dict[str, Any]:
         status = product.source.stat()
     return {
         "target": product.target,
-        "rule": _LINK if _is_linked(product, link) else product.rule.description,
+        "rule": "link" if _is_linked(product, link) else product.rule.description,
         "source_bytes": status.st_size,
         "source_mtime_ns": status.st_mtime_ns,
     }
@@ -151,7 +138,7 @@ def _link(source: Path, target: Path) -> None:
     """Link to a file, with a hard link if the file system allows it."""
     with gate.open_regular(source):
         pass  # refuses an empty file or a folder, as a copy would
-    with writing(target):
+    with atomic.os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         try:

@@ -76,11 +76,7 @@ class CaseWork(Protocol):
 def run_cases(work: CaseWork, cases: Sequence[Case], out: Path, progress: Progress) -> Cohort:
     """Segment cases one by one into a folder with a record, and keep the cases that an earlier run finished.
 
-    Args:
-        work: The work on each case.
-        cases: Cases to segment.
-        out: Folder to write to, created if necessary; one that cannot be written is refused at once.
-        progress: Receives each case that failed.
+    A folder that cannot be written is refused at once; a scan that cannot be read is a failed case.
     """
     atomic.remove_stale(out)
     cohort, earlier = Cohort(), _read_record(out / RECORD)
@@ -132,12 +128,7 @@ def require_output_folder(
 ) -> None:
     """Refuse a folder where labels would lie among the inputs, or replace files that no earlier run wrote.
 
-    Args:
-        out: Folder to write to; one with a record belongs to an earlier run.
-        names: Names of the files to write.
-        beside: Folders of the inputs.
-        below: Folders that are inputs themselves, including their subfolders.
-        what: Name of the inputs for the error message.
+    The inputs, ``what`` in the error message, lie in the folders ``beside``, and anywhere in the folders ``below``.
     """
     fix = "name another folder with --out"
     if is_one_of(out, beside) or any(is_inside(out, folder) for folder in below):

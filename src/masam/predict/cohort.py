@@ -81,21 +81,9 @@ def predict_cohort(
 def predict_file(
     predictor: Predictor, case: Case, out: Path, progress: Progress, prompts: Sequence[Prompt] | None = None
 ) -> Cohort:
-    """Segment one case into a file, which is replaced if it exists.
+    """Segment one case into a file, which is replaced if it exists; errors are those of :func:`predict_cohort`.
 
-    Args:
-        predictor: Model and settings.
-        case: Case to segment.
-        out: File to write, ``.nii`` or ``.nii.gz``, or ``.dcm`` for a DICOM SEG of a DICOM series.
-        progress: Receives each window.
-        prompts: Boxes, clicks and masks of the user; None to segment automatically.
-
-    Raises:
-        InputError: The scan is refused, or a prompt does not fit it.
-        ModelError: There are prompts, and the model was trained without.
-        ConfigError: A prompt is for a class that the model does not have; ``out`` is the scan or one of its files; or
-            DICOM SEG is requested for a scan that is not DICOM.
-        ResourceError: The file cannot be written, or memory ran out.
+    The file is ``.nii`` or ``.nii.gz``, or ``.dcm`` for a DICOM SEG of a DICOM series.
     """
     if is_one_of(out, case.images) or (case.images[0].is_dir() and is_inside(out, case.images[0])):
         raise ConfigError("the labels would replace the scan", where=out, fix="name another file")

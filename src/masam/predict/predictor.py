@@ -194,14 +194,7 @@ class Predictor:
     def probabilities(
         self, source: VolumeEncoder | EncodedVolume, progress: Progress, prompts: VolumePrompts | None, within: range
     ) -> Iterator[tuple[int, Float[Tensor, "K H W"]]]:
-        """Yield the index and the mean class probabilities [K, H, W] of slice after slice, at the model's size.
-
-        Args:
-            source: The prepared volume and its embeddings.
-            progress: Receives each window.
-            prompts: Prompts of the volume; None to segment automatically.
-            within: Slices to predict.
-        """
+        """Yield index and mean class probabilities [K, H, W] of each slice in ``within``, at the model's size."""
         depth, size = source.prepared.depth, (self.plan.image_size, self.plan.image_size)
         windows = [
             window

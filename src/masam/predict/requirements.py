@@ -55,13 +55,7 @@ def require_channels(plan: Plan, count: int, where: object = None) -> None:
 
 
 def match_channels(plan: Plan, case: Case, where: object = None) -> Case:
-    """Return a case whose single file may hold all channels that the model expects.
-
-    Args:
-        plan: Plan of the model.
-        case: Case to segment.
-        where: Scan to name in the error, by default the id of the case.
-    """
+    """Return a case whose single file may hold all channels that the model expects; errors name ``where`` or its id."""
     count = len(case.images)
     if count == 1 < len(plan.channels):
         count = count_channels(case.images[0])

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,7 @@ class _VideoWork:
             self.progress.say(f"{title}: {note}")
         if not self.overlay:
             _remove(drawn)  # it shows the labels of an earlier run
-
-        def write_frames(aside: Path) -> int:
-            return self._write_frames(source, aside, aside.with_name(drawn.name))
-
-        frames = atomic.write_aside(self.out / case.id, write_frames, replace=True)
+        frames = atomic.write_aside(self.out / case.id, partial(self._write_frames, source, drawn.name), replace=True)
         return {
             "frames": frames,
             "frame_rate": None if source.frame_rate is None else str(source.frame_rate),
@@ -101,11 +98,11 @@ class _VideoWork:
             "overlay_sha256": None,
         }
 
-    def _write_frames(self, source: FrameSource, folder: Path, drawn: Path) -> int:
-        """Write label frames to a folder, and the overlay if it is requested; returns the number of frames."""
+    def _write_frames(self, source: FrameSource, drawn: str, folder: Path) -> int:
+        """Write label frames to a folder, and a requested overlay beside it; return the number of frames."""
         scheme = self.predictor.plan.scheme
         folder.mkdir()
-        with _open_overlay(drawn, source, scheme) if self.overlay else nullcontext() as write_overlay:
+        with _open_overlay(folder.with_name(drawn), source, scheme) if self.overlay else nullcontext() as write_overlay:
 
             def sink(frame: Frame, labels: NDArray[np.uint8]) -> None:
                 write_labels(folder / f"{frame.name}.png", labels, scheme)

@@ -26,9 +26,6 @@ def locked(folder: Path) -> Iterator[None]:
 
     The operating system releases the lock when its process ends, however it ends, so the file of a killed run blocks no
     other run. On file systems without such locks (some network file systems) the folder is used unlocked.
-
-    Args:
-        folder: Run folder.
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]  # the deepest first
     file = folder / LOCK_FILE

@@ -148,7 +148,7 @@ def test_the_table_summarises_its_cells(whole):
     stacks = {name: np.stack([dice[name, seed] for seed in (1, 2)]) for name in ("wide", "narrow")}
     expected = paired_difference(stacks["narrow"], stacks["wide"])
     assert (narrow.difference, narrow.difference_low, narrow.difference_high) == expected
-    assert wide.parameters > narrow.parameters
+    assert wide.trained_parameters > narrow.trained_parameters
     assert result.table.caption == "tiny: Dice on 2 labelled test cases"
     assert json.loads((out / "table.json").read_text()) == result.table.record()
 

@@ -62,12 +62,12 @@ def test_a_row_by_hand():
     row = make("full", FULL)
     assert row.seeds == pytest.approx({1: 0.6, 2: 0.7})
     assert row.dice == pytest.approx(0.65)
-    assert row.spread == pytest.approx(0.1 / math.sqrt(2))
+    assert row.sd_of_seeds == pytest.approx(0.1 / math.sqrt(2))
     # Case a alone has 0.7 in both seeds, b alone 0.6; each is drawn twice in a quarter of the draws.
     assert (row.low, row.high) == pytest.approx((0.6, 0.7))
     assert row.classes == pytest.approx({"ball": 0.8, "box": 0.5})
     assert (row.difference, row.difference_low, row.difference_high) == (0, 0, 0)
-    assert (row.seconds, row.cells) == (15, "2 of 2")
+    assert (row.training_seconds, row.cells) == (15, "2 of 2")
 
 
 def test_a_difference_is_over_the_cells_that_both_have():
@@ -75,12 +75,13 @@ def test_a_difference_is_over_the_cells_that_both_have():
     # Seed 2 diverged: only seed 1 is compared, in which every score is 0.1 lower.
     assert (row.difference, row.difference_low, row.difference_high) == pytest.approx((-0.1, -0.1, -0.1))
     assert (row.dice, row.cells) == (pytest.approx(0.5), "1 of 2, 1 diverged")
-    assert math.isnan(row.spread)
+    assert math.isnan(row.sd_of_seeds)
 
 
 def test_a_row_without_a_finished_cell_has_no_statistics():
     row = make("less", [result("less", 1, state="not begun")])
-    assert all(math.isnan(n) for n in (row.dice, row.spread, row.low, row.high, row.difference, row.seconds))
+    missing = (row.dice, row.sd_of_seeds, row.low, row.high, row.difference, row.training_seconds)
+    assert all(math.isnan(n) for n in missing)
     assert (row.seeds, row.classes, row.cells) == ({}, {}, "0 of 1")
 
 
