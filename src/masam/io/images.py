@@ -14,7 +14,7 @@ from masam.io import gate
 from masam.io.dicom.file import DICOM_ENDING, is_dicom
 from masam.io.dicom.pixels import read_pixels
 from masam.io.dicom.seg_read import read_seg, seg_grid
-from masam.io.dicom.series import Series, choose_series, files_below, find_series
+from masam.io.dicom.series import Series, choose_series, files_below, find_series, holds_dicom
 from masam.io.nifti.file import ENDINGS, read_geometry, read_labels, read_volume
 from masam.io.nifti.transform import TransformOptions
 from masam.labels import LabelScheme
@@ -207,7 +207,7 @@ def _rows(volume: Volume) -> list[list[float]]:
 
 def _holds_dicom(path: Path) -> bool:
     # A damaged file also makes its folder a scan, which is refused when it is read, beside other scans that are good.
-    return path.name.lower().endswith(DICOM_ENDING) or is_dicom(path)
+    return path.name.lower().endswith(DICOM_ENDING) or holds_dicom(path)
 
 
 def _name(path: Path) -> str:

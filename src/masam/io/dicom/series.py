@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from masam.errors import ConfigError, InputError
+from masam.errors import ConfigError, InputError, some_of
 from masam.io import gate
-from masam.io.dicom.file import DicomFile, is_dicom, pydicom_errors, read_header
+from masam.io.dicom.file import DICOM_ENDING, DicomFile, is_dicom, pydicom_errors, read_header
 from masam.io.dicom.frames import LABEL_MAP, Frame, read_frames, read_text
+from masam.io.dicom.notes import describe_oddities
 from masam.io.dicom.stack import order_slices
 from masam.volume import Geometry
 
@@ -34,6 +36,7 @@ class Series:
     number: str  # its number in the study; empty if it has none
     modality: str  # ``CT``, ``MR`` and so on
     files: tuple[DicomFile, ...]  # its images, sorted by path
+    passed_over: tuple[Path, ...] = ()  # files beside them that are not images
 
     @property
     def key(self) -> str:
@@ -60,13 +63,11 @@ class Series:
         if sum(4 * frame.layout.rows * frame.layout.columns for frame in frames) > gate.MAX_VOLUME_BYTES:
             raise InputError(f"the series declares more than {gate.MAX_VOLUME_BYTES} bytes", where=self.root)
         ordered, geometry = order_slices(frames, self.root)
-        notes = []
-        if len(ordered) == 1:
-            notes.append(f"one slice: its thickness, {ordered[0].thickness_mm:g} mm, is used as the slice spacing")
-        if any(frame.layout.inverted for frame in ordered):
-            notes.append("grey values are stored inverted (MONOCHROME1) and are inverted when they are read")
-        if any(frame.layout.padding for frame in ordered):
-            notes.append("padding outside the scanned field is replaced by the smallest value inside")
+        notes = [*describe_oddities(self.files, ordered, self.root)]
+        if self.passed_over:
+            names = some_of(str(file.relative_to(self.root)) for file in self.passed_over)
+            what = "file that is not an image" if len(self.passed_over) == 1 else "files that are not images"
+            notes.insert(0, f"passed over {len(self.passed_over)} {what}: {names}")
         return Stack(self, ordered, geometry, tuple(notes))
 
 
@@ -86,32 +87,44 @@ class Stack:
         return layout.columns, layout.rows, len(self.frames)
 
 
-def dicom_files(path: Path) -> tuple[Path, ...]:
-    """Return the DICOM files of a folder and its subfolders, sorted by path; a file is returned as it is.
+def dicom_files(path: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Return the DICOM files of a folder and its subfolders, and its other files, sorted by path.
 
-    Hidden files are skipped, and so are files whose first bytes are not DICOM, unless their names end in ``.dcm``.
+    Hidden files are skipped. A file is returned as it is.
 
     Raises:
-        InputError: The path does not exist, contains too many files, or a ``.dcm`` file is not DICOM.
+        InputError: The path does not exist or contains too many files, or a file that is not DICOM is named like a
+            slice: its name ends in ``.dcm``, or differs from that of a DICOM file only in its digits.
     """
     if not path.is_dir():
-        return (path,)
-    dicom = []
-    for file in files_below(path):
-        if is_dicom(file):
-            dicom.append(file)
-        elif file.name.lower().endswith(".dcm"):
+        return (path,), ()
+    files = files_below(path)
+    dicom = tuple(file for file in files if holds_dicom(file))
+    others = tuple(sorted(set(files) - set(dicom)))
+    patterns = {_pattern(file) for file in dicom}
+    for file in others:
+        is_named_dcm = file.name.lower().endswith(DICOM_ENDING)
+        if is_named_dcm or _pattern(file) in patterns:
             # Skipping the file could silently lose a slice.
             raise InputError(
-                "the name ends in .dcm but the content is not DICOM (no DICM after 128 bytes)",
+                f"the name {'ends in .dcm' if is_named_dcm else 'is that of a slice'} but the content is not DICOM "
+                "(no DICM after 128 bytes)",
                 where=file,
                 fix="export it again, or remove it",
             )
-    return tuple(dicom)
+    return dicom, others
+
+
+def holds_dicom(path: Path) -> bool:
+    """Return whether a path is a regular file that starts like DICOM."""
+    try:
+        return is_dicom(path)
+    except InputError:
+        return False
 
 
 def files_below(path: Path) -> tuple[Path, ...]:
-    """Return the regular files of a folder and its subfolders, sorted by path; hidden files are skipped.
+    """Return all files of a folder and its subfolders, sorted by path; hidden files are skipped.
 
     Raises:
         InputError: The folder does not exist, or contains too many files.
@@ -123,33 +136,50 @@ def files_below(path: Path) -> tuple[Path, ...]:
             found += [Path(folder, name) for name in files if not name.startswith(".")]
             if len(found) > MAX_FILES:
                 raise InputError(f"expected at most {MAX_FILES} files, the folder contains more", where=path)
-        return tuple(sorted(file for file in found if file.is_file()))
+    return tuple(sorted(found))
 
 
 def find_series(path: Path) -> tuple[Series, ...]:
     """Find the series of images in a folder and its subfolders, or in one DICOM file, sorted by number and UID.
 
-    Files without a scan (reports, segmentations, plans) are skipped.
+    Objects without a scan (reports, segmentations, plans) are passed over.
 
     Raises:
         InputError: A file is damaged or cut off, or there are no series.
         ResourceError: pydicom is not installed.
     """
     groups: dict[str, list[DicomFile]] = {}
-    for name in dicom_files(path):
+    names, others = dicom_files(path)
+    objects: list[tuple[str, DicomFile]] = []
+    for name in names:
         file = read_header(name)
+        uid = read_text(file.dataset, "SeriesInstanceUID", name)
         if not _is_scan(file):
+            objects.append((uid, file))
             continue
         if file.pixels is None:
             # Refused here, because its truncated header may name another series or none.
             raise InputError("the file is cut off: an image without pixels", where=name, fix="copy or export it again")
-        uid = read_text(file.dataset, "SeriesInstanceUID", name)
         if not uid:
             raise InputError("SeriesInstanceUID is missing, so the series is unknown", where=name)
         groups.setdefault(uid, []).append(file)
     if not groups:
         raise InputError("expected a series of DICOM images, found none", where=path, fix="check the path")
-    return tuple(sorted((_series(path, uid, files) for uid, files in groups.items()), key=_order))
+    for uid, file in objects:
+        if uid in groups and file.pixels is not None:
+            raise InputError(
+                "the SOP class is not that of an image, but the file belongs to a series of images",
+                where=file.path,
+                fix="export it again",
+            )
+    passed_over = sorted([*others, *(file.path for _, file in objects)])
+    folders = {uid: {file.path.parent for file in files} for uid, files in groups.items()}
+    owned = set().union(*folders.values())
+    found = []
+    for uid, files in groups.items():
+        beside = (file for file in passed_over if file.parent in folders[uid] or file.parent not in owned)
+        found.append(_series(path, uid, files, tuple(beside)))
+    return tuple(sorted(found, key=_order))
 
 
 def choose_series(path: Path, name: str | None = None) -> Series:
@@ -182,25 +212,35 @@ def read_stack(path: Path, name: str | None = None) -> Stack:
     return choose_series(path, name).stack
 
 
-def _series(root: Path, uid: str, files: list[DicomFile]) -> Series:
+def _series(root: Path, uid: str, files: list[DicomFile], passed_over: tuple[Path, ...]) -> Series:
     first = files[0]
     number = read_text(first.dataset, "SeriesNumber", first.path)
     modality = read_text(first.dataset, "Modality", first.path)
     # Any other content is dropped, because it may be the patient's name.
     number = number if number.isdecimal() and len(number) <= 12 else ""
     modality = modality if modality in _MODALITIES else ""
-    return Series(root, uid, number, modality, tuple(files))
+    return Series(root, uid, number, modality, tuple(files), passed_over)
 
 
 def _is_scan(file: DicomFile) -> bool:
+    # The class is stored twice. One of them may be damaged, which must not lose a slice.
+    classes = {file.sop_class, read_text(file.dataset, "SOPClassUID", file.path) or file.sop_class}
+    return any(_is_image_class(one, file) for one in classes)
+
+
+def _is_image_class(sop_class: str, file: DicomFile) -> bool:
     with pydicom_errors(file.path):
         from pydicom.uid import UID
 
-        name = UID(file.sop_class).name
-    if file.sop_class == LABEL_MAP or any(word in name for word in _NO_SCAN):
+        name = UID(sop_class).name
+    if sop_class == LABEL_MAP or any(word in name for word in _NO_SCAN):
         return False
     # A private class has no name; it is an image if it has pixels.
     return "Image Storage" in name or file.pixels is not None
+
+
+def _pattern(path: Path) -> str:
+    return re.sub(r"\d+", "0", path.name)
 
 
 def _order(series: Series) -> tuple[int, str]:
