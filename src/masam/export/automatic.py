@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from masam import __version__
 from masam.axes import WindowLogits, Windows
-from masam.model.masam import Masam
-from masam.model.merge import merged
+from masam.model.masam import Masam, merged
 from masam.model.spec import MasamSpec
 
 FORMAT_VERSION = 1

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from masam import atomic
 from masam.export.agreement import Exported, require_agreement, require_same_tensors
-from masam.model.masam import Masam
-from masam.model.merge import merged
+from masam.model.masam import Masam, merged
 from masam.weights.model_file import load, save
 
 

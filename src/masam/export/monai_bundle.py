@@ -20,8 +20,7 @@ from masam.export.agreement import Exported, Run, require_agreement
 from masam.export.bundle_parts import BundleNetwork
 from masam.export.bundle_texts import bundle_metadata, inference_config, licence, readme
 from masam.io.packages import require_package
-from masam.model.masam import Masam
-from masam.model.merge import merged
+from masam.model.masam import Masam, merged
 from masam.preprocess.plan import Plan
 from masam.weights.pytorch_file import write_archive
 

@@ -20,10 +20,8 @@ from torch.utils.checkpoint import checkpoint
 
 from masam.axes import Embeddings, Images, Tokens
 from masam.model.adapter3d import Adapter3D
-from masam.model.fact import FacT
-from masam.model.increments import Increments
+from masam.model.increments import FacT, Increments, LoRA
 from masam.model.initial_values import initialise_encoder
-from masam.model.lora import LoRA
 from masam.model.sizes import IMAGE_SIZE_STEP, SamSize
 
 Increment = Callable[[Tensor], tuple[Tensor, Tensor]]

@@ -1,10 +1,12 @@
-"""Increments: the low-rank additions to the frozen query and value projections of the image encoder."""
+"""Increments: low-rank additions to the frozen query and value projections of the image encoder, FacT-TT or LoRA."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -46,3 +48,73 @@ class Increments(nn.Module, ABC):
     @abstractmethod
     def _matrices(self, row: int) -> tuple[Float[Tensor, "E E"], Float[Tensor, "E E"]]:
         """Return them as float64 matrices by which the block's input is multiplied from the left."""
+
+
+class FacT(Increments):
+    """Increments s * U * Sigma * V^T for query and value of encoder blocks.
+
+    All blocks share U and V; each block has two R x R matrices, Sigma_q and Sigma_v. V is initialised with zeros, so an
+    untrained increment is exactly zero.
+
+    The arguments are the embedding width E, the rank R, and those of :class:`Increments`; dropout is between Sigma and
+    V.
+
+    Source:
+        Paper, equations 1 and 2; FacT (arXiv 2212.03145), tensor-train form; initialisation as in paper.md 1.1.
+    """
+
+    def __init__(self, dim: int, blocks: tuple[int, ...], rank: int, scale: float = 1.0, dropout: float = 0.1) -> None:
+        super().__init__(blocks, scale, dropout)
+        depth = len(blocks)
+        self.u = nn.Parameter(torch.empty(rank, dim))
+        self.v = nn.Parameter(torch.zeros(dim, rank))
+        self.sigma_q = nn.Parameter(torch.empty(depth, rank, rank))
+        self.sigma_v = nn.Parameter(torch.empty(depth, rank, rank))
+        # The bound of a default linear layer: 1 / sqrt(fan in).
+        nn.init.uniform_(self.u, -1 / math.sqrt(dim), 1 / math.sqrt(dim))
+        nn.init.uniform_(self.sigma_q, -1 / math.sqrt(rank), 1 / math.sqrt(rank))
+        nn.init.uniform_(self.sigma_v, -1 / math.sqrt(rank), 1 / math.sqrt(rank))
+
+    def _added(self, x: Tokens, row: int) -> tuple[Tokens, Tokens]:
+        low_rank = F.linear(x, self.u)
+        query = F.linear(self.dropout(F.linear(low_rank, self.sigma_q[row])), self.v)
+        value = F.linear(self.dropout(F.linear(low_rank, self.sigma_v[row])), self.v)
+        return query, value
+
+    def _matrices(self, row: int) -> tuple[Float[Tensor, "E E"], Float[Tensor, "E E"]]:
+        u, v = self.u.double(), self.v.double()
+        query, value = (v @ sigma[row].double() @ u for sigma in (self.sigma_q, self.sigma_v))
+        return query, value
+
+
+class LoRA(Increments):
+    """Increments s * B * A for query and value of encoder blocks, with separate A and B for each block and projection.
+
+    B is initialised with zeros, so an untrained increment is exactly zero. At equal rank, LoRA has about 2 L times the
+    parameters of FacT.
+
+    The arguments are the embedding width E, the rank R, and those of :class:`Increments`; dropout is between A and B,
+    where SAMed has none.
+
+    Source:
+        LoRA (arXiv 2106.09685), on q and v of SAM's encoder as in SAMed (arXiv 2304.13785): A is initialised
+        as a default linear layer, B with zeros; there is no factor alpha / R.
+    """
+
+    def __init__(self, dim: int, blocks: tuple[int, ...], rank: int, scale: float = 1.0, dropout: float = 0.1) -> None:
+        super().__init__(blocks, scale, dropout)
+        depth = len(blocks)
+        self.a_q = nn.Parameter(torch.empty(depth, rank, dim))
+        self.b_q = nn.Parameter(torch.zeros(depth, dim, rank))
+        self.a_v = nn.Parameter(torch.empty(depth, rank, dim))
+        self.b_v = nn.Parameter(torch.zeros(depth, dim, rank))
+        for a in (self.a_q, self.a_v):
+            nn.init.uniform_(a, -1 / math.sqrt(dim), 1 / math.sqrt(dim))
+
+    def _added(self, x: Tokens, row: int) -> tuple[Tokens, Tokens]:
+        query = F.linear(self.dropout(F.linear(x, self.a_q[row])), self.b_q[row])
+        value = F.linear(self.dropout(F.linear(x, self.a_v[row])), self.b_v[row])
+        return query, value
+
+    def _matrices(self, row: int) -> tuple[Float[Tensor, "E E"], Float[Tensor, "E E"]]:
+        return self.b_q[row].double() @ self.a_q[row].double(), self.b_v[row].double() @ self.a_v[row].double()

@@ -16,6 +16,7 @@ logits [B, S, K, H, W]
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -26,9 +27,8 @@ from torch import Tensor, nn
 from masam.axes import Embeddings, WindowLogits, Windows
 from masam.errors import ConfigError
 from masam.model.adapter3d import Adapter3D
-from masam.model.fact import FacT
 from masam.model.image_encoder import ImageEncoder
-from masam.model.lora import LoRA
+from masam.model.increments import FacT, LoRA
 from masam.model.mask_decoder import PROGRESSIVE_UPSCALING, SAM_UPSCALING, MaskDecoder
 from masam.model.prompt_encoder import PromptEncoder
 from masam.model.sizes import SAM_CHANNELS
@@ -285,6 +285,26 @@ def empty_model(spec: MasamSpec) -> Masam:
     """Return a model on the meta device: shapes only, without random initialisation."""
     with torch.device("meta"):
         return Masam(spec)
+
+
+@torch.no_grad()
+def merged(model: Masam) -> Masam:
+    """Return a copy of a model with its increments added to the query and value weights, in evaluation mode.
+
+    The copy has rank 0, and the type and device of the model. Its encoder differs from every SAM file, so its card
+    names none, and ``save`` writes the full encoder.
+    """
+    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    increments = model.image_encoder.increments
+    if increments is not None:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(INCREMENT_PREFIXES)}
+        for layer in increments.blocks:
+            name = f"image_encoder.blocks.{layer}.attn.qkv.weight"
+            state[name] = increments.merged(layer, state[name])
+    copy = empty_model(replace(model.spec, fact_rank=0, increments="fact", fact_blocks="all"))
+    copy.load_state_dict(state, assign=True)
+    copy.card = model.card and replace(model.card, base=None)
+    return copy.eval()
 
 
 def _prompt_kinds(boxes: Tensor, point_labels: Tensor, masks: Tensor | None) -> list[tuple[bool, int, bool]]:

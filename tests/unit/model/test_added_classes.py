@@ -6,7 +6,7 @@ from tiny import SPEC, random_model, random_windows
 from torch import nn
 
 from masam.model.added_classes import with_classes
-from masam.model.merge import merged
+from masam.model.masam import merged
 
 ORDERS = [
     (0, 1, 2, None),

@@ -4,9 +4,8 @@ import pytest
 import torch
 from tiny import SAM, random_windows, randomise
 
-from masam.model.fact import FacT
 from masam.model.image_encoder import ImageEncoder
-from masam.model.lora import LoRA
+from masam.model.increments import FacT, LoRA
 
 LAYERS = tuple(range(SAM.depth))
 

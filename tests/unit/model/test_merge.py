@@ -5,7 +5,7 @@ import torch
 from tiny import SPEC, random_model, random_windows, randomise
 
 from masam.export.identify import identify
-from masam.model.merge import merged
+from masam.model.masam import merged
 from masam.model.parameters import count_parameters
 from masam.weights.card import Base, ModelCard
 from masam.weights.model_file import load, save
