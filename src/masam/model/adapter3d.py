@@ -13,15 +13,10 @@ from masam.axes import Tokens
 
 
 class DepthConv(nn.Module):
-    """Conv3d with kernel (D, 1, 1) along the slices, zero-padded to the same number of slices.
+    """Conv3d with kernel (D, 1, 1) along the slices, zero-padded to the same number of slices; ``kernel`` D is odd.
 
     It is computed as one matrix product for all taps and a sum of shifted results, so the tokens keep the channels-last
     layout of the transformer.
-
-    Args:
-        channels: Input and output channels.
-        kernel: Kernel size D, odd.
-        dilation: Distance between taps, in slices.
     """
 
     def __init__(self, channels: int, kernel: int = 3, dilation: int = 1) -> None:
@@ -51,13 +46,7 @@ class DepthConv(nn.Module):
 
 
 class Adapter3D(nn.Module):
-    """x + up(GELU(depth convolution(down(norm(x))))).
-
-    Args:
-        dim: Embedding width E.
-        channels: Width of the bottleneck.
-        kernel: Kernel size of :class:`DepthConv`.
-        dilation: Its dilation.
+    """x + up(GELU(depth convolution(down(norm(x))))), with ``channels`` channels between down and up.
 
     Source:
         Paper, equation 3; order, norm and default initialisation (no layer is zero) as in paper.md 1.2.

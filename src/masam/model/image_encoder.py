@@ -59,10 +59,7 @@ class PatchEmbed(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention with relative positions, over windows of the token grid or the full grid.
 
-    Args:
-        dim: Embedding width E.
-        num_heads: Number of heads, a divisor of E.
-        side: Side of the window, or of the grid for global attention, in patches.
+    ``side`` is the side of the window, or of the grid for global attention, in patches.
     """
 
     def __init__(self, dim: int, num_heads: int, side: int) -> None:
@@ -169,11 +166,7 @@ class Block(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Encode images into embeddings with a sixteenth of their side.
-
-    Args:
-        size: Architecture.
-        image_size: Side of the square images in pixels.
+    """Encode square images of ``image_size`` pixels into embeddings with a sixteenth of their side.
 
     Attributes:
         checkpointing: Whether training stores only the tokens between blocks and repeats each block in the backward

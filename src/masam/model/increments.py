@@ -51,13 +51,10 @@ class Increments(nn.Module, ABC):
 
 
 class FacT(Increments):
-    """Increments s * U * Sigma * V^T for query and value of encoder blocks.
+    """Increments s * U * Sigma * V^T for query and value, with dropout between Sigma and V.
 
     All blocks share U and V; each block has two R x R matrices, Sigma_q and Sigma_v. V is initialised with zeros, so an
     untrained increment is exactly zero.
-
-    The arguments are the embedding width E, the rank R, and those of :class:`Increments`; dropout is between Sigma and
-    V.
 
     Source:
         Paper, equations 1 and 2; FacT (arXiv 2212.03145), tensor-train form; initialisation as in paper.md 1.1.
@@ -88,13 +85,10 @@ class FacT(Increments):
 
 
 class LoRA(Increments):
-    """Increments s * B * A for query and value of encoder blocks, with separate A and B for each block and projection.
+    """Increments s * B * A for query and value, with separate A and B for each block and projection.
 
-    B is initialised with zeros, so an untrained increment is exactly zero. At equal rank, LoRA has about 2 L times the
-    parameters of FacT.
-
-    The arguments are the embedding width E, the rank R, and those of :class:`Increments`; dropout is between A and B,
-    where SAMed has none.
+    B is initialised with zeros, so an untrained increment is exactly zero. Dropout is between A and B, where SAMed has
+    none. At equal rank, LoRA has about 2 L times the parameters of FacT.
 
     Source:
         LoRA (arXiv 2106.09685), on q and v of SAM's encoder as in SAMed (arXiv 2304.13785): A is initialised

@@ -64,13 +64,9 @@ def initialise_cross_attention(query: nn.Linear, key: nn.Linear) -> None:
 
 
 def patch_waves(side: int, count: int) -> Float[Tensor, "n p p"]:
-    """Return cosine waves over a patch (DCT-II), the longest first.
+    """Return the ``count`` longest of the ``side`` ** 2 cosine waves over a patch (DCT-II), the longest first.
 
     The amplitudes are chosen so that the coefficients vary by about ``TOKEN_SCALE`` over patches of slices.
-
-    Args:
-        side: Side p of a patch in pixels.
-        count: Maximum number of waves; there are at most p * p.
     """
     half_periods = torch.arange(side, dtype=torch.float64)
     wave = torch.cos(torch.pi / side * half_periods[:, None] * (half_periods + 0.5)) * (2 / side) ** 0.5

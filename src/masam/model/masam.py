@@ -195,17 +195,9 @@ class Masam(nn.Module):
     ) -> tuple[Float[Tensor, "N K H W"], Float[Tensor, "N K"]]:
         """Decode slices with different kinds of prompts.
 
-        Each slice is decoded with its own prompts, as by ``decode`` alone: missing prompts add no tokens.
-
-        Args:
-            embeddings: [N, D, h, w].
-            boxes: [N, 4]; NaN for slices without a box.
-            points: [N, P, 2]; the points of a slice come first.
-            point_labels: [N, P]; -1 after the points of a slice.
-            masks: [N, 1, 4h, 4w]; NaN for slices without a mask. None if no slice has one.
-
-        Returns:
-            Logits [N, K, H, W] and predicted IoU [N, K].
+        Each slice is decoded with its own prompts, as by ``decode`` alone: missing prompts add no tokens. Arguments
+        and results are those of ``decode``, except that the box or mask of a slice without one is NaN, and the points
+        of a slice are followed by points with label -1. ``masks`` is None if no slice has one.
         """
         groups: dict[tuple[bool, int, bool], list[int]] = {}
         for index, kind in enumerate(_prompt_kinds(boxes, point_labels, masks)):

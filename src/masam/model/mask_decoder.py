@@ -55,14 +55,8 @@ def upscale(stages: nn.Sequential, tokens: Float[Tensor, "N l D"]) -> Float[Tens
     """Apply the stages of ``upscaling_stages`` to tokens instead of a feature map.
 
     A transposed convolution whose stride equals its kernel size is a linear layer from a pixel to 2 x 2 pixels. All
-    other layers act on single pixels, so no permutation is needed between the stages.
-
-    Args:
-        stages: Result of ``upscaling_stages``.
-        tokens: [N, h * w, D], row by row.
-
-    Returns:
-        [N, c, h * w * 4 ** U] after U upsamplings: pixels in the order of ``unfold_pixels``.
+    other layers act on single pixels, so no permutation is needed between the stages. The tokens are in the order of
+    rows; the resulting p = l * 4 ** U pixels after U upsamplings are in the order of ``unfold_pixels``.
     """
     x = tokens
     *earlier, last = stages
@@ -80,13 +74,9 @@ def upscale(stages: nn.Sequential, tokens: Float[Tensor, "N l D"]) -> Float[Tens
 
 
 def unfold_pixels(x: Float[Tensor, "N K p"], h: int, w: int) -> Float[Tensor, "N K H W"]:
-    """Arrange the pixels of ``upscale`` in rows and columns.
+    """Arrange the pixels of ``upscale`` in rows and columns; ``h`` and ``w`` are those before upsampling.
 
-    Args:
-        x: [N, K, h * w * 4 ** U]; the index of a pixel consists of row, column, and for each upsampling the row and
-            column in the 2 x 2 square.
-        h: Rows before upsampling.
-        w: Columns before upsampling.
+    The index of a pixel consists of row, column, and for each upsampling the row and column in the 2 x 2 square.
     """
     order = torch.arange(x.shape[2], device=x.device).unflatten(0, (h, w, -1))
     while order.shape[2] > 1:
@@ -132,13 +122,7 @@ class MaskDecoder(nn.Module):
         sparse: Float[Tensor, "N T D"],
         dense: Embeddings,
     ) -> tuple[Float[Tensor, "N K H W"], Float[Tensor, "N K"]]:
-        """Decode embeddings and prompts.
-
-        Args:
-            embeddings: [N, D, h, w] image embeddings.
-            positions: [D, h, w] position encoding of the grid.
-            sparse: [N, T, D] prompt tokens, T may be 0.
-            dense: [N, D, h, w] dense prompt embedding.
+        """Decode image embeddings with their positions, T prompt tokens (T may be 0) and a dense prompt embedding.
 
         Returns:
             Logits [N, K, H, W], whose side is that of the embedding doubled by each upsampling, and IoU [N, K].

@@ -39,12 +39,7 @@ class RandomFourierPositions(nn.Module):
 
 
 class PromptEncoder(nn.Module):
-    """Encode the prompts of N slices.
-
-    Args:
-        size: Architecture.
-        image_size: Side of the model's input in pixels, the unit of prompt coordinates.
-    """
+    """Encode the prompts of N slices; ``image_size`` in pixels is the unit of prompt coordinates."""
 
     def __init__(self, size: SamSize, image_size: int) -> None:
         super().__init__()
@@ -77,14 +72,7 @@ class PromptEncoder(nn.Module):
         boxes: Boxes | None = None,
         masks: MaskPrompts | None = None,
     ) -> tuple[Float[Tensor, "N T D"], Embeddings]:
-        """Encode the given prompts.
-
-        Args:
-            n: Number of slices N.
-            points: [N, P, 2] (x, y) in pixels.
-            point_labels: [N, P] 1 on the object, 0 off it, -1 for padding.
-            boxes: [N, 4] (x0, y0, x1, y1) in pixels.
-            masks: [N, 1, 4h, 4w] logits of an earlier mask.
+        """Encode the given prompts of ``n`` slices.
 
         Returns:
             Sparse tokens [N, T, D] (T = 0 without points and boxes) and a dense embedding [N, D, h, w].

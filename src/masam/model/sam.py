@@ -62,30 +62,14 @@ class Sam(nn.Module):
         point_labels: PointLabels | None = None,
         boxes: Boxes | None = None,
         masks: MaskPrompts | None = None,
-        multimask: bool = True,
+        multimask: bool | None = True,
     ) -> SamOutput:
         """Predict masks for the prompts of each image.
 
-        Args:
-            embeddings: [N, D, h, w], the result of ``encode``.
-            points: [N, P, 2], as in ``PromptEncoder.forward``, like the following.
-            point_labels: [N, P].
-            boxes: [N, 4].
-            masks: [N, 1, 4h, 4w].
-            multimask: Return the three masks for ambiguous prompts instead of the single one.
+        ``multimask`` selects the three masks for ambiguous prompts (True), the single mask (False), or the single mask
+        followed by the three (None).
         """
-        output = self.decode_all(embeddings, points, point_labels, boxes, masks)
-        kept = slice(1, None) if multimask else slice(0, 1)
-        return SamOutput(output.logits[:, kept], output.iou[:, kept])
-
-    def decode_all(
-        self,
-        embeddings: Embeddings,
-        points: Points | None = None,
-        point_labels: PointLabels | None = None,
-        boxes: Boxes | None = None,
-        masks: MaskPrompts | None = None,
-    ) -> SamOutput:
-        """Predict the single mask, followed by the masks for ambiguous prompts; arguments as in ``decode``."""
         sparse, dense = self.prompt_encoder(len(embeddings), points, point_labels, boxes, masks)
-        return SamOutput(*self.mask_decoder(embeddings, self.prompt_encoder.dense_positions(), sparse, dense))
+        logits, iou = self.mask_decoder(embeddings, self.prompt_encoder.dense_positions(), sparse, dense)
+        kept = {True: slice(1, None), False: slice(0, 1), None: slice(None)}[multimask]
+        return SamOutput(logits[:, kept], iou[:, kept])

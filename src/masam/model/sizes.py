@@ -74,9 +74,6 @@ def require_integers_in_range(record: Any) -> None:
     """Check the integer fields of a dataclass, whose metadata hold the limits ``ge`` and ``le``.
 
     Values read from a file are checked here before any memory is allocated for them.
-
-    Raises:
-        ConfigError: A value is not an integer, or out of range.
     """
     for entry in fields(record):
         value = getattr(record, entry.name)
@@ -96,11 +93,7 @@ SIZES: dict[str, SamSize] = {
 
 
 def find_size(name: str) -> SamSize:
-    """Return the size with this name.
-
-    Raises:
-        ConfigError: No size has this name.
-    """
+    """Return the size with this name; raise ConfigError if there is none."""
     if name not in SIZES:
         raise ConfigError(f"expected a model size of {', '.join(SIZES)}, got {name!r}", where="size")
     return SIZES[name]

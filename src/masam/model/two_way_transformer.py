@@ -17,13 +17,7 @@ from masam.model.initial_values import initialise_cross_attention
 
 
 class Attention(nn.Module):
-    """Multi-head attention with an optionally reduced inner width.
-
-    Args:
-        dim: Width D.
-        num_heads: Number of heads, a divisor of the inner width.
-        downsample: D divided by the inner width; 2 in SAM's cross-attention.
-    """
+    """Multi-head attention with the inner width D / ``downsample``, which is 2 in SAM's cross-attention."""
 
     def __init__(self, dim: int, num_heads: int, downsample: int = 1) -> None:
         super().__init__()
@@ -50,11 +44,7 @@ class Attention(nn.Module):
 class TwoWayBlock(nn.Module):
     """Self-attention of tokens, attention of tokens to image, MLP, attention of image to tokens.
 
-    Args:
-        dim: Width D.
-        num_heads: Number of heads.
-        mlp_dim: Hidden width of the MLP.
-        first: Whether this is the first block, whose self-attention has neither positions nor a residual.
+    The self-attention of the first block has neither positions nor a residual.
     """
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, first: bool) -> None:
@@ -111,15 +101,9 @@ class TwoWayTransformer(nn.Module):
         image: Float[Tensor, "N l D"],
         image_positions: Float[Tensor, "1 l D"],
     ) -> tuple[list[Float[Tensor, "N _ D"]], Float[Tensor, "N l D"]]:
-        """Run all blocks. As in SAM, the initial values of the tokens are their positions in every block.
+        """Return the groups and the image, row by row, after all blocks.
 
-        Args:
-            groups: Groups of tokens [N, t, D].
-            image: [N, l, D], row by row.
-            image_positions: [1, l, D].
-
-        Returns:
-            The updated groups and image.
+        As in SAM, the initial values of the tokens are their positions in every block.
         """
         positions = groups
         for layer in self.layers:

@@ -49,7 +49,7 @@ class Prompts:
         return Prompts(**{name: None if x is None else x.to(device) for name, x in self.as_arguments().items()})
 
     def as_arguments(self) -> dict[str, Tensor | None]:
-        """Return the prompts as arguments of ``Sam.decode_all``."""
+        """Return the prompts as arguments of ``Sam.decode``."""
         return dict(vars(self))
 
 
@@ -64,7 +64,7 @@ def select_mask(out: SamOutput, *, is_ambiguous: bool) -> MaskPrompts:
     """Return the logits of the mask that a user would see.
 
     Args:
-        out: Output of ``Sam.decode_all``.
+        out: Output of ``Sam.decode`` with all masks.
         is_ambiguous: The prompt was a single click: of three masks, the one with the largest predicted IoU is returned.
     """
     if not is_ambiguous:
@@ -132,7 +132,7 @@ def prompt_rounds(
     for number in range(count):
         with autocast(embeddings.device, config.precision):
             # Indexed in each round, because the graph of a round is freed before the next.
-            out = sam.decode_all(embeddings[picture_of], **prompts.as_arguments())
+            out = sam.decode(embeddings[picture_of], multimask=None, **prompts.as_arguments())
         is_first = number == 0
         yield round_loss(out, masks, config, is_first=is_first, by_box=by_box)
         if number + 1 < count:

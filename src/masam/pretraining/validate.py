@@ -42,12 +42,12 @@ def _score_batch(sam: Sam, config: PretrainConfig, device: torch.device, numbers
     with autocast(device, config.precision):
         embeddings = sam.encode(images.to(device) * 255)
         boxes = torch.stack([torch.from_numpy(tight_box(mask)) for mask in objects])
-        out = sam.decode_all(embeddings, boxes=boxes.to(device))
+        out = sam.decode(embeddings, multimask=None, boxes=boxes.to(device))
         predicted = predicted_masks(select_mask(out, is_ambiguous=False), side)
         scores["miou_box"] = mask_iou(predicted, masks)[:, 0].cpu()
         prompts = Prompts().with_clicks([click_in(mask, 1) for mask in objects], None).to(device)
         for number in range(1, _CLICKS + 1):
-            out = sam.decode_all(embeddings, **prompts.as_arguments())
+            out = sam.decode(embeddings, multimask=None, **prompts.as_arguments())
             logits = select_mask(out, is_ambiguous=number == 1).float()
             predicted = predicted_masks(logits, side)
             if number in (1, _CLICKS):

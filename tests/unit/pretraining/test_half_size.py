@@ -21,9 +21,8 @@ def test_half_size_equals_the_weights_loaded_at_half_the_side(sam):
     embeddings = half.encode(images)
     torch.testing.assert_close(embeddings, loaded.image_encoder(images))
     prompts = {"boxes": torch.tensor([[3.0, 4, 20, 30], [0, 0, 31, 31]]), "masks": torch.randn(2, 1, 8, 8)}
-    for got, expected in zip(
-        half.sam.decode_all(embeddings, **prompts), loaded.decode_all(embeddings, **prompts), strict=True
-    ):
+    outputs = (model.decode(embeddings, multimask=None, **prompts) for model in (half.sam, loaded))
+    for got, expected in zip(*outputs, strict=True):
         torch.testing.assert_close(got, expected)
 
 
@@ -33,7 +32,7 @@ def test_gradients_reach_every_weight_of_the_model(sam):
         "points": torch.tensor([[[3.0, 4], [9, 9]]]), "point_labels": torch.tensor([[1, 0]]),
         "boxes": torch.tensor([[3.0, 4, 20, 30]]), "masks": torch.randn(1, 1, 8, 8),
     }  # fmt: skip
-    out = half.sam.decode_all(half.encode(torch.rand(1, 3, 32, 32)), **prompts)
+    out = half.sam.decode(half.encode(torch.rand(1, 3, 32, 32)), multimask=None, **prompts)
     (out.logits.square().mean() + out.iou.square().mean()).backward()
     without = {name for name, parameter in sam.named_parameters() if parameter.grad is None or not parameter.grad.any()}
     # With a box there is no padding point, and with a mask nothing stands for none. A bias that shifts all keys of an

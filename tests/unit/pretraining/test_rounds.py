@@ -81,13 +81,13 @@ def test_only_the_best_of_three_masks_gets_a_gradient(masks):
 @pytest.mark.parametrize("by_box", [True, False])
 def test_rounds_add_prompts_and_have_gradients_for_the_pictures(sam, masks, by_box, monkeypatch):
     asked = []
-    decode = sam.decode_all
+    decode = sam.decode
 
-    def watched(embeddings, **prompts):
+    def watched(embeddings, multimask, **prompts):
         asked.append({name: None if value is None else tuple(value.shape) for name, value in prompts.items()})
-        return decode(embeddings, **prompts)
+        return decode(embeddings, multimask=multimask, **prompts)
 
-    monkeypatch.setattr(sam, "decode_all", watched)
+    monkeypatch.setattr(sam, "decode", watched)
     embeddings = torch.randn(2, 32, 4, 4, requires_grad=True)
     of = torch.tensor([0, 0, 1])
     rounds = prompt_rounds(sam, embeddings, of, masks, CONFIG, prompt_generator(1, 0), count=3, by_box=by_box)
