@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from masam.evaluation.repetitions import interval_over_cases, mean_over_seeds, paired_difference, spread_over_seeds
+from masam.evaluation.statistics import interval_over_cases, mean_over_seeds, paired_difference, spread_over_seeds
 
 
 def main() -> None:

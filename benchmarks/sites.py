@@ -40,7 +40,7 @@ from masam import atomic
 from masam.augment import AugmentSettings
 from masam.cases.folder import CaseFolder, find_images, load_case, read_dataset
 from masam.evaluation import Evaluation, evaluate
-from masam.evaluation.repetitions import interval_over_cases, mean_over_seeds, paired_difference, spread_over_seeds
+from masam.evaluation.statistics import interval_over_cases, mean_over_seeds, paired_difference, spread_over_seeds
 from masam.io.nifti.file import write_volume
 from masam.predict.cohort import predict_cohort
 from masam.predict.predictor import Predictor

@@ -15,7 +15,8 @@ import numpy as np
 from masam import atomic
 from masam.ablation.cell import CellResult
 from masam.ablation.data import ScoredOn
-from masam.evaluation.repetitions import (
+from masam.evaluation.scores import nan_to_null, write_record
+from masam.evaluation.statistics import (
     Repeated,
     interval_over_cases,
     mean_over_seeds,
@@ -23,7 +24,6 @@ from masam.evaluation.repetitions import (
     seed_means,
     spread_over_seeds,
 )
-from masam.evaluation.scores import nan_to_null, write_record
 
 _FORMAT, _VERSION = "masam-ablation", 1
 _FAILED = ("failed", "diverged")

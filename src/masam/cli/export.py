@@ -100,6 +100,6 @@ def _write(
 
             return write_bundle(model, out, merge=merge)
         case "reference":
-            from masam.export.reference_file import write_reference
+            from masam.export.model_file import write_reference
 
             return write_reference(model, out)

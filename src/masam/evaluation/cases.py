@@ -34,9 +34,7 @@ _ANY_SUFFIX = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 def pair_single_cases(predictions: Cases, references: Cases) -> tuple[Cases, Cases]:
     """Give two files, or two folders of label frames, the same case id; return other inputs unchanged.
 
-    Raises:
-        InputError: The reference is a file, and the prediction is a folder.
-        ResourceError: A folder is not readable.
+    Raises InputError if the reference is a file, and the prediction is a folder.
     """
     if not (isinstance(predictions, str | Path) and isinstance(references, str | Path)):
         return predictions, references
@@ -65,7 +63,6 @@ def collect_cases(source: Cases, role: str) -> dict[str, Path | Volume]:
         InputError: There is no case, a file has another format, volumes and videos are mixed, an id is not printable,
             or two ids differ only in case, Unicode normalisation or extension, which some file systems do not
             distinguish.
-        ResourceError: A folder is not readable.
     """
     if isinstance(source, Mapping):
         pairs = [(case, item if isinstance(item, Volume) else Path(item)) for case, item in source.items()]
@@ -108,8 +105,7 @@ def pair_cases(
 ) -> tuple[str, ...]:
     """Return the ids of the references without a prediction.
 
-    Raises:
-        InputError: A prediction is missing or has no reference, and this is not allowed.
+    Raises InputError if a prediction is missing or has no reference, and this is not allowed.
     """
     missing = [case for case in references if case not in predictions]
     extra = [case for case in predictions if case not in references]
@@ -127,11 +123,7 @@ def pair_cases(
 
 
 def are_videos(predictions: Mapping[str, Path | Volume], references: Mapping[str, Path | Volume]) -> bool:
-    """Return whether the cases are videos.
-
-    Raises:
-        InputError: Either the predictions or the references are videos, but not both.
-    """
+    """Return whether the cases are videos; raise InputError if only one side is."""
     kinds = [any(is_video(item) for item in cases.values()) for cases in (predictions, references)]
     if kinds[0] != kinds[1]:
         names = ["folders of label frames" if kind else "volumes" for kind in kinds]
@@ -147,12 +139,9 @@ def is_video(item: Path | Volume) -> bool:
 
 
 def load_labels(items: Sequence[Path | Volume], case: str, scheme: LabelScheme) -> list[Volume]:
-    """Return the label volumes of a case, reading files where necessary.
+    """Return the label volumes of a case, reading files where necessary; raise InputError if values are not integers.
 
     A DICOM SEG, whose segments are identified by class names, is placed on the grid of the first item that is not one.
-
-    Raises:
-        InputError: A file is invalid, or label values are not integers.
     """
     volumes = [item for item in items if isinstance(item, Volume)]
     for volume in volumes:
@@ -168,11 +157,7 @@ def load_labels(items: Sequence[Path | Volume], case: str, scheme: LabelScheme) 
 
 
 def check_same_grid(prediction: Volume, reference: Volume, where: object) -> None:
-    """Check that a prediction is on the voxel grid of its reference.
-
-    Raises:
-        InputError: Shape or geometry differ; ``where`` names the file or case.
-    """
+    """Raise InputError, for the file or case ``where``, if a prediction is not on the voxel grid of its reference."""
     fix = "score predictions on the grid of the reference (predict from the same image, do not resample)"
     if prediction.shape != reference.shape:
         raise InputError(
@@ -191,10 +176,9 @@ def check_same_grid(prediction: Volume, reference: Volume, where: object) -> Non
 
 
 def require_known_values(values: Iterable[int], scheme: LabelScheme, where: object, *, ignore: bool) -> None:
-    """Check that all label values belong to the scheme or, if ``ignore``, are its ignore value.
+    """Raise InputError, for the file or case ``where``, if a value does not belong to the scheme.
 
-    Raises:
-        InputError: A value does not belong to the scheme; ``where`` names the file or case.
+    The ignore value of the scheme is accepted if ``ignore``.
     """
     known = {label.value for label in scheme.labels}
     if ignore and scheme.ignore_value is not None:

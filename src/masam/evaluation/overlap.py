@@ -25,13 +25,7 @@ ReferenceEmpty = Literal["nan", "one"]
 
 @dataclass(frozen=True)
 class Overlap:
-    """Voxel counts of one class in one case.
-
-    Attributes:
-        reference: Voxels of the class in the reference.
-        prediction: Voxels of the class in the prediction.
-        intersection: Voxels of the class in both.
-    """
+    """Voxel counts of one class in one case; ``intersection`` counts voxels in both masks."""
 
     reference: int
     prediction: int
@@ -49,11 +43,7 @@ class Overlap:
 def count_overlap(
     reference: NDArray[np.bool_], prediction: NDArray[np.bool_], ignore: NDArray[np.bool_] | None = None
 ) -> Overlap:
-    """Count the voxels of one class in two masks of any shape, without those in the mask ``ignore``.
-
-    Raises:
-        InputError: The shapes differ.
-    """
+    """Count the voxels of one class in two masks of one shape, without those in the mask ``ignore``."""
     for name, mask in (("prediction", prediction), ("ignore mask", ignore)):
         if mask is not None and mask.shape != reference.shape:
             raise InputError(f"expected the {name} in the reference's shape {reference.shape}, got {mask.shape}")

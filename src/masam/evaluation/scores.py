@@ -248,10 +248,7 @@ class Evaluation:
     def from_json(cls, path: Path | str) -> Evaluation:
         """Read a file that ``to_json`` wrote, in this format version or an earlier one.
 
-        The summary is computed from the scores.
-
-        Raises:
-            InputError: The file is not readable or has another format.
+        The summary is computed from the scores. Raises InputError if the file is not readable or has another format.
         """
         fix = "give a file that `masam evaluate --out` wrote"
         record = gate.read_json(Path(path))

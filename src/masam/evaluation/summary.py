@@ -25,7 +25,7 @@ from masam.evaluation.cases import (
 )
 from masam.evaluation.overlap import ReferenceEmpty, count_overlap, volume_ml
 from masam.evaluation.scores import CaseScore, Evaluation, VideoScore
-from masam.evaluation.surface import Spacing, check_tolerance, surface_scores
+from masam.evaluation.surface import check_tolerance, surface_scores
 from masam.evaluation.video import score_video
 from masam.io import gate
 from masam.io.video.label_frames import require_indexable
@@ -90,11 +90,15 @@ def evaluate(
 
     def score(case: str) -> tuple[list[CaseScore], VideoScore | None]:
         prediction, reference = predicted.get(case), expected[case]
+        video = None
         if is_video and isinstance(reference, Path) and not isinstance(prediction, Volume):
-            return score_video(
-                case, prediction, reference, scheme, reference_empty=reference_empty, allow_missing=allow_missing
-            )
-        return _score_volume(case, prediction, reference, scheme, nsd_tolerance_mm, reference_empty), None
+            scores, video = score_video(case, prediction, reference, scheme, reference_empty, allow_missing)
+        else:
+            scores = _score_volume(case, prediction, reference, scheme, nsd_tolerance_mm, reference_empty)
+        if prediction is None and reference_empty == "one":
+            # A class absent from the reference scores 1 only if it was predicted to be absent.
+            scores = [replace(score, dice=0.0, iou=0.0) for score in scores]
+        return scores, video
 
     scores: list[CaseScore] = []
     videos: list[VideoScore] = []
@@ -115,33 +119,17 @@ def _score_volume(
     tolerance_mm: float,
     reference_empty: ReferenceEmpty,
 ) -> list[CaseScore]:
-    """Score a volume; None means that it was not predicted."""
-    reference, *rest = load_labels([expected] if predicted is None else [expected, predicted], case, scheme)
-    truth = to_channels(reference, scheme, _where(expected, f"reference {case}"), ignore=True)
-    spacing_mm = reference.geometry.spacing_mm
-    if predicted is None:
-        scores = _score_classes(case, truth, np.zeros_like(truth), spacing_mm, scheme, tolerance_mm, "nan")
-        # A class absent from the reference scores 1 only if it was predicted to be absent.
-        return [replace(score, dice=0.0, iou=0.0) for score in scores] if reference_empty == "one" else scores
-    (prediction,) = rest
-    where = _where(predicted, f"prediction {case}")
-    check_same_grid(prediction, reference, where)
-    answer = to_channels(prediction, scheme, where, ignore=False)
-    if scheme.ignore_value is not None:
-        answer[reference.array == scheme.ignore_value] = 0
-    return _score_classes(case, truth, answer, spacing_mm, scheme, tolerance_mm, reference_empty)
-
-
-def _score_classes(
-    case: str,
-    truth: NDArray[np.uint16],
-    answer: NDArray[np.uint16],
-    spacing_mm: Spacing,
-    scheme: LabelScheme,
-    tolerance_mm: float,
-    reference_empty: ReferenceEmpty,
-) -> list[CaseScore]:
-    """Score each foreground class inside the bounding box of both masks."""
+    """Score each foreground class inside the bounding box of both masks; None means that it was not predicted."""
+    reference_volume, *rest = load_labels([expected] if predicted is None else [expected, predicted], case, scheme)
+    truth = to_channels(reference_volume, scheme, _where(expected, f"reference {case}"), ignore=True)
+    answer = np.zeros_like(truth)
+    if predicted is not None:
+        where = _where(predicted, f"prediction {case}")
+        check_same_grid(rest[0], reference_volume, where)
+        answer = to_channels(rest[0], scheme, where, ignore=False)
+        if scheme.ignore_value is not None:
+            answer[reference_volume.array == scheme.ignore_value] = 0
+    spacing_mm = reference_volume.geometry.spacing_mm
     boxes = [ndimage.find_objects(channels, max_label=scheme.num_classes) for channels in (truth, answer)]
     scores = []
     for channel, label in enumerate(scheme.foreground, start=1):
@@ -167,10 +155,7 @@ def to_channels(volume: Volume, scheme: LabelScheme, where: object, *, ignore: b
     """Convert label values to channel numbers; ignored voxels, if allowed, become background.
 
     Values are counted slice by slice. At 512 x 512 x 150 voxels this is faster than ``LabelScheme.to_channels``, which
-    sorts the volume.
-
-    Raises:
-        InputError: A value does not belong to the scheme; ``where`` names the file or case.
+    sorts the volume. Errors are those of :func:`require_known_values`.
     """
     array = volume.array
     low, high = int(array.min()), int(array.max())
@@ -197,11 +182,7 @@ def _union(one: tuple[slice, ...] | None, other: tuple[slice, ...] | None) -> tu
 
 
 def read_scheme(labels: LabelScheme | Mapping[str, Any] | str | Path) -> LabelScheme:
-    """Return a label scheme, read from the ``labels`` of a ``dataset.json`` or from the path of that file.
-
-    Raises:
-        InputError: The file or the mapping is invalid.
-    """
+    """Return a label scheme, read from the ``labels`` of a ``dataset.json`` or from the path of that file."""
     if isinstance(labels, LabelScheme):
         return labels
     if isinstance(labels, Mapping):

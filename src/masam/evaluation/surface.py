@@ -36,14 +36,7 @@ Spacing = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class SurfaceScores:
-    """Surface distances of one class, as defined in this module.
-
-    Attributes:
-        hd95_mm: Larger directed 95th percentile.
-        hd95_pooled_mm: 95th percentile of the pooled distances.
-        assd_mm: Mean of the pooled distances.
-        nsd: Fraction of the surfaces within the tolerance, 0 to 1.
-    """
+    """Surface distances of one class in mm, and ``nsd``, as defined in this module."""
 
     hd95_mm: float
     hd95_pooled_mm: float
@@ -91,11 +84,7 @@ def surface_scores(
 
 
 def check_tolerance(nsd_tolerance_mm: float) -> None:
-    """Check that a tolerance is finite and not negative.
-
-    Raises:
-        ConfigError: The tolerance is negative or not finite.
-    """
+    """Raise ConfigError if a tolerance is negative or not finite."""
     if not (math.isfinite(nsd_tolerance_mm) and nsd_tolerance_mm >= 0):
         raise ConfigError(f"expected a tolerance of 0 mm or more, got {nsd_tolerance_mm}", where="nsd_tolerance_mm")
 

@@ -32,9 +32,8 @@ def score_video(
     prediction: Path | None,
     reference: Path,
     scheme: LabelScheme,
-    *,
-    reference_empty: ReferenceEmpty = "nan",
-    allow_missing: bool = False,
+    reference_empty: ReferenceEmpty,
+    allow_missing: bool,
 ) -> tuple[list[CaseScore], VideoScore]:
     """Score the label frames of a video, with one frame and its reference in memory at a time.
 
@@ -51,11 +50,6 @@ def score_video(
 
     Returns:
         One score per class, without distances and volumes, and the score of the video.
-
-    Raises:
-        InputError: The reference has no label frame, a labelled frame has no prediction, sizes differ, a file is
-            invalid, or a value does not belong to the scheme.
-        ResourceError: Pillow is not installed, or a file is not readable.
     """
     expected = label_files(reference)
     if not expected:
@@ -77,8 +71,12 @@ def score_video(
         empty += mean is None
         sum_of_means += mean or 0.0
     scored = len(expected) - empty
+    overlaps = zip(scheme.foreground, (Overlap(*pixels) for pixels in counts.T.tolist()), strict=True)
     return (
-        _class_scores(case, counts, scheme, reference_empty, is_predicted=prediction is not None),
+        [
+            CaseScore(case, label.name, both.dice(reference_empty), both.iou(reference_empty), *[math.nan] * 6)
+            for label, both in overlaps
+        ],
         VideoScore(
             case=case,
             miou_per_frame=sum_of_means / scored if scored else math.nan,
@@ -115,21 +113,3 @@ def _mean_iou_of_present(counts: NDArray[np.int64]) -> float | None:
     """Return the mean IoU of the classes in the reference of a frame; None if it contains no class."""
     reference, prediction, both = counts[:, counts[0] > 0]
     return float((both / (reference + prediction - both)).mean()) if len(reference) else None
-
-
-def _class_scores(
-    case: str,
-    counts: NDArray[np.int64],
-    scheme: LabelScheme,
-    reference_empty: ReferenceEmpty,
-    *,
-    is_predicted: bool,
-) -> list[CaseScore]:
-    nan, scores = math.nan, []
-    for label, (reference, prediction, both) in zip(scheme.foreground, counts.T.tolist(), strict=True):
-        overlap = Overlap(reference, prediction, both)
-        dice, iou = overlap.dice(reference_empty), overlap.iou(reference_empty)
-        if not is_predicted and reference_empty == "one":
-            dice = iou = 0.0  # a video that was not predicted never scores 1
-        scores.append(CaseScore(case, label.name, dice, iou, nan, nan, nan, nan, nan, nan))
-    return scores

@@ -55,13 +55,9 @@ def random_windows(model: Masam, batch: int) -> Tensor:
 
 
 def require_same_tensors(model: Masam, loaded: Masam, where: Path) -> float:
-    """Check that a model loaded from a file has exactly the tensors of the model that was written.
+    """Return 0.0, the difference, if a model loaded from a file has exactly the tensors of the model that was written.
 
-    Returns:
-        0.0, the difference of the outputs.
-
-    Raises:
-        ModelError: A tensor differs; ``where`` names the file.
+    Raises ModelError, which names the file ``where``, if a tensor differs.
     """
     ours, theirs = model.state_dict(), loaded.state_dict()
     if set(ours) != set(theirs) or any(not torch.equal(ours[name].cpu(), theirs[name].cpu()) for name in ours):

@@ -27,11 +27,7 @@ INPUT, OUTPUTS = "windows", ("logits", "iou")
 
 
 class Automatic(nn.Module):
-    """A model without prompts that maps windows to a plain tuple.
-
-    Args:
-        model: The model.
-    """
+    """A model without prompts that maps windows to a plain tuple."""
 
     def __init__(self, model: Masam) -> None:
         super().__init__()

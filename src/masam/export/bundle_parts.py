@@ -27,11 +27,7 @@ from masam.weights.tensors import read_tensors
 
 
 class BundleNetwork(nn.Module):
-    """A model with the axis order of MONAI networks: channels before slices.
-
-    Args:
-        masam: The model.
-    """
+    """A model with the axis order of MONAI networks: channels before slices."""
 
     def __init__(self, masam: Masam) -> None:
         super().__init__()
@@ -50,9 +46,6 @@ def build_network(sam: dict[str, Any], **hyperparameters: Any) -> BundleNetwork:
     Args:
         sam: Fields of ``SamSize``.
         **hyperparameters: Other fields of ``MasamSpec``.
-
-    Raises:
-        ConfigError: A value is out of range.
     """
     return BundleNetwork(Masam(MasamSpec.from_plain({"sam": sam, **hyperparameters}))).eval()
 
@@ -74,21 +67,13 @@ def build_predictor(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto``, ``float32``, ``bf16`` or ``fp16``.
         stride: Slices between the starts of consecutive windows.
-
-    Raises:
-        InputError: A file is not readable.
-        ModelError: The weights do not match the network.
     """
     load_strictly(network, read_tensors(Path(weights))[0], where=weights)
     return Predictor(network.masam, str(device), precision, stride, plan=Plan.from_yaml(Path(plan)))
 
 
 def find_scans(folder: str) -> tuple[Case, ...]:
-    """Return the scans of a folder, or a single scan.
-
-    Raises:
-        InputError: There is no scan.
-    """
+    """Return the scans of a folder, or a single scan; raise InputError if there is none."""
     return find_images(Path(folder))
 
 
@@ -101,8 +86,7 @@ class FolderSegmenter:
     def run(self) -> Cohort:
         """Segment all scans; a rerun skips scans that are finished and unchanged.
 
-        Raises:
-            MasamError: A scan failed; the others are written.
+        Raises MasamError if a scan failed; the others are written.
         """
         cohort = predict_cohort(self.predictor, self.scans, self.output_dir, Silent())
         cohort.raise_failures()

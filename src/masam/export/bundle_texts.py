@@ -34,8 +34,7 @@ _PARTS = "masam.export.bundle_parts"
 def bundle_metadata(spec: MasamSpec, plan: Plan, monai_version: str) -> dict[str, Any]:
     """Return the content of ``configs/metadata.json``.
 
-    Raises:
-        ConfigError: MONAI would run the name of a class or channel as code.
+    Raises ConfigError for a name of a class or channel that MONAI would run as code.
     """
     classes = [label.name for label in plan.scheme.labels]
     for name in (*classes, *plan.channels):

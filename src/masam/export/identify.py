@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,19 +11,27 @@ from typing import Any
 
 from torch import Tensor
 
-from masam.errors import ConfigError, InputError, ModelError
-from masam.export.description import BUNDLE, BUNDLE_INFERENCE, BUNDLE_METADATA, read_description
-from masam.export.description import KINDS as EXPORTS
+from masam.errors import InputError, ModelError
+from masam.export.automatic import DESCRIPTION_FILE, DESCRIPTION_KEY
 from masam.io import gate
+from masam.io.packages import require_package
 from masam.model.sizes import SIZES
 from masam.model.spec import MasamSpec
 from masam.weights import tensors
-from masam.weights.card import HEADER
+from masam.weights.card import HEADER, read_spec
 from masam.weights.infer_spec import infer_adapter, infer_sam_size
 from masam.weights.model_file import MODEL_FILE, read_model_header
 from masam.weights.published import published_by_sha256
 from masam.weights.sam_names import KINDS, kind_of
 from masam.weights.state_dict import require_sam
+
+EXPORTS = {".pt2": "torch.export program", ".onnx": "ONNX model"}
+BUNDLE = "MONAI bundle"
+BUNDLE_METADATA, BUNDLE_INFERENCE = (Path("configs") / f"{name}.json" for name in ("metadata", "inference"))
+
+# Location of the program in a .pt2 file, from PyTorch 2.8 and before.
+_PROGRAM = ("/models/model.json", "serialized_exported_program.json")
+_MAX_BYTES = 2**20
 
 _STATE_FILE = Path("last") / "state.json"
 
@@ -32,9 +41,6 @@ def identify(path: Path) -> dict[str, Any]:
 
     The values of published files are read only for the hash of the file. For files of masam, the hash of the content is
     verified as well.
-
-    Args:
-        path: The file or folder.
 
     Returns:
         Plain values, starting with ``kind``.
@@ -75,20 +81,44 @@ def _file(path: Path) -> dict[str, Any]:
 
 
 def _export(path: Path) -> dict[str, Any]:
-    description = read_description(path)
+    description = _read_description(path)
     if description is None:
         return {"kind": f"{EXPORTS[path.suffix]}, not from masam"}
-    return {"kind": EXPORTS[path.suffix], **_exported_spec(description.pop("spec", None), path), **description}
+    spec = read_spec(description.pop("spec", None), path)
+    return {"kind": EXPORTS[path.suffix], **_main_options(spec), **description}
 
 
-def _exported_spec(values: Any, where: Path) -> dict[str, Any]:
-    """Return the main options in the description of an export."""
+def _read_description(path: Path) -> dict[str, Any] | None:
+    """Return the description in a ``.pt2`` or ``.onnx`` file, None if the file was not exported by masam."""
+    with gate.open_regular(path):
+        pass
+    onnx = require_package("onnx") if path.suffix == ".onnx" else None
     try:
-        return _main_options(MasamSpec.from_plain(values))
-    except (AttributeError, KeyError, TypeError, ConfigError) as error:
+        with gate.library_errors(path):
+            text = _read_program(path) if onnx is None else _read_onnx(onnx, path)
+            description = None if text is None else json.loads(text)
+    except InputError as error:
         raise ModelError(
-            f"expected a valid specification in the description ({error})", where=where, fix="export it again"
+            f"expected a {EXPORTS[path.suffix]}, cannot read it ({error.__cause__})", where=path, fix="copy it again"
         ) from error
+    if description is not None and not isinstance(description, Mapping):
+        raise ModelError("the description in the file is damaged", where=path, fix="export it again")
+    return None if description is None else dict(description)
+
+
+def _read_program(path: Path) -> str | None:
+    with zipfile.ZipFile(path) as archive:
+        if not any(name.endswith(_PROGRAM) for name in archive.namelist()):
+            raise ValueError("the zip archive contains no program")
+        records = [record for record in archive.infolist() if record.filename.endswith(f"/extra/{DESCRIPTION_FILE}")]
+        if len(records) != 1 or records[0].file_size > _MAX_BYTES:
+            return None
+        return archive.read(records[0]).decode()
+
+
+def _read_onnx(onnx: Any, path: Path) -> str | None:
+    model = onnx.load(path, load_external_data=False)
+    return next((entry.value for entry in model.metadata_props if entry.key == DESCRIPTION_KEY), None)
 
 
 def _main_options(spec: MasamSpec) -> dict[str, Any]:
@@ -106,7 +136,7 @@ def _bundle(folder: Path) -> dict[str, Any]:
     network = inference.get("network_def")
     if isinstance(network, Mapping) and str(network.get("_target_")).startswith("masam."):
         options = {key: value for key, value in network.items() if key != "_target_"}
-        facts |= _exported_spec(options, folder / BUNDLE_INFERENCE)
+        facts |= _main_options(read_spec(options, folder / BUNDLE_INFERENCE))
     weights = folder / "models" / "model.pt"
     return {**facts, "weights": _file(weights)} if weights.is_file() else facts
 

@@ -29,11 +29,7 @@ def write_bundle(model: Masam, path: Path, *, merge: bool = False) -> Exported:
     """Write a model as a MONAI bundle, load it with MONAI, and compare its outputs with the model.
 
     The name of the folder is the name of the bundle. With ``merge``, the FacT increments are merged into the encoder.
-
-    Raises:
-        ConfigError: MONAI would run the name of a class or channel as code.
-        ModelError: The model has no plan or is for video, or the outputs of the bundle differ.
-        ResourceError: The folder exists or cannot be written, or MONAI is not installed.
+    Raises ModelError if the model has no plan or is for video.
     """
     plan: Plan | None = model.card.plan if model.card else None
     if plan is None:

@@ -30,10 +30,6 @@ def write_onnx(model: Masam, path: Path) -> Exported:
     """Write a model as ``.onnx``, check the file, and compare its outputs with the model.
 
     Large weights are stored in ``NAME.onnx.data`` beside it; both files are required.
-
-    Raises:
-        ModelError: The outputs of the file differ from the model.
-        ResourceError: A file exists or cannot be written, or a package is not installed.
     """
     onnx, _, _ = (require_package(name) for name in ("onnx", "onnxscript", "onnxruntime"))
     graph = _convert(model)

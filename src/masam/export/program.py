@@ -31,12 +31,7 @@ def trace(model: Masam) -> ExportedProgram:
 
 
 def write_program(model: Masam, path: Path) -> Exported:
-    """Write a model as a ``.pt2`` file and compare its outputs with the model.
-
-    Raises:
-        ModelError: The outputs of the file differ from the model.
-        ResourceError: The file exists or cannot be written.
-    """
+    """Write a model as a ``.pt2`` file and compare its outputs with the model."""
     program = trace(model)
 
     def write(file: Path) -> Exported:

@@ -82,13 +82,8 @@ def verify(names: Sequence[str] = (), *, progress: Progress | None = None) -> Ve
     A file that was put there by hand is accepted from then on if its SHA-256 is the pinned one.
 
     Args:
-        names: Names of ``PUBLISHED``; empty for all weights on this machine.
+        names: Names of ``PUBLISHED``, whose files must be on this machine; empty for all weights on this machine.
         progress: Receives the progress.
-
-    Raises:
-        ConfigError: A name is unknown.
-        InputError: A named file is not on this machine.
-        ResourceError: The system refused to read or write a file.
     """
     present = [name for name in PUBLISHED if state(name) in ("yes", "unchecked")]
     for name in names:

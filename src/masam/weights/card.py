@@ -75,11 +75,7 @@ def write_header(spec: MasamSpec, card: ModelCard) -> dict[str, str]:
 
 
 def read_header(notes: Mapping[str, str], where: object) -> dict[str, Any]:
-    """Return the header in the metadata of a model file of any version, migrated to the newest.
-
-    Raises:
-        ModelError: The header is missing or incomplete, or its version is unknown.
-    """
+    """Return the header in the metadata of a model file of any version, migrated to the newest."""
     try:
         header = json.loads(notes[HEADER])
         version = header["format_version"]
@@ -105,14 +101,10 @@ def read_header(notes: Mapping[str, str], where: object) -> dict[str, Any]:
     return dict(header)
 
 
-def read_spec(header: Mapping[str, Any], where: object) -> MasamSpec:
-    """Return the specification in a header.
-
-    Raises:
-        ModelError: The specification is invalid.
-    """
+def read_spec(values: Any, where: object) -> MasamSpec:
+    """Return the specification with these values in the metadata of a file; raise ModelError if it is invalid."""
     try:
-        return MasamSpec.from_plain(header["spec"])
+        return MasamSpec.from_plain(values)
     except (AttributeError, KeyError, TypeError, ConfigError) as error:
         raise ModelError(
             f"expected a valid specification in the metadata ({error})", where=where, fix="train or export it again"
@@ -120,11 +112,7 @@ def read_spec(header: Mapping[str, Any], where: object) -> MasamSpec:
 
 
 def read_card(header: Mapping[str, Any], where: object) -> ModelCard:
-    """Return the card in a header.
-
-    Raises:
-        ModelError: A part of the card is invalid.
-    """
+    """Return the card in a header; raise ModelError if a part of it is invalid."""
     base, plan, training = header["base"], header["plan"], header["training"]
     try:
         texts = [*(base or {}).values(), header["licence"]]
@@ -143,11 +131,7 @@ def read_card(header: Mapping[str, Any], where: object) -> ModelCard:
 
 
 def require_matching_plan(plan: Plan, spec: MasamSpec) -> None:
-    """Check that a plan matches a model.
-
-    Raises:
-        ModelError: The number of classes or channels, or the image size differ.
-    """
+    """Raise ModelError if the classes, channels or image size of a plan are not those of a model."""
     fix = "give the plan that the model was trained with"
     expected, actual = (plan.scheme.num_classes, plan.image_size), (spec.num_classes, spec.image_size)
     if expected != actual:

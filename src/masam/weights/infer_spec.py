@@ -20,10 +20,7 @@ def infer_sam_size(state: State, decoder_heads: int | None = None, where: object
     """Infer the architecture of a SAM, named as published or ``custom``, from its tensors under SAM's names.
 
     No shape determines the heads of the decoder's transformer. Without ``decoder_heads``, they are those of the
-    published size, or the usual number.
-
-    Raises:
-        ModelError: The tensors are not those of a SAM.
+    published size, or the usual number. Raises ModelError if the tensors are not those of a SAM.
     """
     position = _require(state, "image_encoder.pos_embed", 4, where)
     grid, width = position.shape[1], position.shape[3]
@@ -76,9 +73,7 @@ def infer_masam_spec(
     """Infer the specification of an adapted model from the tensors of SAM and of an official adapter.
 
     No tensor determines the image size, the factor of FacT and the heads of the decoder. ``where`` names the two files.
-
-    Raises:
-        ModelError: The two do not match, or one has the wrong content.
+    Raises ModelError if the two do not match, or one has the wrong content.
     """
     size = infer_sam_size(sam, decoder_heads, where[0])
     inferred = infer_adapter(adapter, where[1])
@@ -103,14 +98,8 @@ def infer_masam_spec(
 class AdapterOptions:
     """Options of an official adapter that its tensors determine.
 
-    Attributes:
-        size: Name of the published size with its encoder's width, or a description.
-        depth: Encoder blocks.
-        embed_dim: Width of the encoder.
-        num_classes: Foreground classes.
-        fact_rank: Rank of FacT.
-        adapter_channels: Width of the 3D adapters.
-        depth_kernel: Kernel size of the 3D adapters along the slices.
+    ``size`` is the name of the published size with the width of its encoder, or a description. ``depth`` counts encoder
+    blocks, ``num_classes`` foreground classes, and ``depth_kernel`` is the kernel size along the slices.
     """
 
     size: str
@@ -123,11 +112,7 @@ class AdapterOptions:
 
 
 def infer_adapter(adapter: State, where: object = None) -> AdapterOptions:
-    """Infer the options of an official adapter from its tensors.
-
-    Raises:
-        ModelError: A required tensor is missing or has the wrong shape.
-    """
+    """Infer the options of an official adapter; raise ModelError if a required tensor is missing or misshapen."""
     u = _require(adapter, "image_encoder.FacTu.weight", 2, where)
     tokens = _require(adapter, "mask_decoder.mask_tokens.weight", 2, where)
     convolution = _require(adapter, FIRST_CONVOLUTION, 5, where)

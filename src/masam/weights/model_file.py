@@ -108,10 +108,6 @@ def read_base(name_or_path: str | Path) -> tuple[dict[str, Tensor], Base]:
 
     Returns:
         The tensors under SAM's names, and the entry for the card of a model that is based on them.
-
-    Raises:
-        InputError: The file cannot be opened, or is not on this machine.
-        ModelError: The file is damaged, or does not contain a SAM.
     """
     path = resolve(name_or_path)
     state = require_sam(tensors.read_tensors(path)[0], path)
@@ -160,17 +156,9 @@ def fold_folder(root: Path, fold: int) -> Path:
 
 
 def load_folds(path: str | Path, sam_checkpoint: str | Path | None = None) -> list[Masam]:
-    """Load the models of all folds, or a single model.
+    """Load the models of all folds in a folder, or a single model, each as by :func:`load`.
 
-    Args:
-        path: The folder of all folds, or the path of a single model as for :func:`load`.
-        sam_checkpoint: The SAM file, as for :func:`load`.
-
-    Returns:
-        The models in evaluation mode; they share the frozen tensors of a common SAM file.
-
-    Raises:
-        InputError, ModelError: As in :func:`load`.
+    The models share the frozen tensors of a common SAM file.
     """
     folders = _fold_folders(path)
     models = [load(folder, sam_checkpoint) for folder in folders or [Path(path)]]
@@ -230,19 +218,14 @@ def load(path: str | Path, sam_checkpoint: str | Path | None = None) -> Masam:
 
 
 def read_model_header(file: Path) -> tuple[dict[str, Tensor], MasamSpec, ModelCard]:
-    """Read the header of a model file: tensor shapes (on the meta device), specification and card.
-
-    Raises:
-        InputError: The file cannot be opened.
-        ModelError: It is damaged, has a newer format, or was not written by masam.
-    """
+    """Read the header of a model file: tensor shapes (on the meta device), specification and card."""
     shapes, metadata = tensors.read_header(file)
     kind = kind_of(shapes)
     if HEADER not in metadata and kind is not None:
         fix = "import it with masam weights import" if kind == "ma-sam-adapter" else "give it with --sam-checkpoint"
         raise ModelError(f"expected a model written by masam, got {KINDS[kind]}", where=file, fix=fix)
     header = read_header(metadata, file)
-    return shapes, read_spec(header, file), read_card(header, file)
+    return shapes, read_spec(header["spec"], file), read_card(header, file)
 
 
 def find_model_file(path: str | Path) -> Path:

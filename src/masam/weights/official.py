@@ -144,9 +144,6 @@ def reference_plan(trained_on: str, image_size: int = 512) -> Plan:
     """Return the plan with which the official programs prepare volumes of btcv, prostate or pancreas.
 
     Slices are used as stored, regardless of the orientation, and each window is rescaled to 0..1 (paper.md 1.5).
-
-    Raises:
-        ConfigError: The data set is unknown.
     """
     if trained_on not in LABELS:
         raise ConfigError(f"expected one of {', '.join(LABELS)}, got {trained_on!r}", where="trained_on")

@@ -34,12 +34,11 @@ def part_path(target: Path) -> Path:
 class Part:
     """The partial download of one file. Only one process may use it at a time.
 
+    Every method raises ResourceError if the system refuses to read, write or delete a file.
+
     Args:
         target: Final path of the file; the partial file is beside it.
         url: Address of the file. A partial file from another address is deleted.
-
-    Raises:
-        ResourceError: Here and in every method: the system refused to read, write or delete a file.
     """
 
     def __init__(self, target: Path, url: str) -> None:

@@ -31,8 +31,6 @@ class PublishedWeights:
     """One file of published weights.
 
     Attributes:
-        name: Name for users.
-        title: Short description.
         size: Model size, as in ``masam.model.sizes``.
         url: Address of the file; None for a file of the package.
         filename: Name of the file in the cache folder, or in the package.
@@ -49,8 +47,8 @@ class PublishedWeights:
     filename: str
     bytes: int
     sha256: str | None
-    licence: str
     page: str
+    licence: str = "Apache-2.0"
 
     @property
     def file_size(self) -> str:
@@ -91,7 +89,6 @@ _ALL = (
         filename="masam-vit-t.safetensors",
         bytes=18_126_160,
         sha256="fcdac990cf137d6d903d73653a969c0c7eaad690e001cc7a54b0f79163926956",
-        licence="Apache-2.0",
         page="docs/concepts/pre-training.md",
     ),
     *(
@@ -103,7 +100,6 @@ _ALL = (
             filename=filename,
             bytes=size,
             sha256=sha256,
-            licence="Apache-2.0",
             page="https://github.com/facebookresearch/segment-anything#model-checkpoints",
         )
         for letter, (filename, size, sha256) in _SAM.items()
@@ -117,7 +113,6 @@ _ALL = (
             filename=f"sam-vit-{word}.safetensors",
             bytes=_SAM[letter][1],  # approximate
             sha256=None,
-            licence="Apache-2.0",
             page=f"https://huggingface.co/facebook/sam-vit-{word}",
         )
         for letter, word in _HUGGING_FACE_NAMES.items()
@@ -132,7 +127,6 @@ _ALL = (
         filename="medsam-vit-base.safetensors",
         bytes=375 * MB,
         sha256=None,
-        licence="Apache-2.0",
         page="https://github.com/bowang-lab/MedSAM",
     ),
 )
@@ -149,11 +143,7 @@ def cache_folder() -> Path:
 
 
 def find_published(name: str) -> PublishedWeights:
-    """Return the weights with this name.
-
-    Raises:
-        ConfigError: No weights have this name; the message suggests the nearest name.
-    """
+    """Return the weights with this name; raise ConfigError, which suggests the nearest name, if there are none."""
     if name not in PUBLISHED:
         near = difflib.get_close_matches(name, PUBLISHED, n=1)
         fix = f"did you mean {near[0]!r}?" if near else "see masam weights list"
@@ -167,9 +157,6 @@ def state(name: str) -> State:
     Returns:
         ``yes``; ``no``; ``incomplete`` for a partial download; ``unchecked`` for a file that was put into the cache
         folder by hand and is not yet verified.
-
-    Raises:
-        ConfigError: No weights have this name.
     """
     entry = find_published(name)
     if entry.verified():
@@ -180,26 +167,17 @@ def state(name: str) -> State:
 
 
 def resolve(name_or_path: str | Path) -> Path:
-    """Return the file for the name of published weights, or for a path.
+    """Return the file for the name of published weights, which must be on this machine, or for a path.
 
     A published name always means the published weights, even if the working folder contains a file of that name. Such a
     file can be given with a separator, as text: ``./sam-vit-b``.
-
-    Raises:
-        InputError: The published weights are not on this machine, or not verified.
     """
     entry = PUBLISHED.get(str(name_or_path))
     return Path(name_or_path) if entry is None else require_cached(entry.name)
 
 
 def require_cached(name: str) -> Path:
-    """Return the path of published weights that are verified on this machine.
-
-    Raises:
-        ConfigError: No weights have this name.
-        InputError: They are not on this machine, or not verified.
-        ModelError: The package's own file is missing or incomplete.
-    """
+    """Return the path of published weights; raise InputError if they are not on this machine, or not verified."""
     entry = find_published(name)
     if entry.verified():
         return entry.path

@@ -60,11 +60,7 @@ def read_pytorch(path: Path, *, checksums: bool = True) -> dict[str, Tensor]:
 
 
 def write_pytorch(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors by name as ``torch.save`` does.
-
-    Raises:
-        ResourceError: The file cannot be written.
-    """
+    """Write tensors by name as ``torch.save`` does, and verify them."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     def write(target: Path) -> None:
@@ -82,10 +78,7 @@ def write_archive(path: Path, save: Callable[[io.BytesIO], None]) -> None:
     """Let a function of PyTorch create an archive in memory, then write it to a file.
 
     On a full disk PyTorch's own writer ends the process (``torch.export.save``) or raises an error that does not
-    mention the disk (``torch.save``). The cost is the archive's size in memory.
-
-    Raises:
-        OSError: The file cannot be written.
+    mention the disk (``torch.save``). This function raises OSError. The cost is the archive's size in memory.
     """
     archive = io.BytesIO()
     save(archive)

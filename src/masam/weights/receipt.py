@@ -48,11 +48,7 @@ def receipt_path(file: Path) -> Path:
 
 
 def read_receipt(file: Path) -> Receipt | None:
-    """Return the receipt of a file, None without a readable one. The file must have its size; its content is not read.
-
-    Raises:
-        ResourceError: The system refused to read a file.
-    """
+    """Return the readable receipt of a file that has the recorded size, or None; the content is not read."""
     receipt = Receipt.read(receipt_path(file))
     if receipt is None or not file.is_file():
         return None
@@ -61,12 +57,7 @@ def read_receipt(file: Path) -> Receipt | None:
 
 
 def write_receipt(file: Path, url: str, sha256: str) -> None:
-    """Write the receipt of a file with a verified SHA-256.
-
-    Raises:
-        InputError: The file does not exist.
-        ResourceError: The system refused to read or write.
-    """
+    """Write the receipt of a file with a verified SHA-256."""
     with os_errors(file):
         size = file.stat().st_size
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -71,8 +72,7 @@ _FROM_HUGGING_FACE = [
 def from_hugging_face(state: State, where: object = None) -> dict[str, Tensor]:
     """Rename the tensors of transformers' ``SamModel`` to SAM's own names; unknown names are kept.
 
-    Raises:
-        ModelError: The two copies of the position encoding's matrix differ.
+    Raises ModelError if the two copies of the position encoding's matrix differ.
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -154,10 +154,5 @@ def fold_names(names: Iterable[str]) -> list[str]:
 
 def _ranges(numbers: list[int]) -> str:
     """Format ascending numbers, such as 0-3, 7."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+    runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

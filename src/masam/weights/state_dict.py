@@ -36,8 +36,7 @@ _MAX_SHOWN = 12
 def require_sam(state: State, where: object = None) -> dict[str, Tensor]:
     """Return the tensors of SAM weights under SAM's own names.
 
-    Raises:
-        ModelError: The tensors are not SAM weights, neither under the original names nor under those of Hugging Face.
+    Raises ModelError if they are SAM weights neither under the original names nor under those of Hugging Face.
     """
     kind = kind_of(state)
     if kind == "sam-hugging-face":
@@ -86,10 +85,8 @@ def resize_positions(state: State, size: SamSize, image_size: int) -> dict[str, 
 def load_sam_state(model: Sam | Masam, state: State, size: SamSize, where: object = None) -> None:
     """Load SAM's tensors into a plain SAM, or into the parts of MA-SAM that come from SAM.
 
-    The state must have the architecture ``size``; its position embeddings are resized to the model's image size.
-
-    Raises:
-        ModelError: A tensor is missing, unexpected, not finite or has the wrong shape; all of them are listed.
+    The state must have the architecture ``size``; its position embeddings are resized to the model's image size. Errors
+    are those of :func:`require_matching_state`.
     """
     theirs = require_sam(state, where)
     actual = infer_sam_size(theirs, size.decoder_heads, where)
@@ -131,11 +128,7 @@ def initialise_classes(model: Masam, state: State) -> None:
 
 
 def load_official_state(model: Masam, adapter: State, where: object = None) -> None:
-    """Load the tensors of an official ``epoch_N.pth``: every tensor that MA-SAM trains.
-
-    Raises:
-        ModelError: A tensor is missing, unexpected, not finite or has the wrong shape; all of them are listed.
-    """
+    """Load the tensors of an official ``epoch_N.pth`` with :func:`load_strictly`: every tensor that MA-SAM trains."""
     kept = set(model.state_dict()) - model.trained_names()
     load_strictly(model, from_official(require_adapter(adapter, where)), kept=kept, where=where)
 

@@ -62,10 +62,6 @@ def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     Returns:
         Tensors on the meta device by name (shape and type, no memory), and the file's metadata with the content hash.
-
-    Raises:
-        InputError: The file does not exist, or is not a regular file.
-        ModelError: The header is damaged, or the format is another.
     """
     if not _is_safetensors(path, ours=False):
         shapes = read_pytorch(path, checksums=False)
@@ -79,11 +75,7 @@ def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a ``.safetensors`` file with a hash of its tensors and metadata in the metadata.
-
-    Raises:
-        ResourceError: The file cannot be written.
-    """
+    """Write a ``.safetensors`` file with a hash of its tensors and metadata in the metadata, and verify it."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = {**metadata, CONTENT_HASH: content_sha256(plain, metadata)}
 

@@ -18,7 +18,7 @@ from masam.ablation.cell import training_seconds
 from masam.ablation.run import prepare_ablation, run_ablation
 from masam.errors import BatchError, DivergedError, InputError, ResourceError, StoppedError
 from masam.evaluation import Evaluation, evaluate
-from masam.evaluation.repetitions import paired_difference
+from masam.evaluation.statistics import paired_difference
 from masam.model.sizes import SIZES
 from masam.progress import Silent
 from masam.runs.metrics import read_rows

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from masam.evaluation.repetitions import (
+from masam.evaluation.statistics import (
+    bootstrap_interval,
     interval_over_cases,
     mean_over_seeds,
     paired_difference,
     seed_means,
     spread_over_seeds,
 )
-from masam.evaluation.statistics import bootstrap_interval
 
 NAN = math.nan
 # Two seeds, three cases, two classes.

@@ -28,7 +28,7 @@ CARD = ModelCard(PLAN, Base("vit_b", "a" * 64, "b" * 64, "sam.pth"), {"steps": 7
 @pytest.mark.parametrize("card", [CARD, ModelCard(), ModelCard(PLAN)])
 def test_card_round_trip(card):
     header = read_header(write(SPEC, card), "x")
-    assert read_spec(header, "x") == SPEC
+    assert read_spec(header["spec"], "x") == SPEC
     assert read_card(header, "x") == card
     assert header["format_version"] == FORMAT_VERSION
 
@@ -45,7 +45,7 @@ def old(**changes):
 
 def test_version_1_is_migrated():
     header = read_header(old(), "x")
-    assert read_spec(header, "x") == SPEC
+    assert read_spec(header["spec"], "x") == SPEC
     assert read_card(header, "x") == ModelCard(PLAN, Base("custom", "a" * 64), {"steps": 7})
     assert header["versions"] == {"masam": "0.1.0"}
     assert read_card(read_header(old(base_sha256=None), "x"), "x").base is None
@@ -57,11 +57,11 @@ def test_version_2_is_migrated():
         del header["spec"][key]
     del header["spec"]["adapter_depth_kernel"], header["spec"]["adapter_dilation"]
     read = read_header({HEADER: json.dumps({**header, "format_version": 2})}, "x")
-    assert (read_spec(read, "x"), read_card(read, "x")) == (SPEC, CARD)
+    assert (read_spec(read["spec"], "x"), read_card(read, "x")) == (SPEC, CARD)
 
 
 def test_round_trip_of_a_specification_with_other_options():
-    assert read_spec(read_header(write(VARIED, CARD), "x"), "x") == VARIED
+    assert read_spec(read_header(write(VARIED, CARD), "x")["spec"], "x") == VARIED
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_round_trip_of_a_specification_with_other_options():
 def test_invalid_headers_are_refused(changes, message):
     def read():
         header = read_header(old(**changes), "x")
-        return read_spec(header, "x"), read_card(header, "x")
+        return read_spec(header["spec"], "x"), read_card(header, "x")
 
     with pytest.raises(ModelError, match=message):
         read()
