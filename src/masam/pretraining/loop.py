@@ -84,12 +84,7 @@ class PretrainLoop:
         )
 
     def steps(self) -> Iterator[PretrainStep]:
-        """Train from ``self.step`` to the end and yield after each step, which ``self.step`` then includes.
-
-        Raises:
-            DivergedError: Loss or gradients stay infinite or NaN.
-            ResourceError: The machine has too little memory or allows too few threads.
-        """
+        """Train from ``self.step`` to the end and yield after each step, which ``self.step`` then includes."""
         config = self.config
         batches = prefetch(lambda step: training_objects(config, step), range(self.step, config.steps), config.workers)
         load = f"{config.batch_pictures} pictures of {config.image_size} pixels"

@@ -20,11 +20,7 @@ from masam.progress import Progress
 
 
 def are_videos(cases: Sequence[Case]) -> bool:
-    """Return whether the cases of a data set are videos; all are of the same kind.
-
-    Raises:
-        ResourceError: A file cannot be read.
-    """
+    """Return whether the cases of a data set are videos; all are of the same kind."""
     return len(cases) > 0 and is_video_case(cases[0])
 
 
@@ -56,9 +52,6 @@ def predict_case(
 
     Returns:
         Predicted label values, reference label values of the same shape, and where the reference is unknown.
-
-    Raises:
-        InputError: The case is refused.
     """
     image, reference = labelled_loader(predictor.plan, progress)(case)
     ignored_value = predictor.plan.scheme.ignore_value

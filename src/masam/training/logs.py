@@ -89,11 +89,7 @@ class Logs:
             self._mlflow.end(succeeded=error is None)
 
     def write(self, row: Row) -> None:
-        """Add a row of values, one of which is the step; an empty row is ignored.
-
-        Raises:
-            ResourceError: A file cannot be written.
-        """
+        """Add a row of values, one of which is the step; an empty row is ignored."""
         if not row or self._folder is None:
             return
         self._folder.append_metrics(row)
@@ -105,11 +101,7 @@ class Logs:
 
 
 def require_logs(config: TrainConfig) -> None:
-    """Refuse, before training starts, logs that cannot be written.
-
-    Raises:
-        ResourceError: MLflow is requested but not installed.
-    """
+    """Refuse, before training starts, logs that cannot be written."""
     if config.mlflow is not None:
         require_package("mlflow")
 

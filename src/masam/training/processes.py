@@ -108,11 +108,7 @@ class ProcessGroup:
         return own_result
 
     def run_on_first_process(self, work: Callable[[], Result]) -> Result:
-        """Call a function in the first process and return its result in all of them.
-
-        Raises:
-            MasamError: The function failed.
-        """
+        """Call a function in the first process and return its result in all of them."""
         result: Any = self.gather(self.run_on_all_processes(lambda: work() if self.is_first else None))[0]
         return result
 

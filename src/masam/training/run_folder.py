@@ -68,12 +68,7 @@ class RunFolder:
             raise InputError("the folder holds a run already", where=self.root, fix="use --resume, or another --out")
 
     def create(self, plan: Plan, config: TrainConfig) -> None:
-        """Write the settings of a new run.
-
-        Raises:
-            InputError: The folder contains a run.
-            ResourceError: The folder cannot be written.
-        """
+        """Write the settings of a new run."""
         self.require_free()
         # Rows of a run without a saved state would be read as rows of this one.
         self.metrics.unlink(missing_ok=True)
@@ -81,19 +76,11 @@ class RunFolder:
         config.to_yaml(self.root / "config.yaml")
 
     def read_settings(self) -> tuple[Plan, TrainConfig]:
-        """Return the plan and the configuration of the run.
-
-        Raises:
-            ConfigError: The folder is not a run, or a file is invalid.
-        """
+        """Return the plan and the configuration of the run."""
         return Plan.from_yaml(self.root / "plan.yaml"), TrainConfig.from_yaml(self.root / "config.yaml")
 
     def append_metrics(self, row: Mapping[str, float | int | str]) -> None:
-        """Add a row to ``metrics.csv``; the file is rewritten because a row may add columns.
-
-        Raises:
-            ResourceError: The file cannot be written.
-        """
+        """Add a row to ``metrics.csv``; the file is rewritten because a row may add columns."""
         rows = [*read_rows(self.metrics), {key: str(value) for key, value in row.items()}]
         write_rows(self.metrics, rows)
 

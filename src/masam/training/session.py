@@ -74,9 +74,6 @@ class Session:
     Attributes:
         loop: The training loop.
         state: Progress of the run; step, scaler, total_steps and seconds are those of the last saved state.
-
-    Raises:
-        ConfigError: Settings contradict each other or the number of processes.
     """
 
     def __init__(
