@@ -28,9 +28,6 @@ from masam.weights.tensors import CONTENT_HASH, read_header
 STARTED_FROM = "started_from"
 """Key of the training facts of a model card: the trained model that the run started from."""
 
-_OPTIONS = tuple(entry.name for entry in fields(ModelOptions))
-"""Settings that a trained model brings with it."""
-
 
 def build_model(config: TrainConfig, plan: Plan, device: torch.device) -> Masam:
     """Return the initial model of a run, on the CPU; ``device`` is the one that it will be trained on."""
@@ -160,7 +157,8 @@ def _set_trainable(model: Masam, settings: ModelSettings) -> None:
 
 
 def _options(settings: ModelSettings | MasamSpec) -> dict[str, Any]:
-    return {key: getattr(settings, key) for key in _OPTIONS}
+    """Return the settings that a trained model brings with it."""
+    return {entry.name: getattr(settings, entry.name) for entry in fields(ModelOptions)}
 
 
 def _new_model(settings: ModelSettings, plan: Plan) -> Masam:

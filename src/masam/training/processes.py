@@ -180,8 +180,16 @@ def connect_processes(
     group = ProcessGroup(process, object_group)
     del object_group
     try:
-        with _lost_process_errors():
-            yield group
+        yield group
+    except RuntimeError as error:
+        text = str(error)
+        if isinstance(error, dist.DistError) or "gloo" in text or "NCCL" in text:
+            raise ResourceError(
+                f"another process of the run was lost ({text.splitlines()[0]})",
+                where="training",
+                fix="read its error message, then continue with --resume",
+            ) from error
+        raise
     finally:
         group.destroy()
 
@@ -206,23 +214,3 @@ def first_node(nodes: str) -> str:
     """Return the first name of a SLURM node list such as ``gpu[03-05,11],login1``."""
     head, bracket, rest = re.split(r"(\[|,)", nodes + ",", maxsplit=1)
     return head + re.split(r"[-,\]]", rest, maxsplit=1)[0] if bracket == "[" else head
-
-
-@contextmanager
-def _lost_process_errors() -> Iterator[None]:
-    """Convert communication errors.
-
-    Raises:
-        ResourceError: Another process of the run was lost.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        text = str(error)
-        if isinstance(error, dist.DistError) or "gloo" in text or "NCCL" in text:
-            raise ResourceError(
-                f"another process of the run was lost ({text.splitlines()[0]})",
-                where="training",
-                fix="read its error message, then continue with --resume",
-            ) from error
-        raise

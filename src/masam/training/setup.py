@@ -47,7 +47,7 @@ class RunSetup:
 
     def create_folder(self, folder: RunFolder, config: TrainConfig) -> None:
         """Write the settings and the split of a new run."""
-        folder.create(self.plan, config)
+        folder.create(plan=self.plan, config=config)
         if self.splits:
             write_splits(folder.root / "splits.json", self.splits, self.case_ids)
 
