@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from tiny import SPEC, random_model, randomise
 
 from masam.model.adapter3d import Adapter3D, DepthConv
+from masam.model.fact import FacT
 from masam.model.image_encoder import Attention, join_windows, split_windows
-from masam.model.increments import FacT
 from masam.model.masam import merged
 
 MODEL = random_model(scale=0.5).double()

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from masam.axes import Embeddings, Images, Tokens
 from masam.model.adapter3d import Adapter3D
-from masam.model.increments import FacT, Increments, LoRA
+from masam.model.fact import FacT, Increments, LoRA
 from masam.model.initial_values import initialise_encoder
 from masam.model.sizes import IMAGE_SIZE_STEP, SamSize
 

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from masam.axes import Embeddings, WindowLogits, Windows
 from masam.errors import ConfigError
 from masam.model.adapter3d import Adapter3D
+from masam.model.fact import FacT, LoRA
 from masam.model.image_encoder import ImageEncoder
-from masam.model.increments import FacT, LoRA
 from masam.model.mask_decoder import PROGRESSIVE_UPSCALING, SAM_UPSCALING, MaskDecoder
 from masam.model.prompt_encoder import PromptEncoder
 from masam.model.sizes import SAM_CHANNELS

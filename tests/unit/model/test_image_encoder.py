@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from tiny import SAM, SPEC, random_model, random_windows, randomise
 
+from masam.model.fact import FacT
 from masam.model.image_encoder import Attention, Block, ImageEncoder, LayerNorm2d, join_windows, split_windows
-from masam.model.increments import FacT
 
 
 def relative_positions(side, table):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny import SAM, random_windows, randomise
 
+from masam.model.fact import FacT, LoRA
 from masam.model.image_encoder import ImageEncoder
-from masam.model.increments import FacT, LoRA
 
 LAYERS = tuple(range(SAM.depth))
 

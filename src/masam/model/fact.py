@@ -1,4 +1,4 @@
-"""Increments: low-rank additions to the frozen query and value projections of the image encoder, FacT-TT or LoRA."""
+"""FacT-TT and LoRA: low-rank increments of the frozen query and value projections of the image encoder."""
 
 from __future__ import annotations
 
