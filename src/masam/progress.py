@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 MB = 1_000_000
@@ -34,6 +35,11 @@ class Silent:
 
     def say(self, line: str) -> None:
         """Do nothing."""
+
+
+def warn_with(progress: Progress) -> Callable[[str], None]:
+    """Return a function that shows a note on unusual input as a warning."""
+    return lambda note: progress.say(f"warning: {note}")
 
 
 class Megabytes:

@@ -128,7 +128,7 @@ def full_disk(limit: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("limit", [10, 300, 600])
 def test_prediction_on_a_full_disk(masam, trained, tmp_path, limit):
-    """The record is written first; then the mask, of more than 600 bytes."""
+    """The record is written first; then the mask, of more than 600 bytes. Neither is left."""
     scan, out = save(tmp_path / "scan.nii.gz", arrays((300, 300, 5))[0]), tmp_path / "x"
     with full_disk(limit):
         result = masam("predict", scan, "--model", trained, "--out", out)
@@ -136,8 +136,7 @@ def test_prediction_on_a_full_disk(masam, trained, tmp_path, limit):
     for one in (result, named):
         assert (one.code, one.out) == (5, "")
         assert one.error.endswith("cannot write the file (File too large); free disk space or choose another location")
-    assert {path.name for path in tmp_path.iterdir()} == {"scan.nii.gz", "x"}
-    assert {path.name for path in out.iterdir()} == (set() if limit == 10 else {"predictions.json"})
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "scan.nii.gz"]
 
 
 def test_training_on_a_full_disk(masam, dataset, tmp_path):

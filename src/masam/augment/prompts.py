@@ -50,9 +50,18 @@ class WindowPrompts:
 
 
 def move_prompts(prompts: WindowPrompts, warp: Warp, labels: NDArray[np.signedinteger]) -> WindowPrompts:
-    """Transform prompts along with their window, whose transformed labels are [S, H, W].
+    """Transform prompts along with their window.
 
-    Boxes are clipped to the image, NaN if nothing remains; points outside the image become padding (label -1, at 0).
+    Args:
+        prompts: Prompts of the source.
+        warp: Transform of the window.
+        labels: [S, H, W] transformed labels.
+
+    Returns:
+        Boxes clipped to the image, NaN if nothing remains; points outside the image become padding (label -1, at 0).
+
+    Raises:
+        InputError: The number of slices differs from that of the labels.
     """
     if len(prompts.boxes) != len(labels):
         raise InputError(f"expected prompts for {len(labels)} slices, got {len(prompts.boxes)}", where="prompts")

@@ -6,7 +6,7 @@ A data set folder contains a ``dataset.json`` in the layout of nnU-Net v2 (:mod:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -16,11 +16,11 @@ import numpy as np
 from masam.cases.case import Case
 from masam.cases.grouping import Faults, group_cases
 from masam.cases.msd import read_msd_cases
-from masam.cases.names import list_files, split_channel, stem_of
+from masam.cases.names import list_files, split_channel, stem_of, visible_entries
 from masam.cases.nnunet import read_nnunet_cases
 from masam.cases.splits import Split, make_splits, read_splits, write_splits
 from masam.cases.video import is_video_ending, read_video_cases
-from masam.errors import InputError, brief
+from masam.errors import InputError, brief, some_of
 from masam.io import gate
 from masam.io.dicom.series import Series
 from masam.io.images import find_dicom, open_series, read_image, read_label_image, require_same_grid
@@ -33,6 +33,9 @@ __all__ = [
     "Case", "CaseFolder", "Split", "channel_names", "find_images", "load_case", "make_splits", "open_case",
     "read_dataset", "read_splits", "write_splits",
 ]  # fmt: skip
+
+MIN_USUAL_SPACING_MM = 0.01
+"""A smaller voxel spacing is reported, because its unit may be wrong."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ def channel_names(mapping: Any, file: Path) -> tuple[str, ...]:
     return tuple(str(mapping[str(i)]) for i in range(len(mapping)))
 
 
-def find_images(path: Path, series: str | None = None) -> tuple[Case, ...]:
+def find_images(path: Path, series: str | None = None, say: Callable[[str], None] | None = None) -> tuple[Case, ...]:
     """Find images to predict: cases without labels, sorted by id.
 
     Channels are recognised by :func:`masam.cases.names.split_channel`: ``amos_0007.nii.gz`` alone is case amos_0007.
@@ -168,6 +171,7 @@ def find_images(path: Path, series: str | None = None) -> tuple[Case, ...]:
     Args:
         path: An image, or a folder of images. Subfolders are searched for DICOM only.
         series: DICOM series to use, if there are several.
+        say: Receives notes on what is passed over, one line each.
 
     Raises:
         InputError: No image is found, an id is repeated, or a channel is missing.
@@ -185,6 +189,9 @@ def find_images(path: Path, series: str | None = None) -> tuple[Case, ...]:
             raise InputError("the folder contains neither .nii or .nii.gz files nor DICOM", where=path, fix=fix)
         if not stem_of(files[0]):
             raise InputError("expected a .nii or .nii.gz file, or DICOM", where=path, fix="convert it to NIfTI")
+    if path.is_dir() and say is not None and (others := sorted(set(visible_entries(path)) - set(files))):
+        names = some_of(f"{other.name}{'/' * other.is_dir()}" for other in others)
+        say(f"{path}: passed over {len(others)} that {'is' if len(others) == 1 else 'are'} not NIfTI: {names}")
     stems = {stem_of(file) for file in files}
     return group_cases([(*split_channel(stem_of(file), stems), file) for file in files], where=path, channels=None)
 
@@ -221,7 +228,7 @@ def load_case(
     Args:
         case: The case.
         nan_fill: Value for image voxels that are not finite.
-        say: Receives notes on the image for the user.
+        say: Receives notes on what is unusual about the case, one line each.
         **transform: See :class:`masam.io.nifti.transform.TransformOptions`.
 
     Returns:
@@ -247,8 +254,24 @@ def load_case(
             require_same_grid("channel", channel, path, image, first)
             array[..., index] = channel.array
         image = Volume(array, image.geometry)
+    for note in _describe_oddities(case, image) if say is not None else ():
+        say(note)
     if case.label is None:
         return image, None
     label = read_label_image(case.label, image, case.series, case.scheme, **transform)
     require_same_grid("label", label, case.label, image, first)
     return image, label
+
+
+def _describe_oddities(case: Case, image: Volume) -> Iterator[str]:
+    """Yield notes on a case that is unusual, but accepted."""
+    for index in range(image.channels):
+        values = image.channel(index)
+        if values.min() == values.max():
+            yield f"all values of {case.channel_name(index)} are {values.flat[0]:g}"
+    if min(image.geometry.spacing_mm) < MIN_USUAL_SPACING_MM:
+        spacing = " x ".join(f"{length:g}" for length in image.geometry.spacing_mm)
+        yield f"{case.images[0]}: the voxel spacing is {spacing} mm, below 10 micrometres; check the unit of the header"
+    files = [path for path in (*case.images, case.label) if path is not None and stem_of(path)]
+    if len({path.name[len(stem_of(path)) :].lower() for path in files}) > 1:
+        yield f"the files of {case.id} have different endings: {', '.join(path.name for path in files)}"

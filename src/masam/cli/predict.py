@@ -90,7 +90,8 @@ def predict(
     from masam.io.nifti.file import ENDINGS
 
     are_videos = holds_videos(images)
-    cases = find_videos(images) if are_videos else find_images(images, series)
+    notes: list[str] = []
+    cases = find_videos(images) if are_videos else find_images(images, series, notes.append)
     to_file = out.name.lower().endswith((*ENDINGS, DICOM_ENDING)) and not out.is_dir()
     if to_file and are_videos:
         raise ConfigError(f"{images} is a video, so expected a folder for its labels", where=f"--out {out}")
@@ -127,7 +128,7 @@ def predict(
         elif to_file:
             cohort = predict_file(predictor, cases[0], out, progress, by_case.get(cases[0].id))
         else:
-            cohort = predict_cohort(predictor, cases, out, progress, file_format, by_case)
+            cohort = predict_cohort(predictor, cases, out, progress, file_format, by_case, notes)
     if json:
         print_json(cohort.record())
     elif to_file:

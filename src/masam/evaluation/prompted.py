@@ -25,7 +25,7 @@ from masam.predict.requirements import (
     require_modality,
     require_trained_with_prompts,
 )
-from masam.progress import Progress, Silent
+from masam.progress import Progress, Silent, warn_with
 from masam.prompts import Click, Prompt
 from masam.prompts.simulated_user import BOXES, correct, draw_boxes
 from masam.volume import Volume
@@ -208,10 +208,10 @@ def _load(
 ) -> tuple[Volume, Volume]:
     """Return image and reference of a case, on the same grid."""
     if isinstance(scan, Case) and isinstance(reference, Path):
-        image, truth = load_case(scan.with_label(reference, scheme), say=progress.say)
+        image, truth = load_case(scan.with_label(reference, scheme), say=warn_with(progress))
         if truth is not None:
             return image, truth
-    image = scan if isinstance(scan, Volume) else load_case(scan, say=progress.say)[0]
+    image = scan if isinstance(scan, Volume) else load_case(scan, say=warn_with(progress))[0]
     (truth,) = load_labels([reference], case, scheme)
     if truth.shape != image.shape or not image.geometry.matches(truth.geometry, image.shape):
         raise InputError("the reference is not on the voxel grid of the scan", where=case, fix="resample the reference")

@@ -59,7 +59,7 @@ def read_image(
         ResourceError: A package is not installed.
     """
     if series is None and not is_dicom_image(path):
-        return read_volume(path, channels=channels, nan_fill=nan_fill, **transform)
+        return read_volume(path, channels=channels, nan_fill=nan_fill, say=say, **transform)
     if channels is not None and channels != 1:
         raise InputError(
             f"expected a NIfTI file of {channels} channels, got DICOM, of which a series is one channel",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from masam.errors import BatchError, ConfigError, InputError, MasamError, Resour
 from masam.io import gate
 from masam.io.video.reader import video_sha256
 from masam.predict.predictor import Predictor
-from masam.progress import Progress
+from masam.progress import Progress, warn_with
 from masam.runs.finished import is_finished, values_sha256
 from masam.weights.tensors import content_sha256
 
@@ -32,11 +33,12 @@ class Cohort:
     done: dict[str, dict[str, Any]] = field(default_factory=dict)  # case id to the sources and hashes of its files
     kept: list[str] = field(default_factory=list)  # cases of ``done`` whose files were made by an earlier run
     failed: dict[str, MasamError] = field(default_factory=dict)  # case id to its error
+    notes: Sequence[str] = ()  # what is unusual about the folder of scans
 
     def record(self) -> dict[str, Any]:
         """Return plain values."""
         failed = {case: str(error) for case, error in self.failed.items()}
-        return {"done": self.done, "kept": self.kept, "failed": failed}
+        return {"done": self.done, "kept": self.kept, "failed": failed, "notes": list(self.notes)}
 
     def raise_failures(self) -> None:
         """Raise if a case failed.
@@ -73,31 +75,42 @@ class CaseWork(Protocol):
         """Segment an opened case, write its files, and return further facts for the record."""
 
 
-def run_cases(work: CaseWork, cases: Sequence[Case], out: Path, progress: Progress) -> Cohort:
+def run_cases(
+    work: CaseWork, cases: Sequence[Case], out: Path, progress: Progress, notes: Sequence[str] = ()
+) -> Cohort:
     """Segment cases one by one into a folder with a record, and keep the cases that an earlier run finished.
 
     A folder that cannot be written is refused at once; a scan that cannot be read is a failed case.
     """
     atomic.remove_stale(out)
-    cohort, earlier = Cohort(), _read_record(out / RECORD)
+    is_new = not (out / RECORD).exists()
+    cohort, earlier = Cohort(notes=notes), _read_record(out / RECORD)
+    for note in notes:
+        warn_with(progress)(note)
     _write_record(out, cohort, earlier)
-    for number, case in enumerate(cases, start=1):
-        title = f"{number} of {len(cases)}"
-        try:
-            opened, sources = work.open(case)
-            entry = earlier.get(case.id)
-            if entry is not None and is_finished(entry, sources, work.files(case)):
-                cohort.kept.append(case.id)
-                cohort.done[case.id] = entry
-                continue
-            cohort.done[case.id] = segment_case(work, opened, sources, f"{title}: {case.id}")
-        except (InputError, ResourceError) as error:
-            # A full disk would fail all further cases, unlike a scan that cannot be read.
-            if isinstance(error, ResourceError) and not _is_at_scan(error, case):
-                raise
-            cohort.failed[case.id] = error
-            progress.say(f"{title}: failed, the reason follows at the end")
-        _write_record(out, cohort, earlier)
+    try:
+        for number, case in enumerate(cases, start=1):
+            title = f"{number} of {len(cases)}"
+            try:
+                opened, sources = work.open(case)
+                entry = earlier.get(case.id)
+                if entry is not None and is_finished(entry, sources, work.files(case)):
+                    cohort.kept.append(case.id)
+                    cohort.done[case.id] = entry
+                    continue
+                cohort.done[case.id] = segment_case(work, opened, sources, f"{title}: {case.id}")
+            except (InputError, ResourceError) as error:
+                # A full disk would fail all further cases, unlike a scan that cannot be read.
+                if isinstance(error, ResourceError) and not _is_at_scan(error, case):
+                    raise
+                cohort.failed[case.id] = error
+                progress.say(f"{title}: failed, the reason follows at the end")
+            _write_record(out, cohort, earlier)
+    finally:
+        if is_new and not cohort.done and len(cohort.failed) < 2:
+            (out / RECORD).unlink(missing_ok=True)  # nothing was predicted, and the error is reported
+            with contextlib.suppress(OSError):
+                out.rmdir()
     return cohort
 
 

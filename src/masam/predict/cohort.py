@@ -25,7 +25,7 @@ from masam.predict.batch import (
 )
 from masam.predict.predictor import Predictor
 from masam.predict.requirements import match_channels, require_promptable
-from masam.progress import Progress
+from masam.progress import Progress, warn_with
 from masam.prompts import Prompt
 from masam.runs.finished import values_sha256
 
@@ -44,6 +44,7 @@ def predict_cohort(
     progress: Progress,
     file_format: Format = "nifti",
     prompts: CasePrompts | None = None,
+    notes: Sequence[str] = (),
 ) -> Cohort:
     """Segment cases and write ``out/CASE.nii.gz``, or ``out/CASE.dcm``, for each.
 
@@ -56,6 +57,7 @@ def predict_cohort(
         progress: Receives each window, and each case that failed.
         file_format: ``nifti``, or ``dicom-seg`` for cases that are DICOM series.
         prompts: Case id to its prompts; all other cases are segmented automatically.
+        notes: Notes on the folder of scans, to show and to record.
 
     Raises:
         ResourceError: The folder cannot be written, or memory ran out.
@@ -75,7 +77,8 @@ def predict_cohort(
         below=[image for image in images if image.is_dir()],  # a DICOM folder is searched with its subfolders
         what="scans",
     )
-    return run_cases(_scan_work(predictor, cases, targets, prompts or {}, progress), cases, out, progress)
+    work = _scan_work(predictor, cases, targets, prompts or {}, progress)
+    return run_cases(work, cases, out, progress, notes)
 
 
 def predict_file(
@@ -119,11 +122,14 @@ class _ScanWork:
 
     def write(self, case: Case, title: str | None = None) -> dict[str, Any]:
         """Segment a scan and write its labels."""
-        image, _ = load_case(case, say=self.progress.say)
+        notes: list[str] = []
+        image, _ = load_case(case, say=notes.append)
+        for note in notes:
+            warn_with(self.progress)(note)
         if title is not None:
             self.progress.say(f"{title}, {' x '.join(map(str, image.shape))} voxels")
         result = self.predictor.segment(image, self.progress, self.prompts.get(case.id))
-        facts: dict[str, Any] = {"cleanings": [asdict(cleaning) for cleaning in result.cleanings]}
+        facts: dict[str, Any] = {"notes": notes, "cleanings": [asdict(cleaning) for cleaning in result.cleanings]}
         target, series = self.targets[case.id], case.series[0]
         if target.name.lower().endswith(DICOM_ENDING) and series is not None:
             facts["empty_classes"] = list(write_seg(target, result.labels, series.stack, self.predictor.plan.scheme))

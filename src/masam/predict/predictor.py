@@ -14,10 +14,10 @@ from torch import Tensor
 from masam.aggregate import WindowAggregator
 from masam.cases.folder import Case, load_case
 from masam.device import Precision
-from masam.errors import ConfigError, ModelError
+from masam.errors import ConfigError
 from masam.model.masam import Masam
 from masam.predict.encoded import EncodedVolume, VolumeEncoder
-from masam.predict.ensemble import Ensemble
+from masam.predict.ensemble import Ensemble, load_models
 from masam.predict.postprocess import Cleaning, channels_of_classes, clean, most_probable
 from masam.predict.requirements import (
     common_plan,
@@ -27,11 +27,10 @@ from masam.predict.requirements import (
     require_promptable,
 )
 from masam.preprocess.plan import Plan
-from masam.progress import Progress, Silent
+from masam.progress import Progress, Silent, warn_with
 from masam.prompts import Prompt
 from masam.prompts.projection import VolumePrompts, project
 from masam.volume import Volume
-from masam.weights.model_file import load_folds
 from masam.windows import SliceWindow, plan_windows
 
 Scan = Volume | str | Path | Sequence[str | Path]
@@ -86,12 +85,7 @@ class Predictor:
         keep_largest: Sequence[str] = (),
         fill_holes: Sequence[str] = (),
     ) -> None:
-        if isinstance(model_or_path, str | Path):
-            models = load_folds(model_or_path, sam_checkpoint)
-        else:
-            models = [model_or_path] if isinstance(model_or_path, Masam) else list(model_or_path)
-        if not models:
-            raise ModelError("expected at least one model, got none")
+        models = load_models(model_or_path, sam_checkpoint)
         self.plan = common_plan(models, plan)
         if batch < 1:
             raise ConfigError(f"expected 1 window or more, got {batch}", where="batch")
@@ -136,12 +130,13 @@ class Predictor:
             ModelError: The model is for videos, was trained without prompts and some are given, or predicts values
                 that are not finite.
         """
+        progress = progress or Silent()
         if prompts is not None:
             require_promptable(self.ensemble.models, self.plan, prompts)
-        source = volume_or_path if isinstance(volume_or_path, EncodedVolume) else self._open(volume_or_path)
+        source = volume_or_path if isinstance(volume_or_path, EncodedVolume) else self._open(volume_or_path, progress)
         trace = source.prepared.trace
         projected = None if prompts is None else project(prompts, trace, self.plan.scheme)
-        channels = self._channels(source, progress or Silent(), projected)
+        channels = self._channels(source, progress, projected)
         channels, cleanings = clean(channels, self.keep_largest, self.fill_holes)
         return Segmentation(trace.labels_to_volume(self.plan.scheme.to_values(channels)), cleanings)
 
@@ -158,7 +153,8 @@ class Predictor:
             InputError: The file or its content is refused.
             ModelError: The model is for videos.
         """
-        source, progress = self._open(volume_or_path), progress or Silent()
+        progress = progress or Silent()
+        source = self._open(volume_or_path, progress)
         windows = plan_windows(source.prepared.depth, self.plan.window, self.stride)
         progress.start("windows", len(windows))
         by_start: dict[int, Sequence[Tensor]] = {}
@@ -171,11 +167,12 @@ class Predictor:
         encoded = EncodedVolume(source.prepared, by_start)
         return replace(encoded, automatic=self._channels(encoded, Silent()))
 
-    def _open(self, scan: Scan) -> VolumeEncoder:
+    def _open(self, scan: Scan, progress: Progress) -> VolumeEncoder:
         require_modality(self.plan, is_video=False, what="a volume")
         if not isinstance(scan, Volume):
             paths = tuple(Path(path) for path in ([scan] if isinstance(scan, str | Path) else scan))
-            scan, _ = load_case(match_channels(self.plan, Case(paths[0].name, paths), where=paths[0]))
+            case = match_channels(self.plan, Case(paths[0].name, paths), where=paths[0])
+            scan, _ = load_case(case, say=warn_with(progress))
         require_channels(self.plan, scan.channels)
         prepared = self.plan.preprocessing.prepare(scan)
         cached = self.plan.window + self.batch * self.stride

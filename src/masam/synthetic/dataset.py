@@ -69,6 +69,10 @@ class SyntheticDataset:
 
 
 def require_non_negative(seed: int, index: int = 0) -> None:
-    """Check the seed of a data set and the index of a case."""
+    """Check the seed of a data set and the index of a case.
+
+    Raises:
+        ConfigError: One of them is negative.
+    """
     if seed < 0 or index < 0:
         raise ConfigError(f"expected a seed and an index of 0 or more, got {seed} and {index}")

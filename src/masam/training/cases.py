@@ -16,11 +16,15 @@ from masam.predict.predictor import Predictor
 from masam.predict.video import predict_video
 from masam.preprocess.cache import Preparation
 from masam.preprocess.plan import Plan
-from masam.progress import Progress
+from masam.progress import Progress, Silent, warn_with
 
 
 def are_videos(cases: Sequence[Case]) -> bool:
-    """Return whether the cases of a data set are videos; all are of the same kind."""
+    """Return whether the cases of a data set are videos; all are of the same kind.
+
+    Raises:
+        ResourceError: A file cannot be read.
+    """
     return len(cases) > 0 and is_video_case(cases[0])
 
 
@@ -32,7 +36,8 @@ def preparation_of(plan: Plan) -> Preparation:
 def labelled_loader(plan: Plan, progress: Progress) -> Callable[[Case], tuple[Any, Any]]:
     """Return a function that reads image and labels of a case for ``preparation_of(plan)``.
 
-    Video frames without a label are marked as unlabelled; the progress listener gets their number.
+    Video frames without a label are marked as unlabelled. The progress listener gets their number, and notes on what
+    is unusual.
     """
 
     def load(case: Case) -> tuple[Any, Any]:
@@ -40,7 +45,7 @@ def labelled_loader(plan: Plan, progress: Progress) -> Callable[[Case], tuple[An
             raise InputError("expected a labelled case, found no label file", where=case.id)
         if plan.modality == "video":
             return load_video_case(case, unlabelled="ignore", progress=progress)
-        return load_case(case)
+        return load_case(case, say=warn_with(progress))
 
     return load
 
@@ -52,8 +57,13 @@ def predict_case(
 
     Returns:
         Predicted label values, reference label values of the same shape, and where the reference is unknown.
+
+    Raises:
+        InputError: The case is refused.
     """
-    image, reference = labelled_loader(predictor.plan, progress)(case)
+    # Preparing the data has reported what is unusual; this would repeat it at each validation.
+    listener = progress if predictor.plan.modality == "video" else Silent()
+    image, reference = labelled_loader(predictor.plan, listener)(case)
     ignored_value = predictor.plan.scheme.ignore_value
     if predictor.plan.modality != "video":
         predicted, values = (np.asarray(volume.array, np.int32) for volume in (predictor.predict(image), reference))

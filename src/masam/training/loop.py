@@ -55,6 +55,9 @@ class Loop:
     Attributes:
         step: Completed optimiser steps.
         total_steps: Steps of the whole run.
+
+    Raises:
+        ConfigError: The micro-batches of all processes do not divide the batch, or fp16 is combined with fsdp.
     """
 
     def __init__(
@@ -115,7 +118,13 @@ class Loop:
         )
 
     def steps(self) -> Iterator[StepReport]:
-        """Train from ``self.step`` to the end and yield after each step, which ``self.step`` then includes."""
+        """Train from ``self.step`` to the end and yield after each step, which ``self.step`` then includes.
+
+        Raises:
+            DivergedError: Loss or gradients stay infinite or NaN.
+            InputError: A cached case is damaged.
+            ResourceError: The machine has too little memory or allows too few threads.
+        """
         config = self.config
         batches = load_batches(
             self.samples,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -35,6 +35,7 @@ def read_volume(
     dtype: DTypeLike = np.float32,
     nan_fill: float | None = None,
     max_bytes: int = gate.MAX_VOLUME_BYTES,
+    say: Callable[[str], None] | None = None,
     **transform: Unpack[TransformOptions],
 ) -> Volume:
     """Read an image.
@@ -45,6 +46,7 @@ def read_volume(
         dtype: Floating-point type of the result; scaling is computed in float64.
         nan_fill: Value for voxels that are not finite in ``dtype``; by default they are refused.
         max_bytes: Maximum size of the uncompressed file.
+        say: Receives notes on what is unusual, one line each.
         **transform: See :class:`masam.io.nifti.transform.TransformOptions`.
 
     Returns:
@@ -61,6 +63,9 @@ def read_volume(
     if nan_fill is not None and not np.isfinite(nan_fill):
         raise ConfigError(f"expected a finite value, got {nan_fill}", where="nan_fill")
     header, stored = _read(path, channels, max_bytes, transform)
+    if say is not None:
+        for note in header.notes:
+            say(f"{path}: {note}")
     array = _to_float(header, stored, target, nan_fill, path)
     if header.channels > 1:
         array = array.reshape((*header.shape, header.channels), order="F")
@@ -78,9 +83,19 @@ def read_channel(path: Path, index: int, channels: int) -> Volume:
 
 
 def read_labels(path: Path, *, max_bytes: int = gate.MAX_VOLUME_BYTES, **transform: Unpack[TransformOptions]) -> Volume:
-    """Read a label file as int32: integers from 0 to 65535, stored in any type; other values are refused, not rounded.
+    """Read a label file: integers from 0 to 65535, stored in any type; other values are refused, not rounded.
 
-    The arguments are those of :func:`read_volume`.
+    Args:
+        path: As for :func:`read_volume`.
+        max_bytes: As for :func:`read_volume`.
+        **transform: As for :func:`read_volume`.
+
+    Returns:
+        int32 values and their geometry.
+
+    Raises:
+        InputError: A value is out of range or not an integer; or as for :func:`read_volume`.
+        ConfigError: ``assume_orientation`` is not valid.
     """
     header, stored = _read(path, 1, max_bytes, transform)
     with gate.os_errors(path):
@@ -102,7 +117,12 @@ def read_labels(path: Path, *, max_bytes: int = gate.MAX_VOLUME_BYTES, **transfo
 
 
 def read_geometry(path: Path, *, channels: int | None = 1, **transform: Unpack[TransformOptions]) -> Header:
-    """Read only the header, and compare the size that it declares with that of the file; voxels are not checked."""
+    """Read only the header, in time and memory that do not depend on the size of the file.
+
+    Raises:
+        InputError: The header is not valid, or declares another size than the file has; voxels are not checked.
+        ConfigError: ``assume_orientation`` is not valid.
+    """
     compressed = _is_compressed(path)
     head = gate.read_head(path, HEADER_BYTES, compressed=compressed)
     header = parse_header(head, path, channels=channels, **transform)
@@ -133,7 +153,10 @@ def write_volume(path: Path, volume: Volume) -> None:
             if compressor:
                 file.write(compressor.flush())
 
-    atomic.write_with(path, write, lambda temporary: _require_equal(temporary, array, volume.geometry))
+    def verify(temporary: Path) -> None:
+        _require_equal(temporary, array, volume.geometry)
+
+    atomic.write_with(path, write, verify)
 
 
 def _is_compressed(path: Path) -> bool:

@@ -49,6 +49,7 @@ class Header:
         slope: The value of a voxel is ``slope * stored + intercept``.
         intercept: See ``slope``.
         offset: Position of the first voxel in the file, in bytes.
+        notes: What is unusual about the header, for the user.
     """
 
     shape: tuple[int, int, int]
@@ -58,6 +59,7 @@ class Header:
     slope: float
     intercept: float
     offset: int
+    notes: tuple[str, ...] = ()
 
     @property
     def file_bytes(self) -> int:
@@ -80,6 +82,10 @@ def parse_header(
         where: File named in errors.
         channels: Required length of the fourth axis; None accepts any.
         **transform: See :class:`masam.io.nifti.transform.TransformOptions`.
+
+    Raises:
+        InputError: The header is not that of a NIfTI single file, is inconsistent, or is not supported.
+        ConfigError: ``assume_orientation`` is not valid.
     """
     fields, size = _fields(head, where)
     shape, file_channels, axes = _shape(fields, where)
@@ -96,7 +102,9 @@ def parse_header(
     slope, intercept = _scaling(fields, where)
     offset = _voxel_offset(fields, size + 4, where)
     geometry = read_transform(fields, shape, axes, where, **transform)
-    return Header(shape, file_channels, dtype, geometry, slope, intercept, offset)
+    has_slope = not np.isnan(fields["scl_slope"])
+    notes = () if has_slope else ("the scaling slope is NaN, so the stored values are used",)
+    return Header(shape, file_channels, dtype, geometry, slope, intercept, offset, notes)
 
 
 def encode_header(shape: tuple[int, int, int], dtype: np.dtype[Any], geometry: Geometry, where: object) -> bytes:
@@ -105,6 +113,9 @@ def encode_header(shape: tuple[int, int, int], dtype: np.dtype[Any], geometry: G
     The transform codes of the geometry are kept. NIfTI-1 is used if it can represent shape and geometry
     (:func:`same_geometry`). A geometry that a qform alone cannot represent also gets an sform with the same code; one
     that needs more than 32 bits is written as NIfTI-2.
+
+    Raises:
+        InputError: The geometry has no transform code, or cannot be represented.
     """
     import nibabel as nib
 
