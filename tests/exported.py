@@ -24,6 +24,7 @@ PLAN = Plan(
     name="tiny", modality="CT", slice_axis="axial", intensity=Window(low=-60, high=240), window=3, image_size=32,
     labels=LABELS,
 )  # fmt: skip
+CONVERT = onnx_file._convert  # tests replace it by the result that they share
 SHAPES = ((1, 3), (4, 3), (2, 5))
 """Windows and slices that exports are run with; they are traced with 2 and 3."""
 
@@ -67,7 +68,7 @@ class Exports:
         """The model as torch.onnx exports it."""
         with without_type_checks(), pytest.MonkeyPatch.context() as patch:
             patch.setattr(onnx_file, "trace", lambda _: self.traced)
-            return onnx_file._convert(self.model)
+            return CONVERT(self.model)
 
     @cached_property
     def torch(self):

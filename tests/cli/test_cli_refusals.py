@@ -81,6 +81,8 @@ def test_a_device_that_is_not_there(masam, dataset, trained, tmp_path, monkeypat
         (["--set", "epochs"], "--set: expected KEY=VALUE, got 'epochs'"),
         (["--set", "epochs.x=1"], "options: epochs.x: epochs is a single value, not a group"),
         (["--set", "learning_rate=nan"], "options: learning_rate: expected"),
+        (["--fold", 3], "fold: expected 0 to 2, got 3"),
+        (["--fold", "one"], "options: fold: expected a valid integer, got 'one'"),
         (["--epochs", 0], "options: epochs: expected greater than or equal to 1, got 0"),
         (
             ["--size", "vit_q"],

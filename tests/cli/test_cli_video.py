@@ -224,7 +224,7 @@ def test_training_on_videos(masam, tmp_path, as_files):
     plan = Plan.from_yaml(tmp_path / "plan.yaml").model_copy(update={"image_size": 32, "window": 3})
     plan.to_yaml(tmp_path / "plan.yaml")
     words = ("--plan", tmp_path / "plan.yaml", "--epochs", 1, "--size", "vit_t", "--device", "cpu", "--set", "folds=3")
-    result = masam("train", root, "--out", run, *words, "--set", "model.adapter_channels=8", "--set", "fold=1")
+    result = masam("train", root, "--out", run, *words, "--set", "model.adapter_channels=8", "--fold", 1)
     assert result.code == 0, result.err
     assert "case0: 1 of 4 frames have no label and are ignored" in result.err
     trained = load(run / "model.safetensors")

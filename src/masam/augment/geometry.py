@@ -108,13 +108,9 @@ class Warp:
         return moved.reshape(images.shape).numpy(), moved_labels.numpy()
 
     def points(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return the output positions of source points.
+        """Return the output positions of source points [..., 2], x and y in pixels; the first pixel's centre is 0.
 
-        Args:
-            points: [..., 2] x and y in pixels; the first pixel's centre is 0.
-
-        Returns:
-            [..., 2], not clipped to the image; NaN stays NaN.
+        They are not clipped to the image; NaN stays NaN.
         """
         height, width = self.size
         centre = np.array([(width - 1) / 2, (height - 1) / 2])

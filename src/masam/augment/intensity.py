@@ -29,12 +29,7 @@ def changes_intensity(variation: Variation) -> bool:
 
 
 def vary_intensity(images: Images, variation: Variation) -> None:
-    """Apply the intensity transforms of a variation in order, clipping to 0..1 after each.
-
-    Args:
-        images: [S, C, H, W], 0 to 1; changed in place.
-        variation: Transforms to apply.
-    """
+    """Apply the intensity transforms of a variation to images [S, C, H, W] in place, clipping to 0..1 after each."""
     if variation.shading:
         shade(images, variation.shading, pixel_generator(variation, purpose=3))
     if variation.gamma != 1:
@@ -64,14 +59,10 @@ def _vary_detail(images: Images, variation: Variation) -> None:
 
 
 def shade(images: Images, strength: float, generator: np.random.Generator) -> None:
-    """Multiply by a smooth bias field with maximum 1 and minimum exp(-strength), as of a receive coil.
+    """Multiply images [S, C, H, W] in place by a smooth bias field from exp(-strength) to 1, as of a receive coil.
 
-    The maximum is 1, since a plan's intensity limits follow the brightest voxels of a scan.
-
-    Args:
-        images: [S, C, H, W], 0 to 1; changed in place.
-        strength: Natural logarithm of the ratio of maximum and minimum.
-        generator: Source of the field, which is bicubic between 4 x 4 normally distributed values.
+    The maximum is 1, since a plan's intensity limits follow the brightest voxels of a scan. The field is bicubic
+    between 4 x 4 normally distributed values.
     """
     points = generator.standard_normal((1, 1, 4, 4), np.float32)
     (field,) = smooth_fields(points, (images.shape[2], images.shape[3]))

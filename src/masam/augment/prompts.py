@@ -50,18 +50,9 @@ class WindowPrompts:
 
 
 def move_prompts(prompts: WindowPrompts, warp: Warp, labels: NDArray[np.signedinteger]) -> WindowPrompts:
-    """Transform prompts along with their window.
+    """Transform prompts along with their window, whose transformed labels are [S, H, W].
 
-    Args:
-        prompts: Prompts of the source.
-        warp: Transform of the window.
-        labels: [S, H, W] transformed labels.
-
-    Returns:
-        Boxes clipped to the image, NaN if nothing remains; points outside the image become padding (label -1, at 0).
-
-    Raises:
-        InputError: The number of slices differs from that of the labels.
+    Boxes are clipped to the image, NaN if nothing remains; points outside the image become padding (label -1, at 0).
     """
     if len(prompts.boxes) != len(labels):
         raise InputError(f"expected prompts for {len(labels)} slices, got {len(prompts.boxes)}", where="prompts")

@@ -81,12 +81,7 @@ class Variation:
 
 
 class _Draws:
-    """Random numbers drawn in advance; each is consumed whether it is used or not.
-
-    Args:
-        settings: Operations to pick from, and distribution of factors.
-        generator: Source of all numbers.
-    """
+    """Random numbers drawn in advance; each is consumed whether it is used or not."""
 
     def __init__(self, settings: AugmentSettings, generator: np.random.Generator) -> None:
         self._numbers = iter(generator.random(_DRAWS).tolist())
@@ -124,12 +119,7 @@ class _Draws:
 
 
 def draw_variation(settings: AugmentSettings, generator: np.random.Generator) -> Variation:
-    """Draw the augmentation of a sample; every call consumes the same random numbers.
-
-    Args:
-        settings: Probabilities and ranges.
-        generator: Source of randomness.
-    """
+    """Draw the augmentation of a sample; every call consumes the same random numbers."""
     draws = _Draws(settings, generator)
     # The order of the calls determines the result for a seed; new operations go last.
     turned = draws.moves(settings.turn_probability)

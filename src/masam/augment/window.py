@@ -76,18 +76,7 @@ def apply_variation(
     settings: AugmentSettings = DEFAULT,
     prompts: WindowPrompts | None = None,
 ) -> Augmented:
-    """Apply given transforms to a window and its prompts; arguments and result as for :func:`augment_window`.
-
-    Args:
-        images: [S, C, H, W], 0 to 1.
-        labels: [S, H, W] channel numbers, -100 to ignore.
-        variation: Transforms to apply.
-        settings: Interpolation, and labels of pixels from outside and of an erased box.
-        prompts: Boxes and points to transform along.
-
-    Raises:
-        InputError: Shapes do not match.
-    """
+    """Apply given transforms to a window and its prompts; arguments and result as for :func:`augment_window`."""
     if images.ndim != 4 or labels.shape != (len(images), *images.shape[2:]):
         raise InputError(
             f"expected images [S, C, H, W] and labels [S, H, W], got {images.shape} and {labels.shape}", where="window"

@@ -6,7 +6,6 @@ import hashlib
 import os
 import statistics
 import threading
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -117,8 +116,8 @@ def check_dataset(root: Path, progress: Progress | None = None, workers: int | N
     findings = [Finding("error", None, fault) for fault in inventory.faults]
     findings += [finding for one in facts for finding in one.findings]
     findings += [*_duplicates(facts), *_unusual_spacings(facts), *_absent_classes(facts, inventory.labels)]
-    order = {"error": 0, "warning": 1}
-    findings.sort(key=lambda finding: (order[finding.severity], finding.case is not None, finding.case or ""))
+    # "error" sorts before "warning".
+    findings.sort(key=lambda finding: (finding.severity, finding.case is not None, finding.case or ""))
     return CheckResult(len(cases), tuple(findings))
 
 
@@ -202,8 +201,6 @@ def _unusual_spacings(facts: Sequence[CaseFacts]) -> list[Finding]:
 
 
 def _absent_classes(facts: Sequence[CaseFacts], scheme: LabelScheme | None) -> list[Finding]:
-    total: Counter[int] = Counter()
-    for one in facts:
-        total.update(one.values)
-    absent = [label.name for label in scheme.foreground if label.value not in total] if scheme and total else []
+    present = {value for one in facts for value in one.values}
+    absent = [label.name for label in scheme.foreground if label.value not in present] if scheme and present else []
     return [Finding("warning", None, f"no case contains voxels of {', '.join(absent)}")] if absent else []

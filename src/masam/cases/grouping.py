@@ -55,9 +55,6 @@ def group_cases(
         where: Folder or key named in errors.
         channels: Expected channels per case; None accepts any number.
         faults: Collects the faults; by default the first is raised.
-
-    Raises:
-        InputError: The first fault, unless they are collected.
     """
     faults = faults or Faults(strict=True)
     groups: dict[str, dict[int, Path]] = {}

@@ -22,11 +22,7 @@ from masam.labels import LabelScheme
 def read_msd_cases(
     root: Path, content: Mapping[str, Any], channels: int, scheme: LabelScheme
 ) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
-    """List the training and test cases of a data set with ``channels`` channels per case.
-
-    Raises:
-        InputError: An entry is not an existing file or folder of the data set, or an id is repeated.
-    """
+    """List the training and test cases of a data set with ``channels`` channels per case."""
     training, test = (_read_list(root, content, key, channels, scheme) for key in ("training", "test"))
     return training, test
 

@@ -29,10 +29,6 @@ def make_splits(case_ids: Iterable[str], folds: int = 5, seed: int = 12345) -> l
         case_ids: Ids in any order; the result does not depend on it.
         folds: Number of folds, 2 to the number of cases.
         seed: Seed of the random order, 0 or more.
-
-    Raises:
-        InputError: An id is repeated.
-        ConfigError: ``folds`` or ``seed`` is out of range.
     """
     ids = sorted(case_ids)
     if repeated := _repeated(ids):
@@ -72,12 +68,7 @@ def read_splits(path: Path, case_ids: Iterable[str]) -> list[Split]:
 
 
 def write_splits(path: Path, splits: Sequence[Split], case_ids: Iterable[str]) -> None:
-    """Write a ``splits_final.json``, which nnU-Net can read as well.
-
-    Raises:
-        InputError: As in :func:`read_splits`.
-        ResourceError: The file cannot be written.
-    """
+    """Write a ``splits_final.json``, which nnU-Net can read as well, after the checks of :func:`read_splits`."""
     _check_splits(splits, case_ids, path)
     atomic.write_text(path, json.dumps(list(splits), indent=4, ensure_ascii=False) + "\n")
 

@@ -77,11 +77,7 @@ def holds_videos(path: Path) -> bool:
 
 
 def find_videos(path: Path) -> tuple[Case, ...]:
-    """Find the videos to predict in a path: a video file, a folder of frames, or a folder of these.
-
-    Raises:
-        InputError: No video is found, or an id is repeated.
-    """
+    """Find the videos to predict in a path: a video file, a folder of frames, or a folder of these."""
     if is_video(path):
         # Resolved, since a folder may be given as "." or "..".
         return (Case(_case_id(path.resolve() if path.is_dir() else path), (path,)),)

@@ -93,11 +93,7 @@ def masam(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code.
-
-    Args:
-        arguments: Command line arguments; by default those of the process.
-    """
+    """Run one command, by default that of the process, and return its exit code."""
     try:
         code = app(arguments, prog_name="masam", standalone_mode=False)
     except (Exception, KeyboardInterrupt, SystemExit, _Stopped) as error:  # noqa: BLE001 - each is reported in one line

@@ -41,7 +41,10 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Export a model for other software, and verify its outputs against the model."""
-    _require_extension(file_format, out)
+    expected, given = _EXTENSIONS[file_format], out.suffix if out.suffix in _EXTENSIONS.values() else ""
+    if given != expected:
+        name = f"a name that ends in {expected}" if expected else f"a folder name that does not end in {given}"
+        raise ConfigError(f"expected {name} for the format {file_format}", where=f"--out {out}")
     require_new(out)
     if file_format == "reference" and (merge or embed_base):
         raise ConfigError("the official format contains no encoder; omit --merge and --embed-base", where="--format")
@@ -68,14 +71,6 @@ def export(
         print_line(f"options for the official code: {official_options(loaded)}")
     elif not has_plan:
         print_line("the model has no plan: the export does not describe preprocessing")
-
-
-def _require_extension(file_format: Format, out: Path) -> None:
-    expected = _EXTENSIONS[file_format]
-    given = out.suffix if out.suffix in _EXTENSIONS.values() else ""
-    if given != expected:
-        name = f"a name that ends in {expected}" if expected else f"a folder name that does not end in {given}"
-        raise ConfigError(f"expected {name} for the format {file_format}", where=f"--out {out}")
 
 
 def _write(

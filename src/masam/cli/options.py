@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -102,10 +103,8 @@ def parse_settings(options: dict[str, Any], assignments: list[str] | None) -> di
 
 
 def parse_number(value: Any) -> Any:
-    """Convert a text such as 1e-4, which YAML 1.1 does not recognise, to a number; return other values unchanged."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return float(value)
-    except ValueError:
-        return value
+    """Convert a text to a number if it is one; unlike YAML 1.1, accept 1e-4. Return other values unchanged."""
+    for kind in (int, float) if isinstance(value, str) else ():
+        with suppress(ValueError):
+            return kind(value)
+    return value

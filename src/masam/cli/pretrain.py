@@ -33,7 +33,6 @@ def pretrain(
     """Pre-train a SAM on synthetic pictures. The resulting file can be used as --sam-checkpoint."""
     from masam.pretraining import run
     from masam.pretraining.config import PretrainConfig
-    from masam.training.config import require_no_settings
 
     options = {
         "size": size,
@@ -45,13 +44,9 @@ def pretrain(
         "workers": workers,
     }
     settings = parse_settings(options, setting)
-    if resume:
-        require_no_settings(settings, config)
-    pretrain_config = (
-        settings if config is None else PretrainConfig.from_yaml(config).changed(settings, where="options")
-    )
+    merged = settings if config is None else PretrainConfig.from_yaml(config).changed(settings, where="options")
     with show_progress(quiet) as progress:
-        result = run.pretrain(out, pretrain_config, resume=resume, progress=progress)
+        result = run.pretrain(out, merged, resume=resume, progress=progress)
     if json:
         print_json({"run": str(out), "weights": str(result.folder.model), **result.facts()})
         return

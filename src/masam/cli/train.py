@@ -61,7 +61,7 @@ def train(
     """Train on a data set. Start it with torchrun or srun to train on several GPUs."""
     from masam.preprocess.plan import Plan
     from masam.training import run
-    from masam.training.config import TrainConfig, require_no_settings
+    from masam.training.config import TrainConfig
     from masam.training.processes import find_process_rank
 
     options = {
@@ -75,8 +75,6 @@ def train(
         "device": device,
     }
     settings = parse_settings(options, setting)
-    if resume:
-        require_no_settings(settings, config, plan)
     train_config = settings if config is None else TrainConfig.from_yaml(config).changed(settings, where="options")
     chosen_plan = None if plan is None else Plan.from_yaml(plan)
     # With several processes only the first one prints.

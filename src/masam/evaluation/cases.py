@@ -123,7 +123,7 @@ def pair_cases(
 
 
 def are_videos(predictions: Mapping[str, Path | Volume], references: Mapping[str, Path | Volume]) -> bool:
-    """Return whether the cases are videos; raise InputError if only one side is."""
+    """Return whether the cases are videos; raise InputError if only the predictions or only the references are."""
     kinds = [any(is_video(item) for item in cases.values()) for cases in (predictions, references)]
     if kinds[0] != kinds[1]:
         names = ["folders of label frames" if kind else "volumes" for kind in kinds]

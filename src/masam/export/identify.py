@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from masam.errors import InputError, ModelError
-from masam.export.automatic import DESCRIPTION_FILE, DESCRIPTION_KEY
+from masam.export.program import DESCRIPTION_FILE, DESCRIPTION_KEY
 from masam.io import gate
 from masam.io.packages import require_package
 from masam.model.sizes import SIZES

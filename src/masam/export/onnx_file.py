@@ -14,8 +14,7 @@ from torch import Tensor
 
 from masam import atomic
 from masam.export.agreement import Exported, Run, require_agreement
-from masam.export.automatic import DESCRIPTION_KEY, INPUT, OUTPUTS, describe, least_slices
-from masam.export.program import trace
+from masam.export.program import DESCRIPTION_KEY, INPUT, OUTPUTS, describe, least_slices, trace
 from masam.io.packages import require_package
 from masam.model.masam import Masam
 

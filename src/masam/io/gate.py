@@ -84,11 +84,7 @@ def os_errors(where: object) -> Iterator[None]:
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[BufferedReader]:
-    """Open a regular file that is not empty; never blocks on a FIFO.
-
-    Raises:
-        InputError: The file does not exist, is empty, or is a folder, FIFO, socket or device.
-    """
+    """Open a regular file that is not empty; never blocks on a FIFO."""
     if "\0" in str(path):
         raise InputError("the name contains a null byte", where=repr(str(path)), fix="check the path")
     with os_errors(path):
@@ -158,9 +154,6 @@ def read_sized(
 
     Returns:
         [N] uint8, the uncompressed file.
-
-    Raises:
-        InputError: The file is damaged or truncated, or its declared size is wrong or not plausible.
     """
     with open_regular(path) as file:
         chunks = _chunks(file, path, compressed)

@@ -93,7 +93,7 @@ SIZES: dict[str, SamSize] = {
 
 
 def find_size(name: str) -> SamSize:
-    """Return the size with this name; raise ConfigError if there is none."""
+    """Return the size with this name; raise ConfigError if it is unknown."""
     if name not in SIZES:
         raise ConfigError(f"expected a model size of {', '.join(SIZES)}, got {name!r}", where="size")
     return SIZES[name]

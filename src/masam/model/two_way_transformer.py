@@ -101,7 +101,7 @@ class TwoWayTransformer(nn.Module):
         image: Float[Tensor, "N l D"],
         image_positions: Float[Tensor, "1 l D"],
     ) -> tuple[list[Float[Tensor, "N _ D"]], Float[Tensor, "N l D"]]:
-        """Return the groups and the image, row by row, after all blocks.
+        """Return the groups of tokens and the image, updated by all blocks.
 
         As in SAM, the initial values of the tokens are their positions in every block.
         """

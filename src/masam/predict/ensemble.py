@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -12,11 +11,9 @@ from torch import Tensor
 
 from masam.axes import Embeddings
 from masam.device import Precision, autocast, choose_device
-from masam.errors import ModelError
 from masam.model.masam import Masam
 from masam.predict.prompted import prompted_probabilities
 from masam.prompts.projection import VolumePrompts
-from masam.weights.model_file import load_folds
 
 
 class Ensemble:
@@ -47,13 +44,10 @@ class Ensemble:
         prompts: VolumePrompts | None = None,
         within: range = range(0),
     ) -> Float[Tensor, "N K H W"]:
-        """Run the decoder of each model on its embeddings and average the class probabilities.
+        """Run the decoder of each model on its embeddings [N, D, h, w] and average the class probabilities.
 
-        Args:
-            embeddings: [N, D, h, w] of each model, on any device.
-            slices: Index in the volume of each of the N slices, with prompts.
-            prompts: Prompts of the volume; None to segment automatically.
-            within: Slices to decode, with prompts; the others become background.
+        With prompts, ``slices`` are the indices of the N slices in the volume, and those outside ``within`` become
+        background. The embeddings may be on any device.
         """
 
         def share(model: Masam, encoded: Embeddings) -> Tensor:
@@ -67,13 +61,3 @@ class Ensemble:
 
         # Added up model by model, so that at most two sets of probabilities are in memory.
         return reduce(Tensor.add_, map(share, self.models, embeddings))
-
-
-def load_models(model_or_path: Masam | Sequence[Masam] | str | Path, sam_checkpoint: str | Path | None) -> list[Masam]:
-    """Return the models of a :class:`masam.Predictor`'s arguments."""
-    if isinstance(model_or_path, str | Path):
-        return load_folds(model_or_path, sam_checkpoint)
-    models = [model_or_path] if isinstance(model_or_path, Masam) else list(model_or_path)
-    if not models:
-        raise ModelError("expected at least one model, got none")
-    return models

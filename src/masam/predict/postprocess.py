@@ -34,16 +34,9 @@ def most_probable(probabilities: Float[Tensor, "K H W"]) -> NDArray[np.uint8] | 
 
 
 def keep_largest_component(labels: NDArray[np.integer], classes: Sequence[int]) -> tuple[NDArray[np.integer], Cleaning]:
-    """Keep the largest connected component of each class; the others become background.
+    """Keep the largest connected component of each class of [D, H, W] channel numbers; the others become background.
 
-    Of components of equal size, the first in array order is kept.
-
-    Args:
-        labels: [D, H, W] channel numbers; not changed.
-        classes: Channel numbers to clean.
-
-    Returns:
-        The cleaned copy, and the voxels removed by class.
+    Of components of equal size, the first in array order is kept. Returns a copy, and the voxels removed by class.
     """
     _check_classes(classes)
     cleaned = labels.copy()

@@ -14,10 +14,10 @@ from torch import Tensor
 from masam.aggregate import WindowAggregator
 from masam.cases.folder import Case, load_case
 from masam.device import Precision
-from masam.errors import ConfigError
+from masam.errors import ConfigError, ModelError
 from masam.model.masam import Masam
 from masam.predict.encoded import EncodedVolume, VolumeEncoder
-from masam.predict.ensemble import Ensemble, load_models
+from masam.predict.ensemble import Ensemble
 from masam.predict.postprocess import Cleaning, channels_of_classes, clean, most_probable
 from masam.predict.requirements import (
     common_plan,
@@ -31,6 +31,7 @@ from masam.progress import Progress, Silent, warn_with
 from masam.prompts import Prompt
 from masam.prompts.projection import VolumePrompts, project
 from masam.volume import Volume
+from masam.weights.model_file import load_folds
 from masam.windows import SliceWindow, plan_windows
 
 Scan = Volume | str | Path | Sequence[str | Path]
@@ -85,7 +86,12 @@ class Predictor:
         keep_largest: Sequence[str] = (),
         fill_holes: Sequence[str] = (),
     ) -> None:
-        models = load_models(model_or_path, sam_checkpoint)
+        if isinstance(model_or_path, str | Path):
+            models = load_folds(model_or_path, sam_checkpoint)
+        else:
+            models = [model_or_path] if isinstance(model_or_path, Masam) else list(model_or_path)
+        if not models:
+            raise ModelError("expected at least one model, got none")
         self.plan = common_plan(models, plan)
         if batch < 1:
             raise ConfigError(f"expected 1 window or more, got {batch}", where="batch")

@@ -29,19 +29,10 @@ Sink = Callable[[Frame, NDArray[np.uint8]], None]
 
 
 def predict_video(predictor: Predictor, source: FrameSource, sink: Sink, progress: Progress | None = None) -> int:
-    """Segment a video.
+    """Segment a video and return the number of frames.
 
-    Labels of a frame are passed on as soon as no further window votes for it. Only the frames and votes of the windows
-    in one forward pass are kept in memory.
-
-    Args:
-        predictor: Model and settings, without cleanings; the modality of its plan is video.
-        source: Frames.
-        sink: Receives each frame with its label values [H, W], at the original size of the frame, in order.
-        progress: Receives each frame.
-
-    Returns:
-        Number of frames.
+    The sink receives the labels of a frame, at its original size, as soon as no further window votes for it. Only the
+    frames and votes of the windows in one forward pass are kept in memory.
 
     Raises:
         ConfigError: A cleaning is requested, or a label value is above 255.

@@ -34,21 +34,10 @@ def predict_videos(
 
     A case is written under a hidden name and renamed when its last frame has been verified, so a folder of that name is
     always complete. Cases of an earlier run are kept if their bytes, the bytes of the video, the model and the settings
-    are unchanged; an interrupted case is repeated from its first frame.
+    are unchanged; an interrupted case is repeated from its first frame. A video that is refused is a failed case.
 
-    Args:
-        predictor: Model and settings.
-        cases: Cases to segment.
-        out: Folder to write to, created if necessary.
-        progress: Receives each frame, notes about videos, and each video that failed.
-        overlay: Also write the labels drawn over the frames: ``CASE.overlay.mp4`` for a video file, PNG files in
-            ``CASE.overlay`` for a folder of frames.
-
-    Raises:
-        ResourceError: The folder cannot be written, a package is missing, or memory ran out.
-        InputError: There is no case; a video that is refused is a failed case.
-        ConfigError: The folder holds the videos, or files that no earlier run wrote; or a setting is for volumes only.
-        ModelError: The model is not for video.
+    If ``overlay``, the labels are also drawn over the frames: ``CASE.overlay.mp4`` for a video file, PNG files in
+    ``CASE.overlay`` for a folder of frames.
     """
     if not cases:
         raise InputError("expected at least one video, found none")

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from masam import atomic
 from masam.errors import InputError, MasamError, ResourceError
 from masam.labels import LabelScheme
-from masam.preprocess.frames import FramePreparation, PreparedFrames
-from masam.preprocess.pipeline import PreparedVolume, Preprocessing
-from masam.preprocess.resize import ResizedLabels
+from masam.preprocess.frames import FramePreparation
+from masam.preprocess.pipeline import Preprocessing
 
 FORMAT_VERSION = 2
 """Part of the hash; increased when the content of cached cases changes for other reasons than their settings."""
@@ -35,23 +34,18 @@ _IMAGE_TYPES, _LABEL_TYPES = ("uint16",), ("int8", "int16")
 
 
 @runtime_checkable
-class SourceFiles(Protocol):
+class _SourceFiles(Protocol):
     """The files of a case, such as :class:`masam.cases.case.Case`."""
 
     @property
-    def id(self) -> str:
-        """Name of the case."""
-
+    def id(self) -> str: ...
     @property
-    def images(self) -> tuple[Path, ...]:
-        """Image files or folders."""
-
+    def images(self) -> tuple[Path, ...]: ...
     @property
-    def label(self) -> Path | None:
-        """Label file or folder."""
+    def label(self) -> Path | None: ...
 
 
-Case = TypeVar("Case", bound=SourceFiles)
+Case = TypeVar("Case", bound=_SourceFiles)
 Preparation: TypeAlias = Preprocessing | FramePreparation
 
 
@@ -79,9 +73,6 @@ class PreparedCase:
         Returns:
             Intensities [S, C, H, W], 0 to 1, and class indices [S, H, W] as int8 or int16, -100 for voxels without a
             label.
-
-        Raises:
-            InputError: An index is out of range, or the cached files are damaged.
         """
         if not slices or min(slices) < 0 or max(slices) >= self.depth:
             raise InputError(f"expected slices from 0 to {self.depth - 1}, got {list(slices)}", where=self.case_id)
@@ -129,10 +120,6 @@ def prepare_cases(
         cache_root: Cache folder, created if missing.
         progress: Called after each case.
         load_options: Options of ``load`` that affect its result, as part of the cache key.
-
-    Raises:
-        InputError: A case is not valid; the message names it.
-        ResourceError: The cache cannot be written.
     """
     atomic.remove_stale(cache_root)
     prepared = []
@@ -146,7 +133,7 @@ def prepare_cases(
     return prepared
 
 
-def _cache_key(case: SourceFiles, preparation: Preparation, scheme: LabelScheme, load_options: str) -> str:
+def _cache_key(case: _SourceFiles, preparation: Preparation, scheme: LabelScheme, load_options: str) -> str:
     """Return a hash of everything that affects the prepared arrays."""
     sources = []
     for path in (*case.images, *([case.label] if case.label else [])):
@@ -192,26 +179,21 @@ def _prepare(
 
     def write(target: Path) -> None:
         target.mkdir()
-        _write_images(target / "images.npy", images, preparation.image_size)
-        _write_labels(target / "labels.npy", references, preparation.image_size, scheme, case.id)
+        size = (preparation.image_size, preparation.image_size)
+        levels = (images.slice(index) * np.float32(_IMAGE_LEVELS) for index in range(images.depth))
+        rows = (np.rint(values).astype(np.uint16) for values in levels)
+        _write_npy(target / "images.npy", (images.depth, images.channels, *size), np.dtype(np.uint16), rows)
+        # The ignore index, -100, fits in both types.
+        dtype = np.dtype(np.int8 if scheme.num_classes <= 127 else np.int16)
+        slices = (references.slice(index) for index in range(references.depth))
+        channels = (scheme.to_channels(values, where=case.id).astype(dtype) for values in slices)
+        _write_npy(target / "labels.npy", (references.depth, *size), dtype, channels)
 
     try:
         atomic.write_aside(folder, write)
     except ResourceError:
         if not folder.is_dir():  # else another process has finished the same case
             raise
-
-
-def _write_images(path: Path, images: PreparedVolume | PreparedFrames, image_size: int) -> None:
-    rows = (np.rint(images.slice(index) * np.float32(_IMAGE_LEVELS)).astype(np.uint16) for index in range(images.depth))
-    _write_npy(path, (images.depth, images.channels, image_size, image_size), np.dtype(np.uint16), rows)
-
-
-def _write_labels(path: Path, labels: ResizedLabels, image_size: int, scheme: LabelScheme, case_id: str) -> None:
-    # The ignore index, -100, fits in both types.
-    dtype = np.dtype(np.int8 if scheme.num_classes <= 127 else np.int16)
-    rows = (scheme.to_channels(labels.slice(index), where=case_id).astype(dtype) for index in range(labels.depth))
-    _write_npy(path, (labels.depth, image_size, image_size), dtype, rows)
 
 
 def _write_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], rows: Iterator[NDArray[Any]]) -> None:

@@ -98,9 +98,6 @@ def fingerprint(pairs: Iterable[tuple[Volume, Volume | None]], ignore_value: int
     """Return the fingerprint of a data set of images with labels or None; one volume is held at a time.
 
     Label values other than 0 and ``ignore_value`` are foreground.
-
-    Raises:
-        InputError: There are no volumes, or an image and its labels differ in shape.
     """
     cases, overall, inside = [], [], []
     for image, labels in pairs:

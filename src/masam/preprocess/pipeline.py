@@ -108,11 +108,7 @@ class PreparedVolume:
         return np.stack([resize_image(channel, self.trace.image_size) for channel in native])
 
     def labels(self, volume: Volume) -> ResizedLabels:
-        """Return integer labels on the grid of the prepared volume as slices at the model's size.
-
-        Raises:
-            InputError: The labels have another grid, or are not integers.
-        """
+        """Return integer labels on the grid of the prepared volume as slices at the model's size."""
         if volume.array.dtype.kind not in "iu" or volume.array.ndim != 3:
             raise InputError(
                 f"expected integer labels with three axes, got type {volume.array.dtype}, shape {volume.array.shape}"
@@ -160,11 +156,7 @@ class Preprocessing:
         return settings if self.crop == "none" else settings | {"crop": self.crop}
 
     def prepare(self, volume: Volume) -> PreparedVolume:
-        """Orient a volume, fit the intensity rule to it and crop it; slices are computed on access.
-
-        Raises:
-            InputError: The volume does not contain finite real numbers.
-        """
+        """Orient a volume, fit the intensity rule to it and crop it; slices are computed on access."""
         orientation = Orientation.of(volume.geometry, self.slice_axis)
         array = orientation.apply(volume.array if volume.array.ndim == 4 else volume.array[..., None])
         depth, rows, columns, channels = array.shape

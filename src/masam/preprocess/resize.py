@@ -35,7 +35,10 @@ def resize_labels(labels: NDArray[np.integer], size: tuple[int, int]) -> NDArray
     """
     if labels.shape == size:
         return labels
-    rows, columns = (_nearest(old, new) for old, new in zip(labels.shape, size, strict=True))
+    # floor((i + 0.5) * old / new) for each new index i, in integer arithmetic.
+    rows, columns = (
+        (2 * np.arange(new, dtype=np.int64) + 1) * old // (2 * new) for old, new in zip(labels.shape, size, strict=True)
+    )
     return labels[rows[:, None], columns]
 
 
@@ -70,8 +73,3 @@ class ResizedLabels:
     def slice(self, index: int) -> NDArray[np.integer]:
         """Return the resized slice ``index``."""
         return resize_labels(self.array[index], self.size)
-
-
-def _nearest(old: int, new: int) -> NDArray[np.int64]:
-    """Return floor((i + 0.5) * old / new) for each new index i, in integer arithmetic."""
-    return (2 * np.arange(new, dtype=np.int64) + 1) * old // (2 * new)

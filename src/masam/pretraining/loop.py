@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from masam.axes import Images
@@ -37,21 +37,6 @@ class PretrainStep(NamedTuple):
     seconds: float
 
 
-class TrainedModules(nn.Module):
-    """All modules that pre-training changes: the SAM, and the patch head, which the result does not include.
-
-    Args:
-        sam: Model on its device.
-        pixel_weight: Weight of the pixel term of ``PatchHead``.
-    """
-
-    def __init__(self, sam: Sam, pixel_weight: float) -> None:
-        super().__init__()
-        self.sam = sam
-        channels = sam.prompt_encoder.no_mask_embed.embedding_dim
-        self.patches = PatchHead(channels, pixel_weight).to(sam.pixel_mean.device)
-
-
 class PretrainLoop:
     """Model and optimiser of one run.
 
@@ -62,7 +47,7 @@ class PretrainLoop:
 
     Attributes:
         step: Completed optimiser steps.
-        modules: The modules to train.
+        modules: The modules to train: ``sam``, and the head ``patches``, which the result does not include.
         optimizer: Their optimiser.
     """
 
@@ -70,7 +55,8 @@ class PretrainLoop:
         self.sam, self.config, self.device = sam, config, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.modules = TrainedModules(sam, config.pixel_weight)
+            head = PatchHead(sam.prompt_encoder.no_mask_embed.embedding_dim, config.pixel_weight).to(device)
+        self.modules = nn.ModuleDict({"sam": sam, "patches": head})
         self._half = HalfSize(sam, find_size(config.size)) if config.half_size_share > 0 else None
         self.step = 0
         warmup = min(config.warmup_steps, math.ceil(config.steps / 10))
@@ -84,12 +70,7 @@ class PretrainLoop:
         )
 
     def steps(self) -> Iterator[PretrainStep]:
-        """Train from ``self.step`` to the end and yield after each step, which ``self.step`` then includes.
-
-        Raises:
-            DivergedError: Loss or gradients stay infinite or NaN.
-            ResourceError: The machine has too little memory or allows too few threads.
-        """
+        """Train from ``self.step`` to the end and yield after each step, which ``self.step`` then includes."""
         config = self.config
         batches = prefetch(lambda step: training_objects(config, step), range(self.step, config.steps), config.workers)
         load = f"{config.batch_pictures} pictures of {config.image_size} pixels"
@@ -126,7 +107,11 @@ class PretrainLoop:
             embeddings = self.sam.image_encoder(images) if half is None else half.encode(images)
         decoder = self.sam if half is None else half.sam
         detached = embeddings.detach().requires_grad_()
-        total = self._patch_gradients(detached, objects)
+        total = torch.zeros((), device=self.device)
+        if config.patch_weight > 0:
+            patch_loss = config.patch_weight * self.modules["patches"](detached, objects.visible, objects.images)
+            patch_loss.backward()
+            total += patch_loss.detach()
         # Every second object starts with a box, so that most pictures have a box and a click.
         for by_box in (True, False):
             chosen = torch.arange(int(not by_box), len(masks), 2, device=self.device)
@@ -141,13 +126,6 @@ class PretrainLoop:
                 total += share * loss.detach()
         embeddings.backward(detached.grad)
         return float(total)
-
-    def _patch_gradients(self, embeddings: Float[Tensor, "B D h w"], objects: Objects) -> Float[Tensor, ""]:
-        if self.config.patch_weight == 0:
-            return torch.zeros((), device=self.device)
-        loss = self.config.patch_weight * self.modules.patches(embeddings, objects.visible, objects.images)
-        loss.backward()
-        return loss.detach()
 
 
 def normalised(sam: Sam, images: Images, is_unit: Bool[Tensor, " B"]) -> Images:

@@ -25,7 +25,7 @@ from masam.runs.manifest import build_manifest, write_manifest
 from masam.training.checkpoint import load_checkpoint, optimizer_moments, save_checkpoint
 from masam.training.config import require_no_settings, resolve_config
 from masam.training.interrupt import StopFlag
-from masam.training.logs import LOG_STEPS, SAVE_SECONDS, Logs, mean_of_steps
+from masam.training.logs import LOG_STEPS, SAVE_SECONDS, mean_of_steps, open_logs
 from masam.training.run_folder import RunFolder
 from masam.weights.infer_spec import infer_sam_size
 from masam.weights.tensors import write_tensors
@@ -88,10 +88,9 @@ def pretrain(
         StoppedError: A signal requested the stop; the state is saved.
     """
     started_utc, started, folder = datetime.now(UTC), time.monotonic(), RunFolder(Path(out))
-    config_file = folder.root / "config.yaml"
     if resume:
         require_no_settings(config)
-        settings = PretrainConfig.from_yaml(config_file)
+        settings = PretrainConfig.from_yaml(folder.root / "config.yaml")
     else:
         settings = resolve_config(PretrainConfig(), config, {})
     device = choose_device(settings.device)
@@ -100,9 +99,7 @@ def pretrain(
         if resume:
             session.restore()
         else:
-            folder.require_free()
-            folder.metrics.unlink(missing_ok=True)
-            settings.to_yaml(config_file)
+            folder.create(config=settings)
             # The run can be resumed from its first moment, and a full disk is noticed before hours of work.
             session.save_state()
         session.run()
@@ -155,7 +152,7 @@ class _Session:
     def run(self) -> None:
         """Train to the end, or until a signal arrives."""
         loop, total = self.loop, self.config.steps
-        with StopFlag() as stop, Logs(self.folder, loop.step, self.progress) as logs:
+        with StopFlag() as stop, open_logs(self.folder, loop.step, self.progress) as write_row:
             self.progress.start("pre-training", total - loop.step)
             for report in loop.steps():
                 self.state.pending.append(report)
@@ -163,7 +160,7 @@ class _Session:
                 self.progress.advance(f"loss {report.loss:.3f} {pace:.3g} pictures/s")
                 is_due = report.step % self.config.validate_every == 0 or report.step == total
                 row = self._flush() if is_due or report.step % LOG_STEPS == 0 else {}
-                logs.write({**row, **self._validate()} if is_due else row)
+                write_row({**row, **self._validate()} if is_due else row)
                 if is_due or stop.signal_number is not None or time.monotonic() - self._saved_at > SAVE_SECONDS:
                     self.save_state()
                 if stop.signal_number is not None and report.step < total:

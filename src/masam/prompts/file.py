@@ -20,20 +20,6 @@ class PromptEntry(Settings):
     click: tuple[float, ...] | None = Field(default=None, description="x, y, z of a point on the object")
     not_click: tuple[float, ...] | None = Field(default=None, description="x, y, z of a point outside the object")
 
-    def prompt(self, unit: Unit) -> Prompt:
-        """Return the prompt.
-
-        Raises:
-            ConfigError: There is not exactly one of box, click and not_click, or its numbers are invalid.
-        """
-        given = [key for key in ("box", "click", "not_click") if getattr(self, key) is not None]
-        if len(given) != 1:
-            raise ConfigError(f"expected one of box, click and not_click, got {', '.join(given) or 'none'}")
-        if self.box is not None:
-            return Box3D(self.box, unit, self.class_name)
-        position = self.click or self.not_click or ()
-        return Click(position, self.click is not None, unit, self.class_name)
-
 
 class PromptFile(Settings):
     """Prompts of many cases."""
@@ -68,7 +54,12 @@ def read_prompts(path: Path) -> dict[str, tuple[Prompt, ...]]:
 
 
 def _prompt(entry: PromptEntry, unit: Unit, where: str) -> Prompt:
+    given = [key for key in ("box", "click", "not_click") if getattr(entry, key) is not None]
+    if len(given) != 1:
+        raise ConfigError(f"expected one of box, click and not_click, got {', '.join(given) or 'none'}", where=where)
     try:
-        return entry.prompt(unit)
+        if entry.box is not None:
+            return Box3D(entry.box, unit, entry.class_name)
+        return Click(entry.click or entry.not_click or (), entry.click is not None, unit, entry.class_name)
     except ConfigError as error:
         raise ConfigError(error.what, where=where, fix=error.fix) from error

@@ -64,10 +64,6 @@ class ClassPrompts:
         points = np.zeros((0, 3)) if clicks is None else clicks
         return SlicePrompt(box, points[:, :2].astype(np.float32), points[:, 2].astype(np.int64), mask)
 
-    def rules_out(self, index: int) -> bool:
-        """Return whether a slice is outside the box and therefore without the class."""
-        return self.span is not None and index not in self.span
-
 
 @dataclass(frozen=True)
 class VolumePrompts:
@@ -88,7 +84,8 @@ class VolumePrompts:
 
     def ruled_out(self, index: int) -> tuple[int, ...]:
         """Return the channels whose boxes exclude a slice."""
-        return tuple(channel for channel, prompts in self.classes.items() if prompts.rules_out(index))
+        spans = {channel: prompts.span for channel, prompts in self.classes.items()}
+        return tuple(channel for channel, span in spans.items() if span is not None and index not in span)
 
     def is_decided(self, index: int) -> bool:
         """Return whether every class has a prompt on a slice or is excluded from it."""

@@ -113,7 +113,8 @@ def _draw(scan: Case, labels: Sequence[tuple[str, Path | Volume]], scheme: Label
     if files and is_video(files[0][1]):
         return frame_overlay(scan.images[0], files, scheme)
     scan = open_case(scan)
-    image = _first_channel(scan)
+    image = read_image(scan.images[0], channels=None, series=scan.series[0])
+    image = Volume(image.channel(0), image.geometry)
     volumes = [(title, read_label_image(item, image, scan.series, scheme)) for title, item in files]
     return overlay(image, volumes, scheme)
 
@@ -122,8 +123,3 @@ def _caption(case: str, evaluation: Evaluation) -> str:
     dice = f"mean Dice {evaluation.case_dice[case]:.3f}"
     miou = next((video.miou_per_frame for video in evaluation.videos if video.case == case), math.nan)
     return dice if math.isnan(miou) else f"{dice}, mIoU per frame {miou:.3f}"
-
-
-def _first_channel(scan: Case) -> Volume:
-    image = read_image(scan.images[0], channels=None, series=scan.series[0])
-    return Volume(image.channel(0), image.geometry)

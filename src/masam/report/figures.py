@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,17 +28,11 @@ _SMOOTH = 0.03
 
 
 def training_curves(metrics: Mapping[str, Sequence[float | None]]) -> bytes:
-    """Plot loss and validation Dice against the steps of a training run.
+    """Plot loss and validation Dice against the steps of a training run, as a PNG file.
 
     Args:
         metrics: Columns of ``metrics.csv``: "step", columns whose names contain "loss", and optionally columns whose
             names contain "dice" but not "loss". Values of steps without validation are None or NaN.
-
-    Returns:
-        A PNG file.
-
-    Raises:
-        InputError: "step" or a loss is missing, or the columns have different lengths.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
@@ -52,10 +46,10 @@ def training_curves(metrics: Mapping[str, Sequence[float | None]]) -> bytes:
     if len(set(lengths.values())) > 1:
         raise InputError(f"expected columns of equal length, got {lengths}", where="metrics")
     losses = [name for name in columns if "loss" in name.lower()]
-    dices = [name for name in columns if "dice" in name.lower() and name not in losses]
     if not losses:
         raise InputError(f"expected a column with 'loss' in its name, got {sorted(metrics)}", where="metrics")
-    dices = [name for name in dices if not np.isnan(columns[name]).all()]
+    named_dice = [name for name in columns if "dice" in name.lower() and name not in losses]
+    dices = [name for name in named_dice if not np.isnan(columns[name]).all()]
     figure = Figure(figsize=(8.6, 3.0 + 2.6 * bool(dices)), dpi=_DPI, facecolor=_PAPER, layout="constrained")
     panels = figure.subplots(1 + bool(dices), 1, sharex=True, squeeze=False)[:, 0]
     for name, colour in zip(losses, _LINES * len(losses), strict=False):
@@ -72,18 +66,14 @@ def training_curves(metrics: Mapping[str, Sequence[float | None]]) -> bytes:
         panels[1].set(ylabel="validation Dice", ylim=(0, 1.02))
     panels[-1].set_xlabel("step")
     for axes in panels:
-        _plain(axes, "both")
+        _plain(axes)
         if axes.get_legend_handles_labels()[1]:
             axes.legend(frameon=False, fontsize=8.5, labelcolor=_INK)
     return save_png(figure)
 
 
 def prompt_curve(evaluation: PromptEvaluation) -> bytes:
-    """Plot Dice against the number of clicks, with lines for the boxes and the automatic segmentation, as a PNG file.
-
-    Raises:
-        InputError: There are no scores.
-    """
+    """Plot Dice against clicks, with lines for the boxes and the automatic segmentation, as a PNG file."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -108,7 +98,7 @@ def prompt_curve(evaluation: PromptEvaluation) -> bytes:
     low = min(item.mean_dice if math.isnan(item.low) else item.low for item in evaluation.summary)
     axes.set(xlabel="clicks per class", ylabel="Dice", ylim=(max(0.0, low - 0.05), 1.01))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _plain(axes, "both")
+    _plain(axes)
     axes.legend(frameon=False, fontsize=8.5, labelcolor=_INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return save_png(figure)
 
@@ -141,9 +131,9 @@ def _dice_line(axes: Axes, step: NDArray[np.float64], dice: NDArray[np.float64],
     )
 
 
-def _plain(axes: Axes, grid: Literal["both", "x"]) -> None:
+def _plain(axes: Axes) -> None:
     axes.set_facecolor(_PAPER)
-    axes.grid(visible=True, axis=grid, color=_GRID, linewidth=0.8)
+    axes.grid(visible=True, color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(which="both", length=0, colors=_DIM, labelsize=9)
     axes.tick_params(which="both", axis="y", labelcolor=_INK)

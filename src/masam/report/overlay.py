@@ -54,7 +54,7 @@ def overlay(
     slices: int = 3,
     window: tuple[float, float] | None = None,
 ) -> bytes:
-    """Draw slices with many labels or errors, in radiological convention.
+    """Draw slices with many labels or errors, in radiological convention, as a PNG file.
 
     Each row is a slice, with a panel per label volume and a panel with the errors of each prediction.
 
@@ -66,12 +66,6 @@ def overlay(
         slices: Maximum number of slices.
         window: Grey values shown as black and white; by default soft tissue (-160 to 240 HU) if the values are typical
             of CT, otherwise the 1st and 99.5th percentile of the voxels above the minimum.
-
-    Returns:
-        A PNG file.
-
-    Raises:
-        InputError: There is no label volume, or one is not on the grid of the image.
     """
     if not labels:
         raise InputError("expected at least one label volume to draw", where="labels")

@@ -57,7 +57,7 @@ def draw_panels(
     pixel: tuple[float, float] = (1.0, 1.0),
     mark: Callable[[Axes, bool], None] | None = None,
 ) -> bytes:
-    """Draw rows of panels, legends and a caption.
+    """Draw rows of panels, legends and a caption, as a PNG file.
 
     Args:
         rows: Images of equal size.
@@ -66,9 +66,6 @@ def draw_panels(
         caption: Line at the bottom.
         pixel: Height and width of a pixel, which define the aspect ratio and the unit of the axes.
         mark: Draws additional marks; called with the axes of each panel and whether it is the first of its row.
-
-    Returns:
-        A PNG file.
     """
     from matplotlib.figure import Figure
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masam.errors import InputError
+from masam.preprocess.orientation import CANONICAL_AXES, Orientation, SliceAxis, world_order
 from masam.volume import Geometry
 
-_NAMES = ("sagittal", "coronal", "axial")  # by the RAS axis along which the slices are stacked
-_LETTERS = (("R", "L"), ("A", "P"), ("S", "I"))  # start and end of a figure axis that shows RAS axis 0, 1, 2
+_OPPOSITE = {"L": "R", "P": "A", "I": "S"}
 
 OBLIQUE_DEGREES = 5.0
 """Tilt of a slice above which it is stated in the caption."""
@@ -34,10 +34,7 @@ class DisplayPlane:
     Attributes:
         axis: Array axis along which the slices are stacked.
         name: "axial", "coronal" or "sagittal", according to the nearest anatomical axis.
-        row_axis: Array axis shown from top to bottom.
-        column_axis: Array axis shown from left to right.
-        flip_rows: Whether the row axis is reversed.
-        flip_columns: Whether the column axis is reversed.
+        orientation: Array axes to slices in stored order, rows from top to bottom, columns from left to right.
         row_mm: Distance between neighbouring rows.
         column_mm: Distance between neighbouring columns.
         letters: Anatomical directions at the left, right, top and bottom.
@@ -45,11 +42,8 @@ class DisplayPlane:
     """
 
     axis: int
-    name: str
-    row_axis: int
-    column_axis: int
-    flip_rows: bool
-    flip_columns: bool
+    name: SliceAxis
+    orientation: Orientation
     row_mm: float
     column_mm: float
     letters: tuple[str, str, str, str]
@@ -57,11 +51,8 @@ class DisplayPlane:
 
     def cut(self, array: NDArray[np.generic], index: int) -> NDArray[np.generic]:
         """Return slice ``index`` of [I, J, K] voxels as [rows, columns] of the figure."""
-        plane: NDArray[np.generic] = np.take(array, index, axis=self.axis)
-        if self.row_axis > self.column_axis:
-            plane = plane.T
-        rows, columns = (slice(None, None, -1 if flip else 1) for flip in (self.flip_rows, self.flip_columns))
-        return plane[rows, columns]
+        plane: NDArray[np.generic] = self.orientation.apply(array)[index]
+        return plane
 
 
 def display_plane(geometry: Geometry, axis: int | None = None) -> DisplayPlane:
@@ -71,34 +62,26 @@ def display_plane(geometry: Geometry, axis: int | None = None) -> DisplayPlane:
         geometry: Geometry of the volume.
         axis: Array axis to slice along; by default the one with the largest spacing, which has the highest in-plane
             resolution, and among equal spacings the one nearest to the head-foot axis.
-
-    Raises:
-        InputError: The axis does not exist.
     """
     if axis is not None and axis not in (0, 1, 2):
         raise InputError(f"expected a slice axis of 0, 1 or 2, got {axis}", where="slice_axis")
     spacing = np.array(geometry.spacing_mm)
-    directions = geometry.affine[:3, :3] / spacing
-    anatomical = _nearest_axes(directions)
-    if axis is None:
-        thick = [a for a in range(3) if spacing[a] * _SAME_SPACING >= spacing.max()]
-        axis = max(thick, key=lambda a: anatomical[a])
-    normal = anatomical[axis]
-    row, column = {0: (2, 1), 1: (2, 0), 2: (1, 0)}[normal]  # RAS axes shown downwards and to the right
-    row_axis, column_axis = anatomical.index(row), anatomical.index(column)
-    cosines = [abs(float(directions[anatomical[a], a])) for a in range(3)]
+    candidates = np.flatnonzero(spacing * _SAME_SPACING >= spacing.max()).tolist() if axis is None else [axis]
+    # Axial comes first, so it is preferred among equal spacings.
+    views = {name: Orientation.of(geometry, name) for name in CANONICAL_AXES}
+    name = next(name for name, view in views.items() if view.order[0] in candidates)
+    (axis, row_axis, column_axis), (_, *flips) = views[name].order, views[name].flips
+    _, down, right = CANONICAL_AXES[name]
+    nearest = list(world_order(geometry, (0, 1, 2)))
+    cosines = np.abs((geometry.affine[:3, :3] / spacing)[range(3), nearest])
     return DisplayPlane(
         axis=axis,
-        name=_NAMES[normal],
-        row_axis=row_axis,
-        column_axis=column_axis,
-        # Downwards is towards P or I, to the right is towards L or P: always opposite to RAS.
-        flip_rows=bool(directions[row, row_axis] > 0),
-        flip_columns=bool(directions[column, column_axis] > 0),
+        name=name,
+        orientation=Orientation((axis, row_axis, column_axis), (False, flips[0], flips[1])),
         row_mm=float(spacing[row_axis]),
         column_mm=float(spacing[column_axis]),
-        letters=(*_LETTERS[column], *_LETTERS[row]),
-        tilt_degrees=math.degrees(math.acos(min(min(cosines), 1.0))),
+        letters=(_OPPOSITE[right], right, _OPPOSITE[down], down),
+        tilt_degrees=math.degrees(math.acos(min(float(cosines.min()), 1.0))),
     )
 
 
@@ -118,11 +101,3 @@ def select_slices(weights: NDArray[np.floating], count: int) -> list[int]:
         margin = (end - start) // 5  # avoids adjacent slices from neighbouring parts
         best.append(int(start + margin + np.argmax(weights[start + margin : end - margin])))
     return [index for index in best if weights[index] > 0]
-
-
-def _nearest_axes(directions: NDArray[np.float64]) -> list[int]:
-    """Assign a different anatomical axis, 0 to 2, to each array axis, with the largest sum of cosines."""
-    from scipy.optimize import linear_sum_assignment
-
-    _, anatomical = linear_sum_assignment(-np.abs(directions).T)
-    return [int(a) for a in anatomical]

@@ -27,19 +27,13 @@ SampleRow = tuple[str, Sequence[tuple[NDArray[np.floating], NDArray[np.integer],
 
 
 def sample_sheet(rows: Sequence[SampleRow], scheme: LabelScheme, title: str) -> bytes:
-    """Draw samples with the outlines of their labels.
+    """Draw samples with the outlines of their labels, as a PNG file.
 
     Args:
         rows: Title and samples of each row. A sample is an image [H, W] or [H, W, 3] in 0..1, channel numbers [H, W]
             (negative for unlabelled pixels, which are shaded), and a caption. All rows have the same length.
         scheme: Names and colours of the channels.
         title: Heading of the figure.
-
-    Returns:
-        A PNG file.
-
-    Raises:
-        InputError: There is no sample, or the rows have different lengths.
     """
     from matplotlib.figure import Figure
 
@@ -50,26 +44,19 @@ def sample_sheet(rows: Sequence[SampleRow], scheme: LabelScheme, title: str) -> 
     width = _LEFT + columns * (_PANEL + _GAP)
     height = _TOP + len(rows) * (_PANEL + _CAPTION) + _BOTTOM
     figure = Figure(figsize=(width, height), dpi=_DPI, facecolor=BACKGROUND)
-    heading: dict[str, Any] = {
-        "color": INK,
-        "fontsize": 11.5,
-        "fontweight": "bold",
-        "va": "center",
-        "parse_math": False,
-    }
-    figure.text(_LEFT / width, 1 - 0.5 * _TOP / height, title, **heading)
+    style: dict[str, Any] = {"color": INK, "va": "center", "parse_math": False}
+    figure.text(_LEFT / width, 1 - 0.5 * _TOP / height, title, fontsize=11.5, fontweight="bold", **style)
     for number, (name, samples) in enumerate(rows):
         bottom = height - _TOP - (number + 1) * (_PANEL + _CAPTION) + _CAPTION
         middle = (bottom + _PANEL / 2) / height
-        side: dict[str, Any] = {"color": INK, "fontsize": 8.5, "ha": "center", "va": "center", "parse_math": False}
-        figure.text(0.5 * _LEFT / width, middle, name, rotation=90, **side)
+        figure.text(0.5 * _LEFT / width, middle, name, fontsize=8.5, rotation=90, ha="center", **style)
         for column, (image, labels, text) in enumerate(samples):
             left = _LEFT + column * (_PANEL + _GAP)
             axes = figure.add_axes((left / width, bottom / height, _PANEL / width, _PANEL / height))
             _draw(axes, image, labels, scheme)
             caption = "\n".join(textwrap.wrap(text, _LETTERS_PER_LINE)[:3])
-            style: dict[str, Any] = {"ha": "left", "va": "top", "transform": axes.transAxes, "parse_math": False}
-            axes.text(0, -0.02, caption, color=INK if column else DIM, fontsize=6.8, linespacing=1.15, **style)
+            below = style | {"color": INK if column else DIM, "va": "top", "transform": axes.transAxes}
+            axes.text(0, -0.02, caption, fontsize=6.8, linespacing=1.15, ha="left", **below)
     figure.legend(
         handles=_entries(rows, scheme), loc="lower left", bbox_to_anchor=(_LEFT / width, 0.06 / height),
         ncols=max(1, int(width / 1.6)), frameon=False, fontsize=8.5, labelcolor=INK, handlelength=1.0,

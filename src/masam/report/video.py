@@ -22,7 +22,7 @@ _MAX_PIXELS = 820
 
 
 def frame_overlay(video: Path, labels: Sequence[tuple[str, Path]], scheme: LabelScheme, *, frames: int = 3) -> bytes:
-    """Draw frames with many labels or errors, in colour.
+    """Draw frames with many labels or errors in colour, as a PNG file.
 
     Each row is a frame, with a panel per labelling and a panel with the errors of each prediction. Labels are read one
     frame at a time, and only the selected frames of the video are kept in memory.
@@ -33,13 +33,6 @@ def frame_overlay(video: Path, labels: Sequence[tuple[str, Path]], scheme: Label
             without a prediction is drawn as an empty prediction.
         scheme: Names and colours of the classes.
         frames: Maximum number of frames.
-
-    Returns:
-        A PNG file.
-
-    Raises:
-        InputError: There are no label frames, a file is invalid, sizes differ, or the video lacks a labelled frame.
-        ResourceError: A package is not installed, or a file is not readable.
     """
     if not labels:
         raise InputError("expected at least one folder of label frames to draw", where="labels")

@@ -17,12 +17,9 @@ from masam.io.video.reader import video_sha256
 
 
 def is_finished(entry: Mapping[str, Any] | None, sources: Mapping[str, Any], files: Mapping[str, Path]) -> bool:
-    """Check whether an output is finished and would become the same again.
+    """Check whether an output is finished and would become the same again from its sources.
 
-    Args:
-        entry: Entry of the record; None if there is none.
-        sources: What the output would be made from now, by key of the entry.
-        files: Files, or folders of frames, of the output, by the key of the entry that holds their SHA-256.
+    ``files`` are files, or folders of frames, by the key of the entry that holds their SHA-256.
     """
     if entry is None or not sources.items() <= entry.items():
         return False

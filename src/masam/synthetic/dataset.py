@@ -69,10 +69,6 @@ class SyntheticDataset:
 
 
 def require_non_negative(seed: int, index: int = 0) -> None:
-    """Check the seed of a data set and the index of a case.
-
-    Raises:
-        ConfigError: One of them is negative.
-    """
+    """Check the seed of a data set and the index of a case."""
     if seed < 0 or index < 0:
         raise ConfigError(f"expected a seed and an index of 0 or more, got {seed} and {index}")

@@ -50,18 +50,7 @@ class Tool:
 
 
 def make_instruments_video(seed: int, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Make one video.
-
-    Args:
-        seed: Seed of the data set, 0 or more.
-        index: Index of the video, 0 or more.
-
-    Returns:
-        RGB frames [T, H, W, 3] and label values [T, H, W] (``LABELS``); T is ``FRAMES``, H ``ROWS`` and W ``COLUMNS``.
-
-    Raises:
-        ConfigError: A number is negative.
-    """
+    """Make the RGB frames [T, H, W, 3] and label values [T, H, W] (``LABELS``) of one video."""
     require_non_negative(seed, index)
     scene, motion, noise, air = sample_generator(seed, index).spawn(4)
     tissue = _draw_tissue(scene)

@@ -64,13 +64,9 @@ class Abdomen:
 
 
 def paint_abdomen(canvas: Canvas, points: Points, texture: Field, generator: np.random.Generator) -> None:
-    """Paint everything but the small bowel.
+    """Paint everything but the small bowel on a canvas filled with air.
 
-    Args:
-        canvas: Canvas filled with air; painted in place.
-        points: Voxel positions in the patient's frame.
-        texture: Smooth noise of unit variance, of the same shape.
-        generator: Source of randomness of this patient.
+    ``texture`` is smooth noise of unit variance, of the shape of ``points``.
     """
     skin, wall = _paint_trunk(canvas, points, texture, generator)
     # Organs are painted on a list of the trunk's voxels, which are less than half of the scan.

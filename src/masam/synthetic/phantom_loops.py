@@ -41,16 +41,7 @@ class Courses:
 
 
 def draw_courses(generator: np.random.Generator, depth: int, step_mm: float = 5.0) -> Courses:
-    """Draw the duodenum and the loops of a case.
-
-    Args:
-        generator: Source of randomness.
-        depth: Number of slices K.
-        step_mm: Slice spacing.
-
-    Returns:
-        ``NUM_COURSES`` courses, at least ``MIN_GAP_MM`` apart on every slice.
-    """
+    """Draw the ``NUM_COURSES`` courses of duodenum and loops, at least ``MIN_GAP_MM`` apart on each slice."""
     centres = _draw_centres(generator, np.arange(depth, dtype=np.float64) * step_mm)
     round_radii = generator.uniform(*RADIUS_MM, size=(NUM_COURSES, 1))
     # The size of a section varies by 5 % from slice to slice; its half axes differ by up to 15 %.

@@ -113,15 +113,7 @@ class RawFolder:
         write_labels(path, values, LabelScheme.from_mapping(self.labels))
 
     def finish(self, name: str, description: str) -> None:
-        """Write ``dataset.json``.
-
-        Args:
-            name: Name of the data set.
-            description: One sentence about it.
-
-        Raises:
-            ResourceError: The file cannot be written.
-        """
+        """Write ``dataset.json``, with the name of the data set and one sentence about it."""
         content = {
             "name": name,
             "description": description,

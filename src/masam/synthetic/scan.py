@@ -134,13 +134,7 @@ def smooth_noise(
 
 
 def add_ct_scanner(image: Field, patient: Points, generator: np.random.Generator) -> Field:
-    """Add beam hardening (low values in the middle) and the noise of filtered back projection.
-
-    Args:
-        image: Hounsfield units.
-        patient: Voxel centres in the frame of the patient.
-        generator: Source of randomness.
-    """
+    """Add beam hardening (low values in the middle) and the noise of filtered back projection to Hounsfield units."""
     depth = np.clip(1 - (patient.x / 140) ** 2 - (patient.y / 105) ** 2, 0, 1)
     hardened = image - 9 * depth * (image > -500)
     # The noise spectrum rises with frequency (ramp filter of the reconstruction) and then falls (its apodisation).

@@ -47,9 +47,7 @@ class Points:
 def ellipsoid(points: Points, radii_mm: tuple[float, float, float]) -> Field:
     """Return the signed distance to an ellipsoid around the origin, exact at its surface to first order.
 
-    Args:
-        points: Positions relative to the centre, along the axes of the ellipsoid.
-        radii_mm: Half axes; ``math.inf`` makes it a cylinder along that axis.
+    A half axis of ``math.inf`` makes it a cylinder along that axis.
     """
     scaled = [axis * (1 / radius) for axis, radius in zip((points.x, points.y, points.z), radii_mm, strict=True)]
     reach = np.sqrt(scaled[0] ** 2 + scaled[1] ** 2 + scaled[2] ** 2)

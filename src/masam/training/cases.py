@@ -20,11 +20,7 @@ from masam.progress import Progress, Silent, warn_with
 
 
 def are_videos(cases: Sequence[Case]) -> bool:
-    """Return whether the cases of a data set are videos; all are of the same kind.
-
-    Raises:
-        ResourceError: A file cannot be read.
-    """
+    """Return whether the cases of a data set are videos; all are of the same kind."""
     return len(cases) > 0 and is_video_case(cases[0])
 
 
@@ -57,9 +53,6 @@ def predict_case(
 
     Returns:
         Predicted label values, reference label values of the same shape, and where the reference is unknown.
-
-    Raises:
-        InputError: The case is refused.
     """
     # Preparing the data has reported what is unusual; this would repeat it at each validation.
     listener = progress if predictor.plan.modality == "video" else Silent()

@@ -196,9 +196,6 @@ def resolve_config(
         default: Values of keys that are neither given nor suggested.
         config: A complete configuration, which is returned unchanged, or some of its keys, nested or as ``a.b``.
         suggested: Values of keys that are not given.
-
-    Raises:
-        ConfigError: A key is unknown, or a value is invalid.
     """
     if isinstance(config, Mapping) or config is None:
         return default.changed({**suggested, **flatten(config or {})}, where="options")

@@ -113,9 +113,6 @@ def load_batches(
         workers: Threads that create batches in advance, up to two each; 0 creates each batch when it is requested.
         rank: Index of this process, which gets every batch ``rank + n * processes``.
         processes: Number of processes that share the batches.
-
-    Raises:
-        InputError: A cached case is damaged; the error replaces the batch also if a thread finds it.
     """
     firsts = range(start + rank * size, stop, size * processes)
     yield from prefetch(lambda first: samples.batch(range(first, min(first + size, stop))), firsts, workers)

@@ -28,18 +28,9 @@ from masam.weights.tensors import CONTENT_HASH, read_header
 STARTED_FROM = "started_from"
 """Key of the training facts of a model card: the trained model that the run started from."""
 
-_OPTIONS = tuple(entry.name for entry in fields(ModelOptions))
-"""Settings that a trained model brings with it."""
-
 
 def build_model(config: TrainConfig, plan: Plan, device: torch.device) -> Masam:
-    """Return the initial model of a run, on the CPU; ``device`` is the one that it will be trained on.
-
-    Raises:
-        ConfigError: Settings contradict each other or the model to start from.
-        InputError: A file cannot be opened.
-        ModelError: A file is damaged or of the wrong kind.
-    """
+    """Return the initial model of a run, on the CPU; ``device`` is the one that it will be trained on."""
     settings = config.model
     require_start(config, plan, device)
     torch.manual_seed(config.seed)
@@ -52,13 +43,7 @@ def build_model(config: TrainConfig, plan: Plan, device: torch.device) -> Masam:
 
 
 def shape_to_continue(settings: ModelSettings, init: str, plan: Plan) -> Masam:
-    """Return the model that a run starts from, with added classes and without weights.
-
-    Raises:
-        ConfigError: The plan lacks a class of the model.
-        InputError: The file cannot be opened.
-        ModelError: The file is damaged or contains no plan.
-    """
+    """Return the model that a run starts from, with added classes and without weights."""
     file, spec, _, trained_plan = _read_trained(init)
     model = with_classes(empty_model(spec), match_classes(trained_plan.scheme, plan.scheme, file))
     _set_trainable(model, settings)
@@ -66,12 +51,7 @@ def shape_to_continue(settings: ModelSettings, init: str, plan: Plan) -> Masam:
 
 
 def content_of_init(init: str) -> str:
-    """Return the content hash in the file of a trained model.
-
-    Raises:
-        InputError: The file cannot be opened.
-        ModelError: The file is damaged or not a masam model.
-    """
+    """Return the content hash in the file of a trained model."""
     file = find_model_file(init)
     read_model_header(file)
     return read_header(file)[1][CONTENT_HASH]
@@ -177,7 +157,8 @@ def _set_trainable(model: Masam, settings: ModelSettings) -> None:
 
 
 def _options(settings: ModelSettings | MasamSpec) -> dict[str, Any]:
-    return {key: getattr(settings, key) for key in _OPTIONS}
+    """Return the settings that a trained model brings with it."""
+    return {entry.name: getattr(settings, entry.name) for entry in fields(ModelOptions)}
 
 
 def _new_model(settings: ModelSettings, plan: Plan) -> Masam:

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import signal
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any
+from types import FrameType
 
 from masam.errors import StoppedError
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+class StopFlag(ExitStack):
+    """Context manager in which the first SIGINT or SIGTERM sets ``signal_number``; a second one acts immediately.
 
-class StopFlag:
-    """Context manager in which the first SIGINT or SIGTERM sets ``signal_number``; a second one acts immediately."""
+    It does nothing outside the main thread, where Python forbids handlers.
+    """
 
-    def __init__(self) -> None:
-        self.signal_number: int | None = None
-        self._previous: dict[signal.Signals, Any] = {}
+    signal_number: int | None = None
 
     def __enter__(self) -> StopFlag:
-        """Install the handlers; does nothing outside the main thread, where Python forbids it."""
-        try:
-            self._previous = {number: signal.signal(number, self._set) for number in _SIGNALS}
-        except ValueError:
-            self._previous = {}
+        """Install the handlers; the stack holds the previous ones."""
+        with suppress(ValueError):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.callback(signal.signal, number, signal.signal(number, self._set))
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Restore the previous handlers."""
-        self._restore()
 
     @staticmethod
     def error(signal_number: int, step: int, total_steps: int, state: Path) -> StoppedError:
@@ -41,9 +33,4 @@ class StopFlag:
 
     def _set(self, number: int, frame: FrameType | None) -> None:
         self.signal_number = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+        self.close()

@@ -6,10 +6,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from masam import atomic
@@ -51,8 +50,13 @@ def mean_of_steps(reports: Sequence[Any], unit: str, per_step: int) -> dict[str,
     }
 
 
-class Logs:
-    """Context manager for the open logs of a run.
+@contextmanager
+def open_logs(
+    folder: RunFolder | None, step: int, progress: Progress, config: TrainConfig | None = None
+) -> Iterator[Callable[[Row], None]]:
+    """Open the logs of a run inside a ``with`` block; yield a function that adds a row of values with their step.
+
+    The function ignores an empty row.
 
     Args:
         folder: The run folder; None in a process that writes no logs.
@@ -60,56 +64,32 @@ class Logs:
         progress: Gets a warning if MLflow fails, which does not end the run.
         config: Configuration that may request MLflow; None for no MLflow.
     """
+    if folder is None:
+        yield lambda row: None
+        return
+    from torch.utils.tensorboard import SummaryWriter
 
-    def __init__(
-        self, folder: RunFolder | None, step: int, progress: Progress, config: TrainConfig | None = None
-    ) -> None:
-        self._folder, self._step = folder, step
-        self._board: Any = None
-        self._mlflow = None
-        self._open = ExitStack()
-        if folder is not None and config is not None and config.mlflow is not None:
-            self._mlflow = _Mlflow(folder.root, config, progress)
+    with ExitStack() as stack:
+        mlflow = None if config is None or config.mlflow is None else _Mlflow(folder.root, config, progress)
+        if mlflow is not None:
+            stack.push(mlflow.end)
+        board = stack.enter_context(SummaryWriter(str(folder.root / "tensorboard"), purge_step=step))
 
-    def __enter__(self) -> Logs:
-        """Open TensorBoard."""
-        if self._folder is not None:
-            from torch.utils.tensorboard import SummaryWriter
+        def write(row: Row) -> None:
+            if not row:
+                return
+            folder.append_metrics(row)
+            for key, value in row.items():
+                if key != "step" and isinstance(value, float):
+                    board.add_scalar(key, value, row["step"])
+            if mlflow is not None:
+                mlflow.write(row)
 
-            board = SummaryWriter(str(self._folder.root / "tensorboard"), purge_step=self._step)
-            self._board = self._open.enter_context(board)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close all logs."""
-        self._open.close()
-        if self._mlflow is not None:
-            self._mlflow.end(succeeded=error is None)
-
-    def write(self, row: Row) -> None:
-        """Add a row of values, one of which is the step; an empty row is ignored.
-
-        Raises:
-            ResourceError: A file cannot be written.
-        """
-        if not row or self._folder is None:
-            return
-        self._folder.append_metrics(row)
-        for key, value in row.items():
-            if key != "step" and isinstance(value, float):
-                self._board.add_scalar(key, value, row["step"])
-        if self._mlflow is not None:
-            self._mlflow.write(row)
+        yield write
 
 
 def require_logs(config: TrainConfig) -> None:
-    """Refuse, before training starts, logs that cannot be written.
-
-    Raises:
-        ResourceError: MLflow is requested but not installed.
-    """
+    """Refuse, before training starts, logs that cannot be written."""
     if config.mlflow is not None:
         require_package("mlflow")
 
@@ -142,11 +122,11 @@ class _Mlflow:
             with self._disable_on_failure():
                 self._client.log_batch(self._run, metrics=metrics)
 
-    def end(self, *, succeeded: bool) -> None:
-        """Set the final status of the run."""
+    def end(self, kind: type[BaseException] | None, *details: object) -> None:
+        """Set the final status of the run, when the block of :func:`open_logs` ends, with or without an exception."""
         if self._client is not None:
             with self._disable_on_failure():
-                self._client.set_terminated(self._run, "FINISHED" if succeeded else "FAILED")
+                self._client.set_terminated(self._run, "FINISHED" if kind is None else "FAILED")
 
     def _find_run(self, file: Path) -> str | None:
         """Return the id of the run that an earlier process of the same run created."""

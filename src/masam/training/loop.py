@@ -55,9 +55,6 @@ class Loop:
     Attributes:
         step: Completed optimiser steps.
         total_steps: Steps of the whole run.
-
-    Raises:
-        ConfigError: The micro-batches of all processes do not divide the batch, or fp16 is combined with fsdp.
     """
 
     def __init__(
@@ -118,13 +115,7 @@ class Loop:
         )
 
     def steps(self) -> Iterator[StepReport]:
-        """Train from ``self.step`` to the end and yield after each step, which ``self.step`` then includes.
-
-        Raises:
-            DivergedError: Loss or gradients stay infinite or NaN.
-            InputError: A cached case is damaged.
-            ResourceError: The machine has too little memory or allows too few threads.
-        """
+        """Train from ``self.step`` to the end and yield after each step, which ``self.step`` then includes."""
         config = self.config
         batches = load_batches(
             self.samples,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 from masam.cases.folder import Case, CaseFolder, load_case, read_dataset
@@ -13,6 +12,7 @@ from masam.preprocess.fingerprint import fingerprint
 from masam.preprocess.plan import Plan, make_plan, make_video_plan
 from masam.progress import Progress, Silent, warn_with
 from masam.training.cases import are_videos
+from masam.training.prefetch import prefetch
 from masam.training.suggest import parse_memory, suggest
 from masam.volume import Volume
 
@@ -58,19 +58,12 @@ def plan_dataset(
 def _read_ahead(cases: Sequence[Case], progress: Progress) -> Iterator[tuple[Volume, Volume | None]]:
     """Yield cases in order while other cores read the next ones; at most one volume per core is in memory."""
     cores = os.cpu_count() or 1
-    with ThreadPoolExecutor(cores) as pool:
-        pending = deque(pool.submit(_read, case) for case in cases[:cores])
-        try:
-            for number, case in enumerate(cases):
-                pair, notes = pending.popleft().result()
-                for note in notes:
-                    warn_with(progress)(note)
-                yield pair
-                progress.advance(case.id)
-                pending.extend(pool.submit(_read, later) for later in cases[number + cores : number + cores + 1])
-        finally:
-            for future in pending:
-                future.cancel()
+    with closing(prefetch(_read, cases, cores, most_ahead=cores - 1)) as volumes:
+        for case, (volume, notes) in zip(cases, volumes, strict=True):
+            for note in notes:
+                warn_with(progress)(note)
+            yield volume
+            progress.advance(case.id)
 
 
 def _read(case: Case) -> tuple[tuple[Volume, Volume | None], list[str]]:

@@ -10,25 +10,30 @@ from typing import TypeVar
 
 import torch
 
+Key = TypeVar("Key")
 Item = TypeVar("Item")
 
 
-def prefetch(create: Callable[[int], Item], numbers: Iterable[int], workers: int) -> Generator[Item, None, None]:
-    """Yield the item of each number in order, while threads create the next ones.
+def prefetch(
+    create: Callable[[Key], Item], keys: Iterable[Key], workers: int, most_ahead: int | None = None
+) -> Generator[Item, None, None]:
+    """Yield the item of each key in order, while threads create the next ones.
 
     Args:
-        create: Creates an item from its number alone.
-        numbers: Numbers of the items.
-        workers: Threads, each of which is up to two items ahead; 0 creates each item when it is requested.
+        create: Creates an item from its key alone.
+        keys: Keys of the items, such as their numbers.
+        workers: Threads; 0 creates each item when it is requested.
+        most_ahead: Largest number of items created in advance; by default two per thread.
     """
     if workers == 0:
-        yield from map(create, numbers)
+        yield from map(create, keys)
         return
+    most_ahead = 2 * workers if most_ahead is None else most_ahead
     with _single_core_threads(workers) as pool:
         ahead: deque[Future[Item]] = deque()
-        for number in numbers:
-            ahead.append(pool.submit(create, number))
-            if len(ahead) > 2 * workers:
+        for key in keys:
+            ahead.append(pool.submit(create, key))
+            if len(ahead) > most_ahead:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()

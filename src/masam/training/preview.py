@@ -44,9 +44,6 @@ def draw_preview(dataset: CaseFolder, plan: Plan, config: TrainConfig, progress:
 
     Returns:
         A PNG file.
-
-    Raises:
-        InputError: A case is refused.
     """
     rows = preview_samples(dataset, plan, config.augmentation, config.seed, progress)
     title = f"{plan.name}: training samples, augmentation {config.augmentation.preset}, seed {config.seed}"
@@ -72,9 +69,6 @@ def preview_samples(
         progress: Progress listener.
         rows: Number of windows.
         columns: Augmented versions of each window.
-
-    Raises:
-        InputError: A case is refused.
     """
     progress.start("creating samples", rows)
     preview: list[PreviewRow] = []

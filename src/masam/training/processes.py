@@ -108,11 +108,7 @@ class ProcessGroup:
         return own_result
 
     def run_on_first_process(self, work: Callable[[], Result]) -> Result:
-        """Call a function in the first process and return its result in all of them.
-
-        Raises:
-            MasamError: The function failed.
-        """
+        """Call a function in the first process and return its result in all of them."""
         result: Any = self.gather(self.run_on_all_processes(lambda: work() if self.is_first else None))[0]
         return result
 
@@ -184,8 +180,16 @@ def connect_processes(
     group = ProcessGroup(process, object_group)
     del object_group
     try:
-        with _lost_process_errors():
-            yield group
+        yield group
+    except RuntimeError as error:
+        text = str(error)
+        if isinstance(error, dist.DistError) or "gloo" in text or "NCCL" in text:
+            raise ResourceError(
+                f"another process of the run was lost ({text.splitlines()[0]})",
+                where="training",
+                fix="read its error message, then continue with --resume",
+            ) from error
+        raise
     finally:
         group.destroy()
 
@@ -210,23 +214,3 @@ def first_node(nodes: str) -> str:
     """Return the first name of a SLURM node list such as ``gpu[03-05,11],login1``."""
     head, bracket, rest = re.split(r"(\[|,)", nodes + ",", maxsplit=1)
     return head + re.split(r"[-,\]]", rest, maxsplit=1)[0] if bracket == "[" else head
-
-
-@contextmanager
-def _lost_process_errors() -> Iterator[None]:
-    """Convert communication errors.
-
-    Raises:
-        ResourceError: Another process of the run was lost.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        text = str(error)
-        if isinstance(error, dist.DistError) or "gloo" in text or "NCCL" in text:
-            raise ResourceError(
-                f"another process of the run was lost ({text.splitlines()[0]})",
-                where="training",
-                fix="read its error message, then continue with --resume",
-            ) from error
-        raise

@@ -25,13 +25,13 @@ def resource_errors(where: str, load: str, fix: str, workers: int) -> Iterator[N
     """
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ResourceError(f"memory ran out with {load}", where=where, fix=fix) from error
-    except RuntimeError as error:
-        if "can't start new thread" in str(error):
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        if "can't start new thread" in text:
             raise ResourceError(
                 f"the system allows no {workers} more threads", where=where, fix="lower workers"
             ) from error
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+        is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if is_memory or "can't allocate memory" in text or "not enough memory" in text:
             raise ResourceError(f"memory ran out with {load}", where=where, fix=fix) from error
         raise

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from masam.config import Settings
 from masam.errors import InputError
 from masam.preprocess.plan import Plan
 from masam.runs.metrics import read_rows, write_rows
@@ -14,7 +14,6 @@ from masam.training.config import TrainConfig
 from masam.weights.model_file import MODEL_FILE
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """Paths and files of one run.
 
@@ -29,29 +28,15 @@ class RunFolder:
 
     Attributes:
         root: The folder.
+        model: The file of the best model.
+        metrics: The CSV file of losses and scores.
+        manifest: The file that describes how the result was made.
+        last: The folder of the complete state.
     """
 
-    root: Path
-
-    @property
-    def model(self) -> Path:
-        """The file of the best model."""
-        return self.root / MODEL_FILE
-
-    @property
-    def metrics(self) -> Path:
-        """The CSV file of losses and scores."""
-        return self.root / "metrics.csv"
-
-    @property
-    def manifest(self) -> Path:
-        """The file that describes how the result was made."""
-        return self.root / "manifest.json"
-
-    @property
-    def last(self) -> Path:
-        """The folder of the complete state."""
-        return self.root / "last"
+    def __init__(self, root: Path) -> None:
+        self.root, self.last = root, root / "last"
+        self.model, self.metrics, self.manifest = root / MODEL_FILE, root / "metrics.csv", root / "manifest.json"
 
     @property
     def has_state(self) -> bool:
@@ -67,33 +52,20 @@ class RunFolder:
         if self.model.exists() or self.has_state:
             raise InputError("the folder holds a run already", where=self.root, fix="use --resume, or another --out")
 
-    def create(self, plan: Plan, config: TrainConfig) -> None:
-        """Write the settings of a new run.
-
-        Raises:
-            InputError: The folder contains a run.
-            ResourceError: The folder cannot be written.
-        """
+    def create(self, **settings: Settings) -> None:
+        """Write the settings of a new run to YAML files of their names."""
         self.require_free()
         # Rows of a run without a saved state would be read as rows of this one.
         self.metrics.unlink(missing_ok=True)
-        plan.to_yaml(self.root / "plan.yaml")
-        config.to_yaml(self.root / "config.yaml")
+        for name, values in settings.items():
+            values.to_yaml(self.root / f"{name}.yaml")
 
     def read_settings(self) -> tuple[Plan, TrainConfig]:
-        """Return the plan and the configuration of the run.
-
-        Raises:
-            ConfigError: The folder is not a run, or a file is invalid.
-        """
+        """Return the plan and the configuration of the run."""
         return Plan.from_yaml(self.root / "plan.yaml"), TrainConfig.from_yaml(self.root / "config.yaml")
 
     def append_metrics(self, row: Mapping[str, float | int | str]) -> None:
-        """Add a row to ``metrics.csv``; the file is rewritten because a row may add columns.
-
-        Raises:
-            ResourceError: The file cannot be written.
-        """
+        """Add a row to ``metrics.csv``; the file is rewritten because a row may add columns."""
         rows = [*read_rows(self.metrics), {key: str(value) for key, value in row.items()}]
         write_rows(self.metrics, rows)
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,6 @@ import torch
 
 from masam.errors import InputError, some_of
 from masam.model.masam import Masam
-from masam.preprocess.cache import PreparedCase
 from masam.training.budget import Budget
 from masam.training.checkpoint import (
     changed_names,
@@ -27,7 +25,7 @@ from masam.training.checkpoint import (
 from masam.training.dataset import WindowSamples
 from masam.training.initial_model import STARTED_FROM
 from masam.training.interrupt import StopFlag
-from masam.training.logs import LOG_STEPS, SAVE_SECONDS, Logs, mean_of_steps
+from masam.training.logs import LOG_STEPS, SAVE_SECONDS, mean_of_steps, open_logs
 from masam.training.loop import Loop, StepReport
 from masam.training.setup import RunContext, RunSetup
 from masam.training.sharding import gather_full_tensor
@@ -74,9 +72,6 @@ class Session:
     Attributes:
         loop: The training loop.
         state: Progress of the run; step, scaler, total_steps and seconds are those of the last saved state.
-
-    Raises:
-        ConfigError: Settings contradict each other or the number of processes.
     """
 
     def __init__(
@@ -86,11 +81,12 @@ class Session:
         self.plan, self.validation = setup.plan, setup.validation
         self.loop = Loop(model, samples, context.config, context.device, context.group, self._keep_bad_step)
         base, init = model.card.base, model.card.training.get(STARTED_FROM)
+        names = [case.folder.name for case in samples.cases]  # they depend on content and preprocessing
         self.state = RunState(
             step=0,
             best_dice=None,
             scaler={},
-            dataset=hash_cases(samples.cases),
+            dataset=hashlib.sha256(json.dumps(names).encode()).hexdigest(),
             base=None if base is None else base.tensors_sha256,
             init=None if init is None else init["content_sha256"],
         )
@@ -100,12 +96,7 @@ class Session:
         self._budget = None if self.config.max_hours is None else Budget(self.config.max_hours * 3600)
 
     def restore(self) -> None:
-        """Return to the saved state.
-
-        Raises:
-            InputError: There is no saved state, or the data or the SAM file have changed since it was saved.
-            ModelError: The state is damaged.
-        """
+        """Return to the saved state, unless the data or the SAM file have changed since it was saved."""
         folder, model, now = self.context.folder, self.loop.model, self.state
         unchanged = set(model.state_dict()) - changed_names(model)
         state = load_checkpoint(folder.root, model, self.loop.optimizer.adamw, RunState, StepReport, unchanged)
@@ -115,11 +106,8 @@ class Session:
             (state.base in (None, now.base), "the SAM file has", self.config.model.sam_checkpoint),
         ):
             if not is_same:
-                raise InputError(
-                    f"{what} changed since the run started",
-                    where=where,
-                    fix="restore the original, or start a new run",
-                )
+                fix = "restore the original, or start a new run"
+                raise InputError(f"{what} changed since the run started", where=where, fix=fix)
         self.state = replace(state, base=now.base)
         self.loop.step = state.step
         self._started -= state.seconds
@@ -131,16 +119,10 @@ class Session:
             folder.drop_metrics_after(state.step)
 
     def run(self) -> None:
-        """Train to the end, or until a signal arrives.
-
-        Raises:
-            StoppedError: A signal requested the stop; the state is saved.
-            DivergedError: Loss or gradients stay infinite or NaN.
-            ResourceError: Disk, memory or device is not sufficient, or another process was lost.
-        """
+        """Train to the end, or until a signal arrives, which raises a StoppedError after the state is saved."""
         loop, progress = self.loop, self.context.progress
         log_folder = self.context.folder if self.group.is_first else None
-        with StopFlag() as stop, Logs(log_folder, loop.step, progress, self.config) as logs:
+        with StopFlag() as stop, open_logs(log_folder, loop.step, progress, self.config) as write_row:
             progress.start("training", loop.total_steps - loop.step)
             for report in loop.steps():
                 self.state.pending.append(report)
@@ -150,7 +132,7 @@ class Session:
                 if is_validated:
                     row |= self._validate()
                     progress.start("training", loop.total_steps - loop.step)
-                logs.write(row)
+                write_row(row)
                 decision = self._decide(stop.signal_number, is_validated)
                 if decision.total_steps < loop.total_steps:
                     self._shorten(decision.total_steps)
@@ -158,7 +140,7 @@ class Session:
                     self.save_state()
                 if decision.stop_signal is not None:
                     raise stop.error(decision.stop_signal, report.step, loop.total_steps, self.context.folder.last)
-            logs.write(self._flush() if self.state.pending else {})
+            write_row(self._flush() if self.state.pending else {})
             # Inside the block, so that a signal does not interrupt the writing of the result.
             if not self.validation or self.state.best_dice is None:
                 self._save_model(None)
@@ -263,11 +245,6 @@ class Session:
         )
         indices = self.loop.windows_of(step)
         self.group.run_on_first_process(lambda: _write_windows(self.loop.samples, indices, file))
-
-
-def hash_cases(cases: Sequence[PreparedCase]) -> str:
-    """Return a hash of the training windows: the names of cached cases depend on content and preprocessing."""
-    return hashlib.sha256(json.dumps([case.folder.name for case in cases]).encode()).hexdigest()
 
 
 def _write_windows(samples: WindowSamples, indices: range, file: Path) -> None:

@@ -46,26 +46,14 @@ class RunSetup:
     splits: list[Split]  # all folds
 
     def create_folder(self, folder: RunFolder, config: TrainConfig) -> None:
-        """Write the settings and the split of a new run.
-
-        Raises:
-            InputError: The folder contains a run.
-            ResourceError: The folder cannot be written.
-        """
-        folder.create(self.plan, config)
+        """Write the settings and the split of a new run."""
+        folder.create(plan=self.plan, config=config)
         if self.splits:
             write_splits(folder.root / "splits.json", self.splits, self.case_ids)
 
 
 def set_up(run: RunContext) -> RunSetup:
-    """Read the data set and determine plan and split, after all checks that need no prepared data.
-
-    Raises:
-        InputError: The data set or a case is refused, or the folder contains another run.
-        ConfigError: The plan is for another data set, the fold does not exist, or the settings are contradictory.
-        ModelError: The model to start from is damaged.
-        ResourceError: MLflow is requested but not installed.
-    """
+    """Read the data set and determine plan and split, after all checks that need no prepared data."""
     if not run.resume:
         run.folder.require_free()
     require_logs(run.config)
@@ -93,13 +81,7 @@ def require_plan(plan: Plan, dataset: CaseFolder, where: object) -> None:
 
 
 def derive_plan(dataset: CaseFolder, config: TrainConfig, progress: Progress) -> Plan:
-    """Return the plan of the model that the run starts from, or else a plan derived from the data.
-
-    Raises:
-        InputError: A case or the model's file is refused.
-        ConfigError: The data set has another number of channels than the model.
-        ModelError: The model's file is damaged, or contains no plan.
-    """
+    """Return the plan of the model that the run starts from, or else a plan derived from the data."""
     init = config.model.init
     return plan_dataset(dataset, progress) if init is None else plan_to_continue(init, dataset)
 
@@ -132,12 +114,7 @@ def split_cases(dataset: CaseFolder, config: TrainConfig) -> tuple[list[Case], l
 
 
 def prepare_training_cases(run: RunContext, setup: RunSetup) -> list[PreparedCase]:
-    """Preprocess and cache the training cases, distributed over the processes of the run.
-
-    Raises:
-        InputError: A case is refused.
-        ResourceError: The cache cannot be written.
-    """
+    """Preprocess and cache the training cases, distributed over the processes of the run."""
     cases = setup.training[run.group.rank :: run.group.size]
     run.progress.start("preparing cases", len(cases))
     prepared = run.group.run_on_all_processes(

@@ -92,7 +92,7 @@ def download(
 def fetch_published_sha256(url: str, *, by_hand: str | None = None, timeout_s: float = 30.0) -> str:
     """Return the SHA-256 (hex) that the host publishes for a file, without downloading it.
 
-    ``by_hand`` is appended to the message of the ResourceError that is raised without one.
+    Raises ResourceError, whose message ends with ``by_hand``, if the host publishes none or cannot be reached.
     """
     try:
         with http.open_url(url, timeout_s=timeout_s) as response:

@@ -143,7 +143,7 @@ def cache_folder() -> Path:
 
 
 def find_published(name: str) -> PublishedWeights:
-    """Return the weights with this name; raise ConfigError, which suggests the nearest name, if there are none."""
+    """Return the weights with this name; raise ConfigError, which suggests the nearest name, if it is unknown."""
     if name not in PUBLISHED:
         near = difflib.get_close_matches(name, PUBLISHED, n=1)
         fix = f"did you mean {near[0]!r}?" if near else "see masam weights list"

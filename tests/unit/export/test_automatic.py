@@ -7,7 +7,7 @@ from exported import PLAN, model_with_plan
 from tiny import SPEC, random_model, random_windows
 
 import masam
-from masam.export.automatic import automatic, describe
+from masam.export.program import automatic, describe
 from masam.weights.card import ModelCard
 
 

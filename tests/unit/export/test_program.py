@@ -10,8 +10,7 @@ import masam
 from masam.errors import ModelError, ResourceError
 from masam.export import program
 from masam.export.agreement import TOLERANCE, require_agreement
-from masam.export.automatic import least_slices, slices
-from masam.export.program import trace, write_program
+from masam.export.program import least_slices, slices, trace, write_program
 
 
 @pytest.fixture(scope="module")

@@ -120,11 +120,15 @@ def test_processes_at_once_end_with_one_complete_cache(tmp_path):
 
 
 def write_half(folder, root):
-    def stop_half_way(path, labels, image_size, scheme, case_id):
-        path.write_bytes(b"half")
-        os.kill(os.getpid(), signal.SIGKILL)
+    write = cache._write_npy
 
-    cache._write_labels = stop_half_way
+    def stop_half_way(path, *rest):
+        if path.name == "labels.npy":
+            path.write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(path, *rest)
+
+    cache._write_npy = stop_half_way
     prepare([Case(p.stem, (p,)) for p in sorted(folder.glob("*.bin"))], root)
 
 

@@ -11,7 +11,7 @@ from masam.errors import ResourceError
 from masam.progress import Silent
 from masam.runs.metrics import read_rows
 from masam.training.config import TrainConfig
-from masam.training.logs import Logs, require_logs
+from masam.training.logs import open_logs, require_logs
 from masam.training.run_folder import RunFolder
 
 pytest.importorskip("mlflow")
@@ -103,8 +103,8 @@ CONFIG = TrainConfig(mlflow="organs", epochs=3)
 
 
 def fail_after(row, folder, told):
-    with Logs(folder, 0, told, CONFIG) as logs:
-        logs.write(row)
+    with open_logs(folder, 0, told, CONFIG) as write_row:
+        write_row(row)
         raise KeyError
 
 
@@ -117,9 +117,9 @@ def test_metrics_and_settings_are_sent_to_mlflow_and_a_resumed_run_continues_the
     assert server.runs == {"r1": "FAILED"}
     assert server.metrics == {"epoch": [(2, 1)], "loss": [(2, 0.5)], "dice.grey/white_ 1": [(2, 0.25)]}
     assert (server.params["epochs"], server.params["model.fact_rank"]) == ("3", "32")
-    with Logs(folder, 2, told, CONFIG) as logs:
-        logs.write({})
-        logs.write({"step": 4, "loss": 0.25})
+    with open_logs(folder, 2, told, CONFIG) as write_row:
+        write_row({})
+        write_row({"step": 4, "loss": 0.25})
     assert server.runs == {"r1": "FINISHED"}
     assert server.metrics["loss"] == [(2, 0.5), (4, 0.25)]
     assert server.calls.count("runs/create") == 1
@@ -129,10 +129,10 @@ def test_metrics_and_settings_are_sent_to_mlflow_and_a_resumed_run_continues_the
 
 def test_a_failing_server_is_reported_once_and_not_used_again(server, tmp_path):
     folder, told = RunFolder(tmp_path / "spleen"), Told()
-    with Logs(folder, 0, told, CONFIG) as logs:
+    with open_logs(folder, 0, told, CONFIG) as write_row:
         server.is_down = True
         for step in (1, 2, 3):
-            logs.write({"step": step, "loss": 0.5})
+            write_row({"step": step, "loss": 0.5})
     (line,) = told.lines
     assert line.startswith("warning: MLflow failed, the run continues without it (")
     assert "out of order" in line
@@ -140,10 +140,10 @@ def test_a_failing_server_is_reported_once_and_not_used_again(server, tmp_path):
 
 
 def test_without_mlflow_no_request_is_sent(server, tmp_path):
-    with Logs(RunFolder(tmp_path), 0, Silent(), TrainConfig()) as logs:
-        logs.write({"step": 1, "loss": 0.5})
-    with Logs(None, 0, Silent(), CONFIG) as logs:
-        logs.write({"step": 1, "loss": 0.5})
+    with open_logs(RunFolder(tmp_path), 0, Silent(), TrainConfig()) as write_row:
+        write_row({"step": 1, "loss": 0.5})
+    with open_logs(None, 0, Silent(), CONFIG) as write_row:
+        write_row({"step": 1, "loss": 0.5})
     assert server.calls == []
     assert (tmp_path / "metrics.csv").exists()
 

@@ -180,15 +180,15 @@ def test_optimizer_moments_of_another_model_are_refused(tmp_path):
 def test_settings_are_kept(tmp_path):
     folder = RunFolder(tmp_path / "run")
     config = TrainConfig(epochs=3, learning_rate=1e-4)
-    folder.create(PLAN, config)
+    folder.create(plan=PLAN, config=config)
     assert folder.read_settings() == (PLAN, config)
     assert sorted(p.name for p in folder.root.iterdir()) == ["config.yaml", "plan.yaml"]
     # It left nothing to go on from: the folder may be taken again, and old rows do not stay.
     folder.append_metrics({"step": 1, "loss": 2.0})
-    folder.create(PLAN, config)
+    folder.create(plan=PLAN, config=config)
     assert not folder.metrics.exists()
     save(folder, *trained(2, steps=0), STATE)
-    for refuse in (lambda: folder.create(PLAN, config), folder.require_free):
+    for refuse in (lambda: folder.create(plan=PLAN, config=config), folder.require_free):
         with pytest.raises(InputError, match=r"run: the folder holds a run already; use --resume, or another --out$"):
             refuse()
 

@@ -5,12 +5,13 @@ Messages of pydicom are never passed on, neither as errors nor in its log: they 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedIOBase, BytesIO
@@ -132,12 +133,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def read_header(path: Path) -> DicomFile:
-    """Read all elements before the pixels, and check the position and size of the pixels.
-
-    Raises:
-        InputError: The file is not DICOM, is damaged, cut off, or declares more than it contains.
-        ResourceError: pydicom is not installed.
-    """
+    """Read all elements before the pixels, and check the position and size of the pixels."""
     require_package("pydicom")
     with gate.open_regular(path) as file:
         head = file.read(_HEAD_BYTES)
@@ -189,6 +185,15 @@ def _inflate(data: bytes, path: Path) -> bytes:
 def _read_dataset(file: BufferedIOBase, path: Path, syntax: str, size: int) -> tuple[Any, PixelBytes | None]:
     """Return the elements before the pixels, and the position of the pixels in a file of ``size`` bytes."""
     found: list[tuple[int, int, int]] = []
+    elements = itertools.count(1)
+
+    def stop(tag: Any, vr: Any, length: int) -> bool:
+        if next(elements) > MAX_ELEMENTS:
+            raise InputError(f"expected at most {MAX_ELEMENTS} elements, the file has more", where=path)
+        if int(tag) in _PIXEL_TAGS:
+            found.append((int(tag), length, file.tell()))
+        return bool(found)
+
     with pydicom_errors(path):
         from pydicom.filereader import read_dataset
 
@@ -196,11 +201,11 @@ def _read_dataset(file: BufferedIOBase, path: Path, syntax: str, size: int) -> t
             cast(BinaryIO, file),
             is_implicit_VR=syntax == _IMPLICIT_LITTLE,
             is_little_endian=syntax != _EXPLICIT_BIG,
-            stop_when=_stop_at_pixels(file, path, found),
+            stop_when=stop,
         )
     if not found:
         return dataset, None
-    tag, length, offset = found[-1]
+    ((tag, length, offset),) = found
     is_integer = tag == _PIXEL_TAGS[2]
     if length != _UNDEFINED:
         if syntax not in _NATIVE:
@@ -216,24 +221,6 @@ def _read_dataset(file: BufferedIOBase, path: Path, syntax: str, size: int) -> t
         raise InputError("the pixels are in fragments, but the transfer syntax has none", where=path, fix=_COPY)
     lengths = _fragment_lengths(file, offset, size, path)
     return dataset, PixelBytes(offset, sum(lengths), True, is_integer, len(lengths))
-
-
-def _stop_at_pixels(
-    file: BufferedIOBase, path: Path, found: list[tuple[int, int, int]]
-) -> Callable[[Any, Any, int], bool]:
-    """Return a ``stop_when`` for pydicom that appends tag, length and offset of the pixels to ``found``."""
-    count = 0
-
-    def stop(tag: Any, vr: Any, length: int) -> bool:
-        nonlocal count
-        count += 1
-        if count > MAX_ELEMENTS:
-            raise InputError(f"expected at most {MAX_ELEMENTS} elements, the file has more", where=path)
-        if int(tag) in _PIXEL_TAGS:
-            found.append((int(tag), length, file.tell()))
-        return int(tag) in _PIXEL_TAGS
-
-    return stop
 
 
 def _fragment_lengths(file: BufferedIOBase, offset: int, size: int, path: Path) -> list[int]:

@@ -97,11 +97,7 @@ class Frame:
 
 
 def read_layout(file: DicomFile) -> PixelLayout:
-    """Return how the pixels of a file are stored, checked against the bytes that are present.
-
-    Raises:
-        InputError: The pixels are in colour or floating point, or the header is inconsistent.
-    """
+    """Return how the pixels of a file are stored, checked against the bytes that are present."""
     path, dataset, pixels = file.path, file.dataset, file.pixels
     if pixels is None:
         raise InputError("the file is cut off: an image without pixels", where=path, fix="copy or export it again")
@@ -146,9 +142,6 @@ def read_frames(file: DicomFile, layout: PixelLayout | None = None) -> tuple[Fra
     Args:
         file: The file.
         layout: How its pixels are stored; by default it is read from the header.
-
-    Raises:
-        InputError: An element is missing, damaged, or not supported.
     """
     layout = layout or read_layout(file)
     with pydicom_errors(file.path):

@@ -21,11 +21,6 @@ def read_dicom(path: Path, series: str | None = None) -> Volume:
 
     The axes are columns, rows, slices, in the RAS frame. For the arguments see
     :func:`masam.io.dicom.series.choose_series`.
-
-    Raises:
-        InputError: A file is not valid, or the slices do not form a volume.
-        ConfigError: ``series`` does not select exactly one series.
-        ResourceError: A package is not installed.
     """
     return read_pixels(read_stack(path, series))
 
@@ -35,10 +30,6 @@ def read_pixels(stack: Stack) -> Volume:
 
     MONOCHROME1 is inverted (the largest value becomes the smallest) before scaling, as in SimpleITK. Padding voxels get
     the smallest of the other values.
-
-    Raises:
-        InputError: Pixels are damaged, all padding, or too large for float32.
-        ResourceError: A decoder is missing.
     """
     root = stack.series.root
     with gate.os_errors(root):
@@ -61,12 +52,7 @@ def read_pixels(stack: Stack) -> Volume:
 
 
 def stored_numbers(frames: Sequence[Frame]) -> Iterator[NDArray[np.int64]]:
-    """Yield the stored values [rows, columns] of each frame of one or several files.
-
-    Raises:
-        InputError: Pixels are damaged.
-        ResourceError: A decoder is missing.
-    """
+    """Yield the stored values [rows, columns] of each frame of one or several files."""
     encapsulated = [frame for frame in frames if _is_encapsulated(frame)]
     decoded = iter(decode(encapsulated) if encapsulated else ())
     for frame in frames:

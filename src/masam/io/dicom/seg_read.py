@@ -67,7 +67,6 @@ def read_seg(path: Path, reference: Volume | Stack | Sequence[Stack], scheme: La
     Raises:
         InputError: The file is not a SEG, belongs to another series or grid, its segments overlap, or a segment is not
             in ``scheme``.
-        ResourceError: pydicom is not installed, there is not enough memory, or the file cannot be read.
     """
     seg = _read(path, scheme)
     if not isinstance(reference, Volume):
@@ -92,12 +91,7 @@ def read_seg(path: Path, reference: Volume | Stack | Sequence[Stack], scheme: La
 
 
 def seg_grid(paths: Sequence[Path]) -> Volume:
-    """Return an image of zeros on the smallest grid that contains every frame of one or more SEGs.
-
-    Raises:
-        InputError: A file is not valid, or the frames do not share a grid.
-        ResourceError: pydicom is not installed.
-    """
+    """Return an image of zeros on the smallest grid that contains every frame of one or more SEGs."""
     segs = [_read(path, None) for path in paths]
     frames = [frame for seg in segs for frame in seg.frames]
     first = frames[0]
@@ -208,21 +202,17 @@ def _slice_index(frame: Frame, geometry: Geometry, shape: tuple[int, int, int]) 
     is_near = is_near and across <= _POSITION_TOLERANCE_VOXEL * min(geometry.spacing_mm)
     if not is_near or not 0 <= k < shape[2]:
         layout, (b, a) = frame.layout, frame.spacing_mm
-        origin = _rounded(np.array(frame.position_lps_mm) * FLIP_TO_RAS)
+        origin = (np.array(frame.position_lps_mm) * FLIP_TO_RAS).round(2).tolist()
         i, j, depth = shape
         x, y, z = geometry.spacing_mm
         raise InputError(
             f"a frame ({layout.columns} x {layout.rows} voxels of {a:.4g} x {b:.4g} mm at {origin} mm) is not on the "
             f"grid of the image ({i} x {j} x {depth} voxels of {x:.4g} x {y:.4g} x {z:.4g} mm at "
-            f"{_rounded(geometry.affine[:3, 3])} mm)",
+            f"{geometry.affine[:3, 3].round(2).tolist()} mm)",
             where=frame.file.path,
             fix="export the SEG on the grid of its image",
         )
     return k
-
-
-def _rounded(position: NDArray[np.float64]) -> list[float]:
-    return [round(float(x), 2) for x in position]
 
 
 def _require_same_series(file: DicomFile, stacks: Sequence[Stack]) -> None:

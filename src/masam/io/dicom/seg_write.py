@@ -72,16 +72,13 @@ def write_seg(path: Path, labels: Volume, stack: Stack, scheme: LabelScheme) -> 
     present = [label for label in scheme.foreground if (labels.array == label.value).any()]
     dataset = _segmentation(sources, _segment_numbers(labels, stack, present), present or scheme.foreground, stack)
 
-    def write(temporary: Path) -> None:
-        dataset.save_as(temporary)
-
     def verify(temporary: Path) -> None:
         written = read_seg(temporary, stack, scheme)
         known = np.isin(labels.array, [label.value for label in scheme.foreground])
         if not np.array_equal(written.array, np.where(known, labels.array, 0)):
             raise InputError("voxels differ", where=temporary)
 
-    atomic.write_with(path, write, verify)
+    atomic.write_with(path, dataset.save_as, verify)
     return tuple(label.name for label in scheme.foreground if label not in present)
 
 

@@ -83,19 +83,9 @@ def read_channel(path: Path, index: int, channels: int) -> Volume:
 
 
 def read_labels(path: Path, *, max_bytes: int = gate.MAX_VOLUME_BYTES, **transform: Unpack[TransformOptions]) -> Volume:
-    """Read a label file: integers from 0 to 65535, stored in any type; other values are refused, not rounded.
+    """Read a label file as int32: integers from 0 to 65535, stored in any type; other values are refused, not rounded.
 
-    Args:
-        path: As for :func:`read_volume`.
-        max_bytes: As for :func:`read_volume`.
-        **transform: As for :func:`read_volume`.
-
-    Returns:
-        int32 values and their geometry.
-
-    Raises:
-        InputError: A value is out of range or not an integer; or as for :func:`read_volume`.
-        ConfigError: ``assume_orientation`` is not valid.
+    The arguments are those of :func:`read_volume`.
     """
     header, stored = _read(path, 1, max_bytes, transform)
     with gate.os_errors(path):
@@ -117,12 +107,7 @@ def read_labels(path: Path, *, max_bytes: int = gate.MAX_VOLUME_BYTES, **transfo
 
 
 def read_geometry(path: Path, *, channels: int | None = 1, **transform: Unpack[TransformOptions]) -> Header:
-    """Read only the header, in time and memory that do not depend on the size of the file.
-
-    Raises:
-        InputError: The header is not valid, or declares another size than the file has; voxels are not checked.
-        ConfigError: ``assume_orientation`` is not valid.
-    """
+    """Read only the header, and compare the size that it declares with that of the file; voxels are not checked."""
     compressed = _is_compressed(path)
     head = gate.read_head(path, HEADER_BYTES, compressed=compressed)
     header = parse_header(head, path, channels=channels, **transform)
@@ -153,10 +138,7 @@ def write_volume(path: Path, volume: Volume) -> None:
             if compressor:
                 file.write(compressor.flush())
 
-    def verify(temporary: Path) -> None:
-        _require_equal(temporary, array, volume.geometry)
-
-    atomic.write_with(path, write, verify)
+    atomic.write_with(path, write, lambda temporary: _require_equal(temporary, array, volume.geometry))
 
 
 def _is_compressed(path: Path) -> bool:

@@ -82,10 +82,6 @@ def parse_header(
         where: File named in errors.
         channels: Required length of the fourth axis; None accepts any.
         **transform: See :class:`masam.io.nifti.transform.TransformOptions`.
-
-    Raises:
-        InputError: The header is not that of a NIfTI single file, is inconsistent, or is not supported.
-        ConfigError: ``assume_orientation`` is not valid.
     """
     fields, size = _fields(head, where)
     shape, file_channels, axes = _shape(fields, where)
@@ -113,9 +109,6 @@ def encode_header(shape: tuple[int, int, int], dtype: np.dtype[Any], geometry: G
     The transform codes of the geometry are kept. NIfTI-1 is used if it can represent shape and geometry
     (:func:`same_geometry`). A geometry that a qform alone cannot represent also gets an sform with the same code; one
     that needs more than 32 bits is written as NIfTI-2.
-
-    Raises:
-        InputError: The geometry has no transform code, or cannot be represented.
     """
     import nibabel as nib
 

@@ -61,10 +61,6 @@ def read_transform(
     """Return the geometry that the ``fields`` of a header with ``axes`` axes describe for a volume of this shape.
 
     The options are those of :class:`TransformOptions`.
-
-    Raises:
-        InputError: The transform is missing, ambiguous, or does not describe a plausible rectangular grid.
-        ConfigError: ``assume_orientation`` is required and not valid.
     """
     sform_code, qform_code = _read_code(fields, "sform_code", where), _read_code(fields, "qform_code", where)
     unit = int(fields["xyzt_units"]) & 7

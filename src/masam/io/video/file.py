@@ -47,12 +47,7 @@ class _Timeline:
 
 
 def open_video(path: Path) -> FrameSource:
-    """Open the first video stream of a file; all packets are read, and the first frame is decoded.
-
-    Raises:
-        InputError: The file is damaged or cut off, has no frames, or its frames are too large.
-        ResourceError: PyAV is not installed.
-    """
+    """Open the first video stream of a file; all packets are read, and the first frame is decoded."""
     with _opened(path) as (container, stream):
         check_frame_size(stream.codec_context.height, stream.codec_context.width, path)
         timeline = _timeline(container, stream, path)

@@ -64,12 +64,7 @@ def _is_frame(path: Path) -> bool:
 
 
 def open_folder(folder: Path) -> FrameSource:
-    """Open a folder of PNG, JPEG, BMP or TIFF files with one size; only their headers are read.
-
-    Raises:
-        InputError: There are no frames, their order is ambiguous, sizes differ, or a header is not valid.
-        ResourceError: Pillow is not installed.
-    """
+    """Open a folder of PNG, JPEG, BMP or TIFF files with one size; only their headers are read."""
     files = frame_files(folder)
     if not files:
         raise InputError(
@@ -105,10 +100,6 @@ def read_frame(path: Path) -> NDArray[np.uint8]:
 
     Returns:
         [H, W, 3] red, green and blue with the EXIF orientation applied; the upper 8 of 16 bits, without alpha.
-
-    Raises:
-        InputError: The file is damaged, cut off, of another format or too large.
-        ResourceError: Pillow is not installed.
     """
     with _opened(path) as image, _pillow_errors(path):
         if image.mode.startswith("I;16"):

@@ -16,8 +16,6 @@ from masam.io.video.frame_folder import natural_key
 from masam.io.video.frames import check_frame_size
 from masam.labels import LabelScheme
 
-LABEL_ENDING = ".png"
-
 _MAX_FILE_BYTES = 2**28
 _MAX_VALUE = 255
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -42,7 +40,7 @@ def require_indexable(scheme: LabelScheme) -> None:
 def label_files(folder: Path) -> dict[str, Path]:
     """Return the label frames of a video: visible PNG files by their names without ending, in natural order."""
     with gate.os_errors(folder):
-        files = [file for file in folder.iterdir() if file.suffix.lower() == LABEL_ENDING and not file.is_dir()]
+        files = [file for file in folder.iterdir() if file.suffix.lower() == ".png" and not file.is_dir()]
         files = [file for file in files if not file.name.startswith(".")]
     found: dict[str, Path] = {}
     for file in sorted(files, key=lambda file: (natural_key(file.stem), file.name)):
@@ -63,12 +61,7 @@ def holds_colours(path: Path) -> bool:
 
 
 def read_labels(path: Path) -> NDArray[np.uint8]:
-    """Read the label values [H, W] of an indexed or 8-bit grey PNG.
-
-    Raises:
-        InputError: The file is not such a PNG, or is damaged or cut off.
-        ResourceError: Pillow is not installed.
-    """
+    """Read the label values [H, W] of an indexed or 8-bit grey PNG."""
     image_module = require_package("PIL.Image")
     data = gate.read_bytes(path, _MAX_FILE_BYTES)
     if not data.startswith(_SIGNATURE) or len(data) < _HEAD_BYTES:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,40 +56,6 @@ def _edges(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return edges
 
 
-class _OverlayVideo:
-    """An mp4 with the size, frame rate and times of the source."""
-
-    def __init__(self, container: Any, source: FrameSource, scheme: LabelScheme) -> None:
-        self._av = require_package("av")
-        self._container, self._scheme = container, scheme
-        rate = source.frame_rate or _DEFAULT_RATE
-        if not source.is_constant:
-            rate = rate.limit_denominator(_MAX_DENOMINATOR)
-        self._tick = 1 / rate if source.is_constant else Fraction(1, _TICKS_PER_S)
-        self._is_constant = source.is_constant
-        rows, columns = source.size
-        codec = next(name for name in _CODECS if name in self._av.codecs_available)
-        self._stream = container.add_stream(codec, rate=rate)
-        self._stream.width, self._stream.height = columns, rows
-        # Chroma at half the resolution, which all players support, requires even sides.
-        self._stream.pix_fmt = "yuv444p" if codec == "libx264" and (rows % 2 or columns % 2) else "yuv420p"
-        self._stream.codec_context.time_base = self._tick
-        self._stream.options = {"crf": "18", "preset": "veryfast"} if codec == "libx264" else {"qscale": "3"}
-        self._last = -1
-
-    def write(self, frame: Frame, labels: NDArray[np.uint8]) -> None:
-        drawn = self._av.VideoFrame.from_ndarray(draw_labels(frame.pixels, labels, self._scheme), format="rgb24")
-        is_timed = not self._is_constant and frame.time_s is not None
-        pts = round((frame.time_s or 0) / self._tick) if is_timed else frame.index
-        # The format does not allow two frames with the same time.
-        self._last = drawn.pts = max(pts, self._last + 1)
-        drawn.time_base = self._tick
-        self._container.mux(self._stream.encode(drawn))
-
-    def finish(self) -> None:
-        self._container.mux(self._stream.encode())
-
-
 @contextmanager
 def overlay_folder(folder: Path, scheme: LabelScheme) -> Iterator[OverlayWriter]:
     """Write overlays as PNG files into a new folder; use it inside ``atomic.write_aside``."""
@@ -112,21 +78,43 @@ def overlay_video(path: Path, source: FrameSource, scheme: LabelScheme) -> Itera
         ResourceError: PyAV is not installed, has neither encoder, or the encoder does not support size or rate.
     """
     av = require_package("av")
-    if not set(_CODECS) & set(av.codecs_available):
+    codec = next((name for name in _CODECS if name in av.codecs_available), None)
+    if codec is None:
         raise ResourceError(
             f"PyAV has none of the encoders {', '.join(_CODECS)}",
             where=path,
             fix="install PyAV from PyPI, or omit --overlay",
         )
+    rows, columns = source.size
+    rate = source.frame_rate or _DEFAULT_RATE
+    if not source.is_constant:
+        rate = rate.limit_denominator(_MAX_DENOMINATOR)
+    tick = 1 / rate if source.is_constant else Fraction(1, _TICKS_PER_S)
+    last = -1
+
+    def write(frame: Frame, labels: NDArray[np.uint8]) -> None:
+        nonlocal last
+        drawn = av.VideoFrame.from_ndarray(draw_labels(frame.pixels, labels, scheme), format="rgb24")
+        is_timed = not source.is_constant and frame.time_s is not None
+        pts = round((frame.time_s or 0) / tick) if is_timed else frame.index
+        # The format does not allow two frames with the same time.
+        last = drawn.pts = max(pts, last + 1)
+        drawn.time_base = tick
+        container.mux(stream.encode(drawn))
+
     try:
         with path.open("wb") as file, av.open(file, mode="w", format="mp4") as container:
-            writer = _OverlayVideo(container, source, scheme)
-            yield writer.write
-            writer.finish()
+            stream = container.add_stream(codec, rate=rate)
+            stream.width, stream.height = columns, rows
+            # Chroma at half the resolution, which all players support, requires even sides.
+            stream.pix_fmt = "yuv444p" if codec == "libx264" and (rows % 2 or columns % 2) else "yuv420p"
+            stream.codec_context.time_base = tick
+            stream.options = {"crf": "18", "preset": "veryfast"} if codec == "libx264" else {"qscale": "3"}
+            yield write
+            container.mux(stream.encode())
     except av.FFmpegError as error:
         if isinstance(error, OSError):
             raise  # an error of the disk
-        rows, columns = source.size
         raise ResourceError(
             f"the encoder does not support {columns} x {rows} pixels at {source.frame_rate} frames per second "
             f"({error.strerror})",

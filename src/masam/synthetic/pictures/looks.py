@@ -59,16 +59,10 @@ def _folded(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def take_picture(
     generator: np.random.Generator, look: Look, values: NDArray[np.float32], fields: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Add the artefacts of a modality.
+    """Return a scene [C, H, W], about 0 to 1, with the artefacts of a modality.
 
-    Args:
-        generator: Source of randomness.
-        look: Modality.
-        values: [C, H, W] of the scene, about 0 to 1; overwritten.
-        fields: [n, H, W] random fields, the last two of them of low frequency.
-
-    Returns:
-        [C, H, W], not yet clipped to 0 to 1.
+    The scene is overwritten, and the result is not clipped to 0 to 1. The last two of the random fields
+    [n, H, W] are of low frequency.
     """
     match look:
         case "ct":

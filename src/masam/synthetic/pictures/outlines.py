@@ -25,13 +25,10 @@ _ANGLES = 720
 
 
 def draw_outline(generator: np.random.Generator, kind: OutlineKind, reach: float) -> Outline:
-    """Draw an outline.
+    """Draw an outline whose largest extent is twice ``reach`` pixels.
 
-    Args:
-        generator: Source of randomness.
-        kind: ``harmonics`` is a circle with random waves, ``polygon`` has straight sides, ``tube`` is a winding band
-            of varying width, ``arc`` is a ring or a part of one, ``blob`` is a circle deformed by noise.
-        reach: Half the largest extent, in pixels.
+    ``harmonics`` is a circle with random waves, ``polygon`` has straight sides, ``tube`` is a winding band of varying
+    width, ``arc`` is a ring or a part of one, ``blob`` is a circle deformed by noise.
     """
     turn = generator.uniform(0, 2 * math.pi)
     match kind:
