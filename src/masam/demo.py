@@ -56,23 +56,14 @@ _CONFIG = TrainConfig(
 
 @dataclass(frozen=True)
 class DemoSet:
-    """A data set of the demonstration.
+    """A data set of the demonstration."""
 
-    Attributes:
-        name: Name of the folder.
-        title: Heading of the report.
-        write: Writes the data set to a folder.
-        plan_changes: Changes to the automatic plan.
-        epochs: Passes over all windows.
-        notes: Limitations of the scores.
-    """
-
-    name: str
-    title: str
-    write: Callable[[Path], object]
-    plan_changes: Mapping[str, Any]
-    epochs: int
-    notes: tuple[str, ...]
+    name: str  # name of the folder
+    title: str  # heading of the report
+    write: Callable[[Path], object]  # writes the data set to a folder
+    plan_changes: Mapping[str, Any]  # changes to the automatic plan
+    epochs: int  # passes over all windows
+    notes: tuple[str, ...]  # limitations of the scores
 
 
 DEMO_SETS = (
@@ -136,10 +127,9 @@ def _run(demo: DemoSet, root: Path, progress: Progress) -> tuple[Path, Evaluatio
     plan = plan_dataset(dataset, progress).model_copy(update=dict(demo.plan_changes))
     progress.say(f"{demo.title}: training with the frozen encoder {config.model.sam_checkpoint}")
     try:
-        if _same_run(run, plan, config):
-            train(data, run.root, resume=True, progress=progress)
-        else:
-            train(data, run.root, config, plan=plan, progress=progress)
+        resume = _same_run(run, plan, config)
+        settings = (None, None) if resume else (config, plan)
+        train(data, run.root, settings[0], plan=settings[1], resume=resume, progress=progress)
     except StoppedError as stop:
         raise StoppedError(stop.exit_code - 128, stop.what, fix="run the same command again to resume") from stop
     progress.say(f"{demo.title}: predicting {len(dataset.test)} held-out cases")

@@ -16,7 +16,7 @@ from masam.io import gate
 from masam.preprocess.plan import Plan
 from masam.runs.finished import is_finished, values_sha256
 from masam.runs.metrics import read_columns
-from masam.training.config import TrainConfig
+from masam.training.config import TrainConfig, flatten
 from masam.training.run_folder import RunFolder
 
 CELL_FILE = "cell.json"
@@ -164,13 +164,6 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     return record
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested values by their keys as a user writes them: without ``config.``, groups with a dot."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = "" if not prefix and key == "config" else f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{name}." if name else "")
-        else:
-            flat[name] = value
-    return flat
+def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of an identity by their keys as a user writes them: without ``config.``, groups with a dot."""
+    return {key.removeprefix("config."): value for key, value in flatten(identity).items()}

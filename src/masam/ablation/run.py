@@ -155,10 +155,9 @@ def _run_cell(before: CellResult, data: AblationData, progress: Progress) -> Cel
     if before.state != "trained":
         started = datetime.now(UTC)
         write_cell(cell, root, "unfinished")
-        if RunFolder(root).has_state:
-            result = train(data.dataset.root, root, resume=True, progress=progress)
-        else:
-            result = train(data.dataset.root, root, cell.config, plan=cell.plan, progress=progress)
+        resume = RunFolder(root).has_state
+        config, plan = (None, None) if resume else (cell.config, cell.plan)
+        result = train(data.dataset.root, root, config, plan=plan, resume=resume, progress=progress)
         facts = {"steps": result.steps, "best_dice": result.best_dice, "seed": cell.seed, "row": cell.row}
         manifest = build_manifest("ablate", started=started, dataset=data.dataset.root, **facts)
         write_manifest(root / "manifest.json", manifest)

@@ -40,13 +40,7 @@ def loose_box(mask: Bool[NDArray[np.bool_], "H W"], generator: np.random.Generat
 
 
 def click_in(region: Bool[NDArray[np.bool_], "H W"], label: int, generator: np.random.Generator | None = None) -> Click:
-    """Return a click in a region that is not empty.
-
-    Args:
-        region: The region.
-        label: 1 on the object, 0 off the object.
-        generator: Random number generator; None clicks at the pixel with the largest distance from the border.
-    """
+    """Return a click in a region that is not empty, by default at the pixel farthest from its border."""
     if generator is None:
         row, column = deepest(region)
     else:
@@ -60,12 +54,6 @@ def corrective_click(
     prediction: Bool[NDArray[np.bool_], "H W"],
     generator: np.random.Generator | None = None,
 ) -> Click:
-    """Return a click in the largest connected error of a prediction, or on the object if there is no error.
-
-    Args:
-        mask: The object.
-        prediction: Predicted mask.
-        generator: Random number generator; None clicks at the pixel with the largest distance from the border.
-    """
+    """Return a click in the largest connected error of a prediction, or on the object if there is no error."""
     region, is_missed = largest_error(mask, prediction)
     return click_in(mask if region is None else region, int(is_missed), generator)

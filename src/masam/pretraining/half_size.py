@@ -20,10 +20,6 @@ class HalfSize:
     The position tables of the model are interpolated as when weights are loaded for another size. Gradients pass
     through the interpolation, so the model is trained for both sizes.
 
-    Args:
-        sam: The model, which owns all weights.
-        size: Its architecture.
-
     Attributes:
         sam: The decoder for half the side; its encoder provides only shapes.
     """

@@ -40,11 +40,6 @@ class PretrainStep(NamedTuple):
 class PretrainLoop:
     """Model and optimiser of one run.
 
-    Args:
-        sam: Model on its device.
-        config: Configuration of the run.
-        device: Device of the model.
-
     Attributes:
         step: Completed optimiser steps.
         modules: The modules to train: ``sam``, and the head ``patches``, which the result does not include.
@@ -131,12 +126,8 @@ class PretrainLoop:
 def normalised(sam: Sam, images: Images, is_unit: Bool[Tensor, " B"]) -> Images:
     """Return pictures in one of the two ranges that the encoder is used with later.
 
-    SAM normalises pictures of 0..255; MA-SAM passes slices in 0..1 to its frozen encoder without normalisation.
-
-    Args:
-        sam: Model with SAM's mean and standard deviation.
-        images: Pictures in 0..1.
-        is_unit: Whether each picture stays in 0..1.
+    SAM normalises pictures of 0..255; MA-SAM passes slices in 0..1 to its frozen encoder without normalisation: those
+    with ``is_unit`` stay in 0..1.
     """
     normed = (images * 255 - sam.pixel_mean) / sam.pixel_std
     return torch.where(is_unit[:, None, None, None], images, normed)

@@ -30,12 +30,7 @@ _FLAT_SHARE = 0.1
 
 
 class PatchHead(nn.Module):
-    """The linear layer and its loss.
-
-    Args:
-        channels: Channels D of the image embedding.
-        pixel_weight: Weight of the pixel term; 0 disables it.
-    """
+    """The linear layer, for embeddings of D channels, and its loss; ``pixel_weight`` 0 disables the pixel term."""
 
     def __init__(self, channels: int, pixel_weight: float) -> None:
         super().__init__()
@@ -50,10 +45,7 @@ class PatchHead(nn.Module):
     ) -> Float[Tensor, ""]:
         """Return the sum of the cross-entropies of borders and regions and the weighted ``unexplained`` pixels.
 
-        Args:
-            embeddings: Output of the image encoder.
-            visible: Number of the object that is visible at each pixel.
-            images: The pictures, in any common range.
+        ``visible`` holds the number of the object that is visible at each pixel; the pictures may have any range.
         """
         outputs = self.read(embeddings.permute(0, 2, 3, 1)).float()
         borders, regions, pixels = outputs.tensor_split([_BORDERS**2, _BORDERS**2 + _REGION**2], dim=-1)

@@ -115,17 +115,9 @@ def prompt_rounds(
     count: int,
     by_box: bool,
 ) -> Iterator[Float[Tensor, ""]]:
-    """Prompt for some objects in several rounds; yield the loss of each round with its graph.
+    """Prompt for some objects of the pictures ``picture_of`` in several rounds; yield the loss of each with its graph.
 
-    Args:
-        sam: The model.
-        embeddings: Embeddings of the pictures.
-        picture_of: Index of the picture of each object.
-        masks: The objects, on the device of the model.
-        config: Configuration of the run.
-        generator: Random number generator of the prompts.
-        count: Number of rounds.
-        by_box: Start with boxes instead of clicks.
+    The first prompts are boxes or clicks; the objects are on the device of the model.
     """
     objects = masks.cpu().numpy()
     prompts = first_prompts(objects, generator, by_box=by_box).to(embeddings.device)

@@ -36,19 +36,12 @@ _NOTES = "masam_pretrain"
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """Result of a pre-training run.
-
-    Attributes:
-        folder: The run folder.
-        steps: Completed optimiser steps.
-        scores: Scores of the last validation, as returned by ``score_prompts``.
-        seconds: Duration of this process.
-    """
+    """Result of a pre-training run."""
 
     folder: RunFolder
-    steps: int
-    scores: dict[str, float]
-    seconds: float
+    steps: int  # completed optimiser steps
+    scores: dict[str, float]  # scores of the last validation, as returned by ``score_prompts``
+    seconds: float  # duration of this process
 
     def facts(self) -> dict[str, Any]:
         """Return the result as plain values."""
@@ -109,11 +102,7 @@ def pretrain(
 
 
 def _initial_sam(config: PretrainConfig) -> Sam:
-    """Return a SAM with random weights, which depend only on the seed.
-
-    Raises:
-        ConfigError: At this image size the shapes of the weights do not determine the model.
-    """
+    """Return a SAM with random weights, which depend only on the seed; the shapes must determine the model."""
     size = find_size(config.size)
     # The random number generator of the caller is not affected.
     with torch.random.fork_rng(devices=[]):

@@ -22,7 +22,6 @@ from masam.weights.tensors import read_tensors, write_tensors
 STATE_VERSION = 1
 
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 State = TypeVar("State")
 
@@ -37,17 +36,7 @@ def find_checkpoint(root: Path) -> Path | None:
 def save_checkpoint(
     root: Path, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], state: Mapping[str, Any]
 ) -> None:
-    """Replace ``last/`` with a new state; the old one is deleted after the new one is complete.
-
-    Args:
-        root: The run folder.
-        weights: Weights by name.
-        moments: Result of ``optimizer_moments``.
-        state: Counters and other plain values.
-
-    Raises:
-        ResourceError: The state cannot be written; the old one is unchanged.
-    """
+    """Replace ``last/`` in a run folder with a new state; the old one is deleted after the new one is complete."""
     last, new, old = root / "last", root / "last.new", root / "last.old"
     shutil.rmtree(new, ignore_errors=True)
     write_tensors(new / _WEIGHTS, weights, {})
@@ -133,10 +122,10 @@ def _load_moments(
     for key, value in moments.items():
         moment, name = key.split(".", 1)
         parameter = parameters.get(name)
-        if parameter is None or (moment in _MOMENTS and parameter.shape != value.shape):
-            raise ModelError(f"the optimizer's {key} does not belong to this model", where=where)
         # The step count is a tensor too: a fused optimiser keeps it on the device of the parameter.
-        is_sharded = moment in _MOMENTS
+        is_sharded = moment in ("exp_avg", "exp_avg_sq")
+        if parameter is None or (is_sharded and parameter.shape != value.shape):
+            raise ModelError(f"the optimizer's {key} does not belong to this model", where=where)
         optimizer.state[parameter][moment] = (
             match_sharding(value, parameter) if is_sharded else value.to(parameter.device)
         )

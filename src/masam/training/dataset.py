@@ -101,18 +101,10 @@ class WindowSamples:
 def load_batches(
     samples: WindowSamples, start: int, stop: int, size: int, workers: int, rank: int = 0, processes: int = 1
 ) -> Generator[Batch, None, None]:
-    """Yield samples ``start`` to ``stop`` of the run in batches.
+    """Yield samples ``start`` to ``stop - 1`` of the run in batches; the last one may be smaller.
 
-    Samples have no state, so a resumed run starts directly at its sample.
-
-    Args:
-        samples: Samples of the run.
-        start: Index of the first sample.
-        stop: Index after the last sample.
-        size: Samples per batch; the last batch may be smaller.
-        workers: Threads that create batches in advance, up to two each; 0 creates each batch when it is requested.
-        rank: Index of this process, which gets every batch ``rank + n * processes``.
-        processes: Number of processes that share the batches.
+    Samples have no state, so a resumed run starts directly at its sample. Of the batches, this process gets those with
+    number ``rank + n * processes``; ``workers`` are the threads of :func:`prefetch`.
     """
     firsts = range(start + rank * size, stop, size * processes)
     yield from prefetch(lambda first: samples.batch(range(first, min(first + size, stop))), firsts, workers)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -35,7 +35,7 @@ def build_model(config: TrainConfig, plan: Plan, device: torch.device) -> Masam:
     require_start(config, plan, device)
     torch.manual_seed(config.seed)
     model = _new_model(settings, plan) if settings.init is None else _trained_model(settings, settings.init, plan)
-    _set_trainable(model, settings)
+    set_trainable(model, settings.trained)
     model.image_encoder.checkpointing = config.checkpointing
     if config.frozen_dtype == "bf16":
         model.halve_frozen()
@@ -46,7 +46,7 @@ def shape_to_continue(settings: ModelSettings, init: str, plan: Plan) -> Masam:
     """Return the model that a run starts from, with added classes and without weights."""
     file, spec, _, trained_plan = _read_trained(init)
     model = with_classes(empty_model(spec), match_classes(trained_plan.scheme, plan.scheme, file))
-    _set_trainable(model, settings)
+    set_trainable(model, settings.trained)
     return model
 
 
@@ -147,10 +147,11 @@ def _read_trained(init: str) -> tuple[Path, MasamSpec, ModelCard, Plan]:
     return file, spec, card, card.plan
 
 
-def _set_trainable(model: Masam, settings: ModelSettings) -> None:
-    if settings.trained == "everything":
+def set_trainable(model: Masam, trained: Literal["adaptation", "everything", "decoder"]) -> None:
+    """Freeze the parameters of a model that the setting ``trained`` excludes."""
+    if trained == "everything":
         model.train_everything()
-    elif settings.trained == "decoder":
+    elif trained == "decoder":
         model.train_only_decoder()
     else:
         model.train_only_adaptation()

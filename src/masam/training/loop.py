@@ -45,16 +45,13 @@ class Loop:
     micro-batch depends on its number in the run, not on its process: the number of processes affects only rounding.
 
     Args:
-        model: Model on its device.
-        samples: All windows of the run.
-        config: Configuration of the run.
-        device: Device of the model.
         group: Processes of the run; None for one process.
         on_bad_step: Called at the first of consecutive skipped steps with its number and the cases of its windows.
 
     Attributes:
         step: Completed optimiser steps.
         total_steps: Steps of the whole run.
+        is_sharded: Whether the parameters are distributed over several processes.
     """
 
     def __init__(
@@ -74,7 +71,7 @@ class Loop:
         self.total_steps = self._planned_steps = math.ceil(config.epochs * samples.per_epoch / config.batch_windows)
         self.schedule = self._schedule()
         self._distributed = distribute_model(model, model.image_encoder.blocks, self.group, config.sharing, device)
-        self._is_sharded = config.sharing == "fsdp" and self.group.size > 1
+        self.is_sharded = config.sharing == "fsdp" and self.group.size > 1
         self.optimizer = GuardedAdamW(
             model.parameters(),
             learning_rate=config.learning_rate,
@@ -94,11 +91,7 @@ class Loop:
         return range(step * self.config.batch_windows, (step + 1) * self.config.batch_windows)
 
     def end_at(self, total_steps: int) -> None:
-        """Shorten the run, with a learning rate that decays by its new end.
-
-        Args:
-            total_steps: New number of steps, not more than before.
-        """
+        """Shorten the run to ``total_steps``; the learning rate decays by the new end."""
         self.total_steps = total_steps
         self.schedule = self._schedule()
 
@@ -156,7 +149,7 @@ class Loop:
         """Add clicks at the largest errors of the model, in turn 0 to ``corrective_clicks`` of them per step."""
         rounds = self.step % (self.config.corrective_clicks + 1)
         # FSDP gathers the parameters in all processes at once, so each must run the model equally often.
-        if batch.prompts is None or rounds == 0 or not (self._is_sharded or has_clicks(batch.prompts)):
+        if batch.prompts is None or rounds == 0 or not (self.is_sharded or has_clicks(batch.prompts)):
             return batch
         images = self.model.as_input(batch.images.to(self.device, non_blocking=True))
         prompts = pad_clicks(batch.prompts, rounds)
@@ -224,11 +217,7 @@ class Loop:
 
 
 def require_divisible(config: TrainConfig, processes: int) -> None:
-    """Refuse batches that cannot be divided among processes and micro-batches.
-
-    Raises:
-        ConfigError: ``batch_windows`` is not a multiple, or ``precision`` does not work with ``sharing``.
-    """
+    """Refuse batches that cannot be divided among processes and micro-batches, and fp16 with FSDP."""
     if config.batch_windows % (config.micro_batch_windows * processes):
         raise ConfigError(
             f"expected a divisor of batch_windows = {config.batch_windows}, got {config.micro_batch_windows}"

@@ -36,12 +36,7 @@ class LossSums(NamedTuple):
 
 
 def loss_sums(logits: Float[Tensor, "N K H W"], labels: LabelMaps) -> LossSums:
-    """Return the sums that determine the loss.
-
-    Args:
-        logits: [N, K, H, W].
-        labels: [N, H, W] in 0..K-1, or ``IGNORE_INDEX``.
-    """
+    """Return the sums that determine the loss; labels are 0..K-1 or ``IGNORE_INDEX``."""
     # One softmax for both terms: at full resolution it takes a large part of a small model's step.
     log_probabilities = _at_least_float32(logits).log_softmax(dim=1)
     probabilities = log_probabilities.exp()
@@ -66,11 +61,6 @@ def loss_of(sums: LossSums, cross_entropy_weight: float = 0.2, dice_weight: floa
     Dice is averaged over classes including the background; its denominator contains squares. Without labelled pixels
     all terms are zero.
 
-    Args:
-        sums: Sums of a batch, or of all its parts together.
-        cross_entropy_weight: Weight of the cross-entropy.
-        dice_weight: Weight of the Dice loss.
-
     Source:
         paper.md 1.6.
     """
@@ -84,12 +74,8 @@ def part_of_loss(part: LossSums, batch: LossSums, **weights: float) -> Float[Ten
     """Return a scalar whose gradient is the contribution of one part to the gradient of the batch's loss.
 
     The loss is a function of sums. Its gradient is the derivative by the batch's sums times the gradients of each
-    part's sums, so the parts need not be in memory together, nor on one device.
-
-    Args:
-        part: Sums of the part, with their graph.
-        batch: Sums of all parts of all processes.
-        **weights: Weights of :func:`loss_of`.
+    part's sums, so the parts need not be in memory together, nor on one device. ``batch`` holds the sums of all parts
+    of all processes; the weights are those of :func:`loss_of`.
     """
     point = LossSums(*(value.detach().requires_grad_() for value in batch))
     derivatives = torch.autograd.grad(loss_of(point, **weights).total, list(point))

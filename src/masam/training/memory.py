@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_iter
 from masam.model.masam import Masam
 from masam.model.parameters import count_parameters
 from masam.model.spec import MasamSpec
+from masam.training.initial_model import set_trainable
 from masam.training.loss import segmentation_loss
 
 # Fitted to the peak (VmHWM) of real steps with Linux's allocator, vit_t and vit_b from 0.6 to 3 GB; up to 8 GB the
@@ -63,10 +64,7 @@ def predict_memory(
     is_halved = frozen_dtype == "bf16"
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16) if is_halved else nullcontext():
         model = Masam(spec).train()
-        if trained == "everything":
-            model.train_everything()
-        elif trained == "decoder":
-            model.train_only_decoder()
+        set_trainable(model, trained)
         if is_halved:
             model.halve_frozen()
         model.image_encoder.checkpointing = checkpointing

@@ -40,11 +40,7 @@ class PreviewRow(NamedTuple):
 
 
 def draw_preview(dataset: CaseFolder, plan: Plan, config: TrainConfig, progress: Progress) -> bytes:
-    """Draw 16 augmented training samples with their labels.
-
-    Returns:
-        A PNG file.
-    """
+    """Draw 16 augmented training samples with their labels and return a PNG file."""
     rows = preview_samples(dataset, plan, config.augmentation, config.seed, progress)
     title = f"{plan.name}: training samples, augmentation {config.augmentation.preset}, seed {config.seed}"
     return sample_sheet(rows, plan.scheme, title)
@@ -59,16 +55,9 @@ def preview_samples(
     rows: int = 4,
     columns: int = 4,
 ) -> list[PreviewRow]:
-    """Augment one window of each of the first training cases.
+    """Augment one window of each of the first training cases, which repeat if there are fewer than ``rows``.
 
-    Args:
-        dataset: Data set; cases repeat if there are fewer than rows.
-        plan: Preprocessing plan.
-        settings: Augmentation.
-        seed: Seed of the choice of windows and of the augmentation.
-        progress: Progress listener.
-        rows: Number of windows.
-        columns: Augmented versions of each window.
+    Each row shows the window without augmentation and ``columns`` augmented versions of it.
     """
     progress.start("creating samples", rows)
     preview: list[PreviewRow] = []
@@ -78,7 +67,9 @@ def preview_samples(
         image, reference = load(case)
         prepared = preparation_of(plan).prepare(image)
         labels = prepared.labels(reference)
-        sizes = [_labelled_pixels(labels.slice(index), plan) for index in range(labels.depth)]
+        # Frames without a label have negative values.
+        values = (labels.slice(index) for index in range(labels.depth))
+        sizes = [np.count_nonzero((part > 0) & (part != plan.scheme.ignore_value)) for part in values]
         window = _choose_window(np.array(sizes), plan.window, sample_generator(seed, row))
         images = np.stack([prepared.slice(index) for index in window.slices])
         channels = np.stack([plan.scheme.to_channels(labels.slice(index), where=case.id) for index in window.slices])
@@ -90,11 +81,6 @@ def preview_samples(
         preview.append(PreviewRow(f"{case.id}\n{position}", samples))
         progress.advance(case.id)
     return preview
-
-
-def _labelled_pixels(labels: NDArray[np.integer], plan: Plan) -> int:
-    """Return the number of labelled pixels of a slice; frames without a label have negative values."""
-    return int(np.count_nonzero((labels > 0) & (labels != plan.scheme.ignore_value)))
 
 
 def _choose_window(sizes: NDArray[np.generic], window: int, generator: np.random.Generator) -> SliceWindow:

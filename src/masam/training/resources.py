@@ -12,17 +12,7 @@ from masam.errors import ResourceError
 
 @contextmanager
 def resource_errors(where: str, load: str, fix: str, workers: int) -> Iterator[None]:
-    """Convert errors about memory and threads.
-
-    Args:
-        where: The work, such as ``training``.
-        load: The amount of data that was processed at once.
-        fix: How to need less memory.
-        workers: Number of reader threads.
-
-    Raises:
-        ResourceError: The machine has too little memory or allows too few threads.
-    """
+    """Convert errors about memory, for which ``load`` was too much and ``fix`` helps, and about too many threads."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -32,21 +32,13 @@ from masam.weights.model_file import fold_folder
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Result of a training run.
-
-    Attributes:
-        folder: The run folder.
-        steps: Completed optimiser steps.
-        best_dice: Best mean foreground Dice in validation; None without validation.
-        seconds: Duration of this process.
-        seed: Seed of the run.
-    """
+    """Result of a training run."""
 
     folder: RunFolder
-    steps: int
-    best_dice: float | None
-    seconds: float
-    seed: int
+    steps: int  # completed optimiser steps
+    best_dice: float | None  # best mean foreground Dice in validation; None without validation
+    seconds: float  # duration of this process
+    seed: int  # seed of the run
 
     def facts(self) -> dict[str, Any]:
         """Return the result as plain values."""

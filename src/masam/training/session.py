@@ -60,14 +60,7 @@ class _Decision(NamedTuple):
 
 
 class Session:
-    """The part of one process in a run.
-
-    Args:
-        context: The run.
-        setup: Plan and split of the run.
-        model: The model, on its device.
-        samples: All windows of the run.
-        started: Start of this process's work, by ``time.monotonic``.
+    """The part of one process in a run, whose work started at ``started`` (``time.monotonic``).
 
     Attributes:
         loop: The training loop.
@@ -205,7 +198,7 @@ class Session:
     def _validate(self) -> dict[str, float]:
         run, group = self.context, self.group
         # With FSDP all processes must run the model on the same cases; otherwise they share the cases.
-        is_joint = self.config.sharing == "fsdp" and group.size > 1
+        is_joint = self.loop.is_sharded
         scores = score_cases(
             self.loop.model,
             self.plan,
