@@ -48,13 +48,8 @@ def group_cases(
     """Group files, given as case id, channel and path, into cases that are sorted by id.
 
     Faults are missing channels, unexpected channels, and duplicate ids, ignoring upper and lower case, which some file
-    systems do not distinguish. Cases with a collected fault may lack images.
-
-    Args:
-        files: The files, in any order.
-        where: Folder or key named in errors.
-        channels: Expected channels per case; None accepts any number.
-        faults: Collects the faults; by default the first is raised.
+    systems do not distinguish. They are collected in ``faults``, or the first is raised; cases with a collected fault
+    may lack images. ``where`` is named in errors, and ``channels`` None accepts any number.
     """
     faults = faults or Faults(strict=True)
     groups: dict[str, dict[int, Path]] = {}

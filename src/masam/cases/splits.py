@@ -54,7 +54,6 @@ def read_splits(path: Path, case_ids: Iterable[str]) -> list[Split]:
     content = gate.read_json(path)
     if not isinstance(content, list):
         raise InputError(f"expected a list of folds, got {type(content).__name__}", where=path)
-    splits: list[Split] = []
     for number, fold in enumerate(content):
         where = f"{path}: fold {number}"
         if not isinstance(fold, dict) or set(fold) != {"train", "val"}:
@@ -62,9 +61,8 @@ def read_splits(path: Path, case_ids: Iterable[str]) -> list[Split]:
         for key, ids in fold.items():
             if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
                 raise InputError(f"expected a list of case ids, got {ids!r:.80}", where=f"{where}: {key}")
-        splits.append({"train": fold["train"], "val": fold["val"]})
-    _check_splits(splits, case_ids, path)
-    return splits
+    _check_splits(content, case_ids, path)
+    return content
 
 
 def write_splits(path: Path, splits: Sequence[Split], case_ids: Iterable[str]) -> None:

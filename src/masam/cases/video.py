@@ -19,8 +19,9 @@ from masam.cases.names import list_files, visible_entries
 from masam.errors import InputError, ResourceError, some_of
 from masam.io import gate
 from masam.io.video.frame_folder import FRAME_ENDINGS
+from masam.io.video.frames import FrameSource
 from masam.io.video.label_frames import label_files, read_labels
-from masam.io.video.reader import VIDEO_ENDINGS, FrameSource, is_video, open_frames
+from masam.io.video.reader import VIDEO_ENDINGS, is_video, open_frames
 from masam.progress import Progress, Silent
 
 CHANNELS = ("R", "G", "B")

@@ -17,7 +17,7 @@ from masam.labels import LabelScheme
 from masam.preprocess.crop import CropRule
 from masam.preprocess.fingerprint import Fingerprint
 from masam.preprocess.intensity import IntensityRule, Percentiles, Rgb, Window
-from masam.preprocess.orientation import CANONICAL_AXES, SliceView
+from masam.preprocess.orientation import CANONICAL_AXES, SliceAxis, SliceView
 
 if TYPE_CHECKING:
     from masam.preprocess.frames import FramePreparation

@@ -25,12 +25,7 @@ def largest_part(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def largest_error(reference: NDArray[np.bool_], answer: NDArray[np.bool_]) -> tuple[NDArray[np.bool_] | None, bool]:
     """Return the largest connected false negative or false positive region.
 
-    Args:
-        reference: The object.
-        answer: The prediction, of the same shape.
-
-    Returns:
-        The region, None without an error; and whether it is a false negative, which also wins ties.
+    The first value is None without an error; the second is whether it is a false negative, which also wins ties.
     """
     missed, false = largest_part(reference & ~answer), largest_part(answer & ~reference)
     counts = np.count_nonzero(missed), np.count_nonzero(false)
@@ -43,10 +38,7 @@ def deepest(region: NDArray[np.bool_], spacing: Sequence[float] | None = None) -
     """Return the index with the largest distance to the border of a region.
 
     In a plate of one slice many voxels are equally deep; ties go to the voxel nearest to their mean, then to the first.
-
-    Args:
-        region: Not empty. The border of the array counts as a border.
-        spacing: Voxel spacing along each axis; 1 by default.
+    The region is not empty, and the border of the array counts as a border. ``spacing`` is that of the voxels.
     """
     (box,) = ndimage.find_objects(region.astype(np.uint8))
     depth = ndimage.distance_transform_edt(np.pad(region[box], 1), sampling=spacing)

@@ -112,12 +112,7 @@ class VolumePrompts:
 
 
 def channels_of(prompts: Sequence[Prompt], scheme: LabelScheme, where: object = None) -> list[int]:
-    """Return the channel of each prompt.
-
-    Args:
-        prompts: Prompts, at least one.
-        scheme: Classes of the model.
-        where: Scan, for error messages.
+    """Return the channel of each prompt; ``where`` is the scan, for error messages.
 
     Raises:
         ConfigError: There are no prompts, a class is unknown, or a prompt for a model with several classes has none.
@@ -146,12 +141,6 @@ def project(prompts: Sequence[Prompt], trace: Trace, scheme: LabelScheme, where:
 
     A box becomes the same rectangle on each slice that it intersects. A click belongs to the slice that contains it. A
     box in mm on an oblique scan becomes its bounding box in voxels.
-
-    Args:
-        prompts: Prompts of the volume.
-        trace: Preprocessing of the volume.
-        scheme: Classes of the model.
-        where: Scan, for error messages.
 
     Raises:
         ConfigError: See :func:`channels_of`.

@@ -56,16 +56,10 @@ def overlay(
 ) -> bytes:
     """Draw slices with many labels or errors, in radiological convention, as a PNG file.
 
-    Each row is a slice, with a panel per label volume and a panel with the errors of each prediction.
-
-    Args:
-        image: Grey values.
-        labels: Title and label volume, the reference first.
-        scheme: Names and colours of the classes.
-        slice_axis: Array axis to slice along; by default the one with the largest spacing.
-        slices: Maximum number of slices.
-        window: Grey values shown as black and white; by default soft tissue (-160 to 240 HU) if the values are typical
-            of CT, otherwise the 1st and 99.5th percentile of the voxels above the minimum.
+    Each of at most ``slices`` rows is a slice, with a panel per label volume, the reference first, and a panel with the
+    errors of each prediction. ``slice_axis`` is the array axis to slice along, as for :func:`display_plane`. ``window``
+    contains the grey values shown as black and white; by default soft tissue (-160 to 240 HU) if the values are typical
+    of CT, otherwise the 1st and 99.5th percentile of the voxels above the minimum.
     """
     if not labels:
         raise InputError("expected at least one label volume to draw", where="labels")

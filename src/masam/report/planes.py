@@ -56,12 +56,10 @@ class DisplayPlane:
 
 
 def display_plane(geometry: Geometry, axis: int | None = None) -> DisplayPlane:
-    """Return the orientation of the slices of a volume.
+    """Return the orientation of the slices of a volume along an array axis.
 
-    Args:
-        geometry: Geometry of the volume.
-        axis: Array axis to slice along; by default the one with the largest spacing, which has the highest in-plane
-            resolution, and among equal spacings the one nearest to the head-foot axis.
+    By default, this is the axis with the largest spacing, for the highest in-plane resolution, and among equal spacings
+    the one nearest to the head-foot axis.
     """
     if axis is not None and axis not in (0, 1, 2):
         raise InputError(f"expected a slice axis of 0, 1 or 2, got {axis}", where="slice_axis")

@@ -29,11 +29,8 @@ SampleRow = tuple[str, Sequence[tuple[NDArray[np.floating], NDArray[np.integer],
 def sample_sheet(rows: Sequence[SampleRow], scheme: LabelScheme, title: str) -> bytes:
     """Draw samples with the outlines of their labels, as a PNG file.
 
-    Args:
-        rows: Title and samples of each row. A sample is an image [H, W] or [H, W, 3] in 0..1, channel numbers [H, W]
-            (negative for unlabelled pixels, which are shaded), and a caption. All rows have the same length.
-        scheme: Names and colours of the channels.
-        title: Heading of the figure.
+    A row has a title and samples, each of which is an image [H, W] or [H, W, 3] in 0..1, channel numbers [H, W]
+    (negative for unlabelled pixels, which are shaded), and a caption. All rows have the same length.
     """
     from matplotlib.figure import Figure
 

@@ -24,15 +24,10 @@ _MAX_PIXELS = 820
 def frame_overlay(video: Path, labels: Sequence[tuple[str, Path]], scheme: LabelScheme, *, frames: int = 3) -> bytes:
     """Draw frames with many labels or errors in colour, as a PNG file.
 
-    Each row is a frame, with a panel per labelling and a panel with the errors of each prediction. Labels are read one
-    frame at a time, and only the selected frames of the video are kept in memory.
-
-    Args:
-        video: Video file or folder of frames.
-        labels: Title and folder of label frames, the reference first. Frames are selected from the reference; a frame
-            without a prediction is drawn as an empty prediction.
-        scheme: Names and colours of the classes.
-        frames: Maximum number of frames.
+    Each row is a frame, with a panel per labelling and a panel with the errors of each prediction. The labellings are
+    given by title and folder of label frames, the reference first. At most ``frames`` frames are selected from the
+    reference; a frame without a prediction is drawn as an empty prediction. Labels are read one frame at a time, and
+    only the selected frames of the video are kept in memory.
     """
     if not labels:
         raise InputError("expected at least one folder of label frames to draw", where="labels")

@@ -36,9 +36,7 @@ class PixelLayout:
     """How the pixels of a file are stored.
 
     Attributes:
-        rows: Height of a frame.
-        columns: Width of a frame.
-        frames: Number of frames.
+        rows, columns, frames: Height and width of a frame, and number of frames.
         bits_allocated: Bits per pixel: 8, 16 or 32, or 1 in a BINARY segmentation.
         bits_stored: Number of low bits that hold the value.
         signed: Whether values are in two's complement.
@@ -74,8 +72,7 @@ class Frame:
         orientation: Direction cosines of a row, then of a column, in DICOM's frame (LPS).
         spacing_mm: Distance between rows, then between columns.
         thickness_mm: Thickness, or else the distance between slices; None if the file contains neither.
-        slope: Factor from stored values to units.
-        intercept: Offset from stored values to units.
+        slope, intercept: Factor and offset from stored values to units.
     """
 
     file: DicomFile
@@ -139,9 +136,7 @@ def read_layout(file: DicomFile) -> PixelLayout:
 def read_frames(file: DicomFile, layout: PixelLayout | None = None) -> tuple[Frame, ...]:
     """Return the frames of an image or segmentation, classic or enhanced multi-frame.
 
-    Args:
-        file: The file.
-        layout: How its pixels are stored; by default it is read from the header.
+    By default, the layout is read from the header.
     """
     layout = layout or read_layout(file)
     with pydicom_errors(file.path):

@@ -86,7 +86,15 @@ def read_seg(path: Path, reference: Volume | Stack | Sequence[Stack], scheme: La
     # All positions are checked before any pixel is read.
     indices = [_slice_index(frame, geometry, shape) for frame in seg.frames]
     for k, values in zip(indices, _frame_values(seg), strict=True):
-        _add(array[..., k], values, k, path)
+        labels = array[..., k]
+        overlap = (values != 0) & (labels != 0) & (labels != values)
+        if overlap.any():
+            raise InputError(
+                f"segments overlap in slice {k}: label values {values[overlap][0]} and {labels[overlap][0]}",
+                where=path,
+                fix="export the segments without overlap, as a label file has one class per voxel",
+            )
+        np.copyto(labels, values, where=values != 0)
     return Volume(array, geometry)
 
 
@@ -252,18 +260,6 @@ def _frame_values(seg: _Seg) -> Iterator[NDArray[np.int32]]:
         masks = (2 * stored > maximum for stored in stored_numbers(seg.frames))
     for number, mask in zip(seg.segments, masks, strict=True):
         yield np.where(mask, np.int32(seg.values[number]), np.int32(0)).T
-
-
-def _add(labels: NDArray[np.int32], values: NDArray[np.int32], k: int, path: Path) -> None:
-    """Add the values of a frame to its slice ``k`` of the labels."""
-    overlap = (values != 0) & (labels != 0) & (labels != values)
-    if overlap.any():
-        raise InputError(
-            f"segments overlap in slice {k}: label values {values[overlap][0]} and {labels[overlap][0]}",
-            where=path,
-            fix="export the segments without overlap, as a label file has one class per voxel",
-        )
-    np.copyto(labels, values, where=values != 0)
 
 
 def _binary_mask(frame: Frame) -> NDArray[np.bool_]:

@@ -46,8 +46,7 @@ class Header:
         channels: Length of the fourth axis, 1 if there is none.
         dtype: Type of the stored voxels, with byte order.
         geometry: Geometry of the voxels, in mm.
-        slope: The value of a voxel is ``slope * stored + intercept``.
-        intercept: See ``slope``.
+        slope, intercept: The value of a voxel is ``slope * stored + intercept``.
         offset: Position of the first voxel in the file, in bytes.
         notes: What is unusual about the header, for the user.
     """
@@ -77,11 +76,7 @@ def parse_header(
 ) -> Header:
     """Decode a header from the first 540 bytes of the file ``where``, or fewer if it is shorter.
 
-    Args:
-        head: The bytes.
-        where: File named in errors.
-        channels: Required length of the fourth axis; None accepts any.
-        **transform: See :class:`masam.io.nifti.transform.TransformOptions`.
+    ``channels`` is the required length of the fourth axis; None accepts any.
     """
     fields, size = _fields(head, where)
     shape, file_channels, axes = _shape(fields, where)

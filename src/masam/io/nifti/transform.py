@@ -81,17 +81,6 @@ def read_transform(
     else:
         affine, sform_code = _assumed(assume_orientation, _spacing(fields, axes, where)), 2
     affine[:3] *= _MM_PER_UNIT[unit]
-    return _plausible(affine, sform_code, qform_code, where)
-
-
-def _read_code(fields: NDArray[Any], name: str, where: object) -> int:
-    code = int(fields[name])
-    if not 0 <= code <= _MAX_TRANSFORM_CODE:
-        raise InputError(f"expected {name} from 0 to {_MAX_TRANSFORM_CODE}, got {code}", where=where)
-    return code
-
-
-def _plausible(affine: NDArray[np.float64], sform_code: int, qform_code: int, where: object) -> Geometry:
     try:
         geometry = Geometry(affine, sform_code=sform_code, qform_code=qform_code)
     except InputError as error:
@@ -102,6 +91,13 @@ def _plausible(affine: NDArray[np.float64], sform_code: int, qform_code: int, wh
     if np.abs(affine[:3, 3]).max() > _MAX_OFFSET_MM:
         raise InputError(f"the position of the first voxel, {affine[:3, 3].tolist()} mm, is not plausible", where=where)
     return geometry
+
+
+def _read_code(fields: NDArray[Any], name: str, where: object) -> int:
+    code = int(fields[name])
+    if not 0 <= code <= _MAX_TRANSFORM_CODE:
+        raise InputError(f"expected {name} from 0 to {_MAX_TRANSFORM_CODE}, got {code}", where=where)
+    return code
 
 
 def _spacing(fields: NDArray[Any], axes: int, where: object) -> NDArray[np.float64]:

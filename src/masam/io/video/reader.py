@@ -9,9 +9,7 @@ from masam.errors import InputError
 from masam.io import gate
 from masam.io.video.file import VIDEO_FORMATS, open_video
 from masam.io.video.frame_folder import frame_files, has_frames, open_folder
-from masam.io.video.frames import Frame, FrameSource
-
-__all__ = ["VIDEO_ENDINGS", "Frame", "FrameSource", "is_video", "open_frames", "video_sha256"]
+from masam.io.video.frames import FrameSource
 
 VIDEO_ENDINGS = tuple(VIDEO_FORMATS)
 
