@@ -94,10 +94,7 @@ class CheckResult:
 def check_dataset(root: Path, progress: Progress | None = None, workers: int | None = None) -> CheckResult:
     """Read every file of a data set and list all faults.
 
-    Args:
-        root: Data set folder.
-        progress: Receives one step per case.
-        workers: Number of cases read in parallel, each of which is held in memory; by default the number of cores.
+    The ``workers``, by default the number of cores, hold one case each in memory; ``progress`` advances per case.
     """
     inventory = take_inventory(root)
     cases = [*inventory.training, *inventory.test]

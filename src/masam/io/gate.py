@@ -44,13 +44,9 @@ _COPY = "copy or export it again"
 
 @contextmanager
 def library_errors(where: object) -> Iterator[None]:
-    """Translate any exception of a library that reads the file ``where`` into masam's errors.
+    """Translate exceptions of a library that reads the file ``where`` into InputError, or as :func:`os_errors` does.
 
     Use it around the call of the library only, so that bugs of masam are not hidden.
-
-    Raises:
-        InputError: The library rejects the content, or the file does not exist.
-        ResourceError: There is not enough memory, or the file cannot be read.
     """
     try:
         with os_errors(where):

@@ -68,10 +68,7 @@ class Orientation:
         return self._reverse(array).transpose(slices, rows, columns)
 
     def positions(self, index_ijk: NDArray[np.float64], size: tuple[int, int, int]) -> NDArray[np.float64]:
-        """Convert voxel positions [..., 3] in a source array to slice, row and column in a volume of this size.
-
-        The centre of voxel k is at k.
-        """
+        """Convert voxel positions [..., 3], centres at integers, to slice, row and column in a volume of this size."""
         canonical = index_ijk[..., list(self.order)]
         return np.where(self.flips, np.array(size) - 1 - canonical, canonical)
 

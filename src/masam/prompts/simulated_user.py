@@ -25,7 +25,7 @@ BOXES = ("tight box", *(f"box relaxed by {100 * fraction:g} %" for fraction in R
 def draw_boxes(
     reference: NDArray[np.bool_], seen: NDArray[np.bool_], class_name: str, generator: np.random.Generator
 ) -> dict[str, Box3D]:
-    """Draw one box of each kind around an object, clipped to the crop.
+    """Draw one box of each kind, by its name in ``BOXES``, around an object [I, J, K], clipped to the crop.
 
     - tight: from the first to the last voxel of the object.
     - relaxed by 5, 10, 20 %: each of the six faces moved outwards by that fraction of the side length, rounded to
@@ -33,14 +33,7 @@ def draw_boxes(
     - jittered: each face moved independently, normally distributed with a standard deviation of 10 % of the side
       length as in training, rounded to voxels with halves to even.
 
-    Args:
-        reference: [I, J, K] the object.
-        seen: [I, J, K] box of the scan that remains after cropping.
-        class_name: Class of the object.
-        generator: Source of the jitter.
-
-    Returns:
-        Name in ``BOXES`` to box, in voxels; empty if the object is cropped away.
+    ``seen`` [I, J, K] is the box of the scan that remains after cropping. Without an object in it, there are no boxes.
     """
     inside = reference & seen
     if not inside.any():
@@ -65,19 +58,10 @@ def correct(
     class_name: str,
     earlier: Sequence[Click] = (),
 ) -> Click | None:
-    """Click on the deepest voxel of the largest connected error in 3D; deterministic.
+    """Click on the deepest voxel of the largest connected error of a prediction [I, J, K]; deterministic.
 
-    Voxels of earlier clicks count as correct, so that clicks do not repeat and keep a distance from each other.
-
-    Args:
-        reference: [I, J, K] the object.
-        answer: [I, J, K] the prediction.
-        spacing_mm: Voxel spacing along each axis, for the depth.
-        class_name: Class of the object.
-        earlier: Previous clicks.
-
-    Returns:
-        A positive click in a false negative region or a negative click in a false positive one; None without an error.
+    The click is positive in a false negative region and negative in a false positive one; None without an error. Voxels
+    of earlier clicks count as correct, so that clicks do not repeat and keep a distance from each other.
     """
     answer = answer.copy()
     for click in earlier:

@@ -53,10 +53,7 @@ def no_prompts(slices: int, rows: int, columns: int) -> DrawnPrompts:
 def draw_prompts(labels: NDArray[np.signedinteger], rate: float, generator: np.random.Generator) -> DrawnPrompts:
     """Draw the prompts of one training window: none, or one kind of prompt for one class in the window.
 
-    Args:
-        labels: [S, H, W] channel numbers, -100 to ignore.
-        rate: Share of the windows with prompts, 0 to 1.
-        generator: Source of randomness.
+    ``labels`` [S, H, W] are channel numbers, -100 to ignore; ``rate`` is the share of windows with prompts, 0 to 1.
     """
     if generator.random() >= rate or not (labels > 0).any():
         return no_prompts(*labels.shape)
@@ -92,10 +89,7 @@ def draw_clicks(
 ) -> DrawnPrompts:
     """Draw clicks on one slice of an object [S, H, W]: one on it, and up to three more on it or close to it.
 
-    Args:
-        masks: [S, H, W] the object, not empty.
-        is_labelled: [S, H, W] false where the label is unknown.
-        generator: Source of randomness.
+    The object is not empty; ``is_labelled`` [S, H, W] is false where the label is unknown.
     """
     index = int(generator.choice(np.flatnonzero(masks.any(axis=(1, 2)))))
     mask = masks[index]

@@ -53,16 +53,13 @@ class _Seg:
 
 
 def read_seg(path: Path, reference: Volume | Stack | Sequence[Stack], scheme: LabelScheme | None = None) -> Volume:
-    """Read a DICOM segmentation object as a label volume.
+    """Read a DICOM segmentation object as a label volume of int32.
 
     Args:
         path: A SEG of type BINARY, FRACTIONAL or LABELMAP; slices without foreground may be missing.
         reference: The segmented image, or its series, whose UID is compared as well. For several channels, their
-            series on one grid; the SEG may refer to any of them.
+            series on one grid; the SEG may refer to any of them. Its grid is that of the result.
         scheme: Label scheme that maps segment labels to values; by default values are the segment numbers.
-
-    Returns:
-        int32 values on the grid of ``reference``.
 
     Raises:
         InputError: The file is not a SEG, belongs to another series or grid, its segments overlap, or a segment is not
