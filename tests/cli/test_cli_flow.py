@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tiny import without_type_checks
 
 from masam.errors import ConfigError
+from masam.model.sizes import SIZES
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +184,8 @@ def test_plan_is_written_said_and_used(masam, dataset, tmp_path):
     assert "learning_rate: 0.0001" in (run / "config.yaml").read_text()
 
 
-def test_a_suggestion_of_the_plan_is_used(masam, dataset, tmp_path):
+def test_a_suggestion_of_the_plan_is_used(masam, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("masam.training.suggest.SIZES", {name: SIZES[name] for name in ("vit_b", "vit_t")})
     plan, run = tmp_path / "plan.yaml", tmp_path / "run"
     with without_type_checks():
         said = masam("plan", dataset, "--out", plan, "--memory", "0.8GB", "--quiet")

@@ -1,5 +1,7 @@
 """``masam info``: the model sizes and the memory that training them is predicted to take."""
 
+from functools import cache
+
 from masam.model.sizes import SIZES
 from masam.model.spec import MasamSpec
 from masam.training.memory import predict_memory
@@ -7,6 +9,7 @@ from masam.training.memory import predict_memory
 
 def test_info_predicts_the_memory_of_training(masam, monkeypatch):
     monkeypatch.setattr("masam.model.sizes.SIZES", {"vit_t": SIZES["vit_t"]})
+    monkeypatch.setattr("masam.training.memory.predict_memory", cache(predict_memory))
     record = masam("info", "--image-size", 64, "--num-classes", 3, "--json").json["vit_t"]
     spec = MasamSpec(SIZES["vit_t"], 3, 64)
     full, less = predict_memory(spec, 1), predict_memory(spec, 1, checkpointing=True)
