@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,7 @@ def open_video(path: Path) -> FrameSource:
         rows, columns = _pixels(first, path, f"frame 0 of {timeline.packets}").shape[:2]
         notes = [*_notes_on_time(timeline, declared), *_notes_on_pixels(first)]
 
-    def read() -> Iterator[Frame]:
-        return _read(path, (rows, columns), timeline)
-
+    read = partial(_read, path, (rows, columns), timeline)
     return FrameSource(
         path, (rows, columns), timeline.count, timeline.frame_rate, timeline.is_constant, tuple(notes), read
     )
