@@ -128,8 +128,8 @@ def _run(demo: DemoSet, root: Path, progress: Progress) -> tuple[Path, Evaluatio
     progress.say(f"{demo.title}: training with the frozen encoder {config.model.sam_checkpoint}")
     try:
         resume = _same_run(run, plan, config)
-        settings = (None, None) if resume else (config, plan)
-        train(data, run.root, settings[0], plan=settings[1], resume=resume, progress=progress)
+        run_config, run_plan = (None, None) if resume else (config, plan)
+        train(data, run.root, run_config, plan=run_plan, resume=resume, progress=progress)
     except StoppedError as stop:
         raise StoppedError(stop.exit_code - 128, stop.what, fix="run the same command again to resume") from stop
     progress.say(f"{demo.title}: predicting {len(dataset.test)} held-out cases")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 from torch.func import functional_call
 
 from masam.axes import Embeddings, Images
@@ -38,5 +37,4 @@ class HalfSize:
         parameters = {_ENCODER + name: value for name, value in self._full_size_sam.image_encoder.named_parameters()}
         resized = resize_positions(parameters, self._size, encoder.image_size)
         tensors = {name.removeprefix(_ENCODER): value for name, value in resized.items()}
-        embeddings: Tensor = functional_call(encoder, tensors, (images,))
-        return embeddings
+        return functional_call(encoder, tensors, (images,))

@@ -50,8 +50,7 @@ def _score_batch(sam: Sam, config: PretrainConfig, device: torch.device, numbers
             out = sam.decode(embeddings, multimask=None, **prompts.as_arguments())
             logits = select_mask(out, is_ambiguous=number == 1).float()
             predicted = predicted_masks(logits, side)
-            if number in (1, _CLICKS):
-                name = "miou_click" if number == 1 else "miou_3_clicks"
+            if name := {1: "miou_click", _CLICKS: "miou_3_clicks"}.get(number):
                 scores[name] = mask_iou(predicted, masks)[:, 0].cpu()
             prompts = prompts.with_clicks(corrective_clicks(predicted, objects, None), logits)
     return scores

@@ -68,8 +68,7 @@ def predict_memory(
         if is_halved:
             model.halve_frozen()
         model.image_encoder.checkpointing = checkpointing
-        count = _StorageCount()
-        with count:
+        with _StorageCount() as count:
             count.add(model.parameters())
             shape = (micro_batch_windows, spec.window, spec.input_channels, spec.image_size, spec.image_size)
             labels = torch.zeros(shape[0] * shape[1], *shape[3:], dtype=torch.long)

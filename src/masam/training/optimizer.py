@@ -57,12 +57,11 @@ class GuardedAdamW:
         for group in self.adamw.param_groups:
             group["lr"] = learning_rate
         self.scaler.unscale_(self.adamw)
-        changed = [parameter for parameter in self._parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in changed if parameter.grad is not None])
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         is_finite = loss_is_finite and bool(gather_full_tensor(norm).isfinite())
         if is_finite:
             if self._clip_norm is not None:
-                torch.nn.utils.clip_grads_with_norm_(changed, self._clip_norm, norm)
+                torch.nn.utils.clip_grads_with_norm_(self._parameters, self._clip_norm, norm)
             self.scaler.step(self.adamw)
         self.skipped = 0 if is_finite else self.skipped + 1
         self.scaler.update()

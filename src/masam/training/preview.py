@@ -85,10 +85,8 @@ def preview_samples(
 
 def _choose_window(sizes: NDArray[np.generic], window: int, generator: np.random.Generator) -> SliceWindow:
     """Choose a window whose middle slice has many labelled pixels."""
-    candidates = np.flatnonzero(sizes >= _LEAST_SHARE * sizes.max())
-    middle = int(generator.choice(candidates))
-    windows = plan_windows(len(sizes), window)
-    return min(windows, key=lambda one: abs(one.slices[window // 2] - middle))
+    middle = int(generator.choice(np.flatnonzero(sizes >= _LEAST_SHARE * sizes.max())))
+    return min(plan_windows(len(sizes), window), key=lambda one: abs(one.slices[window // 2] - middle))
 
 
 def _augmented(

@@ -104,13 +104,12 @@ class ProcessGroup:
         failed = next((error for error in self.gather(own_error) if error is not None), None)
         if failed is not None:
             raise failed if self.is_first else _ReportedElsewhereError(failed)
-        own_result: Result = result
-        return own_result
+        return result
 
     def run_on_first_process(self, work: Callable[[], Result]) -> Result:
         """Call a function in the first process and return its result in all of them."""
-        result: Any = self.gather(self.run_on_all_processes(lambda: work() if self.is_first else None))[0]
-        return result
+        results: list[Any] = self.gather(self.run_on_all_processes(lambda: work() if self.is_first else None))
+        return results[0]
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over all processes, in place; every process must call this."""

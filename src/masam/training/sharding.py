@@ -75,10 +75,7 @@ def gradient_sync(model: nn.Module, *, enabled: bool) -> Iterator[None]:
 
 def gather_full_tensor(tensor: Tensor) -> Tensor:
     """Return a sharded tensor as a plain tensor; all processes must call this in the same order."""
-    if not isinstance(tensor, DTensor):
-        return tensor
-    full: Tensor = tensor.full_tensor()
-    return full
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def match_sharding(value: Tensor, target: Tensor) -> Tensor:
