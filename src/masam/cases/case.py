@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from masam.io.dicom.file import DICOM_ENDING
-from masam.io.dicom.series import Series
+from masam.io.dicom.series import Series, SeriesRule
 from masam.labels import LabelScheme
 
 
@@ -20,6 +20,7 @@ class Case:
         label: Label file, or None.
         series: DICOM series of each image, with headers read; None for NIfTI; empty before :func:`open_case`.
         scheme: Label scheme that maps the segment names of a DICOM SEG label to values.
+        rule: Which series of a DICOM folder is the image; by default several are refused.
         file_channels: Channels that each image file holds along its fourth axis; 1 for files with three axes.
     """
 
@@ -29,6 +30,7 @@ class Case:
     series: tuple[Series | None, ...] = field(default=(), compare=False, repr=False)
     scheme: LabelScheme | None = None
     file_channels: int = 1
+    rule: SeriesRule | None = field(default=None, compare=False, repr=False)
 
     def with_label(self, label: Path | None, scheme: LabelScheme | None) -> Case:
         """Return the case with a label file; ``scheme`` is used only if that file is a DICOM SEG."""

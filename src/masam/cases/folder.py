@@ -22,7 +22,7 @@ from masam.cases.splits import Split, make_splits, read_splits, write_splits
 from masam.cases.video import is_video_ending, read_video_cases
 from masam.errors import InputError, brief, some_of
 from masam.io import gate
-from masam.io.dicom.series import Series
+from masam.io.dicom.series import LARGEST, Series, SeriesRule
 from masam.io.images import find_dicom, open_series, read_image, read_label_image, require_same_grid
 from masam.io.nifti.transform import TransformOptions
 from masam.io.video.reader import is_video
@@ -162,7 +162,7 @@ def channel_names(mapping: Any, file: Path) -> tuple[str, ...]:
     return tuple(str(mapping[str(i)]) for i in range(len(mapping)))
 
 
-def find_images(path: Path, series: str | None = None, say: Callable[[str], None] | None = None) -> tuple[Case, ...]:
+def find_images(path: Path, rule: SeriesRule = LARGEST, say: Callable[[str], None] | None = None) -> tuple[Case, ...]:
     """Find images to predict: cases without labels, sorted by id.
 
     Channels are recognised by :func:`masam.cases.names.split_channel`: ``amos_0007.nii.gz`` alone is case amos_0007.
@@ -170,19 +170,22 @@ def find_images(path: Path, series: str | None = None, say: Callable[[str], None
 
     Args:
         path: An image, or a folder of images. Subfolders are searched for DICOM only.
-        series: DICOM series to use, if there are several.
+        rule: Which DICOM series to use, if there are several; by default the largest.
         say: Receives notes on what is passed over, one line each.
 
     Raises:
         InputError: No image is found, an id is repeated, or a channel is missing.
-        ConfigError: ``series`` does not select exactly one series.
+        ConfigError: The rule selects no series, or its name selects several.
     """
     with gate.os_errors(path):
         files = list_files(path) if path.is_dir() else [path]
         if not path.exists():
             raise InputError("expected an image or a folder of images, found nothing", where=path, fix="check the path")
-        if not (files and stem_of(files[0])) and (scans := find_dicom(path, series)):
-            return _dicom_cases(path, scans)
+        if not (files and stem_of(files[0])) and (scans := find_dicom(path, rule)):
+            found = {image for _, image, _ in scans}
+            for other in sorted(set(visible_entries(path)) - found) if say is not None and path not in found else ():
+                say(f"{other}: passed over")
+            return tuple(replace(case, rule=rule) for case in _dicom_cases(path, scans))
         if not files:
             subfolders = [path / name for name in ("imagesTs", "imagesTr") if (path / name).is_dir()]
             fix = f"did you mean {subfolders[0]}?" if subfolders else "check the path"
@@ -213,7 +216,7 @@ def _dicom_cases(path: Path, scans: Sequence[tuple[str, Path, Series | None]]) -
 
 def open_case(case: Case) -> Case:
     """Return a case with the headers of its DICOM series, so that they are read only once."""
-    return case if case.series else replace(case, series=tuple(map(open_series, case.images)))
+    return case if case.series else replace(case, series=tuple(open_series(image, case.rule) for image in case.images))
 
 
 def load_case(

@@ -11,11 +11,13 @@ from masam.cli.console import print_json, print_line, print_table, show_progress
 from masam.cli.options import Json, examples
 
 
-@examples("masam info --image-size 512", "masam info runs/spleen", "masam info sam.pth --json")
+@examples("masam info --image-size 512", "masam info runs/spleen", "masam info sam.pth --json", "masam info study")
 def info(
     model: Annotated[
         Path | None,
-        typer.Argument(help="Weights file of any kind, or run folder; default: list the model sizes."),
+        typer.Argument(
+            help="Weights file of any kind, run folder, or folder of DICOM series; default: list the model sizes."
+        ),
     ] = None,
     num_classes: Annotated[
         int, typer.Option(min=1, help="Number of foreground classes for the parameter counts.")
@@ -26,7 +28,9 @@ def info(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Print the parameters of each model size, or describe a weights file: kind, size, classes, training, hashes."""
+    """Print the parameters of each model size, describe a weights file, or list the DICOM series of a folder."""
+    if model is not None and model.is_dir() and _print_series(model, as_json=json):
+        return
     if model is not None:
         from masam.export.identify import identify
 
@@ -88,3 +92,27 @@ def _print_facts(record: dict[str, Any], indent: str = "") -> None:
             print_line(f"{indent}{key}: {', '.join(map(str, value))}")
         else:
             print_line(f"{indent}{key}: {'-' if value in (None, {}) else value}")
+
+
+def _print_series(folder: Path, *, as_json: bool) -> bool:
+    """Print the DICOM series below a folder; False if there is no DICOM."""
+    from masam.io.dicom.series import files_below, find_series, holds_dicom
+
+    if not any(map(holds_dicom, files_below(folder))):
+        return False
+    records = [series.record() for series in find_series(folder)]
+    if as_json:
+        print_json({"series": records})
+        return True
+    names = ("key", "folder", "number", "description", "modality", "images")
+    rows: list[tuple[str, ...]] = [(*names, "voxels", "spacing in mm")]
+    for one in records:
+        sizes = ("not a volume", "")
+        if one["matrix"]:
+            sizes = " x ".join(map(str, one["matrix"])), " x ".join(f"{length:.4g}" for length in one["spacing_mm"])
+        rows.append((*(str(one[name]) for name in names), *sizes))
+    print_table(rows, title=f"DICOM series in {folder}")
+    for one in records:
+        if one["refused"]:
+            print_line(f"{one['key']}: {one['refused']}")
+    return True

@@ -43,7 +43,13 @@ def predict(
         typer.Option("--format", help="Format of the labels: NIfTI, or DICOM SEG for DICOM series."),
     ] = "nifti",
     series: Annotated[
-        str | None, typer.Option(help="Series of a DICOM folder: its number, UID, or the key that masam lists.")
+        str | None, typer.Option(help="Series of a DICOM folder: its number, UID, or the key that masam info lists.")
+    ] = None,
+    series_description: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Series of each DICOM folder: part of its description.")
+    ] = None,
+    modality: Annotated[
+        str | None, typer.Option(help="Modality of the series of each DICOM folder, such as MR; default: any.")
     ] = None,
     device: Device = "auto",
     precision: Annotated[Literal["auto", "float32", "bf16", "fp16"], typer.Option(help="Number format.")] = "auto",
@@ -87,11 +93,13 @@ def predict(
     from masam.cases.folder import find_images
     from masam.cases.video import find_videos, holds_videos
     from masam.io.dicom.file import DICOM_ENDING
+    from masam.io.dicom.series import SeriesRule
     from masam.io.nifti.file import ENDINGS
 
     are_videos = holds_videos(images)
     notes: list[str] = []
-    cases = find_videos(images) if are_videos else find_images(images, series, notes.append)
+    rule = SeriesRule(series, series_description, modality and modality.upper(), largest=True)
+    cases = find_videos(images) if are_videos else find_images(images, rule, notes.append)
     to_file = out.name.lower().endswith((*ENDINGS, DICOM_ENDING)) and not out.is_dir()
     if to_file and are_videos:
         raise ConfigError(f"{images} is a video, so expected a folder for its labels", where=f"--out {out}")

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
 from typing import Unpack
 
-from masam.errors import InputError
+from masam.errors import ConfigError, InputError
 from masam.io import gate
 from masam.io.dicom.file import DICOM_ENDING, is_dicom
 from masam.io.dicom.pixels import read_pixels
 from masam.io.dicom.seg_read import read_seg, seg_grid
-from masam.io.dicom.series import Series, choose_series, files_below, find_series, holds_dicom
+from masam.io.dicom.series import (
+    Series,
+    SeriesRule,
+    choose_series,
+    files_below,
+    find_series,
+    holds_dicom,
+    pick_series,
+)
 from masam.io.nifti.file import ENDINGS, read_geometry, read_labels, read_volume
 from masam.io.nifti.transform import TransformOptions
 from masam.labels import LabelScheme
 from masam.volume import Volume
 
 
-def open_series(path: Path) -> Series | None:
+def open_series(path: Path, rule: SeriesRule | None = None) -> Series | None:
     """Read the headers of a DICOM image; None for NIfTI.
 
     Raises:
-        InputError: A file is not valid, or the folder contains several series.
+        InputError: A file is not valid, or the rule does not select one series of the folder.
         ResourceError: pydicom is not installed.
     """
-    return choose_series(path) if is_dicom_image(path) else None
+    try:
+        return choose_series(path, rule) if is_dicom_image(path) else None
+    except ConfigError as error:
+        raise InputError(f"{error.where}: {error.what}", where=path) from error
 
 
 def read_image(
@@ -155,15 +168,16 @@ def image_sha256(path: Path, series: Series | None = None) -> str:
     return gate.sha256(path) if series is None else series.sha256()
 
 
-def find_dicom(path: Path, name: str | None = None) -> tuple[tuple[str, Path, Series | None], ...]:
+def find_dicom(path: Path, rule: SeriesRule) -> tuple[tuple[str, Path, Series | None], ...]:
     """Find the scans of a DICOM file, of a folder of DICOM files, or of a folder of such folders.
 
-    In a folder with DICOM files, each series is a scan. In a folder of folders, each subfolder with DICOM files at any
-    depth is a scan of one series.
+    In a folder with DICOM files, each series is a scan, unless the rule selects one. In a folder of folders, each
+    subfolder with DICOM files at any depth is a scan of one series; in a study with one folder per series, only the
+    folders with a series that the rule selects.
 
     Args:
         path: The file or folder.
-        name: Series to choose, see :func:`masam.io.dicom.series.choose_series`.
+        rule: Which series to choose.
 
     Returns:
         Name, path and series of each scan, sorted by name; empty if there is no DICOM. The series is None if headers
@@ -172,29 +186,45 @@ def find_dicom(path: Path, name: str | None = None) -> tuple[tuple[str, Path, Se
 
     Raises:
         InputError: A file of a folder with several series is damaged.
-        ConfigError: ``name`` does not select exactly one series.
+        ConfigError: The rule selects no series, or its name selects several.
         ResourceError: pydicom is not installed.
     """
     if not path.is_dir():
-        return ((_name(path), path, _named_series(path, name)),) if is_dicom(path) else ()
+        return ((_name(path), path, choose_series(path, rule) if rule.selects else None),) if is_dicom(path) else ()
     with gate.os_errors(path):
         inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     if not any(_holds_dicom(entry) for entry in inside if entry.is_file()):
         folders = [entry for entry in inside if entry.is_dir() and any(map(_holds_dicom, files_below(entry)))]
-        return tuple((_name(folder), folder, _named_series(folder, name)) for folder in folders)
-    found = (choose_series(path, name),) if name else find_series(path)
+        if rule.selects and folders:
+            return _selected(path, folders, rule)
+        return tuple((_name(folder), folder, None) for folder in folders)
+    found = find_series(path)
+    if rule.selects:
+        found = (pick_series(found, rule, path),)
     if len(found) == 1:
         return ((_name(path.resolve()), path, found[0]),)
     return tuple(sorted(((f"series{one.number or '_'}_{one.key}", path, one) for one in found), key=itemgetter(0)))
 
 
-def _named_series(path: Path, name: str | None) -> Series | None:
-    if name is None:
-        return None
-    try:
-        return choose_series(path, name)
-    except InputError:
-        return None  # refused when it is read, beside other scans that are good
+def _selected(root: Path, folders: Sequence[Path], rule: SeriesRule) -> tuple[tuple[str, Path, Series | None], ...]:
+    """Return the scans of a folder of folders in which a rule selects series.
+
+    Patients without such a series, and folders with a damaged file, are refused when they are read, beside other scans
+    that are good.
+    """
+    found: dict[Path, tuple[Series, ...]] = {}
+    for folder in folders:
+        with contextlib.suppress(InputError):
+            found[folder] = find_series(folder)
+    everything = [replace(one, root=root) for of_folder in found.values() for one in of_folder]
+    if not any(map(rule.admits, everything)):
+        pick_series(everything, rule, root)  # raises, with a list of all series
+    is_one_study = len({one.study for one in everything}) == 1
+    return tuple(
+        (_name(folder), folder, None)
+        for folder in folders
+        if not is_one_study or folder not in found or any(map(rule.admits, found[folder]))
+    )
 
 
 def _is_seg(path: Path) -> bool:

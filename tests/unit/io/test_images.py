@@ -10,7 +10,7 @@ from masam.cases.folder import Case, find_images, load_case, read_dataset
 from masam.errors import ConfigError, InputError
 from masam.io import gate
 from masam.io.dicom.seg_write import write_seg
-from masam.io.dicom.series import find_series, read_stack
+from masam.io.dicom.series import SeriesRule, find_series, read_stack
 from masam.io.images import find_dicom, image_sha256, is_dicom_image, read_image
 from masam.io.nifti.file import write_volume
 from masam.labels import LabelScheme
@@ -75,10 +75,10 @@ def test_each_series_of_a_folder_is_a_case(tmp_path):
     cases = find_images(tmp_path)
     assert [case.id for case in cases] == [f"series12_{keys['12']}", f"series2_{keys['2']}"]
     np.testing.assert_array_equal(load_case(cases[1])[0].array, voxels(seed=1) - 1024.0)
-    (case,) = find_images(tmp_path, "12")
+    (case,) = find_images(tmp_path, SeriesRule("12"))
     np.testing.assert_array_equal(load_case(case)[0].array, voxels() - 1024.0)
     with pytest.raises(ConfigError, match="got 0 of that name"):
-        find_images(tmp_path, "5")
+        find_images(tmp_path, SeriesRule("5"))
 
 
 def test_each_sub_folder_is_a_case(tmp_path):
@@ -108,7 +108,7 @@ def test_nifti_comes_first(tmp_path):
 
 
 def test_no_dicom(tmp_path):
-    assert find_dicom(tmp_path) == ()
+    assert find_dicom(tmp_path, SeriesRule()) == ()
 
 
 # ---- data sets ----

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from masam.errors import ConfigError, InputError, some_of
 from masam.io import gate
@@ -37,15 +39,62 @@ class Series:
     modality: str  # ``CT``, ``MR`` and so on
     files: tuple[DicomFile, ...]  # its images, sorted by path
     passed_over: tuple[Path, ...] = ()  # files beside them that are not images
+    choice: tuple[str, ...] = ()  # why it was chosen, and which series were not, one line each
 
     @property
     def key(self) -> str:
         """First digits of the UID's SHA-256, which identify the series without naming a patient."""
         return hashlib.sha256(self.uid.encode()).hexdigest()[:_KEY_LENGTH]
 
+    @property
+    def study(self) -> str:
+        """Its StudyInstanceUID."""
+        return read_text(self.files[0].dataset, "StudyInstanceUID", self.files[0].path)
+
+    @property
+    def folder(self) -> str:
+        """The folder that contains all files, relative to ``root``."""
+        parents = {str(file.path.parent) for file in self.files}
+        return os.path.relpath(os.path.commonpath(parents), self.root if self.root.is_dir() else self.root.parent)
+
+    @property
+    def description(self) -> str:
+        """The description of the header without the words of the patient's name and number; may be empty."""
+        dataset, path = self.files[0].dataset, self.files[0].path
+        patient = " ".join(read_text(dataset, key, path) for key in ("PatientName", "PatientID", "PatientBirthDate"))
+        private = {word.casefold() for word in re.split(r"\W+", patient)}
+        words = re.split(r"(\W+)", read_text(dataset, "SeriesDescription", path))
+        text = "".join(word for word in words if word.casefold() not in private - {""})
+        return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels; 0 if the images are not a volume of several slices."""
+        try:
+            return math.prod(self.stack.shape) if self.stack.shape[2] > 1 else 0
+        except InputError:
+            return 0
+
+    def record(self) -> dict[str, Any]:
+        """Return the properties of the series as plain values; ``refused`` is the reason why it is not a volume."""
+        facts: dict[str, Any] = {"key": self.key, "folder": self.folder, "number": self.number}
+        facts |= {"description": self.description, "modality": self.modality, "images": len(self.files)}
+        try:
+            size = {"matrix": list(self.stack.shape), "spacing_mm": list(self.stack.geometry.spacing_mm)}
+        except InputError as error:
+            return {**facts, "matrix": None, "spacing_mm": None, "refused": str(error)}
+        return {**facts, **size, "refused": None}
+
     def describe(self) -> str:
         """Describe the series without the free text of its header, which may name the patient."""
-        return f"{self.key} (number {self.number or 'none'}, {self.modality or 'no modality'}, {len(self.files)} files)"
+        facts = self.record()
+        size = "not a volume"
+        if facts["matrix"]:
+            spacing = " x ".join(f"{length:.4g}" for length in facts["spacing_mm"])
+            size = f"{' x '.join(map(str, facts['matrix']))} voxels of {spacing} mm"
+        modality = self.modality or "no modality"
+        images = f"{len(self.files)} image{'s' * (len(self.files) > 1)}"
+        return f"{self.key} (folder {self.folder}, number {self.number or 'none'}, {modality}, {images}, {size})"
 
     def sha256(self) -> str:
         """Return the SHA-256 of the bytes of all files, in hex; it does not depend on the names of the files."""
@@ -63,7 +112,7 @@ class Series:
         if sum(4 * frame.layout.rows * frame.layout.columns for frame in frames) > gate.MAX_VOLUME_BYTES:
             raise InputError(f"the series declares more than {gate.MAX_VOLUME_BYTES} bytes", where=self.root)
         ordered, geometry = order_slices(frames, self.root)
-        notes = [*describe_oddities(self.files, ordered, self.root)]
+        notes = [*self.choice, *describe_oddities(self.files, ordered, self.root)]
         if self.passed_over:
             names = some_of(str(file.relative_to(self.root)) for file in self.passed_over)
             what = "file that is not an image" if len(self.passed_over) == 1 else "files that are not images"
@@ -182,29 +231,81 @@ def find_series(path: Path) -> tuple[Series, ...]:
     return tuple(sorted(found, key=_order))
 
 
-def choose_series(path: Path, name: str | None = None) -> Series:
-    """Find the series with a key as listed by masam, a number or a UID; without ``name``, the only series.
+@dataclass(frozen=True)
+class SeriesRule:
+    """Which series of a folder to use.
+
+    Attributes:
+        name: Key as listed by masam, number, or UID; must select exactly one series.
+        description: Part of the series description; upper and lower case are equal.
+        modality: Modality, such as ``MR``.
+        largest: Use the series with the most voxels if several remain; otherwise they are refused.
+    """
+
+    name: str | None = None
+    description: str | None = None
+    modality: str | None = None
+    largest: bool = False
+
+    @property
+    def selects(self) -> bool:
+        """Whether series are selected by their properties."""
+        return (self.name, self.description, self.modality) != (None, None, None)
+
+    def admits(self, series: Series) -> bool:
+        """Return whether a series has the properties."""
+        text = read_text(series.files[0].dataset, "SeriesDescription", series.files[0].path).casefold()
+        return (
+            self.name in (None, series.key, series.uid, series.number)
+            and (self.description or "").casefold() in text
+            and self.modality in (None, series.modality)
+        )
+
+    def __str__(self) -> str:
+        options = (f"{option} {value}" for option, value in zip(RULE_OPTIONS, self._values(), strict=True) if value)
+        return " ".join(options)
+
+    def _values(self) -> tuple[str | None, ...]:
+        return self.name, self.description, self.modality
+
+
+LARGEST = SeriesRule(largest=True)
+"""The rule for a folder of patients."""
+
+RULE_OPTIONS = ("--series", "--series-description", "--modality")
+"""Options of ``masam predict`` that select a series."""
+
+
+def choose_series(path: Path, rule: SeriesRule | str | None = None) -> Series:
+    """Find the one series of a folder that a rule selects; text is the name of a rule.
 
     Raises:
-        InputError: As for :func:`find_series`; or there are several series and no ``name``.
-        ConfigError: ``name`` does not select exactly one series.
+        InputError: As for :func:`find_series`; or several series remain, and none is the largest.
+        ConfigError: The rule selects no series, or its name selects several.
         ResourceError: pydicom is not installed.
     """
-    found = find_series(path)
-    if name is None:
-        if len(found) > 1:
-            raise InputError(
-                f"expected one series, found {len(found)}: {_list(found)}",
-                where=path,
-                fix="choose one with --series, or keep one in the folder",
-            )
-        return found[0]
-    chosen = [series for series in found if name in (series.key, series.uid, series.number)]
-    if len(chosen) != 1:
-        raise ConfigError(
-            f"expected one of the series {_list(found)}, got {len(chosen)} of that name", where=f"--series {name}"
-        )
-    return chosen[0]
+    rule = rule if isinstance(rule, SeriesRule) else SeriesRule(rule)
+    return pick_series(find_series(path), rule, path)
+
+
+def pick_series(found: Sequence[Series], rule: SeriesRule, where: Path) -> Series:
+    """Return the one of several series that a rule selects; errors are those of :func:`choose_series`."""
+    chosen = [series for series in found if rule.admits(series)]
+    if not chosen or (rule.name is not None and len(chosen) > 1):
+        raise ConfigError(f"expected one of the series {_list(found)}, got {len(chosen)} of that name", where=rule)
+    why = f"as {rule} requires" if rule.selects else ""
+    if len(chosen) > 1:
+        fix = f"choose one with {' or '.join(RULE_OPTIONS)}; masam info shows their descriptions"
+        if not rule.largest:
+            raise InputError(f"expected one series, found {len(chosen)}: {_list(chosen)}", where=where, fix=fix)
+        chosen.sort(key=lambda series: series.voxels, reverse=True)
+        if chosen[0].voxels == chosen[1].voxels:
+            raise InputError(f"no series is the largest of {len(chosen)}: {_list(chosen)}", where=where, fix=fix)
+        why = f"the largest of {len(chosen)} {why}".rstrip()
+    if len(found) == 1:
+        return chosen[0]
+    others = (f"not segmented: {series.describe()}" for series in found if series is not chosen[0])
+    return replace(chosen[0], choice=(f"used series {chosen[0].describe()}, {why}", *others))
 
 
 def read_stack(path: Path, name: str | None = None) -> Stack:

@@ -130,7 +130,10 @@ def test_two_series_in_a_folder(tmp_path):
     save(tmp_path, make(voxels((12, 10, 5)), number=7, series="1.2.4"), "b{}.dcm".format)
     first, second = find_series(tmp_path)
     line = refused(tmp_path, "expected one series, found 2: .*; choose one with --series")
-    for one, text in ((first, "number 2, CT, 8 files"), (second, "number 7, CT, 5 files")):
+    for one, text in (
+        (first, "folder ., number 2, CT, 8 images, 12 x 10 x 8 voxels of 0.8 x 0.7 x 2 mm"),
+        (second, "folder ., number 7, CT, 5 images, 12 x 10 x 5 voxels of 0.8 x 0.7 x 2 mm"),
+    ):
         assert f"{one.key} ({text})" in line
     for wanted in (second.key, "7", "1.2.4"):
         assert read_dicom(tmp_path, wanted).shape == (12, 10, 5)
