@@ -64,6 +64,9 @@ class AugmentSettings(Settings):
     rotation_degrees: Span = Field(default=(-15.0, 15.0), description="angle, clockwise as displayed")
     scale_probability: Probability = Field(default=1.0, description="scaling, given a spatial transformation")
     scale: PositiveSpan = Field(default=(0.8, 1.25), description="magnification")
+    scale_inverse: bool = Field(
+        default=False, description="draw 1 / magnification uniformly, as in the paper; otherwise see factor_draw"
+    )
     shear_probability: Probability = Field(default=0.0, description="shear, independently per axis")
     shear: Span = Field(default=(-0.3, 0.3), description="displacement along one axis per pixel along the other")
     translate_probability: Probability = Field(default=1.0, description="translation, independently per axis")
@@ -165,8 +168,9 @@ PRESETS: Mapping[str, dict[str, Any]] = MappingProxyType(
             "geometry_probability": 1.0,
             "turn_probability": 0.5,
             "rotation_probability": 0.5,
-            # The reference multiplies the sampling coordinates by 0.8 to 1.2.
-            "scale": (0.8333, 1.25),
+            # The reference multiplies the sampling coordinates by v from U(0.8, 1.2).
+            "scale": (1 / 1.2, 1 / 0.8),
+            "scale_inverse": True,
             "translate": (-0.2, 0.2),
             "outside": "background",
             "gamma_probability": 0.5,

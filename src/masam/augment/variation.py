@@ -127,7 +127,11 @@ def draw_variation(settings: AugmentSettings, generator: np.random.Generator) ->
     rotation = draws.amount(settings.rotation_degrees, draws.moves(settings.rotation_probability))
     shear_x = draws.amount(settings.shear, draws.moves(settings.shear_probability, "shear_x"))
     shear_y = draws.amount(settings.shear, draws.moves(settings.shear_probability, "shear_y"))
-    scale = draws.factor(settings.scale, draws.moves(settings.scale_probability, "scale"))
+    scaled = draws.moves(settings.scale_probability, "scale")
+    if settings.scale_inverse:
+        scale = 1 / draws.amount((1 / settings.scale[1], 1 / settings.scale[0]), scaled, 1.0)
+    else:
+        scale = draws.factor(settings.scale, scaled)
     shift_x = draws.amount(settings.translate, draws.moves(settings.translate_probability, "translate_x"))
     shift_y = draws.amount(settings.translate, draws.moves(settings.translate_probability, "translate_y"))
     elastic = draws.amount(settings.elastic_amplitude, draws.moves(settings.elastic_probability))

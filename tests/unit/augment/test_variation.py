@@ -88,7 +88,7 @@ def test_the_papers_probabilities_and_ranges(paper):
         check_uniform(values, low, high)
     scales = applied(paper, "scale", 1.0)
     check_share(scales, 0.2, len(paper))
-    check_uniform(scales, 0.8333, 1.25)
+    check_uniform(1 / scales, 0.8, 1.2)
     for axis in (0, 1):
         for name, limit in (("shear", 0.3), ("translate", 0.2)):
             values = np.array([getattr(one, name)[axis] for one in paper if getattr(one, name)[axis]])
@@ -98,6 +98,11 @@ def test_the_papers_probabilities_and_ranges(paper):
     check_share(bits, 0.2, len(paper))
     assert set(bits) == {4, 5, 6, 7, 8}
     assert not applied(paper, "noise", 0.0).size
+
+
+def test_the_paper_draws_the_inverse_of_the_magnification_uniformly():
+    found = draws(AugmentSettings(preset="paper", scale_probability=1), 2000)
+    check_uniform(1 / applied(found, "scale", 1.0), 0.8, 1.2)
 
 
 def ops_of(one):
