@@ -7,7 +7,18 @@ from pathlib import Path
 
 from masam.io.dicom.file import DICOM_ENDING
 from masam.io.dicom.series import Series, SeriesRule
+from masam.io.nifti.transform import TransformOptions
 from masam.labels import LabelScheme
+
+
+class ReadOptions(TransformOptions, total=False):
+    """How to read NIfTI files that are refused by default.
+
+    Attributes:
+        nan_fill: Value for image voxels that are not finite.
+    """
+
+    nan_fill: float | None
 
 
 @dataclass(frozen=True)
@@ -21,6 +32,7 @@ class Case:
         series: DICOM series of each image, with headers read; None for NIfTI; empty before :func:`open_case`.
         scheme: Label scheme that maps the segment names of a DICOM SEG label to values.
         rule: Which series of a DICOM folder is the image; by default several are refused.
+        reading: How to read NIfTI files with an ambiguous header or values that are not finite.
         file_channels: Channels that each image file holds along its fourth axis; 1 for files with three axes.
     """
 
@@ -31,6 +43,7 @@ class Case:
     scheme: LabelScheme | None = None
     file_channels: int = 1
     rule: SeriesRule | None = field(default=None, compare=False, repr=False)
+    reading: ReadOptions = field(default_factory=ReadOptions, compare=False, repr=False)
 
     def with_label(self, label: Path | None, scheme: LabelScheme | None) -> Case:
         """Return the case with a label file; ``scheme`` is used only if that file is a DICOM SEG."""

@@ -8,13 +8,14 @@ import statistics
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from masam.cases.case import ReadOptions
 from masam.cases.folder import Case, load_case, take_inventory
 from masam.cases.video import UNLABELLED, is_video_case, load_video_case
 from masam.errors import InputError, MasamError
@@ -91,13 +92,16 @@ class CheckResult:
             )
 
 
-def check_dataset(root: Path, progress: Progress | None = None, workers: int | None = None) -> CheckResult:
+def check_dataset(
+    root: Path, progress: Progress | None = None, workers: int | None = None, reading: ReadOptions | None = None
+) -> CheckResult:
     """Read every file of a data set and list all faults.
 
     The ``workers``, by default the number of cores, hold one case each in memory; ``progress`` advances per case.
+        reading: How to read NIfTI files that are refused by default.
     """
     inventory = take_inventory(root)
-    cases = [*inventory.training, *inventory.test]
+    cases = [replace(case, reading=reading or {}) for case in (*inventory.training, *inventory.test)]
     progress = progress or Silent()
     progress.start("checking cases", len(cases))
     lock = threading.Lock()

@@ -13,7 +13,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from masam.cases.case import Case
+from masam.cases.case import Case, ReadOptions
 from masam.cases.grouping import Faults, group_cases
 from masam.cases.msd import read_msd_cases
 from masam.cases.names import list_files, split_channel, stem_of, visible_entries
@@ -222,17 +222,15 @@ def open_case(case: Case) -> Case:
 def load_case(
     case: Case,
     *,
-    nan_fill: float | None = None,
     say: Callable[[str], None] | None = None,
-    **transform: Unpack[TransformOptions],
+    **options: Unpack[ReadOptions],
 ) -> tuple[Volume, Volume | None]:
     """Read the image of a case and its label, if it has one, and check that both have the same grid.
 
     Args:
         case: The case.
-        nan_fill: Value for image voxels that are not finite.
         say: Receives notes on what is unusual about the case, one line each.
-        **transform: See :class:`masam.io.nifti.transform.TransformOptions`.
+        **options: See :class:`masam.cases.case.ReadOptions`; they take precedence over those of the case.
 
     Returns:
         Image (float32, with a fourth axis if there are several channels) and label (int32) or None.
@@ -242,6 +240,9 @@ def load_case(
         ConfigError: An argument is out of range.
     """
     first, *others = case.images
+    reading: ReadOptions = {**case.reading, **options}
+    nan_fill = reading.pop("nan_fill", None)
+    transform: TransformOptions = reading
     if is_video(first):
         raise InputError("expected a volume, got a video", where=first, fix="use load_video_case")
     case = open_case(case)

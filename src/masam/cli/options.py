@@ -6,11 +6,14 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
 from masam.errors import ConfigError, ResourceError
+
+if TYPE_CHECKING:
+    from masam.cases.case import ReadOptions
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -28,11 +31,32 @@ EmbedBase = Annotated[
 Licence = Annotated[
     str | None, typer.Option(help="Licence of the weights, such as CC-BY-4.0, to record in the output.")
 ]
+PreferSform = Annotated[
+    bool, typer.Option("--prefer-sform", help="Use the sform of NIfTI files whose sform and qform disagree.")
+]
+AssumeOrientation = Annotated[
+    str | None, typer.Option(metavar="AXES", help="Axes of NIfTI files without sform and qform, such as RAS.")
+]
+NanFill = Annotated[
+    float | None, typer.Option(metavar="VALUE", help="Value for voxels of NIfTI images that are NaN or infinite.")
+]
 Labels = Annotated[Path, typer.Option(help="Data set folder or its dataset.json.")]
 Missing = Annotated[
     Literal["error", "worst"],
     typer.Option(help="Treat a case without a prediction as an error, or give it the worst scores."),
 ]
+
+
+def read_options(prefer_sform: bool, assume_orientation: str | None, nan_fill: float | None) -> ReadOptions:
+    """Return the given options of reading NIfTI files; those not given are absent."""
+    options: ReadOptions = {}
+    if prefer_sform:
+        options["prefer_sform"] = True
+    if assume_orientation is not None:
+        options["assume_orientation"] = assume_orientation
+    if nan_fill is not None:
+        options["nan_fill"] = nan_fill
+    return options
 
 
 def epilog(*commands: str) -> str:

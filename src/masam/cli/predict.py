@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from masam.cli.console import print_json, print_line, show_progress
-from masam.cli.options import Device, Json, Quiet, SamCheckpoint, examples
+from masam.cli.options import (
+    AssumeOrientation,
+    Device,
+    Json,
+    NanFill,
+    PreferSform,
+    Quiet,
+    SamCheckpoint,
+    examples,
+    read_options,
+)
 from masam.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -86,6 +97,9 @@ def predict(
     prompts: Annotated[
         Path | None, typer.Option(help="JSON file of boxes and clicks by case, instead of these options.")
     ] = None,
+    prefer_sform: PreferSform = False,
+    assume_orientation: AssumeOrientation = None,
+    nan_fill: NanFill = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -100,6 +114,8 @@ def predict(
     notes: list[str] = []
     rule = SeriesRule(series, series_description, modality and modality.upper(), largest=True)
     cases = find_videos(images) if are_videos else find_images(images, rule, notes.append)
+    reading = read_options(prefer_sform, assume_orientation, nan_fill)
+    cases = tuple(replace(case, reading=reading) for case in cases)
     to_file = out.name.lower().endswith((*ENDINGS, DICOM_ENDING)) and not out.is_dir()
     if to_file and are_videos:
         raise ConfigError(f"{images} is a video, so expected a folder for its labels", where=f"--out {out}")

@@ -110,11 +110,14 @@ class _ScanWork:
         case = open_case(match_channels(self.predictor.plan, case))
         hashes = [image_sha256(image, series) for image, series in zip(case.images, case.series, strict=True)]
         scan = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
-        if (prompts := self.prompts.get(case.id)) is None:
-            return case, {"scan_sha256": scan, "settings_sha256": self.settings}
-        records = [prompt.record() for prompt in prompts]
-        settings = values_sha256([self.settings, records])
-        return case, {"scan_sha256": scan, "settings_sha256": settings, "prompts": records}
+        settings, facts = self.settings, dict[str, Any]()
+        if case.reading:
+            facts["reading"] = dict(case.reading)
+        if (prompts := self.prompts.get(case.id)) is not None:
+            facts["prompts"] = [prompt.record() for prompt in prompts]
+        if facts:
+            settings = values_sha256([settings, *facts.values()])
+        return case, {"scan_sha256": scan, "settings_sha256": settings, **facts}
 
     def files(self, case: Case) -> dict[str, Path]:
         """Return the label file."""

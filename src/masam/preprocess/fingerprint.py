@@ -137,7 +137,7 @@ def _sample(values: NDArray[np.generic]) -> NDArray[np.float64]:
         raise InputError(f"expected real voxel values, got type {values.dtype}")
     sample = values[::step].astype(np.float64)
     if not np.isfinite(sample).all():
-        raise InputError("the volume contains NaN or infinite voxels", fix="repair the file, or set nan_fill")
+        raise InputError("the volume contains NaN or infinite voxels", fix="repair the file")
     return sample
 
 

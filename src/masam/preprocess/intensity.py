@@ -169,5 +169,5 @@ def _finite_range(array: NDArray[np.generic]) -> tuple[float, float]:
         raise InputError(f"expected real voxel values, got type {array.dtype}", fix="convert the volume to greyscale")
     minimum, maximum = float(array.min()), float(array.max())
     if not (math.isfinite(minimum) and math.isfinite(maximum)):
-        raise InputError("the volume contains NaN or infinite voxels", fix="repair the file, or set nan_fill")
+        raise InputError("the volume contains NaN or infinite voxels", fix="repair the file")
     return minimum, maximum

@@ -320,7 +320,7 @@ def test_options_reach_both_files(tmp_path):
         content[252:256] = bytes(4)  # no qform, no sform
         plain.write_bytes(content)
     plain = Case("a", (tmp_path / "a_0000.nii",), tmp_path / "a.nii")
-    with pytest.raises(InputError, match="assume_orientation"):
+    with pytest.raises(InputError, match="assume-orientation"):
         load_case(plain)
     image, label = load_case(plain, assume_orientation="LPS")
     assert image.geometry.affine[0, 0] == label.geometry.affine[0, 0] == pytest.approx(-0.8)

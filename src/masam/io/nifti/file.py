@@ -183,7 +183,9 @@ def _to_float(
         raise InputError(
             f"{count} of {array.size} voxels are not finite in {target.name} (NaN, infinite or too large)",
             where=path,
-            fix="repair the file, or set nan_fill to a replacement value" if count < array.size else "export it again",
+            fix="repair the file, or give a replacement value to masam predict or check, as in --nan-fill 0"
+            if count < array.size
+            else "export it again",
         )
     return array
 

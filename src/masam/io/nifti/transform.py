@@ -76,7 +76,7 @@ def read_transform(
         raise InputError(
             "the header has neither an sform nor a qform, so left and right are unknown",
             where=where,
-            fix="determine the orientation of the array and pass it as assume_orientation, for example RAS",
+            fix="correct the header, or give the orientation to masam predict or check, as in --assume-orientation RAS",
         )
     else:
         affine, sform_code = _assumed(assume_orientation, _spacing(fields, axes, where)), 2
@@ -151,7 +151,7 @@ def _require_agreement(
             f"sform and qform disagree by up to {distance.max():.4g} "
             f"(sform {sform[:3].tolist()}, qform {np.round(qform[:3], 6).tolist()})",
             where=where,
-            fix="determine which is correct; if it is the sform, set prefer_sform",
+            fix="correct the header, or give masam predict or check --prefer-sform if the sform is correct",
         )
 
 

@@ -228,7 +228,7 @@ def test_slice_without_thickness(tmp_path):
         ({"xyzt_units": 1}, "expected a voxel size of 1e-06 to 500 mm"),
         ({"sform_code": 77}, "expected sform_code from 0 to 5, got 77"),
         ({"qform_code": -1}, "expected qform_code from 0 to 5, got -1"),
-        ({"sform_code": 0, "qform_code": 0}, "neither an sform nor a qform.*assume_orientation"),
+        ({"sform_code": 0, "qform_code": 0}, "neither an sform nor a qform.*--assume-orientation RAS"),
         ({"quatern_b": float("nan")}, "expected a unit quaternion"),
         ({"quatern_b": 2.0}, "expected a unit quaternion"),
         ({"qoffset_x": float("inf")}, "a finite offset in the qform"),
@@ -236,7 +236,7 @@ def test_slice_without_thickness(tmp_path):
         ({"sform_code": 0, "pixdim": (1, 1, -1, 1, 0, 0, 0, 0)}, r"expected a positive voxel size \(pixdim\)"),
         ({"sform_code": 0, "pixdim": (1, 1, 1, float("nan"), 0, 0, 0, 0)}, "expected a positive voxel size"),
         ({"sform_code": 0, "qoffset_x": 1e9}, "the position of the first voxel, .* not plausible"),
-        ({"qoffset_x": 91.5}, "sform and qform disagree by up to 1 .*sform .*qform.*prefer_sform"),
+        ({"qoffset_x": 91.5}, "sform and qform disagree by up to 1 .*sform .*qform.*--prefer-sform"),
         ({"srow_x": (0.8, 0, 0, 90.5)}, "sform and qform disagree"),
         ({"srow_x": (float("nan"), 0, 0, 0)}, "sform and qform disagree by up to nan"),
         ({"qform_code": 0, "srow_x": (float("nan"), 0, 0, 0)}, "values that are not finite"),
@@ -345,7 +345,7 @@ def test_values_that_are_not_finite(tmp_path, bad):
     array = voxels("<f8")
     array[1, 2, 3] = bad
     path = save(tmp_path / "a.nii.gz", array)
-    with pytest.raises(InputError, match=r"1 of 120 voxels are not finite in float32 .*nan_fill"):
+    with pytest.raises(InputError, match=r"1 of 120 voxels are not finite in float32 .*--nan-fill"):
         read_volume(path)
     filled = read_volume(path, nan_fill=-7.0).array
     assert filled[1, 2, 3] == -7
