@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_serializer, model_validator
 
 from masam.config import Settings
 
-PresetName = Literal["default", "paper", "none"]
+PresetName = Literal["default", "paper", "paper-box", "none"]
 Outside = Literal["ignore", "background"]
 Operation = Literal[
     "shear_x",
@@ -159,31 +159,35 @@ class AugmentSettings(Settings):
 
 _ALL = [name for name in AugmentSettings.model_fields if name.endswith("_probability")]
 
+# paper.md 1.7; docs/concepts/augmentation.md lists the corrections of quirks 23 to 27.
+_PAPER: dict[str, Any] = {
+    **dict.fromkeys(_ALL, 0.0),
+    "geometry_probability": 1.0,
+    "turn_probability": 0.5,
+    "rotation_probability": 0.5,
+    # The reference multiplies the sampling coordinates by v from U(0.8, 1.2).
+    "scale": (1 / 1.2, 1 / 0.8),
+    "scale_inverse": True,
+    "translate": (-0.2, 0.2),
+    "outside": "background",
+    "gamma_probability": 0.5,
+    "gamma": (0.5, 3.5),
+    "erase_probability": 0.5,
+    "erase_label": "background",
+    "contrast": (0.7, 1.3),
+    "contrast_grey": None,
+    "brightness": (0.7, 1.3),
+    "brightness_shift": (0.0, 0.0),
+    "picks": 2,
+    "factor_draw": "linear",
+}
+
 PRESETS: Mapping[str, dict[str, Any]] = MappingProxyType(
     {
         "default": {},
-        # paper.md 1.7; docs/concepts/augmentation.md lists the corrections of quirks 23 to 27.
-        "paper": {
-            **dict.fromkeys(_ALL, 0.0),
-            "geometry_probability": 1.0,
-            "turn_probability": 0.5,
-            "rotation_probability": 0.5,
-            # The reference multiplies the sampling coordinates by v from U(0.8, 1.2).
-            "scale": (1 / 1.2, 1 / 0.8),
-            "scale_inverse": True,
-            "translate": (-0.2, 0.2),
-            "outside": "background",
-            "gamma_probability": 0.5,
-            "gamma": (0.5, 3.5),
-            "erase_probability": 0.5,
-            "erase_label": "background",
-            "contrast": (0.7, 1.3),
-            "contrast_grey": None,
-            "brightness": (0.7, 1.3),
-            "brightness_shift": (0.0, 0.0),
-            "picks": 2,
-            "factor_draw": "linear",
-        },
+        "paper": _PAPER,
+        # paper.md 1.7, box variant: no erasing, shear, scale or translation.
+        "paper-box": {**_PAPER, "erase_probability": 0.0, "pick_from": OPERATIONS[OPERATIONS.index("posterize") :]},
         "none": dict.fromkeys(_ALL, 0.0),
     }
 )

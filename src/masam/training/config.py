@@ -116,7 +116,7 @@ class TrainConfig(Settings):
     )
     augmentation: AugmentSettings = Field(
         default=AugmentSettings(),
-        description="augmentation of the training samples: a preset (default, paper, none), or individual keys",
+        description="augmentation of samples: a preset (default, paper, paper-box, none), or individual keys",
     )
     prompt_rate: float = Field(
         default=0.0,

@@ -22,6 +22,14 @@ def test_a_preset_name_replaces_the_group():
     assert TrainConfig.from_mapping({"augmentation": "paper"}, "x").augmentation == AugmentSettings(preset="paper")
 
 
+def test_paper_box_differs_from_paper_only_in_what_moves_the_box():
+    paper, box = AugmentSettings(preset="paper"), AugmentSettings(preset="paper-box")
+    assert {key for key in AugmentSettings.model_fields if getattr(paper, key) != getattr(box, key)} == {
+        "preset", "erase_probability", "pick_from",
+    }  # fmt: skip
+    assert box.pick_from == ("posterize", "contrast", "brightness", "sharpness", "identity")
+
+
 def test_none_does_nothing():
     none = AugmentSettings(preset="none")
     assert not any(getattr(none, key) for key in AugmentSettings.model_fields if key.endswith("_probability"))
@@ -53,7 +61,7 @@ def test_another_preset_can_be_set_in_a_written_configuration():
     ("values", "message"),
     [
         ({"rotation_degree": [0, 1]}, r"rotation_degree: unknown key; did you mean 'rotation_degrees'\?"),
-        ({"preset": "papr"}, r"preset: expected 'default', 'paper' or 'none', got 'papr'"),
+        ({"preset": "papr"}, r"preset: expected 'default', 'paper', 'paper-box' or 'none', got 'papr'"),
         ({"rotation_degrees": [5, -5]}, r"rotation_degrees: expected the smaller number first, got \(5, -5\)"),
         ({"scale": [0, 1]}, r"scale: expected numbers above 0"),
         ({"noise": [-1, 1]}, r"noise: expected numbers of 0 or more"),

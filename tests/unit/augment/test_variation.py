@@ -105,6 +105,23 @@ def test_the_paper_draws_the_inverse_of_the_magnification_uniformly():
     check_uniform(1 / applied(found, "scale", 1.0), 0.8, 1.2)
 
 
+def test_box_training_of_the_paper_has_no_erasing_shear_scale_or_shift():
+    found, neutral = draws(AugmentSettings(preset="paper-box"), 1000), Variation()
+    for name in ("erase", "shear", "scale", "translate"):
+        assert {getattr(one, name) for one in found} == {getattr(neutral, name)}, name
+    # Two different operations of five: each is applied to 2 of 5 samples.
+    for name, low, high in (("contrast", 0.7, 1.3), ("brightness", 0.7, 1.3), ("sharpness", 0.1, 1.9)):
+        values = applied(found, name, 1.0)
+        check_share(values, 0.4, len(found))
+        check_uniform(values, low, high)
+    check_share(applied(found, "posterize_bits", None), 0.4, len(found))
+    for name, neutral_value, low, high in (("rotation_degrees", 0.0, -15, 15), ("gamma", 1.0, 0.5, 3.5)):
+        values = applied(found, name, neutral_value)
+        check_share(values, 0.5, len(found))
+        check_uniform(values, low, high)
+    check_share([one for one in found if one.flip], 0.5, len(found))
+
+
 def ops_of(one):
     found = {
         "shear_x": one.shear[0], "shear_y": one.shear[1], "translate_x": one.translate[0],
