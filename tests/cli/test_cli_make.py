@@ -6,7 +6,7 @@ from pathlib import Path
 from masam.cli.make import make
 from masam.synthetic.sets import SYNTHETIC_SETS
 
-PAGE = Path(__file__).parents[2] / "docs/how-to/made-data-sets.md"
+PAGE = Path(__file__).parents[2] / "docs/how-to/synthetic-data-sets.md"
 
 
 def test_the_command_and_the_page_list_every_set_with_its_defaults():

@@ -96,7 +96,7 @@ def read_header(notes: Mapping[str, str], where: object) -> dict[str, Any]:
     missing = [key for key in ("spec", "plan", "base", "training", "licence", "versions") if key not in header]
     if missing:
         raise ModelError(
-            f"the metadata lack {', '.join(missing)}", where=where, fix="copy the file again, or export it anew"
+            f"the metadata lack {', '.join(missing)}", where=where, fix="copy the file again, or export it again"
         )
     return dict(header)
 
@@ -126,7 +126,7 @@ def read_card(header: Mapping[str, Any], where: object) -> ModelCard:
         )
     except (AttributeError, TypeError, ValueError, ConfigError) as error:
         raise ModelError(
-            f"expected plan, base and training in the metadata ({error})", where=where, fix="export it anew"
+            f"expected plan, base and training in the metadata ({error})", where=where, fix="export it again"
         ) from error
 
 

@@ -265,7 +265,7 @@ def rewrite(path, change):
             lambda h: h.update(format_version=4),
             "the file has format version 4, this masam reads versions 1 to 3; update masam",
         ),
-        (lambda h: h.pop("plan"), "the metadata lack plan; copy the file again, or export it anew"),
+        (lambda h: h.pop("plan"), "the metadata lack plan; copy the file again, or export it again"),
         (lambda h: (h.pop("base"), h.pop("licence")), "the metadata lack base, licence"),
         (lambda h: h.update(base={"surprise": 1}), r"expected plan, base and training in the metadata \("),
         (
