@@ -2,16 +2,17 @@
 
 from functools import cache
 
-from masam.model.sizes import SIZES
+from tiny import TINY
+
 from masam.model.spec import MasamSpec
 from masam.training.memory import predict_memory
 
 
 def test_info_predicts_the_memory_of_training(masam, monkeypatch):
-    monkeypatch.setattr("masam.model.sizes.SIZES", {"vit_t": SIZES["vit_t"]})
+    monkeypatch.setattr("masam.model.sizes.SIZES", {"vit_t": TINY})
     monkeypatch.setattr("masam.training.memory.predict_memory", cache(predict_memory))
     record = masam("info", "--image-size", 64, "--num-classes", 3, "--json").json["vit_t"]
-    spec = MasamSpec(SIZES["vit_t"], 3, 64)
+    spec = MasamSpec(TINY, 3, 64)
     full, less = predict_memory(spec, 1), predict_memory(spec, 1, checkpointing=True)
     assert record["cpu_process_gb"] == full.peak_bytes / 1e9
     assert record["cpu_process_checkpointing_gb"] == less.peak_bytes / 1e9
