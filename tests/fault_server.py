@@ -162,7 +162,7 @@ class Listener:
     def advance(self, note: str = "") -> None:
         self.steps.append(note)
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self.lines.append(line)
 
 

@@ -120,19 +120,19 @@ def run_demo(out: Path, progress: Progress, only: str | None = None) -> dict[str
 def _run(demo: DemoSet, root: Path, progress: Progress) -> tuple[Path, Evaluation]:
     data, run = root / "data", RunFolder(root / "run")
     config = _CONFIG.model_copy(update={"epochs": demo.epochs})
-    progress.say(f"{demo.title}: generating the data set")
+    progress.log(f"{demo.title}: generating the data set")
     if not (data / "dataset.json").exists():
         demo.write(data)
     dataset = read_dataset(data)
     plan = plan_dataset(dataset, progress).model_copy(update=dict(demo.plan_changes))
-    progress.say(f"{demo.title}: training with the frozen encoder {config.model.sam_checkpoint}")
+    progress.log(f"{demo.title}: training with the frozen encoder {config.model.sam_checkpoint}")
     try:
         resume = _same_run(run, plan, config)
         run_config, run_plan = (None, None) if resume else (config, plan)
         train(data, run.root, run_config, plan=run_plan, resume=resume, progress=progress)
     except StoppedError as stop:
         raise StoppedError(stop.exit_code - 128, stop.what, fix="run the same command again to resume") from stop
-    progress.say(f"{demo.title}: predicting {len(dataset.test)} held-out cases")
+    progress.log(f"{demo.title}: predicting {len(dataset.test)} held-out cases")
     scans, masks = data / "imagesTs", root / "predictions"
     predict_cohort(Predictor(run.root), find_images(scans), masks, progress).raise_failures()
     evaluation = report_on(

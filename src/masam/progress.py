@@ -20,7 +20,7 @@ class Progress(Protocol):
     def advance(self, note: str = "") -> None:
         """Complete a step; ``note`` replaces the text shown beside the task."""
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Show a line."""
 
 
@@ -33,13 +33,13 @@ class Silent:
     def advance(self, note: str = "") -> None:
         """Do nothing."""
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Do nothing."""
 
 
 def warn_with(progress: Progress) -> Callable[[str], None]:
     """Return a function that shows a note on unusual input as a warning."""
-    return lambda note: progress.say(f"warning: {note}")
+    return lambda note: progress.log(f"warning: {note}")
 
 
 class Megabytes:

@@ -25,7 +25,7 @@ def test_a_log_gets_occasional_lines(capsys, monkeypatch):
         for second in range(1000):
             now = 100.0 + second
             progress.advance(f"loss {second}")
-        progress.say("done\x1b")
+        progress.log("done\x1b")
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "training 32/1000, 16 min left loss 31"
     assert len(lines) == 1000 // 31 + 1
@@ -44,7 +44,7 @@ def test_quiet_prints_nothing(capsys):
     with show_progress(quiet=True) as progress:
         progress.start("training", 1)
         progress.advance("note")
-        progress.say("line")
+        progress.log("line")
     assert capsys.readouterr() == ("", "")
 
 
@@ -56,7 +56,7 @@ def test_a_terminal_gets_bars(monkeypatch):
         progress.start("windows", 3)
         progress.advance("loss [bold]0.1")
         time.sleep(0.3)  # the bars are drawn ten times a second
-        progress.say("1 of 2: case [red]\x07")
+        progress.log("1 of 2: case [red]\x07")
         progress.start("windows", 2)
         progress.advance()
         time.sleep(0.3)

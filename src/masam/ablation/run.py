@@ -95,7 +95,7 @@ def prepare_ablation(file: Path, out: Path, progress: Progress) -> Ablation:
         plan = Plan.from_yaml(Path(config.plan or kept))
     else:
         plan = plan_dataset(data.dataset, progress)
-    progress.say(f"checking {len(config.rows)} rows")
+    progress.log(f"checking {len(config.rows)} rows")
     return Ablation(config, data, plan, tuple(make_rows(config, plan, data, file)))
 
 
@@ -122,7 +122,7 @@ def _run(ablation: Ablation, out: Path, progress: Progress) -> AblationResult:
     outcome = AblationResult(_table(ablation, results), {})
     outcome.table.write(out)
     kept = sum(result.state == "done" for result in results.values())
-    progress.say(f"{len(cells)} cells, {kept} of them done by an earlier run")
+    progress.log(f"{len(cells)} cells, {kept} of them done by an earlier run")
     for number, cell in enumerate(cells, start=1):
         before = results[cell.title]
         if before.state == "done":
@@ -131,7 +131,7 @@ def _run(ablation: Ablation, out: Path, progress: Progress) -> AblationResult:
         _say_start(before, title, runs, progress)
         try:
             results[cell.title] = _run_cell(before, ablation.data, progress)
-            progress.say(f"{title}: Dice {results[cell.title].dice:.3f}")
+            progress.log(f"{title}: Dice {results[cell.title].dice:.3f}")
         except StoppedError as stop:
             results[cell.title] = replace(before, state="unfinished")
             fix = "the same command resumes from there"
@@ -141,7 +141,7 @@ def _run(ablation: Ablation, out: Path, progress: Progress) -> AblationResult:
             write_cell(cell, before.root, state, str(error))
             results[cell.title] = read_cell(cell, runs)
             outcome.failed[cell.title] = error
-            progress.say(f"{title}: {state}: {error}")
+            progress.log(f"{title}: {state}: {error}")
         outcome.table = _table(ablation, results)
         outcome.table.write(out)
         if outcome.stopped is not None:
@@ -205,10 +205,10 @@ def _table(ablation: Ablation, results: dict[str, CellResult]) -> AblationTable:
 def _say_start(before: CellResult, title: str, runs: Path, progress: Progress) -> None:
     """Report whether a cell starts or resumes, and how its settings differ from an earlier run."""
     if before.state != "not begun":
-        progress.say(f"{title}: {'scoring' if before.state == 'trained' else 'resuming'}, it was {before.state}")
+        progress.log(f"{title}: {'scoring' if before.state == 'trained' else 'resuming'}, it was {before.state}")
         return
     earlier = earlier_folder(before.cell, runs)
     if earlier is not None:
         changed = some_of(differences(before.cell, earlier))
-        progress.say(f"{title}: repeated because of {changed}; the earlier run stays in {earlier}")
-    progress.say(f"{title}: training")
+        progress.log(f"{title}: repeated because of {changed}; the earlier run stays in {earlier}")
+    progress.log(f"{title}: training")

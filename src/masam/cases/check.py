@@ -131,7 +131,7 @@ def _check_case(case: Case, scheme: LabelScheme | None) -> CaseFacts:
 
 def _check_volume(case: Case, scheme: LabelScheme | None) -> CaseFacts:
     notes: list[str] = []
-    image, label = load_case(case, say=notes.append)
+    image, label = load_case(case, on_note=notes.append)
     findings = [Finding("warning", case.id, note) for note in notes]
     digest = hashlib.sha256(np.ascontiguousarray(image.array.T).data)
     digest.update(image.geometry.affine.tobytes())

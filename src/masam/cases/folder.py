@@ -162,7 +162,9 @@ def channel_names(mapping: Any, file: Path) -> tuple[str, ...]:
     return tuple(str(mapping[str(i)]) for i in range(len(mapping)))
 
 
-def find_images(path: Path, rule: SeriesRule = LARGEST, say: Callable[[str], None] | None = None) -> tuple[Case, ...]:
+def find_images(
+    path: Path, rule: SeriesRule = LARGEST, on_note: Callable[[str], None] | None = None
+) -> tuple[Case, ...]:
     """Find images to predict: cases without labels, sorted by id.
 
     Channels are recognised by :func:`masam.cases.names.split_channel`: ``amos_0007.nii.gz`` alone is case amos_0007.
@@ -171,7 +173,7 @@ def find_images(path: Path, rule: SeriesRule = LARGEST, say: Callable[[str], Non
     Args:
         path: An image, or a folder of images. Subfolders are searched for DICOM only.
         rule: Which DICOM series to use, if there are several; by default the largest.
-        say: Receives notes on what is passed over, one line each.
+        on_note: Receives notes on what is passed over, one line each.
 
     Raises:
         InputError: No image is found, an id is repeated, or a channel is missing.
@@ -183,8 +185,9 @@ def find_images(path: Path, rule: SeriesRule = LARGEST, say: Callable[[str], Non
             raise InputError("expected an image or a folder of images, found nothing", where=path, fix="check the path")
         if not (files and stem_of(files[0])) and (scans := find_dicom(path, rule)):
             found = {image for _, image, _ in scans}
-            for other in sorted(set(visible_entries(path)) - found) if say is not None and path not in found else ():
-                say(f"{other}: passed over")
+            if on_note is not None and path not in found:
+                for other in sorted(set(visible_entries(path)) - found):
+                    on_note(f"{other}: passed over")
             return tuple(replace(case, rule=rule) for case in _dicom_cases(path, scans))
         if not files:
             subfolders = [path / name for name in ("imagesTs", "imagesTr") if (path / name).is_dir()]
@@ -192,9 +195,9 @@ def find_images(path: Path, rule: SeriesRule = LARGEST, say: Callable[[str], Non
             raise InputError("the folder contains neither .nii or .nii.gz files nor DICOM", where=path, fix=fix)
         if not stem_of(files[0]):
             raise InputError("expected a .nii or .nii.gz file, or DICOM", where=path, fix="convert it to NIfTI")
-    if path.is_dir() and say is not None and (others := sorted(set(visible_entries(path)) - set(files))):
+    if path.is_dir() and on_note is not None and (others := sorted(set(visible_entries(path)) - set(files))):
         names = some_of(f"{other.name}{'/' * other.is_dir()}" for other in others)
-        say(f"{path}: passed over {len(others)} that {'is' if len(others) == 1 else 'are'} not NIfTI: {names}")
+        on_note(f"{path}: passed over {len(others)} that {'is' if len(others) == 1 else 'are'} not NIfTI: {names}")
     stems = {stem_of(file) for file in files}
     return group_cases([(*split_channel(stem_of(file), stems), file) for file in files], where=path, channels=None)
 
@@ -222,14 +225,14 @@ def open_case(case: Case) -> Case:
 def load_case(
     case: Case,
     *,
-    say: Callable[[str], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
     **options: Unpack[ReadOptions],
 ) -> tuple[Volume, Volume | None]:
     """Read the image of a case and its label, if it has one, and check that both have the same grid.
 
     Args:
         case: The case.
-        say: Receives notes on what is unusual about the case, one line each.
+        on_note: Receives notes on what is unusual about the case, one line each.
         **options: See :class:`masam.cases.case.ReadOptions`; they take precedence over those of the case.
 
     Returns:
@@ -247,19 +250,21 @@ def load_case(
         raise InputError("expected a volume, got a video", where=first, fix="use load_video_case")
     case = open_case(case)
     series, *further_series = case.series
-    image = read_image(first, channels=case.file_channels, series=series, say=say, nan_fill=nan_fill, **transform)
+    image = read_image(
+        first, channels=case.file_channels, series=series, on_note=on_note, nan_fill=nan_fill, **transform
+    )
     if others:
         with gate.os_errors(first):
             # Fortran order: each channel is contiguous, as in its file.
             array = np.empty((*image.shape, len(case.images)), image.array.dtype, order="F")
         array[..., 0] = image.array
         for index, (path, series) in enumerate(zip(others, further_series, strict=True), start=1):
-            channel = read_image(path, series=series, say=say, nan_fill=nan_fill, **transform)
+            channel = read_image(path, series=series, on_note=on_note, nan_fill=nan_fill, **transform)
             require_same_grid("channel", channel, path, image, first)
             array[..., index] = channel.array
         image = Volume(array, image.geometry)
-    for note in _describe_oddities(case, image) if say is not None else ():
-        say(note)
+    for note in _describe_oddities(case, image) if on_note is not None else ():
+        on_note(note)
     if case.label is None:
         return image, None
     label = read_label_image(case.label, image, case.series, case.scheme, **transform)

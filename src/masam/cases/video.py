@@ -117,7 +117,7 @@ def load_video_case(
     source = open_frames(case.images[0])
     progress = progress or Silent()
     for note in source.notes:
-        progress.say(f"{case.id}: {note}")
+        progress.log(f"{case.id}: {note}")
     count = source.count if source.count is not None else sum(1 for _ in source)
     files = {} if case.label is None else label_files(case.label)
     rows, columns = source.size
@@ -149,7 +149,7 @@ def load_video_case(
                 where=case.label,
                 fix="add the labels, or allow frames without a label to be ignored",
             )
-        progress.say(f"{case.id}: {len(missing)} of {count} frames have no label and are ignored")
+        progress.log(f"{case.id}: {len(missing)} of {count} frames have no label and are ignored")
     return frames, labels
 
 

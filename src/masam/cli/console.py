@@ -85,7 +85,7 @@ class _Bars:
         if self._task is not None:
             self._progress.update(self._task, advance=1, note=escape(visible(note)))
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self._progress.console.print(visible(line), markup=False, highlight=False)
 
 
@@ -106,9 +106,9 @@ class _Lines:
         if now - self._last_line > _LINE_INTERVAL_S:
             self._last_line = now
             remaining = (now - self._started) / self._done * max(0, self._total - self._done)
-            self.say(f"{self._task} {self._done}/{self._total}, {duration(remaining)} left {note}".rstrip())
+            self.log(f"{self._task} {self._done}/{self._total}, {duration(remaining)} left {note}".rstrip())
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         print_error(line)
 
 

@@ -56,7 +56,7 @@ def export(
     if licence is not None:
         loaded.card = replace(loaded.card, licence=licence)
     with show_progress(quiet) as progress:
-        progress.say(f"writing {out} and comparing it with the model")
+        progress.log(f"writing {out} and comparing it with the model")
         exported = _write(file_format, loaded, out, merge=merge, embed_base=embed_base, sam_checkpoint=sam_checkpoint)
     has_plan = loaded.card.plan is not None
     if json:

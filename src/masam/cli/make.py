@@ -34,7 +34,7 @@ def make(
     chosen = SYNTHETIC_SETS[name]
     train, test = chosen.train if train is None else train, chosen.test if test is None else test
     with show_progress(quiet) as progress:
-        progress.say(f"writing {name}")
+        progress.log(f"writing {name}")
         chosen.write(out, train=train, test=test, seed=seed)
     roots = [str(out / part) for part in chosen.parts] or [str(out)]
     if json:

@@ -85,7 +85,7 @@ def evaluate_prompts(
     pairs = _pair(predictor, images, references)
     progress, scores = progress or Silent(), list[PromptScore]()
     for number, (case, (scan, reference)) in enumerate(pairs.items(), start=1):
-        progress.say(f"case {number} of {len(pairs)}: {case}")
+        progress.log(f"case {number} of {len(pairs)}: {case}")
         # Not bound to a name, so that its volumes are freed before the next case.
         scores += _Session(predictor, case, scan, reference, scheme, progress).scores(clicks, seed, progress)
     return PromptEvaluation(
@@ -208,10 +208,10 @@ def _load(
 ) -> tuple[Volume, Volume]:
     """Return image and reference of a case, on the same grid."""
     if isinstance(scan, Case) and isinstance(reference, Path):
-        image, truth = load_case(scan.with_label(reference, scheme), say=warn_with(progress))
+        image, truth = load_case(scan.with_label(reference, scheme), on_note=warn_with(progress))
         if truth is not None:
             return image, truth
-    image = scan if isinstance(scan, Volume) else load_case(scan, say=warn_with(progress))[0]
+    image = scan if isinstance(scan, Volume) else load_case(scan, on_note=warn_with(progress))[0]
     (truth,) = load_labels([reference], case, scheme)
     if truth.shape != image.shape or not image.geometry.matches(truth.geometry, image.shape):
         raise InputError("the reference is not on the voxel grid of the scan", where=case, fix="resample the reference")

@@ -49,7 +49,7 @@ def read_image(
     *,
     channels: int | None = 1,
     series: Series | None = None,
-    say: Callable[[str], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
     nan_fill: float | None = None,
     **transform: Unpack[TransformOptions],
 ) -> Volume:
@@ -59,7 +59,7 @@ def read_image(
         path: Read as DICOM if it is a folder, or if its first bytes are DICOM and its name is not that of a NIfTI file.
         channels: Expected number of channels, as for :func:`masam.io.nifti.file.read_volume`. A DICOM series has one.
         series: The DICOM series, if its headers have been read.
-        say: Receives notes for the user, one line each.
+        on_note: Receives notes for the user, one line each.
         nan_fill: Value for voxels that are not finite, for NIfTI.
         **transform: See :class:`masam.io.nifti.transform.TransformOptions`, for NIfTI.
 
@@ -72,7 +72,7 @@ def read_image(
         ResourceError: A package is not installed.
     """
     if series is None and not is_dicom_image(path):
-        return read_volume(path, channels=channels, nan_fill=nan_fill, say=say, **transform)
+        return read_volume(path, channels=channels, nan_fill=nan_fill, on_note=on_note, **transform)
     if channels is not None and channels != 1:
         raise InputError(
             f"expected a NIfTI file of {channels} channels, got DICOM, of which a series is one channel",
@@ -80,9 +80,9 @@ def read_image(
             fix="use nnU-Net's layout, with one folder per channel",
         )
     stack = (series or choose_series(path)).stack
-    if say is not None:
+    if on_note is not None:
         for note in stack.notes:
-            say(f"{path}: {note}")
+            on_note(f"{path}: {note}")
     return read_pixels(stack)
 
 

@@ -104,7 +104,7 @@ def run_cases(
                 if isinstance(error, ResourceError) and not _is_at_scan(error, case):
                     raise
                 cohort.failed[case.id] = error
-                progress.say(f"{title}: failed, the reason follows at the end")
+                progress.log(f"{title}: failed, the reason follows at the end")
             _write_record(out, cohort, earlier)
     finally:
         if is_new and not cohort.done and len(cohort.failed) < 2:

@@ -126,11 +126,11 @@ class _ScanWork:
     def write(self, case: Case, title: str | None = None) -> dict[str, Any]:
         """Segment a scan and write its labels."""
         notes: list[str] = []
-        image, _ = load_case(case, say=notes.append)
+        image, _ = load_case(case, on_note=notes.append)
         for note in notes:
             warn_with(self.progress)(note)
         if title is not None:
-            self.progress.say(f"{title}, {' x '.join(map(str, image.shape))} voxels")
+            self.progress.log(f"{title}, {' x '.join(map(str, image.shape))} voxels")
         result = self.predictor.segment(image, self.progress, self.prompts.get(case.id))
         facts: dict[str, Any] = {"notes": notes, "cleanings": [asdict(cleaning) for cleaning in result.cleanings]}
         target, series = self.targets[case.id], case.series[0]

@@ -178,7 +178,7 @@ class Predictor:
         if not isinstance(scan, Volume):
             paths = tuple(Path(path) for path in ([scan] if isinstance(scan, str | Path) else scan))
             case = match_channels(self.plan, Case(paths[0].name, paths), where=paths[0])
-            scan, _ = load_case(case, say=warn_with(progress))
+            scan, _ = load_case(case, on_note=warn_with(progress))
         require_channels(self.plan, scan.channels)
         prepared = self.plan.preprocessing.prepare(scan)
         cached = self.plan.window + self.batch * self.stride

@@ -73,9 +73,9 @@ class _VideoWork:
         """Segment a video and write its labels and overlay."""
         source, drawn = open_frames(case.images[0]), _overlay_path(self.out, case)
         count = "an unknown number of" if source.count is None else str(source.count)
-        self.progress.say(f"{title}, {count} frames of {source.size[1]} x {source.size[0]} pixels")
+        self.progress.log(f"{title}, {count} frames of {source.size[1]} x {source.size[0]} pixels")
         for note in source.notes:
-            self.progress.say(f"{title}: {note}")
+            self.progress.log(f"{title}: {note}")
         if not self.overlay:
             _remove(drawn)  # it shows the labels of an earlier run
         frames = atomic.write_aside(self.out / case.id, partial(self._write_frames, source, drawn.name), replace=True)

@@ -172,7 +172,7 @@ class _Session:
         """Score the model and write its weights."""
         self.state.scores = scores = score_prompts(self.loop.sam, self.config, self.device)
         text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        self.progress.say(f"step {self.loop.step}: {text}")
+        self.progress.log(f"step {self.loop.step}: {text}")
         facts: dict[str, Any] = {
             "made_of": "pictures made by formula", "steps": self.loop.step, "seed": self.config.seed, **scores
         }  # fmt: skip

@@ -41,7 +41,7 @@ def labelled_loader(plan: Plan, progress: Progress) -> Callable[[Case], tuple[An
             raise InputError("expected a labelled case, found no label file", where=case.id)
         if plan.modality == "video":
             return load_video_case(case, unlabelled="ignore", progress=progress)
-        return load_case(case, say=warn_with(progress))
+        return load_case(case, on_note=warn_with(progress))
 
     return load
 

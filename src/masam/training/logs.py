@@ -160,7 +160,7 @@ class _Mlflow:
         except MlflowException as error:
             self._client = None
             reason = " ".join(str(error).split())[:200]
-            self._progress.say(f"warning: MLflow failed, the run continues without it ({reason})")
+            self._progress.log(f"warning: MLflow failed, the run continues without it ({reason})")
 
 
 def _allowed_name(name: str) -> str:

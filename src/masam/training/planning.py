@@ -68,4 +68,4 @@ def _read_ahead(cases: Sequence[Case], progress: Progress) -> Iterator[tuple[Vol
 
 def _read(case: Case) -> tuple[tuple[Volume, Volume | None], list[str]]:
     notes: list[str] = []
-    return load_case(case, say=notes.append), notes
+    return load_case(case, on_note=notes.append), notes

@@ -107,7 +107,7 @@ def train_folds(
         plan, has_state = run.group.run_on_first_process(lambda: _plan_folds(run, root))
         results = []
         for fold, is_started in enumerate(has_state):
-            run.progress.say(f"fold {fold} of 0 to {len(has_state) - 1}")
+            run.progress.log(f"fold {fold} of 0 to {len(has_state) - 1}")
             folder = RunFolder(fold_folder(root, fold))
             new = (plan, run.config.model_copy(update={"fold": fold}))
             fold_plan, fold_config = folder.read_settings() if is_started else new
@@ -193,7 +193,7 @@ def _create_session(run: RunContext, setup: RunSetup, started: float) -> Session
         config.prompt_rate,
     )
     if config.model.sam_checkpoint is None and config.model.init is None and config.model.trained != "everything":
-        run.progress.say(
+        run.progress.log(
             "warning: the encoder is frozen with random weights; give SAM's weights (--sam-checkpoint), "
             "or train the encoder too (--set model.trained=everything)"
         )

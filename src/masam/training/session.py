@@ -191,7 +191,7 @@ class Session:
             why = f"{self.state.worse} validations without a better Dice"
         else:
             why = f"no more fit into {self.config.max_hours:g} hours"
-        self.context.progress.say(f"step {self.loop.step}: the run ends after {total_steps} steps ({why})")
+        self.context.progress.log(f"step {self.loop.step}: the run ends after {total_steps} steps ({why})")
         self.loop.end_at(total_steps)
         self.context.progress.start("training", total_steps - self.loop.step)
 
@@ -212,7 +212,7 @@ class Session:
         means = mean_scores(self.plan, all_scores)
         present = [dice for dice in means.values() if not math.isnan(dice)]
         mean = sum(present) / len(present) if present else 0.0
-        run.progress.say(f"step {self.loop.step}: validation Dice {mean:.4f}")
+        run.progress.log(f"step {self.loop.step}: validation Dice {mean:.4f}")
         self.state.worse += 1
         if self.state.best_dice is None or mean > self.state.best_dice:
             self.state.best_dice, self.state.worse = mean, 0
@@ -232,7 +232,7 @@ class Session:
     def _keep_bad_step(self, step: int, cases: list[str]) -> None:
         """Write the windows of a step with non-finite loss or gradients for inspection."""
         file = self.context.folder.root / "diverged" / f"step{step:06d}.safetensors"
-        self.context.progress.say(
+        self.context.progress.log(
             f"warning: step {step} was skipped because its loss or gradients were not finite; its windows of "
             f"{some_of(cases)} are kept in {file}"
         )

@@ -127,7 +127,7 @@ class _Transfer:
                 if failures >= attempts:
                     raise RefusedError(f"{error}, after {attempts} attempts in a row") from error
                 pause_s = min(_LONGEST_PAUSE_S, max(error.wait_s, _FIRST_PAUSE_S * 2.0 ** max(0, failures - 1)))
-                self._progress.say(f"{error}; resuming at {part.length / MB:.1f} MB in {pause_s:.0f} s")
+                self._progress.log(f"{error}; resuming at {part.length / MB:.1f} MB in {pause_s:.0f} s")
                 sleep(pause_s)
 
     def _attempt(self, timeout_s: float) -> None:
@@ -205,7 +205,7 @@ def _locked(target: Path, progress: Progress) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            progress.say(f"another masam process is downloading {target.name}; waiting for it")
+            progress.log(f"another masam process is downloading {target.name}; waiting for it")
             lock.acquire()
     except OSError as error:
         # Some network file systems do not support locks; the download then runs without one, as training does.

@@ -64,7 +64,7 @@ class Notes(Silent):
             if self.left == 0:
                 signal.raise_signal(signal.SIGINT)
 
-    def say(self, line):
+    def log(self, line):
         self.lines.append(line)
 
 

@@ -22,7 +22,7 @@ class Listener:
     def advance(self, note=""):
         pass
 
-    def say(self, line):
+    def log(self, line):
         self.said.append(line)
 
 

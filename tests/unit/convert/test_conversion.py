@@ -295,7 +295,7 @@ def test_progress_receives_every_file(conversion):
         def advance(self, note: str = "") -> None:
             heard.append(note)
 
-        def say(self, line: str) -> None:
+        def log(self, line: str) -> None:
             raise NotImplementedError
 
     convert([conversion], progress=Listener())

@@ -45,7 +45,7 @@ def test_what_is_dicom(tmp_path):
 def test_notes_are_reported(tmp_path):
     folder = save(tmp_path / "series", make(voxels((12, 10, 1))))
     said = []
-    read_image(folder, say=said.append)
+    read_image(folder, on_note=said.append)
     assert said == [f"{folder}: one slice: its thickness, 2 mm, is used as the slice spacing"]
 
 

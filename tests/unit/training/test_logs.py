@@ -82,7 +82,7 @@ class Told(Silent):
     def __init__(self):
         self.lines = []
 
-    def say(self, line):
+    def log(self, line):
         self.lines.append(line)
 
 

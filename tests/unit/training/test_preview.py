@@ -64,7 +64,7 @@ def test_videos_are_shown_in_their_colours(tmp_path):
     (root / "labelsTr/case1/frame2.png").unlink()
     said = []
     listener = Silent()
-    listener.say = said.append
+    listener.log = said.append
     dataset = read_dataset(root)
     plan = PLAN.model_copy(update={"window_minmax": False})
     rows = preview_samples(dataset, plan, AugmentSettings(preset="none"), 5, listener, rows=2)

@@ -35,7 +35,7 @@ def read_volume(
     dtype: DTypeLike = np.float32,
     nan_fill: float | None = None,
     max_bytes: int = gate.MAX_VOLUME_BYTES,
-    say: Callable[[str], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
     **transform: Unpack[TransformOptions],
 ) -> Volume:
     """Read an image.
@@ -46,7 +46,7 @@ def read_volume(
         dtype: Floating-point type of the result; scaling is computed in float64.
         nan_fill: Value for voxels that are not finite in ``dtype``; by default they are refused.
         max_bytes: Maximum size of the uncompressed file.
-        say: Receives notes on what is unusual, one line each.
+        on_note: Receives notes on what is unusual, one line each.
         **transform: See :class:`masam.io.nifti.transform.TransformOptions`.
 
     Returns:
@@ -63,9 +63,9 @@ def read_volume(
     if nan_fill is not None and not np.isfinite(nan_fill):
         raise ConfigError(f"expected a finite value, got {nan_fill}", where="nan_fill")
     header, stored = _read(path, channels, max_bytes, transform)
-    if say is not None:
+    if on_note is not None:
         for note in header.notes:
-            say(f"{path}: {note}")
+            on_note(f"{path}: {note}")
     array = _to_float(header, stored, target, nan_fill, path)
     if header.channels > 1:
         array = array.reshape((*header.shape, header.channels), order="F")
