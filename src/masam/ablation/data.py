@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from masam.cases.folder import Case, CaseFolder, read_dataset
+from masam.cases.splits import SPLITS_FILE
 from masam.cases.video import is_video_case
 from masam.errors import ConfigError, InputError, some_of
 from masam.io import gate
@@ -75,7 +76,7 @@ def read_data(root: Path, progress: Progress) -> AblationData:
     for case in cases:
         sha256[case.images[0]] = _case_sha256(case)
         progress.advance(case.id)
-    split = root / "splits_final.json"
+    split = root / SPLITS_FILE
     facts = [
         dataset.labels.to_mapping(),
         gate.sha256(split) if split.is_file() else None,

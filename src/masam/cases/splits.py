@@ -14,6 +14,9 @@ from masam import atomic
 from masam.errors import ConfigError, InputError, some_of
 from masam.io import gate
 
+SPLITS_FILE = "splits_final.json"
+"""Name of the file with the published splits of a data set folder."""
+
 
 class Split(TypedDict):
     """Ids of the training and validation cases of one fold, as in nnU-Net's ``splits_final.json``."""

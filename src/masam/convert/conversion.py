@@ -14,14 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from masam import __version__, atomic
-from masam.cases.splits import Split, write_splits
+from masam.cases.splits import SPLITS_FILE, Split, write_splits
 from masam.convert.products import COPY, Product, Rule, add_to_record, begin_record, finished, make
 from masam.errors import InputError, some_of
 from masam.io.nifti.file import read_channel, write_volume
 from masam.progress import Progress, Silent
-
-SPLITS = "splits_final.json"
-"""File of the folds, as nnU-Net and masam train read it."""
 
 SplitName = Literal["Tr", "Ts"]
 
@@ -200,7 +197,7 @@ def _make(one: Conversion, link: bool, progress: Progress) -> Converted:
     for folder in {(one.root / product.target).parent for product in one.products} | {one.root}:
         atomic.remove_stale(folder)
     # Removed first: an interrupted conversion must not look complete.
-    for name in ("dataset.json", SPLITS):
+    for name in ("dataset.json", SPLITS_FILE):
         with atomic.os_errors(one.root / name):
             (one.root / name).unlink(missing_ok=True)
     begin_record(one.root, done.values())
@@ -230,7 +227,7 @@ def _finish(one: Conversion) -> None:
     validation = set(one.validation)
     split: Split = {"train": [case for case in one.training if case not in validation], "val": list(one.validation)}
     if split["train"] and split["val"]:
-        write_splits(one.root / SPLITS, [split], one.training)
+        write_splits(one.root / SPLITS_FILE, [split], one.training)
     description = one.description
     if faults := _list_faults(one.missing, one.surplus):
         description += f" Not the whole published data set: {faults}."

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from masam.cases.folder import Case, CaseFolder, Split, make_splits, read_dataset, read_splits, write_splits
+from masam.cases.splits import SPLITS_FILE
 from masam.errors import ConfigError, InputError
 from masam.preprocess.cache import PreparedCase, prepare_cases
 from masam.preprocess.plan import Plan
@@ -103,7 +104,7 @@ def split_cases(dataset: CaseFolder, config: TrainConfig) -> tuple[list[Case], l
             fix="add cases, or set validate_every to 0",
         )
     # A published split, as masam convert writes it, has priority.
-    published = dataset.root / "splits_final.json"
+    published = dataset.root / SPLITS_FILE
     is_published = published.is_file()
     splits = read_splits(published, by_id) if is_published else make_splits(by_id, min(config.folds, len(by_id)))
     if config.fold >= len(splits):
